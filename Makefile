@@ -1,0 +1,54 @@
+# Every target does its own set-up; a second call sets up nothing again.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+CORES ?= all
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# One notebook at a time on a GPU; without one, as many as there are cores.
+GPU := $(if $(shell nvidia-smi -L 2>/dev/null),--resources gpu=1)
+SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) $(GPU) --keep-going --rerun-incomplete --quiet rules progress host
+
+.PHONY: help setup demo fer2013 fer2013_small lab test lint format lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9_]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: .venv/installed ## make .venv with every package of requirements.lock
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed, $(PYTHON) is $$($(PYTHON) -V); try make PYTHON=python3.12 …"; exit 1; }
+	@echo "Setting up .venv (about 7 GB, once, a few minutes) …"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps -e .
+	@touch $@
+
+demo fer2013 fer2013_small: setup
+	@$(SNAKEMAKE) --configfile configs/$@.yaml
+	@echo "Report: reports/$@/index.html"
+demo: ## the whole pipeline on toy faces, no download: reports/demo/index.html
+fer2013_small: ## a tenth of FER2013 (placed in data/fer2013) on two cores
+fer2013: ## all of FER2013 at full size, for a GPU
+
+lab: setup ## JupyterLab on notebooks/
+	$(BIN)/jupyter lab notebooks
+
+test: setup ## all tests
+	$(BIN)/python -m pytest
+
+lint: setup ## style of the code and the notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup ## rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## resolve pyproject.toml into requirements.lock anew (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras --extra dev pyproject.toml -o requirements.lock
+
+clean: ## remove the demo's reports, toy faces and their codes, and caches (not .venv, not your data)
+	rm -rf reports/demo data/toy data/latents/toy .pytest_cache .ruff_cache
+	find fervit_lib tests -name __pycache__ -prune -exec rm -rf {} +

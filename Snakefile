@@ -1,0 +1,161 @@
+"""One experiment: `snakemake --configfile configs/<experiment>.yaml --cores all` (the Makefile says it shorter).
+
+A configuration names parameters of the notebooks, a block a step; a step may hold several blocks, and a list as a value
+stands for one variant per entry. Each variant is one papermill run into reports/<experiment>/<step>/<variant>/.
+"""
+
+import difflib
+import json
+import sys
+from pathlib import Path
+
+import papermill
+from sklearn.model_selection import ParameterGrid
+from snakemake.exceptions import WorkflowError
+
+NOTEBOOKS = {
+    "encode": "notebooks/01_encode.ipynb",
+    "train": "notebooks/02_train.ipynb",
+    "evaluate": "notebooks/04_evaluate.ipynb",
+}
+NAMED_BY = {"encode": ["encoder"], "train": ["approach", "strategy", "seed"], "evaluate": []}
+SET_HERE = {"experiment", "variant", "reports", "data_dir", "latents"}
+TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool}
+
+
+def near(name, known):
+    return f"did you mean {match[0]!r}?" if (match := difflib.get_close_matches(name, known, 1)) else f"known are {', '.join(sorted(known))}"
+
+
+def refuse(message):
+    raise WorkflowError(f"{', '.join(map(str, workflow.configfiles)) or 'configuration'}: {message}")
+
+
+def check_block(step, block, known):
+    """Refuse a parameter that the step's notebook does not have, or a value of another type."""
+    if not isinstance(block, dict):
+        refuse(f"{step}: expected parameters of {NOTEBOOKS[step]} as `name: value`, got {block!r}")
+    for name, value in block.items():
+        if name not in known or name in SET_HERE:
+            refuse(f"{step}: {NOTEBOOKS[step]} has no parameter {name!r} to set; {near(name, set(known) - SET_HERE)}")
+        expected = known[name]["inferred_type_name"]
+        for entry in value if isinstance(value, list) else [value]:
+            if not isinstance(entry, TYPES[expected]) or (isinstance(entry, bool) and expected != "bool"):
+                refuse(f"{step}.{name}: expected {expected}, got {entry!r}")
+
+
+def variants(step):
+    """{variant name: parameters} of one step."""
+    known = papermill.inspect_notebook(NOTEBOOKS[step])
+    defaults = {name: eval(known[name]["default"]) for name in NAMED_BY[step]}  # literals of a notebook of ours
+    named = {}
+    blocks = config.get(step) or {}
+    for block in blocks if isinstance(blocks, list) else [blocks]:
+        check_block(step, block, known)
+        varied = [name for name, value in block.items() if isinstance(value, list) and name not in NAMED_BY[step]]
+        for parameters in ParameterGrid({name: value if isinstance(value, list) else [value] for name, value in block.items()}):
+            heads = [(defaults | parameters)[name] for name in NAMED_BY[step]]
+            words = [f"seed{word}" if key == "seed" else str(word) for key, word in zip(NAMED_BY[step], heads)]
+            name = "-".join(words + [f"{key}={parameters[key]}" for key in varied]) or "all"
+            if name in named:
+                refuse(f"{step}: two blocks make the variant {name!r}; let a list name what tells them apart")
+            named[name] = parameters
+    return named
+
+
+if not config:
+    raise WorkflowError("no configuration: run `snakemake --configfile configs/demo.yaml --cores all`")
+for key in config:
+    if key not in {*NOTEBOOKS, "experiment", "reports", "data_dir"}:
+        refuse(f"unknown key {key!r}; {near(key, {*NOTEBOOKS, 'experiment', 'reports', 'data_dir'})}")
+if not isinstance(config.get("experiment"), str):
+    refuse("expected `experiment: <name>`, which names the folder under reports/")
+
+REPORTS = config.get("reports", "reports")
+DATA = config.get("data_dir", "data")
+EXPERIMENT = f"{REPORTS}/{config['experiment']}"
+VARIANTS = {step: variants(step) for step in NOTEBOOKS}
+if len(VARIANTS["encode"]) != 1:
+    refuse(f"encode: expected one encoder, got {', '.join(VARIANTS['encode'])}; write a configuration for each")
+[(ENCODE, ENCODE_PARAMETERS)] = VARIANTS["encode"].items()
+LATENTS = f"{DATA}/latents/{ENCODE_PARAMETERS.get('dataset', 'toy')}/{ENCODE}"
+
+# The page is made of a failed notebook, too: it is a log, which Snakemake keeps, and not an output, which it removes.
+RUN_NOTEBOOK = (
+    f"{sys.executable} -m papermill {{input.notebook}} {{log.notebook}} -k python3 --log-level WARNING"
+    " --no-progress-bar -y {params.yaml:q} && status=0 || status=$?; "
+    f"[ ! -f {{log.notebook:q}} ] || {sys.executable} -m fervit_lib.report page {{log.notebook:q}} {{log.page:q}}; "
+    "exit $status"
+)
+
+
+def parameters_of(step, variant, **more):
+    own = {"experiment": config["experiment"], "variant": variant, "reports": REPORTS, **more}
+    return json.dumps(own | VARIANTS[step][variant])
+
+
+def results(step):
+    return [f"{EXPERIMENT}/{step}/{variant}/result.json" for variant in VARIANTS[step]]
+
+
+rule index:
+    input:
+        results("encode") + results("train") + results("evaluate"),
+    output:
+        f"{EXPERIMENT}/index.html",
+    shell:
+        f"{sys.executable} -m fervit_lib.report index {EXPERIMENT}"
+
+
+rule encode:
+    input:
+        notebook=NOTEBOOKS["encode"],
+    output:
+        f"{EXPERIMENT}/encode/{ENCODE}/result.json",
+        f"{LATENTS}/store.json",
+    params:
+        yaml=parameters_of("encode", ENCODE, data_dir=DATA),
+    log:
+        notebook=f"{EXPERIMENT}/encode/{ENCODE}/notebook.ipynb",
+        page=f"{EXPERIMENT}/encode/{ENCODE}/notebook.html",
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    shell:
+        RUN_NOTEBOOK
+
+
+rule train:
+    input:
+        f"{LATENTS}/store.json",
+        notebook=NOTEBOOKS["train"],
+    output:
+        f"{EXPERIMENT}/train/{{variant}}/result.json",
+    params:
+        yaml=lambda wildcards: parameters_of("train", wildcards.variant, latents=LATENTS),
+    log:
+        notebook=f"{EXPERIMENT}/train/{{variant}}/notebook.ipynb",
+        page=f"{EXPERIMENT}/train/{{variant}}/notebook.html",
+    threads: 1
+    resources:
+        gpu=1,
+    shell:
+        RUN_NOTEBOOK
+
+
+rule evaluate:
+    input:
+        results("train"),
+        notebook=NOTEBOOKS["evaluate"],
+    output:
+        f"{EXPERIMENT}/evaluate/{{variant}}/result.json",
+    params:
+        yaml=lambda wildcards: parameters_of("evaluate", wildcards.variant),
+    log:
+        notebook=f"{EXPERIMENT}/evaluate/{{variant}}/notebook.ipynb",
+        page=f"{EXPERIMENT}/evaluate/{{variant}}/notebook.html",
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    shell:
+        RUN_NOTEBOOK

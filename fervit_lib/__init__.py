@@ -1,0 +1,1 @@
+"""FER-ViT Lab: Vision Transformers over StyleGAN codes for facial expression recognition."""

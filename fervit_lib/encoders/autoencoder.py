@@ -1,0 +1,124 @@
+"""The encoder that needs no download: a small network that learns `w+`-shaped codes from the training images.
+
+It has pSp's outer shape (18 codes of 512, coarse, middle and fine from ever larger feature maps; Richardson et al.
+2021, section 3.1) and none of its prior: the codes live in no StyleGAN. Its decoder paints coarse, then middle, then fine,
+so each band is asked for what the bands before it could not say.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fervit_lib.latents import BANDS, LATENT_DIM
+from fervit_lib.runs import load_checkpoint, save_checkpoint
+
+
+def _conv(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.LeakyReLU(0.1),
+    )
+
+
+class MapToCodes(nn.Module):
+    """A feature map to the codes of one band, (B, C, S, S) → (B, num_codes, 512).
+
+    The last batch norm makes every dimension zero-mean and unit-variance over the training set, the scale at which
+    a transformer's linear input layer starts well.
+    """
+
+    def __init__(self, in_channels: int, map_size: int, channels: int, num_codes: int) -> None:
+        super().__init__()
+        self.reduce = _conv(in_channels, channels, stride=2)
+        self.linear = nn.Linear(channels * (map_size // 2) ** 2, num_codes * LATENT_DIM)
+        self.norm = nn.BatchNorm1d(num_codes * LATENT_DIM, affine=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        codes = self.norm(self.linear(self.reduce(features).flatten(1)))
+        return codes.unflatten(1, (-1, LATENT_DIM))
+
+
+class CodesToMap(nn.Module):
+    """The codes of one band to a feature map, (B, num_codes, 512) → (B, C, S, S)."""
+
+    def __init__(self, num_codes: int, channels: int, map_size: int) -> None:
+        super().__init__()
+        self.shape = (channels, map_size, map_size)
+        self.linear = nn.Linear(num_codes * LATENT_DIM, channels * map_size**2)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.linear(codes.flatten(1)).unflatten(1, self.shape)
+
+
+class Autoencoder(nn.Module):
+    """Images (B, 3, S, S) in [-1, 1] → `w_plus` (B, 18, 512); `decode` goes back.
+
+    Args:
+        img_size: side of the images it works on, a multiple of 16. Others are resized on entry.
+    """
+
+    def __init__(self, img_size: int = 64) -> None:
+        super().__init__()
+        if img_size % 16 or img_size < 32:
+            raise ValueError(f"img_size: expected a multiple of 16 from 32 up, got {img_size}")
+        self.img_size = img_size
+        eighth = img_size // 8
+        num_codes = {name: band.stop - band.start for name, band in BANDS.items()}
+        self.fine_features = nn.Sequential(_conv(3, 32, stride=2), _conv(32, 32))
+        self.middle_features = nn.Sequential(_conv(32, 64, stride=2), _conv(64, 64))
+        self.coarse_features = nn.Sequential(_conv(64, 128, stride=2), _conv(128, 128))
+        self.coarse_codes = MapToCodes(128, eighth, 64, num_codes["coarse"])
+        self.middle_codes = MapToCodes(64, 2 * eighth, 16, num_codes["middle"])
+        self.fine_codes = nn.Sequential(_conv(32, 32, stride=2), MapToCodes(32, 2 * eighth, 16, num_codes["fine"]))
+        self.coarse_map = CodesToMap(num_codes["coarse"], 64, eighth // 2)
+        self.middle_map = CodesToMap(num_codes["middle"], 16, eighth)
+        self.fine_map = CodesToMap(num_codes["fine"], 16, eighth)
+        self.paint_coarse = _conv(64, 64)
+        self.paint_middle = _conv(64 + 16, 48)
+        self.paint_fine = nn.Sequential(_conv(48 + 16, 48), nn.Upsample(scale_factor=2), _conv(48, 32))
+        self.to_rgb = nn.ModuleList(nn.Conv2d(channels, 3, 3, padding=1) for channels in (64, 48, 32))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode. Raises ValueError for anything but (B, 3, H, W)."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images: expected (B, 3, H, W) in [-1, 1], got {tuple(images.shape)}")
+        if images.shape[-2:] != (self.img_size, self.img_size):
+            images = F.interpolate(images, (self.img_size, self.img_size), mode="bilinear", antialias=True)
+        fine = self.fine_features(images)
+        middle = self.middle_features(fine)
+        coarse = self.coarse_features(middle)
+        bands = (self.coarse_codes(coarse), self.middle_codes(middle), self.fine_codes(fine))
+        return torch.cat(bands, dim=1).float()
+
+    def decode(self, w_plus: Tensor) -> list[Tensor]:
+        """`w_plus` (B, 18, 512) → three images (B, 3, S, S): from coarse codes alone, with middle, with all."""
+        coarse, middle, fine = (w_plus[:, band] for band in BANDS.values())
+        x = self.paint_coarse(F.interpolate(self.coarse_map(coarse), scale_factor=2))
+        images = [self.to_rgb[0](x)]
+        x = self.paint_middle(torch.cat([x, self.middle_map(middle)], dim=1))
+        images.append(self.to_rgb[1](x))
+        x = F.interpolate(torch.cat([x, self.fine_map(fine)], dim=1), scale_factor=2)
+        x = self.paint_fine(x)
+        images.append(self.to_rgb[2](x))
+        size = (self.img_size, self.img_size)
+        return [F.interpolate(image, size, mode="bilinear") for image in images]
+
+
+def save_autoencoder(path: Path, model: Autoencoder, trained_on: str) -> None:
+    """`trained_on`: a fingerprint of the images and settings, so that the same training need not be done twice."""
+    save_checkpoint(
+        path, model.state_dict(), {"kind": "autoencoder", "img_size": model.img_size, "trained_on": trained_on}
+    )
+
+
+def load_autoencoder(path: Path) -> tuple[Autoencoder, str]:
+    """The model in eval mode, and what it was trained on."""
+    tensors, metadata = load_checkpoint(path)
+    if metadata.get("kind") != "autoencoder":
+        raise ValueError(f"{path}: expected an autoencoder checkpoint, got kind {metadata.get('kind')!r}")
+    model = Autoencoder(metadata["img_size"])
+    model.load_state_dict(tensors)
+    return model.eval(), metadata["trained_on"]

@@ -1,0 +1,18 @@
+"""What a trained model does on faces it never saw."""
+
+from fervit_lib.evaluation.compare import Evaluated, evaluate_run, runs_to_compare
+from fervit_lib.evaluation.metrics import bootstrap_interval, class_metrics, majority_accuracy, summary_metrics
+from fervit_lib.evaluation.predict import predict_probs, read_predictions, write_predictions
+
+__all__ = [
+    "Evaluated",
+    "bootstrap_interval",
+    "class_metrics",
+    "evaluate_run",
+    "majority_accuracy",
+    "predict_probs",
+    "read_predictions",
+    "runs_to_compare",
+    "summary_metrics",
+    "write_predictions",
+]

@@ -1,0 +1,151 @@
+"""Codes on disk: shards of StyleGAN `w+` codes, written whole, read by memory map.
+
+A store is a folder `data/latents/<dataset>/<encoder>/` with `<split>-00000.safetensors`, … of up to `SHARD_SIZE` codes
+each and `store.json`, which is written last: it says what is in the store and that it is complete.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fervit_lib.runs import atomic_write, read_json, write_json
+
+NUM_LAYERS = 18  # styles of a 1024×1024 StyleGAN2
+LATENT_DIM = 512
+SHARD_SIZE = 1024
+# What the layers of w+ steer (StyleGAN, section 3.1; pSp, section 3.1): pose and shape, features, colour and texture.
+BANDS = {"coarse": slice(0, 3), "middle": slice(3, 7), "fine": slice(7, 18)}
+
+
+def shard_path(folder: Path, split: str, index: int) -> Path:
+    return folder / f"{split}-{index:05d}.safetensors"
+
+
+def shard_fingerprint(encoder_sha256: str, paths: Sequence[str], labels: np.ndarray) -> str:
+    """What a shard is made from, as a hash: a shard with the same one need not be encoded again."""
+    content = json.dumps([encoder_sha256, list(paths), labels.tolist()])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def read_fingerprint(path: Path) -> str | None:
+    """The fingerprint in a shard's header; None where there is no whole shard."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("fingerprint")
+    except (FileNotFoundError, SafetensorError):
+        return None
+
+
+def write_shard(path: Path, codes: Tensor, labels: np.ndarray, paths: Sequence[str], fingerprint: str) -> None:
+    """Write codes `(n, 18, 512)` as float16 with their labels `(n,)` and source paths, whole or not at all.
+
+    Raises:
+        ValueError: shapes do not fit, or a code is not finite in float16.
+    """
+    n = len(paths)
+    if codes.ndim != 3 or len(codes) != n or len(labels) != n or n > SHARD_SIZE:
+        raise ValueError(
+            f"codes: expected ({n}, layers, dim) for {n} paths and {len(labels)} labels, at most {SHARD_SIZE} of "
+            f"each, got {tuple(codes.shape)}"
+        )
+    half = codes.to(torch.float16).cpu().contiguous()
+    if not half.isfinite().all():
+        bad = paths[int((~half.isfinite()).flatten(1).any(1).nonzero()[0])]
+        raise ValueError(f"codes: expected finite values in float16, got others for {bad}; check the encoder's weights")
+    tensors = {"codes": half, "labels": torch.as_tensor(labels, dtype=torch.int64)}
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, {"paths": json.dumps(list(paths)), "fingerprint": fingerprint})
+
+
+def complete_store(
+    folder: Path, num_codes: dict[str, int], *, classes: Sequence[str], encoder: str, synthetic: bool
+) -> Path:
+    """Write `store.json`, which makes the shards in `folder` a complete store. Shards beyond it are removed."""
+    for split, n in num_codes.items():
+        keep = {shard_path(folder, split, i) for i in range(-(-n // SHARD_SIZE))}
+        for path in set(folder.glob(f"{split}-[0-9]*.safetensors")) - keep:
+            path.unlink()  # left by an earlier run on more images
+    content = {"encoder": encoder, "classes": list(classes), "synthetic": synthetic, "num_codes": num_codes}
+    write_json(folder / "store.json", content)
+    return folder / "store.json"
+
+
+@dataclass(frozen=True)
+class LatentStore:
+    """One split of a complete store: codes with labels and source paths, in the order of the face dataset."""
+
+    folder: Path
+    split: str
+    encoder: str
+    classes: tuple[str, ...]
+    synthetic: bool
+    shards: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def open(cls, folder: Path | str, split: str) -> Self:
+        """Open a split by memory map.
+
+        Raises:
+            FileNotFoundError: the store, the split or a shard is not there.
+            ValueError: a shard is truncated, or does not hold what `store.json` says.
+        """
+        folder = Path(folder)
+        if not (folder / "store.json").is_file():
+            raise FileNotFoundError(
+                f"{folder}: no complete store of codes there (store.json is missing); run 01_encode, which goes on "
+                f"where an interrupted run stood"
+            )
+        store = read_json(folder / "store.json")
+        if split not in store["num_codes"]:
+            raise FileNotFoundError(f"{folder}: no split {split!r}; this store has {', '.join(store['num_codes'])}")
+        expected = store["num_codes"][split]
+        shards = tuple(_read_shard(shard_path(folder, split, i)) for i in range(-(-expected // SHARD_SIZE)))
+        found = sum(len(shard["paths"]) for shard in shards)
+        if found != expected:
+            raise ValueError(
+                f"{folder}: store.json says {expected} {split} codes, the shards hold {found}; run 01_encode"
+            )
+        return cls(folder, split, store["encoder"], tuple(store["classes"]), store["synthetic"], shards)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @cached_property
+    def codes(self) -> Tensor:
+        """(N, 18, 512) float16; one shard stays a memory map, several are joined in memory."""
+        return torch.cat([shard["codes"] for shard in self.shards]) if len(self.shards) > 1 else self.shards[0]["codes"]
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """(N,) int64, positions in `classes`."""
+        return torch.cat([shard["labels"] for shard in self.shards])
+
+    @cached_property
+    def paths(self) -> list[str]:
+        return [path for shard in self.shards for path in shard["paths"]]
+
+
+def _read_shard(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            shard = {name: file.get_tensor(name) for name in ("codes", "labels")}
+            shard["paths"] = json.loads(file.metadata()["paths"])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: shard missing; run 01_encode, which makes what is missing") from error
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a whole shard ({error}); delete it and run 01_encode") from error
+    if shard["codes"].ndim != 3 or not len(shard["codes"]) == len(shard["labels"]) == len(shard["paths"]):
+        raise ValueError(
+            f"{path}: codes {tuple(shard['codes'].shape)} do not fit its labels and paths; delete it and run 01_encode"
+        )
+    return shard

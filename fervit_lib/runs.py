@@ -1,0 +1,188 @@
+"""Run directories: `reports/<experiment>/<step>/<variant>/` with its config, metrics, result and checkpoints."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fervit_lib.runtime import PROJECT_ROOT
+
+REPORTED_PACKAGES = ("torch", "torchvision", "timm", "fastai", "numpy", "papermill", "plotly")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)  # mkstemp makes files private; a report is to be shared
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    """Numpy and path values as JSON knows them."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"a run file cannot hold a {type(value).__name__}: {value!r}")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `content` whole or not at all."""
+    text = json.dumps(content, indent=2, default=_plain, ensure_ascii=False)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected a JSON object, but it does not parse ({error}); make it anew") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, got a {type(content).__name__}; make it anew")
+    return content
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write `tensors` and `metadata` (kept as JSON in the header) to a safetensors file, whole or not at all."""
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, {"fervit": json.dumps(metadata, default=_plain)})
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_checkpoint` wrote: tensors on the CPU, and metadata.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is truncated, or not a checkpoint of this project.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint; run the notebook that writes it first")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {})["fervit"])
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path}: expected a safetensors checkpoint written by this project, but it is truncated or something "
+            f"else ({error!r}); train again, or restore the file"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory."""
+
+    reports: Path
+    experiment: str
+    step: str
+    variant: str
+
+    @property
+    def folder(self) -> Path:
+        return self.reports / self.experiment / self.step / self.variant
+
+    @property
+    def best_checkpoint(self) -> Path:
+        return self.folder / "checkpoints" / "best.safetensors"
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What the run's notebook wrote last; FileNotFoundError where it has not ended."""
+        return read_json(self.folder / "result.json")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return read_json(self.folder / "config.json")
+
+    def write_result(self, **figures: Any) -> None:
+        """Write `result.json`: figures of merit and paths for the next notebook. Its presence says: run complete."""
+        write_json(self.folder / "result.json", figures)
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        command = ["git", "-C", str(PROJECT_ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None  # a copy without git is no reason to fail a run
+
+
+def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain values (text, number, switch) in a notebook's `globals()`: its parameters, if called first."""
+    kinds = (str, int, float, bool)
+    return {name: value for name, value in namespace.items() if name[0] != "_" and isinstance(value, kinds)}
+
+
+def check_name(argument: str, name: str) -> str:
+    """Return `name` if it can name a folder on every system, else raise a ValueError that says what can."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{argument}: expected letters, digits and . _ = - (a folder is named so), got {name!r}")
+    return name
+
+
+def start_run(
+    reports: Path, experiment: str, step: str, variant: str, *, parameters: Mapping[str, Any], seed: int, device: str
+) -> Run:
+    """Open a run directory: an older result there is removed, and `config.json` says how this one is made.
+
+    Args:
+        reports: the folder of all experiments.
+        parameters: every parameter of the notebook, as it runs.
+        device: what `runtime.describe_device` says.
+    """
+    for argument, name in (("experiment", experiment), ("step", step), ("variant", variant)):
+        check_name(argument, name)
+    run = Run(reports, experiment, step, variant)
+    (run.folder / "result.json").unlink(missing_ok=True)  # an interrupted run must not look complete
+    versions = {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES}
+    config = {
+        "step": step,
+        "experiment": experiment,
+        "variant": variant,
+        "parameters": dict(parameters),
+        "seed": seed,
+        "git_revision": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "versions": {"python": platform.python_version(), **versions},
+        "device": device,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json(run.folder / "config.json", config)
+    return run
+
+
+def completed_runs(reports: Path, experiment: str, step: str) -> list[Run]:
+    """The runs of one step that ended with a result, by variant name."""
+    folder = reports / experiment / step
+    return [Run(reports, experiment, step, path.parent.name) for path in sorted(folder.glob("*/result.json"))]

@@ -1,0 +1,66 @@
+"""Where code runs: project paths, seeds, device and precision."""
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+
+
+def resolve(path: str | Path) -> Path:
+    """Absolute form of `path`; a relative one is taken from the project root, wherever the notebook was started."""
+    return PROJECT_ROOT / Path(path).expanduser()
+
+
+def display_path(path: str | Path) -> str:
+    """`path` as reports show it: relative to the project root where it lies inside, absolute elsewhere."""
+    path = Path(path)
+    return str(path.relative_to(PROJECT_ROOT)) if path.is_relative_to(PROJECT_ROOT) else str(path)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch (all devices) and ask for deterministic kernels.
+
+    The same seed gives the same result bit for bit on one CPU with the same number of threads. On a GPU a few
+    operations have no deterministic kernel; torch then warns and runs the fast one.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed: expected an integer in [0, 2**32), got {seed}")
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # cuBLAS is only deterministic with a fixed workspace, and reads this when its first handle is made.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def get_device(name: str = "auto") -> torch.device:
+    """`auto` is the first GPU where there is one, else the CPU; any torch device string is taken as it is.
+
+    Raises:
+        ValueError: `name` asks for a GPU that this machine does not have.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: {name!r} was asked for, but torch sees no GPU; use device='auto' or 'cpu'")
+    return device
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 is real speed on `device`: Ampere and later, or a CPU with AMX."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
+def describe_device(device: torch.device) -> str:
+    """One line for reports, e.g. `cuda (NVIDIA H200)` or `cpu (2 threads, bf16)`."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"{device.type} ({torch.get_num_threads()} threads{', fast bf16' if fast_bf16(device) else ''})"

@@ -1,0 +1,85 @@
+"""Fit the `autoencoder` encoder to the training images."""
+
+import hashlib
+import json
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from fastai.callback.progress import CSVLogger
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+from fastai.optimizer import OptimWrapper
+from torch import Tensor, nn
+
+from fervit_lib.encoders.autoencoder import Autoencoder, load_autoencoder, save_autoencoder
+from fervit_lib.runtime import fast_bf16
+from fervit_lib.training.data import TensorBatches
+
+FINE_WEIGHT = 4.0  # the full picture counts most; the two coarser ones keep the bands in order
+
+
+class _Reconstruct(nn.Module):
+    """Images → the three pictures that their codes paint."""
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return self.autoencoder.decode(self.autoencoder(images))
+
+
+def reconstruction_loss(pictures: list[Tensor], images: Tensor) -> Tensor:
+    """Weighted mean squared error; coarse and middle pictures are held against the image blurred to their scale."""
+    coarse, middle, fine = (picture.float() for picture in pictures)
+    loss = FINE_WEIGHT * F.mse_loss(fine, images)
+    for picture, factor in ((coarse, 8), (middle, 4)):
+        loss = loss + F.mse_loss(F.avg_pool2d(picture, factor), F.avg_pool2d(images, factor))
+    return loss
+
+
+def fit_autoencoder(
+    train: Tensor,
+    val: Tensor,
+    checkpoint: Path,
+    *,
+    epochs: int,
+    lr: float = 2e-3,
+    batch_size: int = 64,
+    seed: int = 0,
+    device: torch.device,
+) -> Autoencoder:
+    """Train on images (N, 3, S, S) in [-1, 1] and save to `checkpoint`; if it holds just this training, load it.
+
+    Returns:
+        The model in eval mode.
+    """
+    settings = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "shape": list(train.shape)}
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    digest.update(train.numpy().tobytes())
+    if checkpoint.is_file():
+        model, trained_on = load_autoencoder(checkpoint)
+        if trained_on == digest.hexdigest():
+            return model.to(device)
+    model = Autoencoder(train.shape[-1])
+    train, val = train.to(device), val.to(device)
+    dls = DataLoaders(
+        TensorBatches(train, train, bs=min(batch_size, len(train)), shuffle=True),
+        TensorBatches(val, val, bs=min(256, len(val))),
+        device=device,
+    )
+    learn = Learner(
+        dls,
+        _Reconstruct(model),
+        loss_func=reconstruction_loss,
+        opt_func=partial(OptimWrapper, opt=torch.optim.AdamW),
+        path=checkpoint.parent.parent,
+        cbs=[CSVLogger(fname="metrics.csv")],
+    )
+    if fast_bf16(device):
+        learn.to_bf16()
+    learn.fit_one_cycle(epochs, lr)
+    save_autoencoder(checkpoint, model, digest.hexdigest())
+    return model.eval()
