@@ -139,7 +139,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain values (text, number, switch) in a notebook's `globals()`: its parameters, if called first."""
+    """The text, numbers and switches in a notebook's `globals()`: its parameters, if called first."""
     kinds = (str, int, float, bool)
     return {name: value for name, value in namespace.items() if name[0] != "_" and isinstance(value, kinds)}
 

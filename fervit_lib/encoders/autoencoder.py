@@ -1,8 +1,8 @@
 """The encoder that needs no download: a small network that learns `w+`-shaped codes from the training images.
 
-It has pSp's outer shape (18 codes of 512, coarse, middle and fine from ever larger feature maps; Richardson et al.
-2021, section 3.1) and none of its prior: the codes live in no StyleGAN. Its decoder paints coarse, then middle, then fine,
-so each band is asked for what the bands before it could not say.
+It has pSp's outer shape (18 codes of 512; coarse, middle and fine from ever larger feature maps; Richardson et al.
+2021, section 3.1) and none of its prior: the codes live in no StyleGAN. Its decoder paints coarse, then middle, then
+fine, so each band is asked for what the bands before it could not say.
 """
 
 from pathlib import Path

@@ -5,6 +5,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+import fastai.callback.schedule  # noqa: F401  (gives Learner its fit_one_cycle)
 import torch
 import torch.nn.functional as F
 from fastai.callback.progress import CSVLogger
@@ -63,6 +64,7 @@ def fit_autoencoder(
         model, trained_on = load_autoencoder(checkpoint)
         if trained_on == digest.hexdigest():
             return model.to(device)
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
     model = Autoencoder(train.shape[-1])
     train, val = train.to(device), val.to(device)
     dls = DataLoaders(

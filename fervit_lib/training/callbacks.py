@@ -1,14 +1,21 @@
-"""What happens around a fit: best weights, live curves, frozen parts kept still."""
+"""What happens around a fit: best weights, curves for TensorBoard, frozen parts kept still."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from fastai.callback.core import Callback
 from fastai.callback.tracker import TrackerCallback
+from torch.utils.tensorboard import SummaryWriter
 
 
 class SaveBest(TrackerCallback):
-    """Call `save()` whenever `monitor` is better than ever before; remember the epoch."""
+    """Call `save()` whenever `monitor` is better than in any epoch before.
+
+    Attributes:
+        best_epoch: counted from 0.
+        best_values: every metric of that epoch by name.
+    """
 
     order = 61  # after the Recorder has this epoch's metrics
 
@@ -20,15 +27,34 @@ class SaveBest(TrackerCallback):
         super().after_epoch()
         if self.new_best:
             self.best_epoch = self.epoch
-            self.best_values = dict(zip(self.recorder.metric_names[1:-1], self.recorder.log[1:], strict=False))
+            self.best_values = dict(zip(self.recorder.metric_names[1:-1], self.recorder.values[-1], strict=True))
             self.save()
 
 
+class TensorBoard(Callback):
+    """The curves of `metrics.csv`, a point an epoch. (fastai's own logs every AdamW option and fails on unset ones.)"""
+
+    order = 62
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def before_fit(self) -> None:
+        self.writer = SummaryWriter(str(self.folder))
+
+    def after_epoch(self) -> None:
+        for name, value in zip(self.recorder.metric_names[1:-1], self.recorder.values[-1], strict=True):
+            self.writer.add_scalar(name, value, self.epoch)
+
+    def after_fit(self) -> None:
+        self.writer.close()
+
+
 class KeepFrozenStill(Callback):
-    """Hold modules without a trainable parameter in eval mode: frozen norm statistics and dropout do not move."""
+    """Hold modules without a trainable parameter in eval mode: their norm statistics and dropout do not move."""
 
     def before_train(self) -> None:
         for module in self.model.modules():
-            own = list(module.parameters())
-            if own and not any(p.requires_grad for p in own):
+            parameters = list(module.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
                 module.eval()

@@ -4,10 +4,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fastai.callback.schedule  # noqa: F401  (gives Learner its fit_one_cycle)
 import numpy as np
 import torch
 from fastai.callback.progress import CSVLogger
-from fastai.callback.tensorboard import TensorBoardCallback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.metrics import AccumMetric, accuracy
@@ -16,7 +16,7 @@ from sklearn.metrics import f1_score
 from torch import Tensor, nn
 
 from fervit_lib.runtime import fast_bf16
-from fervit_lib.training.callbacks import KeepFrozenStill
+from fervit_lib.training.callbacks import KeepFrozenStill, TensorBoard
 from fervit_lib.training.strategies import Strategy, parameter_groups
 
 PRECISIONS = ("auto", "float32", "bf16")
@@ -59,6 +59,7 @@ def build_learner(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    folder.mkdir(parents=True, exist_ok=True)
     groups = parameter_groups(model, strategy, lr)
     weight = class_weights(dls.train.tensors[1], len(dls.classes)) if weighted else None
     learn = Learner(
@@ -74,7 +75,7 @@ def build_learner(
         cbs=[
             KeepFrozenStill(),
             CSVLogger(fname="metrics.csv"),
-            TensorBoardCallback(log_dir=folder / "tensorboard", trace_model=False, log_preds=False),
+            TensorBoard(folder / "tensorboard"),
             *(cbs or []),
         ],
     )

@@ -1,0 +1,17 @@
+"""Labelled faces from disk, faces drawn by code, and the audit of a set."""
+
+from fervit_lib.datasets.audit import Audit, audit_faces
+from fervit_lib.datasets.faces import PRIVATE_TEST, SPLITS, FaceDataset, load_faces
+from fervit_lib.datasets.toy_faces import EMOTIONS, draw_toy_faces, toy_face
+
+__all__ = [
+    "EMOTIONS",
+    "PRIVATE_TEST",
+    "SPLITS",
+    "Audit",
+    "FaceDataset",
+    "audit_faces",
+    "draw_toy_faces",
+    "load_faces",
+    "toy_face",
+]

@@ -1,0 +1,292 @@
+"""Labelled faces from folders or from Kaggle's FER2013 tables, as one `FaceDataset`.
+
+Folders: `{train,val,test}/{class}/*`. Tables: `fer2013.csv` and `icml_face_data.csv`, plain or packed. Where a set has
+no validation split, a stratified eighth of the training images becomes one, the same eighth whenever it is asked for.
+"""
+
+import csv
+import gzip
+import lzma
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from io import TextIOWrapper
+from pathlib import Path, PurePosixPath
+from typing import Any, Self, TextIO
+
+import numpy as np
+from PIL import Image
+
+from fervit_lib.datasets.toy_faces import EMOTIONS, MARKER
+
+SPLITS = ("train", "val", "test")
+PRIVATE_TEST = "private_test"  # only in the tables; kept back: no loop over SPLITS touches it
+VAL_FRACTION = 1 / 8
+VAL_SEED = 2013  # fixed: a validation image must never become a training image in another run
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+SIDE = 48  # of the tables' images, pixels
+COLUMNS = ("emotion", "pixels", "Usage")
+KAGGLE_EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # by the tables' number
+USAGES = {"train": "Training", "val": "Training", "test": "PublicTest", PRIVATE_TEST: "PrivateTest"}
+
+
+@dataclass(frozen=True, eq=False)
+class FaceDataset:
+    """Faces with labels: `[i]` → (PIL image in mode L or RGB, int label). Images of a folder are opened one by one."""
+
+    classes: tuple[str, ...]
+    labels: np.ndarray  # (N,) int64, positions in `classes`
+    paths: tuple[str, ...]  # who an image is: `train/happy/1.jpg` within `source`, or `fer2013.csv:7`, 7 its line
+    source: Path  # the folder of the splits, or the table
+    synthetic: bool = False  # drawn by code: the marker SYNTHETIC.json lies beside the splits
+    pixels: np.ndarray | None = None  # (N, 48, 48) uint8 grey of a table; None for a folder
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Raises OSError that names the file where it is missing, truncated or no image."""
+        path = self.paths[index]
+        image = _open_image(self.source / path) if self.pixels is None else Image.fromarray(self.pixels[index])
+        return image, int(self.labels[index])
+
+    def subset(self, indices: Any) -> Self:
+        """The faces at `indices` (integers, a boolean mask or a slice), in that order."""
+        chosen = np.arange(len(self))[indices]
+        paths = tuple(self.paths[i] for i in chosen)
+        pixels = None if self.pixels is None else self.pixels[chosen]
+        return replace(self, labels=self.labels[chosen], paths=paths, pixels=pixels)
+
+    def stratified(self, fraction: float, seed: int) -> Self:
+        """A random part with the same share of every class, at least one face of each.
+
+        With one seed a smaller part lies within every larger one, so that a learning curve adds faces and swaps none.
+
+        Raises:
+            ValueError: `fraction` is not in (0, 1].
+        """
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction: expected a share in (0, 1], got {fraction}")
+        return self.subset(_stratified_mask(self.labels, fraction, seed))
+
+
+def load_faces(path: Path | str, split: str, labels: str = "hard") -> FaceDataset:
+    """Load one split of a set of faces.
+
+    Args:
+        path: a folder `{train,val,test}/{class}/*` (jpg, jpeg, png, bmp, webp), whose classes are the folders of train
+            in alphabetical order; or Kaggle's `fer2013.csv` or `icml_face_data.csv`, plain or as .gz, .xz, .zip,
+            .tar.gz, whose classes are `EMOTIONS`.
+        split: train, val or test; of a table also private_test. Tables: Training is train and val, PublicTest is
+            test, PrivateTest is private_test.
+        labels: hard, one class per face.
+
+    Raises:
+        FileNotFoundError: `path` is not there.
+        ValueError: the split is unknown or not in this set, a class has no image in it, or a row of the table is
+            damaged. A damaged image file is no error here: `audit_faces` finds it.
+    """
+    path = Path(path)
+    if labels != "hard":
+        raise ValueError(f"labels: expected 'hard', got {labels!r}; soft labels are not there yet")
+    if split not in USAGES:
+        raise ValueError(f"split: expected one of {', '.join(USAGES)}, got {split!r}")
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: no such file or folder; give a folder with {{train,val,test}}/{{class}}/ or Kaggle's fer2013.csv"
+        )
+    if path.is_dir():
+        return _load_folder(path, split)
+    faces = _load_table(path, USAGES[split])
+    return _part_of_train(faces, split) if USAGES[split] == "Training" else faces
+
+
+def _open_image(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except Exception as error:  # on broken bytes Pillow raises anything from SyntaxError to struct.error
+        raise OSError(f"{path}: cannot be read as an image ({error})") from error
+    if image.mode in ("L", "RGB"):
+        return image
+    return image.convert("L" if image.mode in ("1", "LA", "I;16") else "RGB")
+
+
+def _stratified_mask(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """(N,) bool: `fraction` of every class that occurs, rounded, at least one."""
+    mask = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        count = max(1, int(fraction * len(members) + 0.5))
+        mask[np.random.default_rng((seed, label)).permutation(members)[:count]] = True
+    return mask
+
+
+def _part_of_train(faces: FaceDataset, split: str) -> FaceDataset:
+    """Train or val, of a set that has all its training images in one place."""
+    counts = np.bincount(faces.labels, minlength=len(faces.classes))
+    if counts.min() < 2:
+        raise ValueError(
+            f"{faces.source}: class {faces.classes[counts.argmin()]!r} has {counts.min()} training image, expected at "
+            f"least 2, since the set has no val split and a part of train becomes one; add images or a val folder"
+        )
+    in_val = _stratified_mask(faces.labels, VAL_FRACTION, VAL_SEED)
+    return faces.subset(in_val if split == "val" else ~in_val)
+
+
+def _folders(path: Path) -> tuple[str, ...]:
+    return tuple(sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")))
+
+
+def _load_folder(root: Path, split: str) -> FaceDataset:
+    if not (root / "train").is_dir():
+        raise ValueError(
+            f"{root}: no folder 'train' in it, found {_shorten(p.name for p in root.iterdir())}; expected "
+            f"{{train,val,test}}/{{class}}/ with images; if the faces are in a CSV file, give that file"
+        )
+    classes = _folders(root / "train")
+    if not classes:
+        raise ValueError(f"{root / 'train'}: no class folders in it; expected one folder of images for each class")
+    if split == "val" and not (root / "val").is_dir():
+        return _part_of_train(_list_images(root, "train", classes), split)
+    if not (root / split).is_dir():
+        remedy = "only Kaggle's CSV files have it" if split == PRIVATE_TEST else f"add {split}/{{class}}/ with images"
+        raise ValueError(f"split {split!r}: {root} has no folder of that name; {remedy}")
+    faces = _list_images(root, split, classes)
+    return _part_of_train(faces, split) if split == "train" and not (root / "val").is_dir() else faces
+
+
+def _list_images(root: Path, split: str, classes: tuple[str, ...]) -> FaceDataset:
+    """Names and labels of the images of a split; no image is opened."""
+    found = _folders(root / split)
+    if unknown := set(found) - set(classes):
+        raise ValueError(
+            f"{root / split}: class folder {_shorten(unknown)} is not in train, which has {', '.join(classes)}; "
+            f"rename or remove it"
+        )
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        folder = root / split / name
+        files = sorted(p.name for p in folder.iterdir() if _is_image(p)) if name in found else []
+        if not files:
+            raise ValueError(
+                f"{folder}: expected images of class {name!r} ({', '.join(sorted(SUFFIXES))}), found none; add some, "
+                f"or remove the class from every split"
+            )
+        paths += [f"{split}/{name}/{file}" for file in files]
+        labels += [label] * len(files)
+    return FaceDataset(classes, np.array(labels, np.int64), tuple(paths), root, (root / MARKER).is_file())
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _load_table(path: Path, usage: str) -> FaceDataset:
+    """All rows of one usage."""
+    try:
+        emotions, pixels, paths = _read_table(path, usage)
+    except (csv.Error, EOFError, gzip.BadGzipFile, lzma.LZMAError, tarfile.TarError, UnicodeDecodeError) as error:
+        raise _damaged(path, error) from error
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(path, error) from error
+    missing = set(EMOTIONS) - set(emotions)
+    if missing:
+        raise ValueError(
+            f"{path}: no row with Usage {usage!r} of class {_shorten(missing)}; expected all of {', '.join(EMOTIONS)}; "
+            f"download the whole file, or use folders for a set with fewer classes"
+        )
+    labels = np.array([EMOTIONS.index(emotion) for emotion in emotions], np.int64)
+    images = np.stack(pixels).reshape(-1, SIDE, SIDE)
+    return FaceDataset(EMOTIONS, labels, tuple(paths), path, (path.parent / MARKER).is_file(), images)
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path}: cannot be read as a CSV file ({error}); expected Kaggle's fer2013.csv; download it again")
+
+
+def _read_table(path: Path, usage: str) -> tuple[list[str], list[np.ndarray], list[str]]:
+    """Emotions, pixels (2304,) uint8 and identities of the rows of one usage; every row's labels are checked."""
+    found = []
+    for name, text in _tables(path):
+        rows = csv.reader(text, skipinitialspace=True)
+        header = [column.strip() for column in next(rows, [])]
+        if set(COLUMNS) <= set(header):
+            break
+        found.append(f"{name} with {_shorten(header)}")
+    else:
+        raise ValueError(
+            f"{path}: expected a CSV file with the columns {', '.join(COLUMNS)}, found {_shorten(found)}; give "
+            f"Kaggle's fer2013.csv or icml_face_data.csv"
+        )
+    emotions, pixels, paths = [], [], []
+    for row in rows:
+        if not row:
+            continue
+        where = f"{path}, row {rows.line_num}"
+        if len(row) != len(header):
+            raise ValueError(f"{where}: has {len(row)} fields, expected {len(header)}; {REMEDY}")
+        cells = dict(zip(header, row, strict=True))
+        if cells["emotion"] not in map(str, range(len(KAGGLE_EMOTIONS))):
+            raise ValueError(f"{where}: emotion is {cells['emotion']!r}, expected 0 to 6; {REMEDY}")
+        if cells["Usage"].strip() not in USAGES.values():
+            expected = ", ".join(dict.fromkeys(USAGES.values()))
+            raise ValueError(f"{where}: Usage is {cells['Usage']!r}, expected one of {expected}; {REMEDY}")
+        if cells["Usage"].strip() == usage:
+            emotions.append(KAGGLE_EMOTIONS[int(cells["emotion"])])
+            pixels.append(_parse_pixels(cells["pixels"], where))
+            paths.append(f"{name}:{rows.line_num}")
+    return emotions, pixels, paths
+
+
+REMEDY = "the file is damaged: correct or delete the row, or download the file again"
+
+
+def _parse_pixels(text: str, where: str) -> np.ndarray:
+    """(2304,) uint8."""
+    try:
+        pixels = np.fromstring(text, dtype=np.int64, sep=" ")
+    except ValueError as error:
+        raise ValueError(f"{where}: pixels hold something else than integers; {REMEDY}") from error
+    if len(pixels) != SIDE * SIDE:
+        raise ValueError(f"{where}: has {len(pixels)} pixels, expected {SIDE * SIDE} = {SIDE}x{SIDE}; {REMEDY}")
+    if pixels.min() < 0 or pixels.max() > 255:
+        raise ValueError(f"{where}: pixels from {pixels.min()} to {pixels.max()}, expected 0 to 255; {REMEDY}")
+    return pixels.astype(np.uint8)
+
+
+def _tables(path: Path) -> Iterator[tuple[str, TextIO]]:
+    """Name and text of the CSV files in `path`; names are those of the unpacked files, so packing changes no identity."""
+    kind = path.suffix.lower()
+    if kind == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if _is_csv(name):
+                    yield PurePosixPath(name).name, _text(archive.open(name))
+    elif path.stem.lower().endswith(".tar") or kind in (".tar", ".tgz"):
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.isfile() and _is_csv(member.name):
+                    yield PurePosixPath(member.name).name, _text(archive.extractfile(member))
+    elif kind in (".gz", ".xz"):
+        with (gzip.open if kind == ".gz" else lzma.open)(path) as file:
+            yield path.stem, _text(file)
+    else:
+        with path.open("rb") as file:
+            yield path.name, _text(file)
+
+
+def _is_csv(name: str) -> bool:
+    return name.lower().endswith(".csv") and not PurePosixPath(name).name.startswith(".")
+
+
+def _text(file: Any) -> TextIO:
+    return TextIOWrapper(file, encoding="utf-8-sig", newline="")
+
+
+def _shorten(names: Any, limit: int = 5) -> str:
+    names = sorted(names)
+    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "") if names else "nothing"

@@ -1,0 +1,287 @@
+"""Data in, plotly figure (or picture) out, all in one look. Nothing here loads a model or acts when imported."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from plotly.subplots import make_subplots
+
+# Okabe and Ito (2008): told apart with any colour vision. Yellow, faint on white, comes last.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#555555", "#F0E442")
+INK, FAINT, BAND = "#222222", "#E4E4E4", "#F3F3F3"
+BANDS = {"coarse": (0, 2), "middle": (3, 6), "fine": (7, 17)}  # first and last w+ layer (StyleGAN, section 3.1)
+# How a table of runs shows its columns: `frame.style.format(NUMBER_FORMATS)`.
+NUMBER_FORMATS = {
+    **dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "val_accuracy"), "{:.1%}"),
+    **dict.fromkeys(("macro_f1", "weighted_f1", "val_macro_f1", "precision", "recall", "f1"), "{:.3f}"),
+    **dict.fromkeys(("support", "num_test", "total_parameters", "trainable_parameters"), "{:,}"),
+    "train_seconds": "{:,.0f} s",
+}
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+_AXIS = {"gridcolor": FAINT, "linecolor": "#999999", "zeroline": False, "automargin": True, "title": {"standoff": 10}}
+_TEMPLATE = go.layout.Template(
+    layout={
+        "font": {"family": _FONT, "size": 13, "color": INK},
+        "title": {
+            "font": {"size": 15, "weight": 600},
+            "subtitle": {"font": {"size": 12, "color": "#555555"}},
+            **{"x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 12}},
+            **{"y": 1, "yref": "container", "yanchor": "top", "pad": {"l": 12, "t": 14}},
+        },
+        "colorway": PALETTE,
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "margin": {"l": 12, "r": 16, "t": 84, "b": 12},
+        "height": 400,
+        "legend": {"orientation": "h", "x": 0, "y": 1.0, "xanchor": "left", "yanchor": "bottom", "title": {"text": ""}},
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+        "hoverlabel": {"font": {"family": _FONT}},
+        "separators": ".,",
+    }
+)
+
+
+def use_theme() -> None:
+    """Make this look plotly's default, and let notebooks store figures as data, which `report.write_page` shows."""
+    plotly.io.templates["fervit"] = _TEMPLATE
+    plotly.io.templates.default = "fervit"
+    plotly.io.renderers.default = "plotly_mimetype"
+
+
+def _require(fits: bool, argument: str, expected: str, came: object) -> None:
+    if not fits:
+        raise ValueError(f"{argument}: expected {expected}, got {came}")
+
+
+def _require_columns(argument: str, frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    missing = [name for name in columns if name not in frame]
+    _require(not missing, argument, f"columns {', '.join(columns)}", f"none named {', '.join(missing)}")
+    _require(len(frame) > 0, argument, "at least one row", "an empty table")
+
+
+def _figure(title: str, subtitle: str = "", height: int = 400, **layout: object) -> go.Figure:
+    # Height goes into the figure and width does not: pages are as wide as the reader's screen.
+    title_text = {"text": title, "subtitle": {"text": subtitle}}
+    return go.Figure(layout={"template": _TEMPLATE, "title": title_text, "height": height, **layout})
+
+
+def _labels(names: Sequence[object]) -> list[str]:
+    """Names as plotly shall show them: it would read `<b>` as markup."""
+    return [escape(str(name), quote=False) for name in names]
+
+
+def plot_class_counts(counts: pd.DataFrame) -> go.Figure:
+    """Bars of `counts`, a row a class and a column a split; a column `total` is left out."""
+    _require(counts.size > 0, "counts", "at least one class and one split", f"a table of shape {counts.shape}")
+    counts = counts.drop(columns="total", errors="ignore")
+    totals = ", ".join(f"{escape(str(split))} {number:,}" for split, number in counts.sum().items())
+    figure = _figure("Faces per class and split", totals, yaxis={"title": "faces", "tickformat": ","})
+    for split in counts:
+        hover = "%{x}: %{y:,}"
+        figure.add_bar(x=_labels(counts.index), y=counts[split], name=escape(str(split)), hovertemplate=hover)
+    return figure
+
+
+def contact_sheet(
+    images_by_class: Mapping[str, Sequence[Image.Image]], size: int = 64, columns: int = 10, title: str = "Examples"
+) -> Image.Image:
+    """A picture of pictures: a row a class with its name beside it, `columns` images a row, more rows if it has more.
+
+    Args:
+        images_by_class: pictures of any size and mode; each is fitted into a square.
+        size: side of a square in pixels.
+    """
+    _require(len(images_by_class) > 0, "images_by_class", "at least one class", "none")
+    _require(size > 0 and columns > 0, "size, columns", "at least 1", (size, columns))
+    gap, font, heading = 4, ImageFont.load_default(14), ImageFont.load_default(17)
+    left = max(round(font.getlength(name)) for name in images_by_class) + 20
+    rows = {name: max(1, -(-len(images) // columns)) for name, images in images_by_class.items()}
+    across = min(columns, max(1, *map(len, images_by_class.values()), 1))
+    width = max(left + across * (size + gap), round(heading.getlength(title)) + 16)
+    top = 32 if title else gap
+    sheet = Image.new("RGB", (width + gap, top + sum(rows.values()) * (size + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((8, 16), title, INK, heading, anchor="lm")
+    for name, images in images_by_class.items():
+        draw.text((8, top + size / 2), name, INK, font, anchor="lm")
+        if not images:
+            draw.text((left, top + size / 2), "none", "#777777", font, anchor="lm")
+        for i, image in enumerate(images):
+            tile = ImageOps.pad(image.convert("RGB"), (size, size), color="white")
+            sheet.paste(tile, (left + i % columns * (size + gap), top + i // columns * (size + gap)))
+        top += rows[name] * (size + gap)
+    return sheet
+
+
+def plot_training_curves(metrics: pd.DataFrame) -> go.Figure:
+    """Losses above, every other score below, over the epochs.
+
+    Args:
+        metrics: as `metrics.csv`: epoch, train_loss, valid_loss, then scores (`time` is left out); a row an epoch.
+    """
+    losses = ["train_loss", "valid_loss"]
+    _require_columns("metrics", metrics, ["epoch", *losses])
+    scores = [name for name in metrics.select_dtypes("number") if name not in ("epoch", "time", *losses)]
+    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
+    epochs = metrics["epoch"] + 1
+    mode = "lines" if len(metrics) > 1 else "markers"
+    for row, names in ((1, losses), (2, scores)):
+        for name in names:
+            label, color = name.replace("_", " ").replace("f1", "F1"), PALETTE[(losses + scores).index(name) % 8]
+            figure.add_scatter(x=epochs, y=metrics[name], name=label, mode=mode, line_color=color, row=row, col=1)
+    figure.update_layout(_figure("Training curves", f"{len(metrics)} epochs", 500, hovermode="x unified").layout)
+    figure.update_yaxes(title_text="loss", rangemode="tozero", row=1)
+    figure.update_yaxes(title_text="score on validation", tickformat=".0%", row=2)
+    figure.update_xaxes(title_text="epoch", tickformat="d", row=2)
+    return figure
+
+
+def plot_confusion(matrix: np.ndarray, classes: Sequence[str], normalise: bool = False) -> go.Figure:
+    """Confusion matrix: rows are the true class, columns the predicted one.
+
+    Args:
+        matrix: (C, C) counts.
+        normalise: show each row as percent of its true class (a class without faces stays empty).
+    """
+    matrix = np.asarray(matrix)
+    _require(matrix.shape == (len(classes),) * 2, "matrix", f"shape ({len(classes)}, {len(classes)})", matrix.shape)
+    total = matrix.sum(axis=1, keepdims=True)
+    share = np.divide(matrix, total, out=np.zeros(matrix.shape), where=total > 0)
+    shown = share if normalise else matrix
+    texts = [[(f"{v:.0%}" if n else "–") if normalise else f"{v:,}" for v in row] for row, n in zip(shown, total[:, 0], strict=True)]
+    names = _labels(classes)
+    accuracy = f", accuracy {np.trace(matrix) / matrix.sum():.1%}" if matrix.sum() else ""
+    figure = _figure(
+        "Confusion, % of each true class" if normalise else "Confusion, number of faces",
+        f"n = {matrix.sum():,}{accuracy}",
+        height=150 + 46 * max(4, len(classes)),
+        margin_t=64,
+        xaxis={"title": "predicted", "constrain": "domain", "showgrid": False},
+        # the first class on top, and square cells
+        yaxis={"title": "true", "autorange": "reversed", "scaleanchor": "x", "constrain": "domain", "showgrid": False},
+    )
+    figure.add_heatmap(
+        z=shown, x=names, y=names, text=texts, texttemplate="%{text}", showscale=False, xgap=1, ygap=1,
+        colorscale=[[0, "#F4F8FB"], [1, PALETTE[0]]], zmin=0, zmax=1 if normalise else max(1, matrix.max(initial=0)),
+        hovertemplate="true %{y}, predicted %{x}: %{text}<extra></extra>",
+    )  # fmt: skip
+    return figure
+
+
+def plot_class_metrics(metrics: pd.DataFrame) -> go.Figure:
+    """Grouped bars: precision, recall and F1 of each class (rows); `support` is written under the class's name."""
+    _require_columns("metrics", metrics, ["precision", "recall", "f1", "support"])
+    names = [
+        f"{name}<br>n={support:,.0f}" for name, support in zip(_labels(metrics.index), metrics["support"], strict=True)
+    ]
+    figure = _figure("Precision, recall and F1 by class", yaxis={"range": [0, 1.02], "tickformat": ".0%"})
+    for column, label in {"precision": "precision", "recall": "recall", "f1": "F1"}.items():
+        figure.add_bar(x=names, y=metrics[column], name=label, hovertemplate="%{x}: %{y:.1%}")
+    return figure
+
+
+def plot_accuracy_intervals(runs: pd.DataFrame, majority: float) -> go.Figure:
+    """A dot a run with its 95 % interval, the best on top; a dashed line where guessing the majority class is.
+
+    Args:
+        runs: columns variant, accuracy, accuracy_low, accuracy_high, as fractions.
+        majority: share of the most common class among the test faces, 0 to 1.
+    """
+    _require_columns("runs", runs, ["variant", "accuracy", "accuracy_low", "accuracy_high"])
+    _require(0 <= majority <= 1, "majority", "a share in [0, 1]", majority)
+    runs = runs.sort_values("accuracy")
+    figure = _figure(
+        "Accuracy on the test split",
+        "95 % intervals over the test faces",
+        height=160 + 30 * len(runs),
+        margin_t=90,
+        xaxis={"tickformat": ".0%", "title": "accuracy"},
+        yaxis={"type": "category", "range": [-0.6, len(runs) - 0.4]},
+    )
+    low, high = runs["accuracy"] - runs["accuracy_low"], runs["accuracy_high"] - runs["accuracy"]
+    figure.add_scatter(
+        x=runs["accuracy"], y=_labels(runs["variant"]), mode="markers", marker={"size": 10},
+        error_x={"array": high, "arrayminus": low, "thickness": 2, "width": 5},
+        hovertemplate="%{y}: %{x:.1%}<extra></extra>",
+    )  # fmt: skip
+    label = {"annotation_text": f"majority class {majority:.1%}", "annotation_font_color": "#555555"}
+    figure.add_vline(majority, line_dash="dash", line_color="#777777", annotation_position="top right", **label)
+    return figure
+
+
+def plot_accuracy_by_parameters(runs: pd.DataFrame) -> go.Figure:
+    """Accuracy against the number of trained parameters (logarithmic); approach by colour, strategy by shape.
+
+    Args:
+        runs: columns approach, strategy, variant, accuracy, accuracy_low, accuracy_high, trainable_parameters.
+    """
+    needed = ["approach", "strategy", "variant", "accuracy", "accuracy_low", "accuracy_high", "trainable_parameters"]
+    _require_columns("runs", runs, needed)
+    approaches, strategies = list(runs["approach"].unique()), list(runs["strategy"].unique())
+    symbols = ("circle", "diamond", "square", "triangle-up", "cross", "star")
+    figure = _figure(
+        "Accuracy against trained parameters", "95 % intervals over the test faces", height=440, margin_t=110,
+        xaxis={"type": "log", "title": "trained parameters", "exponentformat": "SI", "dtick": 1},
+        yaxis={"title": "accuracy", "tickformat": ".0%"},
+    )  # fmt: skip
+    for (approach, strategy), group in runs.groupby(["approach", "strategy"], sort=False):
+        low, high = group["accuracy"] - group["accuracy_low"], group["accuracy_high"] - group["accuracy"]
+        color = PALETTE[approaches.index(approach) % 8]
+        figure.add_scatter(
+            x=group["trainable_parameters"], y=group["accuracy"], name=f"{approach} {strategy}", mode="markers",
+            marker={"size": 11, "color": color, "symbol": symbols[strategies.index(strategy) % 6]},
+            error_y={"array": high, "arrayminus": low, "color": color, "thickness": 1.5},
+            text=_labels(group["variant"]), hovertemplate="%{text}: %{y:.1%}, %{x:,} parameters<extra></extra>",
+        )  # fmt: skip
+    return figure
+
+
+def plot_code_statistics(mean_norm: np.ndarray, spread: np.ndarray) -> go.Figure:
+    """Length and spread of `w+` codes by layer, on shaded coarse, middle and fine bands.
+
+    Args:
+        mean_norm: (18,) mean Euclidean length of a layer's code.
+        spread: (18,) standard deviation over the faces, mean over a layer's channels.
+    """
+    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
+    for row, (name, values) in enumerate({"mean_norm": mean_norm, "spread": spread}.items(), 1):
+        _require(np.shape(values) == (18,), name, "shape (18,), a number a layer", np.shape(values))
+        figure.add_scatter(x=np.arange(18), y=values, mode="lines+markers", row=row, col=1, showlegend=False)
+        figure.data[-1].update(line_color=PALETTE[0], hovertemplate="layer %{x}: %{y:.3g}<extra></extra>")
+    figure.update_layout(_figure("Codes by layer of w+", height=460, margin_t=64).layout)
+    for i, (band, (first, last)) in enumerate(BANDS.items()):
+        fill = (BAND, "#E6EFF5")[i % 2]
+        figure.add_vrect(first - 0.5, last + 0.5, fillcolor=fill, layer="below", line_width=0, row="all", col=1)
+        place = {"x": (first + last) / 2, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
+        figure.add_annotation(text=band, font_color="#555555", **place)
+    figure.update_xaxes(range=[-0.5, 17.5], dtick=1, showgrid=False)
+    figure.update_xaxes(title_text="layer", row=2)
+    figure.update_yaxes(title_text="mean length", rangemode="tozero", row=1)
+    figure.update_yaxes(title_text="spread", rangemode="tozero", row=2)
+    return figure
+
+
+def plot_embedding(points: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> go.Figure:
+    """A dot a face, coloured by class; a click in the legend hides a class.
+
+    Args:
+        points: (N, 2) coordinates, a few thousand at most.
+        labels: (N,) class numbers.
+    """
+    points, labels = np.asarray(points), np.asarray(labels)
+    _require(points.ndim == 2 and points.shape[1] == 2, "points", "shape (N, 2)", points.shape)
+    _require(labels.shape == points.shape[:1], "labels", f"shape ({len(points)},)", labels.shape)
+    known = np.isin(labels, range(len(classes)))
+    _require(known.all(), "labels", f"class numbers below {len(classes)}", np.unique(labels[~known]))
+    figure = _figure("Codes in two dimensions", f"{len(points):,} faces", 500, margin_t=110)
+    for number, name in enumerate(_labels(classes)):
+        x, y = points[labels == number].T
+        marker = {"size": 5, "opacity": 0.7, "color": PALETTE[number % 8]}
+        figure.add_scatter(x=x, y=y, mode="markers", marker=marker, name=name, hoverinfo="name")
+    figure.update_layout(legend_itemsizing="constant", xaxis_title="direction 1", yaxis_title="direction 2")
+    return figure
