@@ -27,6 +27,11 @@ SHARD_SIZE = 1024
 BANDS = {"coarse": slice(0, 3), "middle": slice(3, 7), "fine": slice(7, 18)}
 
 
+def view_split(view: int) -> str:
+    """The split that holds a view of the training faces: 0 is the faces as they are, the others are changed copies."""
+    return "train" if view == 0 else f"train-view{view}"
+
+
 def shard_path(folder: Path, split: str, index: int) -> Path:
     return folder / f"{split}-{index:05d}.safetensors"
 
@@ -119,6 +124,13 @@ class LatentStore:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @classmethod
+    def open_views(cls, folder: Path | str) -> list[Self]:
+        """Every view of the training faces that a store holds, the faces as they are first."""
+        first = cls.open(folder, view_split(0))
+        splits = read_json(Path(folder) / "store.json")["num_codes"]
+        return [first] + [cls.open(folder, view_split(v)) for v in range(1, len(splits)) if view_split(v) in splits]
 
     @cached_property
     def codes(self) -> Tensor:

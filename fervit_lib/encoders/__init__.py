@@ -1,12 +1,13 @@
 """Face photographs to StyleGAN `w+` codes."""
 
 from fervit_lib.encoders.autoencoder import Autoencoder
-from fervit_lib.encoders.encode import encode_faces, images_to_tensor, tensor_to_images
+from fervit_lib.encoders.encode import change_view, encode_faces, images_to_tensor, tensor_to_images
 from fervit_lib.encoders.load import ENCODERS, check_kind, load_encoder
 
 __all__ = [
     "ENCODERS",
     "Autoencoder",
+    "change_view",
     "check_kind",
     "encode_faces",
     "images_to_tensor",

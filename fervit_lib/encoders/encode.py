@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode, v2
 from tqdm.auto import tqdm
 
 from fervit_lib.datasets import FaceDataset
@@ -25,6 +26,26 @@ def tensor_to_images(tensor: Tensor) -> list[Image.Image]:
     return [Image.fromarray(image) for image in pixels.permute(0, 2, 3, 1).cpu().numpy()]
 
 
+# Small enough that the expression stays, large enough that its place in the image does not give it away.
+_MOVE = v2.RandomAffine(degrees=5, translate=(0.03, 0.03), scale=(0.95, 1.05), interpolation=InterpolationMode.BILINEAR)
+
+
+def change_view(images: Tensor, view: int, seed: int) -> Tensor:
+    """Another view of the same faces: 0 as they are, 1 mirrored, then slightly moved (even) and both (odd).
+
+    Args:
+        images: (B, 3, S, S) in [-1, 1].
+        seed: draws the moves, each image its own; the global random state is left as it was.
+    """
+    if view % 2:
+        images = images.flip(-1)
+    if view < 2:
+        return images
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1_000_003 * view + seed)
+        return torch.stack([_MOVE(image) for image in images])
+
+
 @torch.inference_mode()
 def encode_faces(
     encoder: nn.Module,
@@ -35,12 +56,14 @@ def encode_faces(
     *,
     device: torch.device,
     batch_size: int = 128,
+    view: int = 0,
 ) -> int:
     """Encode `faces` into the shards of `split`; shards that are there from the same encoder and faces are kept.
 
     Args:
         encoder: (B, 3, S, S) in [-1, 1] → (B, 18, 512), with its side S as `img_size`.
         encoder_sha256: identifies the encoder's weights.
+        view: which view of the faces is encoded, see `change_view`.
 
     Returns:
         The number of codes made now.
@@ -56,7 +79,8 @@ def encode_faces(
                 codes = []
                 for first in range(0, len(shard), batch_size):
                     images = [shard[i][0] for i in range(first, min(first + batch_size, len(shard)))]
-                    codes.append(encoder(images_to_tensor(images, encoder.img_size).to(device)).cpu())
+                    pixels = change_view(images_to_tensor(images, encoder.img_size), view, seed=start + first)
+                    codes.append(encoder(pixels.to(device)).cpu())
                     progress.update(len(images))
                 write_shard(path, torch.cat(codes), shard.labels, shard.paths, fingerprint)
                 made += len(shard)

@@ -61,12 +61,12 @@ def build_learner(
         raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     folder.mkdir(parents=True, exist_ok=True)
     groups = parameter_groups(model, strategy, lr)
-    weight = class_weights(dls.train.tensors[1], len(dls.classes)) if weighted else None
+    weight = class_weights(dls.train.targets, len(dls.classes)) if weighted else None
     learn = Learner(
         dls,
         model,
         loss_func=nn.CrossEntropyLoss(weight=weight, label_smoothing=label_smoothing),
-        opt_func=partial(OptimWrapper, opt=torch.optim.AdamW),
+        opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
         splitter=lambda _: [group.parameters for group in groups],
         metrics=[accuracy, macro_f1()],
         wd=[weight_decay if group.weight_decay else 0.0 for group in groups],
