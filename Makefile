@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 GPU := $(if $(shell nvidia-smi -L 2>/dev/null),--resources gpu=1)
 SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) $(GPU) --keep-going --rerun-incomplete --quiet rules progress host
 
-.PHONY: help setup demo fer2013 fer2013_small lab test lint format lock clean
+.PHONY: help setup run demo fer2013 fer2013_small lab test lint format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -31,6 +31,9 @@ demo fer2013 fer2013_small: setup
 demo: ## the whole pipeline on toy faces, no download: reports/demo/index.html
 fer2013_small: ## a tenth of FER2013 (placed in data/fer2013) on two cores
 fer2013: ## all of FER2013 at full size, for a GPU
+
+run: setup ## your own experiment: make run CONFIG=configs/mine.yaml
+	@$(SNAKEMAKE) --configfile $(CONFIG)
 
 lab: setup ## JupyterLab on notebooks/
 	$(BIN)/jupyter lab notebooks

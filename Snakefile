@@ -81,10 +81,13 @@ if len(VARIANTS["encode"]) != 1:
 LATENTS = f"{DATA}/latents/{ENCODE_PARAMETERS.get('dataset', 'toy')}/{ENCODE}"
 
 # The page is made of a failed notebook, too: it is a log, which Snakemake keeps, and not an output, which it removes.
+# What papermill and the kernel say goes to a file; of a failure, the terminal shows the end of it and where to look.
 RUN_NOTEBOOK = (
-    f"{sys.executable} -m papermill {{input.notebook}} {{log.notebook}} -k python3 --log-level WARNING"
-    " --no-progress-bar -y {params.yaml:q} && status=0 || status=$?; "
+    f"{sys.executable} -m papermill {{input.notebook}} {{log.notebook:q}} -k python3 --log-level WARNING"
+    " --no-progress-bar -y {params.yaml:q} 2> {log.text:q} && status=0 || status=$?; "
     f"[ ! -f {{log.notebook:q}} ] || {sys.executable} -m fervit_lib.report page {{log.notebook:q}} {{log.page:q}}; "
+    "[ $status = 0 ] || { grep -v IPKernelApp {log.text:q} | tail -n 8; "
+    'echo "Failed: {rule}. The page shows where: {log.page}. Mend it and run the same command again."; } >&2; '
     "exit $status"
 )
 
@@ -118,6 +121,7 @@ rule encode:
     log:
         notebook=f"{EXPERIMENT}/encode/{ENCODE}/notebook.ipynb",
         page=f"{EXPERIMENT}/encode/{ENCODE}/notebook.html",
+        text=f"{EXPERIMENT}/encode/{ENCODE}/log.txt",
     threads: workflow.cores
     resources:
         gpu=1,
@@ -136,6 +140,7 @@ rule train:
     log:
         notebook=f"{EXPERIMENT}/train/{{variant}}/notebook.ipynb",
         page=f"{EXPERIMENT}/train/{{variant}}/notebook.html",
+        text=f"{EXPERIMENT}/train/{{variant}}/log.txt",
     threads: 1
     resources:
         gpu=1,
@@ -154,6 +159,7 @@ rule evaluate:
     log:
         notebook=f"{EXPERIMENT}/evaluate/{{variant}}/notebook.ipynb",
         page=f"{EXPERIMENT}/evaluate/{{variant}}/notebook.html",
+        text=f"{EXPERIMENT}/evaluate/{{variant}}/log.txt",
     threads: workflow.cores
     resources:
         gpu=1,

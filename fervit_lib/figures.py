@@ -10,10 +10,11 @@ import plotly.io
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from plotly.subplots import make_subplots
 
+from fervit_lib.latents import BANDS
+
 # Okabe and Ito (2008): told apart with any colour vision. Yellow, faint on white, comes last.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#555555", "#F0E442")
 INK, FAINT, BAND = "#222222", "#E4E4E4", "#F3F3F3"
-BANDS = {"coarse": (0, 2), "middle": (3, 6), "fine": (7, 17)}  # first and last w+ layer (StyleGAN, section 3.1)
 # How a table of runs shows its columns: `frame.style.format(NUMBER_FORMATS)`.
 NUMBER_FORMATS = {
     **dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "val_accuracy"), "{:.1%}"),
@@ -153,7 +154,10 @@ def plot_confusion(matrix: np.ndarray, classes: Sequence[str], normalise: bool =
     total = matrix.sum(axis=1, keepdims=True)
     share = np.divide(matrix, total, out=np.zeros(matrix.shape), where=total > 0)
     shown = share if normalise else matrix
-    texts = [[(f"{v:.0%}" if n else "–") if normalise else f"{v:,}" for v in row] for row, n in zip(shown, total[:, 0], strict=True)]
+    texts = [
+        [(f"{v:.0%}" if n else "–") if normalise else f"{v:,}" for v in row]
+        for row, n in zip(shown, total[:, 0], strict=True)
+    ]
     names = _labels(classes)
     accuracy = f", accuracy {np.trace(matrix) / matrix.sum():.1%}" if matrix.sum() else ""
     figure = _figure(
@@ -254,7 +258,8 @@ def plot_code_statistics(mean_norm: np.ndarray, spread: np.ndarray) -> go.Figure
         figure.add_scatter(x=np.arange(18), y=values, mode="lines+markers", row=row, col=1, showlegend=False)
         figure.data[-1].update(line_color=PALETTE[0], hovertemplate="layer %{x}: %{y:.3g}<extra></extra>")
     figure.update_layout(_figure("Codes by layer of w+", height=460, margin_t=64).layout)
-    for i, (band, (first, last)) in enumerate(BANDS.items()):
+    for i, (band, layers) in enumerate(BANDS.items()):
+        first, last = layers.start, layers.stop - 1
         fill = (BAND, "#E6EFF5")[i % 2]
         figure.add_vrect(first - 0.5, last + 0.5, fillcolor=fill, layer="below", line_width=0, row="all", col=1)
         place = {"x": (first + last) / 2, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}

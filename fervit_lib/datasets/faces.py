@@ -10,7 +10,7 @@ import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import TextIOWrapper
 from pathlib import Path, PurePosixPath
@@ -205,7 +205,9 @@ def _load_table(path: Path, usage: str) -> FaceDataset:
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path}: cannot be read as a CSV file ({error}); expected Kaggle's fer2013.csv; download it again")
+    return ValueError(
+        f"{path}: cannot be read as a CSV file ({error}); expected Kaggle's fer2013.csv; download it again"
+    )
 
 
 def _read_table(path: Path, usage: str) -> tuple[list[str], list[np.ndarray], list[str]]:
@@ -259,7 +261,7 @@ def _parse_pixels(text: str, where: str) -> np.ndarray:
 
 
 def _tables(path: Path) -> Iterator[tuple[str, TextIO]]:
-    """Name and text of the CSV files in `path`; names are those of the unpacked files, so packing changes no identity."""
+    """Name and text of the CSV files in `path`; names are those of the unpacked files: packing changes no identity."""
     kind = path.suffix.lower()
     if kind == ".zip":
         with zipfile.ZipFile(path) as archive:

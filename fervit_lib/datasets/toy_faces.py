@@ -138,12 +138,12 @@ class _Canvas:
 
     def __init__(self, rng: np.random.Generator, size: int):
         self.pixels = size * _SUPERSAMPLE
-        self.roll = rng.normal(0.0, 0.10)  # radians
-        self.yaw = rng.normal(0.0, 0.16)
-        self.pitch = rng.normal(0.0, 0.10)
-        self.unit = self.pixels * rng.uniform(0.32, 0.38)  # pixels per face unit
-        self.centre = self.pixels * (np.array([0.5, 0.51]) + rng.normal(0.0, 0.022, 2))
-        background = rng.uniform(60, 220) + rng.normal(0, 18, 3)
+        self.roll = rng.normal(0.0, 0.06)  # radians
+        self.yaw = rng.normal(0.0, 0.09)
+        self.pitch = rng.normal(0.0, 0.06)
+        self.unit = self.pixels * rng.uniform(0.355, 0.39)  # pixels per face unit
+        self.centre = self.pixels * (np.array([0.5, 0.51]) + rng.normal(0.0, 0.010, 2))
+        background = rng.uniform(110, 200) + rng.normal(0, 10, 3)
         self.image = Image.new("RGB", (self.pixels, self.pixels), _rgb(background))
         self.draw = ImageDraw.Draw(self.image)
 
@@ -253,7 +253,9 @@ def _draw_eye(canvas: _Canvas, who: _Identity, face: Expression, side: int, gain
         canvas.line(bag + middle, _mix(who.skin, who.skin * 0.62, min(1.0, face.cheek)), 0.03)
         corner = middle + (side * (who.eye_width + 0.05), 0.0)
         for rise in (-0.07, 0.02, 0.10):
-            canvas.line([corner, corner + (side * 0.11, rise)], _mix(who.skin, who.skin * 0.55, face.cheek * 0.8), 0.025)
+            canvas.line(
+                [corner, corner + (side * 0.11, rise)], _mix(who.skin, who.skin * 0.55, face.cheek * 0.8), 0.025
+            )
 
 
 def _draw_brow(canvas: _Canvas, who: _Identity, face: Expression, side: int, gain: float):
@@ -275,7 +277,13 @@ def _draw_nose(canvas: _Canvas, who: _Identity, face: Expression):
     half = half * (1 + 0.22 * face.wrinkle)
     line = who.skin * 0.70
     canvas.polygon([(-0.05, who.eye_y), (0.05, who.eye_y), (half, tip), (0, tip + 0.06), (-half, tip)], who.skin * 0.95)
-    wings = [(-half, tip - 0.05), (-half * 0.8, tip + 0.02), (0, tip + 0.06), (half * 0.8, tip + 0.02), (half, tip - 0.05)]
+    wings = [
+        (-half, tip - 0.05),
+        (-half * 0.8, tip + 0.02),
+        (0, tip + 0.06),
+        (half * 0.8, tip + 0.02),
+        (half, tip - 0.05),
+    ]
     canvas.line(wings, line, 0.04)
     if face.wrinkle > 0.2:
         crease = _mix(who.skin, who.skin * 0.50, min(1.0, face.wrinkle))
@@ -283,7 +291,11 @@ def _draw_nose(canvas: _Canvas, who: _Identity, face: Expression):
             bend = [(-0.11, who.eye_y + y + 0.05), (0, who.eye_y + y), (0.11, who.eye_y + y + 0.05)]
             canvas.line(bend, crease, 0.032)
         for side in (-1, 1):
-            fold = [(side * (half + 0.03), tip - 0.10), (side * (half + 0.16), tip + 0.04), (side * (half + 0.22), tip + 0.2)]
+            fold = [
+                (side * (half + 0.03), tip - 0.10),
+                (side * (half + 0.16), tip + 0.04),
+                (side * (half + 0.22), tip + 0.2),
+            ]
             canvas.line(fold, crease, 0.035)
     if face.furrow > 0.2:
         crease = _mix(who.skin, who.skin * 0.50, min(1.0, face.furrow))
@@ -320,7 +332,10 @@ def _draw_mouth(canvas: _Canvas, who: _Identity, face: Expression, gains: tuple[
     canvas.line([(-0.12, outer_lower[6] + 0.06), (0.12, outer_lower[6] + 0.06)], who.skin * 0.88, 0.03)
     if face.corner > 0.06:  # a smile's folds
         for side, end in ((-1, 0), (1, -1)):
-            fold = np.array([(0.0, -0.24), (0.10, -0.12), (0.10, 0.02)]) * (side, 1) + (side * (width + 0.02), ends[end])
+            fold = np.array([(0.0, -0.24), (0.10, -0.12), (0.10, 0.02)]) * (side, 1) + (
+                side * (width + 0.02),
+                ends[end],
+            )
             canvas.line(fold, who.skin * 0.78, 0.03)
 
 
@@ -345,7 +360,7 @@ def _light(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 def _express(emotion: str, rng: np.random.Generator) -> Expression:
     face = Expression()
-    strength = 0.5 + 0.6 * rng.beta(2.2, 1.6)
+    strength = 0.65 + 0.5 * rng.beta(2.2, 1.6)
     jitter = dict(zip(ACTION_UNIT_EFFECTS, rng.uniform(0.75, 1.25, len(ACTION_UNIT_EFFECTS)), strict=True))
     for unit in EMOTION_ACTION_UNITS[emotion]:
         for name, amount in ACTION_UNIT_EFFECTS[unit].items():
@@ -401,7 +416,9 @@ def draw_toy_faces(folder: Path | str, num_faces: int = 3000, size: int = 64, se
     a user's photographs are never overwritten.
     """
     if num_faces < 4 * len(EMOTIONS):
-        raise ValueError(f"num_faces must be at least {4 * len(EMOTIONS)}, for every class in every split; got {num_faces}")
+        raise ValueError(
+            f"num_faces must be at least {4 * len(EMOTIONS)}, for every class in every split; got {num_faces}"
+        )
     folder = Path(folder)
     target = folder.resolve()  # a link to a larger disk stays a link
     marker = {"generator": "toy_faces", "num_faces": num_faces, "size": size, "seed": seed}

@@ -1,5 +1,10 @@
 """Fitting: strategies as data, one fastai Learner for all."""
 
+import warnings
+
+with warnings.catch_warnings(action="ignore", category=FutureWarning):
+    import fastai.learner  # noqa: F401  (its import calls torch.jit, which torch has deprecated)
+
 from fervit_lib.training.autoencoder import fit_autoencoder
 from fervit_lib.training.callbacks import SaveBest
 from fervit_lib.training.data import latent_dls

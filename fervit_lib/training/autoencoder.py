@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fervit_lib.encoders.autoencoder import Autoencoder, load_autoencoder, save_autoencoder
 from fervit_lib.runtime import fast_bf16
+from fervit_lib.training.callbacks import Bf16
 from fervit_lib.training.data import TensorBatches
 
 FINE_WEIGHT = 4.0  # the full picture counts most; the two coarser ones keep the bands in order
@@ -93,7 +94,7 @@ def fit_autoencoder(
         cbs=[MirrorHalf(), CSVLogger(fname="metrics.csv")],
     )
     if fast_bf16(device):
-        learn.to_bf16()
+        learn.add_cb(Bf16())
     learn.fit_one_cycle(epochs, lr)
     save_autoencoder(checkpoint, model, digest.hexdigest())
     return model.eval()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from fastai.callback.core import Callback
 from fastai.callback.tracker import TrackerCallback
 from torch.utils.tensorboard import SummaryWriter
@@ -48,6 +49,23 @@ class TensorBoard(Callback):
 
     def after_fit(self) -> None:
         self.writer.close()
+
+
+class Bf16(Callback):
+    """Forward pass and loss under bf16 autocast. (fastai's knows only CUDA and turns itself off on a CPU.)"""
+
+    order = 10  # as fastai's
+
+    def before_batch(self) -> None:
+        self.autocast = torch.autocast(self.x.device.type, torch.bfloat16)
+        self.autocast.__enter__()
+
+    def after_pred(self) -> None:
+        if isinstance(self.pred, torch.Tensor):
+            self.learn.pred = self.pred.float()  # losses and metrics in full precision
+
+    def after_loss(self) -> None:
+        self.autocast.__exit__(None, None, None)
 
 
 class KeepFrozenStill(Callback):

@@ -16,7 +16,7 @@ from sklearn.metrics import f1_score
 from torch import Tensor, nn
 
 from fervit_lib.runtime import fast_bf16
-from fervit_lib.training.callbacks import KeepFrozenStill, TensorBoard
+from fervit_lib.training.callbacks import Bf16, KeepFrozenStill, TensorBoard
 from fervit_lib.training.strategies import Strategy, parameter_groups
 
 PRECISIONS = ("auto", "float32", "bf16")
@@ -82,5 +82,5 @@ def build_learner(
     learn.lr_max = np.array([group.lr for group in groups])
     learn.freeze_to(sum(not group.trains for group in groups))
     if precision == "bf16" or (precision == "auto" and fast_bf16(dls.device)):
-        learn.to_bf16()
+        learn.add_cb(Bf16())
     return learn

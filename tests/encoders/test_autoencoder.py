@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from fervit_lib.encoders.autoencoder import Autoencoder, load_autoencoder, save_autoencoder
+from fervit_lib.encoders.load import load_encoder
+from fervit_lib.latents import BANDS
+from fervit_lib.runs import save_checkpoint
+
+
+def test_codes_have_the_shape_of_w_plus_whatever_the_image_size() -> None:
+    model = Autoencoder(64).eval()
+    for size in (48, 64, 256):
+        assert model(torch.rand(2, 3, size, size) * 2 - 1).shape == (2, 18, 512)
+
+
+def test_a_band_paints_only_the_pictures_from_it_on() -> None:
+    model = Autoencoder(64).eval()
+    w_plus = torch.randn(1, 18, 512)
+    before = model.decode(w_plus)
+    for first, band in enumerate(BANDS.values()):
+        changed = w_plus.clone()
+        changed[:, band] += 1
+        same = [torch.equal(a, b) for a, b in zip(before, model.decode(changed), strict=True)]
+        assert same == [picture < first for picture in range(3)]
+
+
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
+    model = Autoencoder(32).eval()
+    save_autoencoder(tmp_path / "a.safetensors", model, "abc")
+    loaded, trained_on = load_autoencoder(tmp_path / "a.safetensors")
+    images = torch.rand(2, 3, 32, 32)
+    assert trained_on == "abc"
+    assert not loaded.training
+    assert torch.equal(loaded(images), model(images))
+    assert torch.equal(load_encoder(tmp_path / "a.safetensors", "autoencoder")(images), model(images))
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (1, 64, 64, 3)])
+def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="images: expected"):
+        Autoencoder(64)(torch.zeros(shape))
+
+
+def test_errors(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="multiple of 16"):
+        Autoencoder(50)
+    with pytest.raises(ValueError, match="encoder: expected one of autoencoder, got 'stylegan'"):
+        load_encoder(tmp_path / "a", "stylegan")
+    with pytest.raises(FileNotFoundError, match="a.safetensors"):
+        load_encoder(tmp_path / "a.safetensors", "autoencoder")
+    save_checkpoint(tmp_path / "b.safetensors", {}, {"approach": "scratch"})
+    with pytest.raises(ValueError, match=r"b\.safetensors: expected an autoencoder"):
+        load_encoder(tmp_path / "b.safetensors", "autoencoder")

@@ -1,0 +1,171 @@
+"""Notebooks as they are committed, and all of them run on tiny data the way the experiments run them."""
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import yaml
+
+from fervit_lib import runs
+from fervit_lib.models import HybridLatentViT, LatentViT
+from fervit_lib.runtime import PROJECT_ROOT
+
+NOTEBOOKS = sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))
+CONFIGS = sorted((PROJECT_ROOT / "configs").glob("*.yaml"))
+TINY = {
+    "experiment": "tiny",
+    "encode": {"toy_faces": 140, "epochs": 1, "num_views": 3, "img_size": 32},
+    "train": [
+        {"approach": "scratch", "strategy": ["full", "linear_probe"], "embed_dim": 32, "depth": 1, "num_heads": 2},
+        {"approach": "hybrid", "strategy": "full"},
+    ],
+}
+
+
+def snakemake(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--nolock", *map(str, arguments)]
+    return subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True)
+
+
+def write_config(folder: Path, **changes: object) -> Path:
+    content = TINY | {"reports": str(folder / "reports"), "data_dir": str(folder / "data")} | changes
+    for block in content["train"] if isinstance(content["train"], list) else []:
+        block.setdefault("epochs", 1)
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+class TestCommittedNotebook:
+    def test_it_has_no_outputs(self, path: Path) -> None:
+        for cell in nbformat.read(path, as_version=4).cells:
+            assert not cell.get("outputs")
+            assert not cell.get("execution_count")
+
+    def test_every_parameter_is_typed_and_explained(self, path: Path) -> None:
+        cells = nbformat.read(path, as_version=4).cells
+        assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
+        parameters = papermill.inspect_notebook(path)
+        assert {"experiment", "reports", "seed", "device"} <= set(parameters)
+        for name, parameter in parameters.items():
+            assert parameter["inferred_type_name"] in ("str", "int", "float", "bool"), name
+            assert parameter["help"], name
+
+    def test_it_is_thin(self, path: Path) -> None:
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
+                assert len(cell.source.splitlines()) <= 25
+                assert not any(line.startswith(("class ", "def ", "!", "%")) for line in cell.source.splitlines())
+
+
+def test_a_default_of_a_notebook_is_the_librarys() -> None:
+    parameters = papermill.inspect_notebook(PROJECT_ROOT / "notebooks" / "02_train.ipynb")
+    for model in (LatentViT, HybridLatentViT):
+        for name, argument in inspect.signature(model).parameters.items():
+            if name in parameters and argument.default is not argument.empty:
+                assert str(argument.default) == parameters[name]["default"].strip('"'), name
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_makes_a_plan(path: Path) -> None:
+    done = snakemake("--configfile", path, "--dry-run", "--forceall", "--quiet")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trian": []}, "unknown key 'trian'; did you mean 'train'?"),
+        (
+            {"train": {"epohcs": 3}},
+            "train: notebooks/02_train.ipynb has no parameter 'epohcs' to set; did you mean 'epochs'?",
+        ),
+        ({"train": {"epochs": "ten"}}, "train.epochs: expected int, got 'ten'"),
+        ({"train": {"class_weights": 1}}, "train.class_weights: expected bool, got 1"),
+        ({"train": [{"seed": 0}, {"seed": 0}]}, "two blocks make the variant 'scratch-full-seed0'"),
+        ({"train": ["full"]}, "expected parameters of notebooks/02_train.ipynb as `name: value`, got 'full'"),
+        ({"encode": {"latents": "x"}}, "has no parameter 'latents' to set"),
+        ({"experiment": None}, "expected `experiment: <name>`"),
+    ],
+)
+def test_a_mistake_in_a_config_is_named(tmp_path: Path, changes: dict, message: str) -> None:
+    path = write_config(tmp_path, **changes)
+    done = snakemake("--configfile", path, "--dry-run")
+    assert done.returncode != 0
+    assert f"{path}: " in done.stdout + done.stderr
+    assert message in done.stdout + done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.notebooks
+def test_the_whole_pipeline_runs_once_and_redoes_only_what_is_missing(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    done = snakemake("--configfile", config)
+    assert done.returncode == 0, done.stderr[-3000:]
+    experiment = tmp_path / "reports" / "tiny"
+    variants = {"scratch-full-seed0", "scratch-linear_probe-seed0", "hybrid-full-seed0"}
+    assert {run.variant for run in runs.completed_runs(tmp_path / "reports", "tiny", "train")} == variants
+    for page in [experiment / "index.html", *experiment.glob("*/*/notebook.html")]:
+        assert page.stat().st_size < 6e6
+        assert "synthetic" in page.read_text(encoding="utf-8").split("<main")[0] + page.read_text(encoding="utf-8")
+    result = json.loads((experiment / "evaluate" / "all" / "result.json").read_text())
+    assert {run["variant"] for run in result["runs"]} == variants
+    assert result["majority_accuracy"] == pytest.approx(1 / 7)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+    files = {path: path.stat().st_mtime_ns for path in experiment.rglob("result.json")}
+    assert "Nothing to be done" in snakemake("--configfile", config).stderr
+
+    (experiment / "train" / "hybrid-full-seed0" / "result.json").unlink()
+    done = snakemake("--configfile", config)
+    assert done.returncode == 0, done.stderr[-3000:]
+    redone = {path for path in files if path.stat().st_mtime_ns != files[path]}
+    assert {str(path.parent.relative_to(experiment)) for path in redone} == {"train/hybrid-full-seed0", "evaluate/all"}
+
+
+@pytest.mark.notebooks
+def test_a_failed_notebook_leaves_its_page_with_the_error_and_the_rest_goes_on(tmp_path: Path) -> None:
+    blocks = [{"approach": ["scratch", "scrach"], "embed_dim": 32, "depth": 1, "num_heads": 2}]
+    config = write_config(tmp_path, train=blocks)
+    done = snakemake("--configfile", config, "--keep-going")
+    assert done.returncode != 0
+    assert "approach: expected one of scratch, hybrid, got 'scrach'" in done.stderr
+    train = tmp_path / "reports" / "tiny" / "train"
+    assert (train / "scratch-full-seed0" / "result.json").is_file()
+    assert [path.name for path in (train / "scrach-full-seed0").iterdir() if "result" in path.name] == []
+    assert "approach: expected one of scratch, hybrid" in (train / "scrach-full-seed0" / "notebook.html").read_text()
+
+
+@pytest.mark.notebooks
+@pytest.mark.parametrize(
+    ("notebook", "parameters", "message"),
+    [
+        ("01_encode", {"faces": "data/no_such_folder"}, "no_such_folder"),
+        ("01_encode", {"encoder": "stylegan"}, "encoder: expected one of autoencoder, got 'stylegan'"),
+        ("02_train", {"strategy": "ful"}, "strategy: expected one of full, linear_probe, got 'ful'"),
+        ("02_train", {"latents": "data/none"}, "run 01_encode"),
+        ("04_evaluate", {"experiment": "none"}, "run 02_train first"),
+    ],
+)
+def test_a_bad_parameter_fails_at_once_and_writes_nothing(
+    tmp_path: Path, notebook: str, parameters: dict, message: str
+) -> None:
+    given = {"reports": str(tmp_path / "reports")} | parameters
+    with pytest.raises(papermill.PapermillExecutionError) as failure:
+        papermill.execute_notebook(
+            PROJECT_ROOT / "notebooks" / f"{notebook}.ipynb",
+            os.devnull,
+            given,
+            kernel_name="python3",
+            progress_bar=False,
+        )
+    assert message in failure.value.evalue
+    assert not list(tmp_path.rglob("result.json"))
+    assert not list(tmp_path.rglob("*.safetensors"))
