@@ -46,8 +46,8 @@ def read_fingerprint(path: Path) -> str | None:
     """The fingerprint in a shard's header; None where there is no whole shard."""
     try:
         with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("fingerprint")
-    except (FileNotFoundError, SafetensorError):
+            return _read_header(file)["fingerprint"]
+    except (FileNotFoundError, SafetensorError, KeyError, TypeError, json.JSONDecodeError):
         return None
 
 
@@ -69,7 +69,8 @@ def write_shard(path: Path, codes: Tensor, labels: np.ndarray, paths: Sequence[s
         raise ValueError(f"codes: expected finite values in float16, got others for {bad}; check the encoder's weights")
     tensors = {"codes": half, "labels": torch.as_tensor(labels, dtype=torch.int64)}
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, {"paths": json.dumps(list(paths)), "fingerprint": fingerprint})
+        # One entry: safetensors writes several in any order, and the same codes shall be the same bytes.
+        save_file(tensors, temporary, {"shard": json.dumps({"fingerprint": fingerprint, "paths": list(paths)})})
 
 
 def complete_store(
@@ -147,11 +148,15 @@ class LatentStore:
         return [path for shard in self.shards for path in shard["paths"]]
 
 
+def _read_header(file: Any) -> dict[str, Any]:
+    return json.loads(file.metadata()["shard"])
+
+
 def _read_shard(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             shard = {name: file.get_tensor(name) for name in ("codes", "labels")}
-            shard["paths"] = json.loads(file.metadata()["paths"])
+            shard["paths"] = _read_header(file)["paths"]
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: shard missing; run 01_encode, which makes what is missing") from error
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:

@@ -1,8 +1,10 @@
 """Labelled faces from disk, faces drawn by code, and the audit of a set."""
 
+from fervit_lib.datasets.action_units import EMOTIONS
 from fervit_lib.datasets.audit import Audit, audit_faces
 from fervit_lib.datasets.faces import PRIVATE_TEST, SPLITS, FaceDataset, load_faces
-from fervit_lib.datasets.toy_faces import EMOTIONS, draw_toy_faces, toy_face
+from fervit_lib.datasets.toy_faces import toy_face
+from fervit_lib.datasets.toy_set import draw_toy_faces
 
 __all__ = [
     "EMOTIONS",

@@ -1,74 +1,18 @@
-"""Toy faces: faces drawn by code from the action units of the Facial Action Coding System (FACS).
+"""Toy faces: faces drawn by code from the action units of an emotion.
 
 They stand in for photographs where none may be downloaded, so that every step of the laboratory runs for real.
-An emotion is a set of action units (AU), an AU moves a few numbers of an `Expression`, and a face is drawn from an
-expression and an identity, under a pose and a light. A linear model on the pixels reads about half of them, a small
-convolutional network nearly all (the test beside this module holds the first bound).
-
-Source of the emotion table: Ekman & Friesen's EMFACS prototypes (Facial Action Coding System, 1978).
+An emotion is a set of action units, an action unit moves a few numbers of an `Expression`, and a face is drawn from an
+expression and an identity, under a pose and a light.
 """
 
-import json
-import os
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-EMOTION_ACTION_UNITS: dict[str, tuple[int, ...]] = {
-    "angry": (4, 5, 7, 23),
-    "disgust": (9, 15, 16),
-    "fear": (1, 2, 4, 5, 20, 26),
-    "happy": (6, 12),
-    "neutral": (),
-    "sad": (1, 4, 15),
-    "surprise": (1, 2, 5, 26),
-}
-EMOTIONS = tuple(EMOTION_ACTION_UNITS)  # alphabetical: the class order of the whole project
+from fervit_lib.datasets.action_units import EMOTION_ACTION_UNITS, EMOTIONS, Expression, express
 
-MARKER = "SYNTHETIC.json"
-# The splits of ten successive faces of one class: 70/10/20 %, and each split is there from the fourth face on.
-_SPLITS = ("train", "test", "train", "val", "train", "train", "test", "train", "train", "train")
 _SUPERSAMPLE = 4  # drawn this much larger, then averaged: PIL's shapes have hard edges
-
-
-@dataclass
-class Expression:
-    """What the face's muscles do; all 0 is a face at rest. Lengths in face units: 1 is half the width of the head."""
-
-    inner_brow: float = 0.0  # up
-    outer_brow: float = 0.0  # up
-    knit: float = 0.0  # brows drawn together
-    furrow: float = 0.0  # 0..1, upright lines between the brows
-    upper_lid: float = 0.0  # up: the eye opens
-    lower_lid: float = 0.0  # up: the eye narrows
-    cheek: float = 0.0  # 0..1, raised cheeks and crow's feet
-    wrinkle: float = 0.0  # 0..1, wrinkled nose
-    upper_lip: float = 0.0  # up
-    corner: float = 0.0  # corners of the mouth, up
-    width: float = 0.0  # half the mouth's width
-    lower_lip: float = 0.0  # down: the lips part, the chin stays
-    thin: float = 0.0  # share of the lips' thickness that is pressed away
-    jaw: float = 0.0  # down: lower lip and chin
-
-
-ACTION_UNIT_EFFECTS: dict[int, dict[str, float]] = {  # at intensity 1; the effects of several units add up
-    1: {"inner_brow": 0.19},  # inner brow raiser
-    2: {"outer_brow": 0.17, "inner_brow": 0.03},  # outer brow raiser
-    4: {"inner_brow": -0.11, "outer_brow": -0.02, "knit": 0.07, "furrow": 0.8},  # brow lowerer
-    5: {"upper_lid": 0.085},  # upper lid raiser
-    6: {"cheek": 1.0, "lower_lid": 0.06},  # cheek raiser
-    7: {"upper_lid": -0.045, "lower_lid": 0.045},  # lid tightener
-    9: {"wrinkle": 1.0, "inner_brow": -0.08, "upper_lip": 0.08, "upper_lid": -0.05, "lower_lid": 0.04},  # nose wrinkler
-    12: {"corner": 0.17, "width": 0.11, "upper_lip": -0.02, "lower_lip": 0.09},  # lip corner puller
-    15: {"corner": -0.13, "width": -0.03},  # lip corner depressor
-    16: {"lower_lip": 0.11},  # lower lip depressor
-    20: {"width": 0.15, "lower_lip": 0.04, "jaw": -0.09, "corner": -0.03},  # lip stretcher
-    23: {"thin": 0.75, "width": -0.06, "corner": -0.02},  # lip tightener
-    26: {"jaw": 0.27, "width": -0.07},  # jaw drop
-}
 
 _SKINS = ((255, 224, 200), (244, 204, 174), (229, 180, 142), (205, 150, 112), (166, 114, 80), (122, 80, 56))
 _HAIRS = ((34, 26, 24), (70, 46, 32), (112, 72, 42), (176, 128, 70), (214, 180, 118), (150, 64, 38), (168, 166, 166))
@@ -358,16 +302,6 @@ def _light(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-def _express(emotion: str, rng: np.random.Generator) -> Expression:
-    face = Expression()
-    strength = 0.65 + 0.5 * rng.beta(2.2, 1.6)
-    jitter = dict(zip(ACTION_UNIT_EFFECTS, rng.uniform(0.75, 1.25, len(ACTION_UNIT_EFFECTS)), strict=True))
-    for unit in EMOTION_ACTION_UNITS[emotion]:
-        for name, amount in ACTION_UNIT_EFFECTS[unit].items():
-            setattr(face, name, getattr(face, name) + strength * jitter[unit] * amount)
-    return face
-
-
 def toy_face(emotion: str, rng: np.random.Generator, size: int = 64) -> Image.Image:
     """Draw one face.
 
@@ -378,7 +312,7 @@ def toy_face(emotion: str, rng: np.random.Generator, size: int = 64) -> Image.Im
     if emotion not in EMOTION_ACTION_UNITS:
         raise ValueError(f"emotion must be one of {', '.join(EMOTIONS)}; got {emotion!r}")
     who = _draw_identity(rng)
-    face = _express(emotion, rng)
+    face = express(emotion, rng)
     lopsided = rng.normal(0, 0.22) * (rng.random() < 0.25)  # now and then one side does more than the other
     gains = (1 - lopsided, 1 + lopsided)
     gaze = rng.normal(0, 0.025)
@@ -394,63 +328,3 @@ def toy_face(emotion: str, rng: np.random.Generator, size: int = 64) -> Image.Im
     if who.glasses:
         _draw_glasses(canvas, who)
     return _light(canvas.image.reduce(_SUPERSAMPLE), rng)
-
-
-def _read_marker(folder: Path) -> dict | None:
-    """The marker of toy faces in `folder`; None if there is none, or if something else wrote it."""
-    try:
-        marker = json.loads((folder / MARKER).read_text())
-    except (OSError, ValueError):
-        return None
-    return marker if isinstance(marker, dict) and marker.get("generator") == "toy_faces" else None
-
-
-def draw_toy_faces(folder: Path | str, num_faces: int = 3000, size: int = 64, seed: int = 0) -> Path:
-    """Draw a data set of toy faces into `folder`, laid out as `{train,val,test}/{emotion}/*.png`, and return `folder`.
-
-    70/10/20 % of each class go to train/val/test; classes differ by at most one face. The same arguments give the same
-    files bit for bit, whatever was drawn before, and a larger `num_faces` only adds faces. `SYNTHETIC.json` beside the
-    splits says how they were drawn: a folder drawn with the same values is left as it is, one with others is redrawn.
-
-    Raises ValueError for fewer than 28 faces (a split would lack a class), and for a folder that holds anything else:
-    a user's photographs are never overwritten.
-    """
-    if num_faces < 4 * len(EMOTIONS):
-        raise ValueError(
-            f"num_faces must be at least {4 * len(EMOTIONS)}, for every class in every split; got {num_faces}"
-        )
-    folder = Path(folder)
-    target = folder.resolve()  # a link to a larger disk stays a link
-    marker = {"generator": "toy_faces", "num_faces": num_faces, "size": size, "seed": seed}
-    found = _read_marker(target)
-    if found == marker:
-        return folder
-    _refuse_foreign_files(target, found)
-
-    drawing = target.with_name(f".{target.name}.drawing-{os.getpid()}")
-    try:
-        for index in range(num_faces):
-            number, label = divmod(index, len(EMOTIONS))
-            path = drawing / _SPLITS[number % len(_SPLITS)] / EMOTIONS[label] / f"{index:06d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            toy_face(EMOTIONS[label], np.random.default_rng((seed, index)), size).save(path)
-        (drawing / MARKER).write_text(json.dumps(marker))
-        if target.exists():
-            shutil.rmtree(target)
-        drawing.rename(target)
-    finally:
-        shutil.rmtree(drawing, ignore_errors=True)
-    return folder
-
-
-def _refuse_foreign_files(folder: Path, marker: dict | None):
-    if not folder.exists():
-        return
-    remedy = "choose another folder for the toy faces, or move these files away"
-    if not folder.is_dir() or (marker is None and any(folder.iterdir())):
-        raise ValueError(f"folder {folder} holds files that are not toy faces (no {MARKER}): {remedy}")
-    ours = {folder / split / emotion for split in set(_SPLITS) for emotion in EMOTIONS}
-    for path in folder.rglob("*"):
-        drawn = path.suffix == ".png" and path.stem.isdecimal() and path.parent in ours
-        if path.is_file() and path != folder / MARKER and not drawn:
-            raise ValueError(f"folder {folder} holds toy faces to be redrawn, but also {path.name}: {remedy}")

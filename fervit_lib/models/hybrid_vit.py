@@ -1,8 +1,11 @@
 """LatentViT around the transformer of any timm ViT."""
 
+import difflib
+
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fervit_lib.latents import LATENT_DIM, NUM_LAYERS
@@ -41,16 +44,7 @@ class HybridLatentViT(LatentViT):
     ) -> None:
         if pretrained not in PRETRAINED:
             raise ValueError(f"pretrained: expected one of {', '.join(PRETRAINED)}, got {pretrained!r}")
-        try:
-            vit = timm.create_model(model_name, num_classes=0, proj_drop_rate=drop_rate)
-        except RuntimeError as error:  # timm's own for a name it does not know
-            near = (
-                ", ".join(timm.list_models(f"*{model_name.split('_')[0]}*patch16_224")[:5])
-                or "timm.list_models('vit*')"
-            )
-            raise ValueError(f"model_name: timm has no {model_name!r}; known are {near}") from error
-        if getattr(vit, "cls_token", None) is None or vit.num_prefix_tokens != 1:
-            raise ValueError(f"model_name: expected a timm ViT with one class token, got {model_name!r}")
+        vit = _create_vit(model_name, drop_rate)
         super().__init__(
             num_classes,
             latent_dim=latent_dim,
@@ -65,3 +59,14 @@ class HybridLatentViT(LatentViT):
             self.cls_token.copy_(vit.cls_token)
             self.pos_embed[:, :1] = vit.pos_embed[:, :1]
             self.pos_embed[:, 1:] = interpolate_positions(vit.pos_embed[:, 1:], num_tokens)
+
+
+def _create_vit(model_name: str, drop_rate: float) -> VisionTransformer:
+    if not timm.is_model(model_name):
+        near = difflib.get_close_matches(model_name, timm.list_models("vit*"), 3) or ["vit_tiny_patch16_224"]
+        raise ValueError(f"model_name: timm has no {model_name!r}; nearest are {', '.join(near)}")
+    if timm.model_entrypoint(model_name).__module__ == VisionTransformer.__module__:
+        vit = timm.create_model(model_name, num_classes=0, proj_drop_rate=drop_rate)
+        if vit.cls_token is not None and vit.num_prefix_tokens == 1:
+            return vit
+    raise ValueError(f"model_name: expected a timm VisionTransformer with one class token, got {model_name!r}")

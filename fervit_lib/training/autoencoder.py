@@ -97,4 +97,4 @@ def fit_autoencoder(
         learn.add_cb(Bf16())
     learn.fit_one_cycle(epochs, lr)
     save_autoencoder(checkpoint, model, digest.hexdigest())
-    return model.eval()
+    return load_autoencoder(checkpoint)[0].to(device)

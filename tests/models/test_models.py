@@ -72,9 +72,9 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
         LatentViT(embed_dim=100)
     with pytest.raises(ValueError, match="pretrained: expected one of none, got 'imagnet'"):
         HybridLatentViT(pretrained="imagnet")
-    with pytest.raises(ValueError, match="timm has no 'vit_teeny'; known are vit_"):
-        HybridLatentViT(pretrained="none", model_name="vit_teeny")
-    with pytest.raises(ValueError, match="expected a timm ViT with one class token, got 'resnet18'"):
+    with pytest.raises(ValueError, match="timm has no 'vit_teenie_patch16_224'; nearest are vit_"):
+        HybridLatentViT(pretrained="none", model_name="vit_teenie_patch16_224")
+    with pytest.raises(ValueError, match="expected a timm VisionTransformer with one class token, got 'resnet18'"):
         HybridLatentViT(pretrained="none", model_name="resnet18")
 
 

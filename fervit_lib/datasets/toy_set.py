@@ -1,0 +1,76 @@
+"""A data set of toy faces on disk, in the layout that users bring."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from fervit_lib.datasets.action_units import EMOTIONS
+from fervit_lib.datasets.toy_faces import toy_face
+
+VERSION = 1  # of the drawing: a set drawn otherwise is drawn anew
+MARKER = "SYNTHETIC.json"
+# The splits of ten successive faces of one class: 70/10/20 %, and each split is there from the fourth face on.
+_SPLITS = ("train", "test", "train", "val", "train", "train", "test", "train", "train", "train")
+
+
+def _read_marker(folder: Path) -> dict | None:
+    """The marker of toy faces in `folder`; None if there is none, or if something else wrote it."""
+    try:
+        marker = json.loads((folder / MARKER).read_text())
+    except (OSError, ValueError):
+        return None
+    return marker if isinstance(marker, dict) and marker.get("generator") == "toy_faces" else None
+
+
+def draw_toy_faces(folder: Path | str, num_faces: int = 3000, size: int = 64, seed: int = 0) -> Path:
+    """Draw a data set of toy faces into `folder`, laid out as `{train,val,test}/{emotion}/*.png`, and return `folder`.
+
+    70/10/20 % of each class go to train/val/test; classes differ by at most one face. The same arguments give the same
+    files bit for bit, whatever was drawn before, and a larger `num_faces` only adds faces. `SYNTHETIC.json` beside the
+    splits says how they were drawn: a folder drawn with the same values is left as it is, one with others is redrawn.
+
+    Raises ValueError for fewer than 28 faces (a split would lack a class), and for a folder that holds anything else:
+    a user's photographs are never overwritten.
+    """
+    if num_faces < 4 * len(EMOTIONS):
+        raise ValueError(
+            f"num_faces must be at least {4 * len(EMOTIONS)}, for every class in every split; got {num_faces}"
+        )
+    folder = Path(folder)
+    target = folder.resolve()  # a link to a larger disk stays a link
+    marker = {"generator": "toy_faces", "version": VERSION, "num_faces": num_faces, "size": size, "seed": seed}
+    found = _read_marker(target)
+    if found == marker:
+        return folder
+    _refuse_foreign_files(target, found)
+
+    drawing = target.with_name(f".{target.name}.drawing-{os.getpid()}")
+    try:
+        for index in range(num_faces):
+            number, label = divmod(index, len(EMOTIONS))
+            path = drawing / _SPLITS[number % len(_SPLITS)] / EMOTIONS[label] / f"{index:06d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            toy_face(EMOTIONS[label], np.random.default_rng((seed, index)), size).save(path)
+        (drawing / MARKER).write_text(json.dumps(marker))
+        if target.exists():
+            shutil.rmtree(target)
+        drawing.rename(target)
+    finally:
+        shutil.rmtree(drawing, ignore_errors=True)
+    return folder
+
+
+def _refuse_foreign_files(folder: Path, marker: dict | None):
+    if not folder.exists():
+        return
+    remedy = "choose another folder for the toy faces, or move these files away"
+    if not folder.is_dir() or (marker is None and any(folder.iterdir())):
+        raise ValueError(f"folder {folder} holds files that are not toy faces (no {MARKER}): {remedy}")
+    ours = {folder / split / emotion for split in set(_SPLITS) for emotion in EMOTIONS}
+    for path in folder.rglob("*"):
+        drawn = path.suffix == ".png" and path.stem.isdecimal() and path.parent in ours
+        if path.is_file() and path != folder / MARKER and not drawn:
+            raise ValueError(f"folder {folder} holds toy faces to be redrawn, but also {path.name}: {remedy}")
