@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # One notebook at a time on a GPU; without one, as many as there are cores.
 GPU := $(if $(shell nvidia-smi -L 2>/dev/null),--resources gpu=1)
-SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) $(GPU) --keep-going --rerun-incomplete --quiet rules progress host
+SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) $(GPU) --keep-going --rerun-incomplete --quiet host reason
 
 .PHONY: help setup run demo fer2013 fer2013_small lab test lint format lock clean
 

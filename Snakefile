@@ -86,8 +86,8 @@ RUN_NOTEBOOK = (
     f"{sys.executable} -m papermill {{input.notebook}} {{log.notebook:q}} -k python3 --log-level WARNING"
     " --no-progress-bar -y {params.yaml:q} 2> {log.text:q} && status=0 || status=$?; "
     f"[ ! -f {{log.notebook:q}} ] || {sys.executable} -m fervit_lib.report page {{log.notebook:q}} {{log.page:q}}; "
-    "[ $status = 0 ] || { grep -v IPKernelApp {log.text:q} | tail -n 8; "
-    'echo "Failed: {rule}. The page shows where: {log.page}. Mend it and run the same command again."; } >&2; '
+    "[ $status = 0 ] || {{ grep -v IPKernelApp {log.text:q} | tail -n 8; "
+    'echo "Failed: {rule}. The page shows where: {log.page}. Mend it and run the same command again."; }} >&2; '
     "exit $status"
 )
 
@@ -102,6 +102,8 @@ def results(step):
 
 
 rule index:
+    message:
+        f"report: {EXPERIMENT}/index.html"
     input:
         results("encode") + results("train") + results("evaluate"),
     output:
@@ -111,6 +113,8 @@ rule index:
 
 
 rule encode:
+    message:
+        f"encode: faces into codes ({ENCODE})"
     input:
         notebook=NOTEBOOKS["encode"],
     output:
@@ -130,6 +134,8 @@ rule encode:
 
 
 rule train:
+    message:
+        "train: {wildcards.variant}"
     input:
         f"{LATENTS}/store.json",
         notebook=NOTEBOOKS["train"],
@@ -149,6 +155,8 @@ rule train:
 
 
 rule evaluate:
+    message:
+        "evaluate: every training run on the test split"
     input:
         results("train"),
         notebook=NOTEBOOKS["evaluate"],

@@ -1,6 +1,7 @@
 """What a trained model does on faces it never saw."""
 
 from fervit_lib.evaluation.compare import Evaluated, evaluate_run, runs_to_compare
+from fervit_lib.evaluation.export import export_onnx, onnx_difference
 from fervit_lib.evaluation.metrics import bootstrap_interval, class_metrics, majority_accuracy, summary_metrics
 from fervit_lib.evaluation.predict import predict_probs, read_predictions, write_predictions
 
@@ -9,7 +10,9 @@ __all__ = [
     "bootstrap_interval",
     "class_metrics",
     "evaluate_run",
+    "export_onnx",
     "majority_accuracy",
+    "onnx_difference",
     "predict_probs",
     "read_predictions",
     "runs_to_compare",

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.metrics import confusion_matrix
+from torch import Tensor
 
 from fervit_lib.evaluation.metrics import summary_metrics
 from fervit_lib.evaluation.predict import predict_probs, write_predictions
@@ -20,8 +21,9 @@ _KEPT = ("approach", "strategy", "seed", "total_parameters", "trainable_paramete
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One run on its test split: labels and predicted are class numbers (N,), figures a flat row for tables."""
+    """One run on the codes of its test split: labels and predicted are class numbers (N,), figures a flat row for tables."""
 
+    codes: Tensor  # (N, 18, 512)
     labels: np.ndarray
     predicted: np.ndarray
     classes: tuple[str, ...]
@@ -60,4 +62,4 @@ def evaluate_run(run: Run, folder: Path, device: torch.device) -> Evaluated:
     result = run.result
     row = {"variant": run.variant, "num_test": len(labels), **summary_metrics(labels, probs.argmax(1))}
     row |= {name: result[name] for name in _KEPT}
-    return Evaluated(labels, probs.argmax(1), classes, store.synthetic, row)
+    return Evaluated(store.codes, labels, probs.argmax(1), classes, store.synthetic, row)

@@ -7,9 +7,11 @@ from typing import Any
 import fastai.callback.schedule  # noqa: F401  (gives Learner its fit_one_cycle)
 import numpy as np
 import torch
+from fastai.callback.mixup import MixUp
 from fastai.callback.progress import CSVLogger
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import AccumMetric, accuracy
 from fastai.optimizer import OptimWrapper
 from sklearn.metrics import f1_score
@@ -44,6 +46,7 @@ def build_learner(
     lr: float | None = None,
     weighted: bool = False,
     label_smoothing: float = 0.0,
+    mixup: float = 0.0,
     precision: str = "auto",
     weight_decay: float = WEIGHT_DECAY,
     cbs: list[Any] | None = None,
@@ -55,6 +58,7 @@ def build_learner(
     Args:
         lr: base rate; None is the strategy's own.
         weighted: weigh the loss by class, see `class_weights`.
+        mixup: train on pairs of codes and labels mixed by a share from Beta(mixup, mixup); 0 is off. (Zhang et al. 2018)
         precision: `auto` is bf16 where the device is fast in it, else float32.
     """
     if precision not in PRECISIONS:
@@ -65,7 +69,7 @@ def build_learner(
     learn = Learner(
         dls,
         model,
-        loss_func=nn.CrossEntropyLoss(weight=weight, label_smoothing=label_smoothing),
+        loss_func=CrossEntropyLossFlat(weight=weight, label_smoothing=label_smoothing),
         opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
         splitter=lambda _: [group.parameters for group in groups],
         metrics=[accuracy, macro_f1()],
@@ -76,6 +80,7 @@ def build_learner(
             KeepFrozenStill(),
             CSVLogger(fname="metrics.csv"),
             TensorBoard(folder / "tensorboard"),
+            *([MixUp(mixup)] if mixup else []),
             *(cbs or []),
         ],
     )

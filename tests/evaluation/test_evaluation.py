@@ -11,7 +11,9 @@ from fervit_lib.evaluation import (
     bootstrap_interval,
     class_metrics,
     evaluate_run,
+    export_onnx,
     majority_accuracy,
+    onnx_difference,
     read_predictions,
     runs_to_compare,
     summary_metrics,
@@ -54,6 +56,16 @@ def test_intervals_cover_the_truth() -> None:
         covered += low <= 0.7 <= high
     assert 88 <= covered <= 100
     assert bootstrap_interval(np.ones(10, bool)) == (1, 1)
+
+
+def test_onnx_agrees_with_torch_at_any_batch_size(tmp_path: Path) -> None:
+    model = create_model("scratch", 3, **OPTIONS)
+    path = export_onnx(model, tmp_path / "m.onnx", model.latent_shape)
+    for batch in (1, 7):
+        assert onnx_difference(path, model, torch.randn(batch, 18, 512)) < 1e-4
+    other = create_model("scratch", 3, **OPTIONS)
+    assert onnx_difference(path, other, torch.randn(2, 18, 512)) > 1e-3
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
 
 
 def finished_run(reports: Path, store: Path, classes: str = "ahs") -> runs.Run:
