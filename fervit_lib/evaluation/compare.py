@@ -21,7 +21,7 @@ _KEPT = ("approach", "strategy", "seed", "total_parameters", "trainable_paramete
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One run on the codes of its test split: labels and predicted are class numbers (N,), figures a flat row for tables."""
+    """One run on the codes of its test split: labels and predicted are class numbers (N,), figures a flat row."""
 
     codes: Tensor  # (N, 18, 512)
     labels: np.ndarray

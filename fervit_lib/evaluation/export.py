@@ -28,7 +28,7 @@ def export_onnx(model: nn.Module, path: Path, latent_shape: tuple[int, int]) -> 
 
 
 def onnx_difference(path: Path, model: nn.Module, codes: Tensor) -> float:
-    """Largest absolute difference of the logits of `codes` (N, layers, dim) between ONNX Runtime and torch, on the CPU."""
+    """Largest absolute difference between ONNX Runtime's and torch's logits of `codes` (N, layers, dim), on the CPU."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     codes = codes.float().cpu()
     with torch.inference_mode():

@@ -31,7 +31,9 @@ class TensorBatches(DataLoader):
         indices = torch.as_tensor(list(samples), device=self.targets.device)
         for chunk in indices.split(self.bs):
             if len(chunk) == self.bs or not self.drop_last:
-                yield self._draw_view(chunk), self.targets[chunk]
+                inputs = self._draw_view(chunk)
+                # Codes rest in half precision; mixing and layers in float32 want them whole.
+                yield inputs.float() if inputs.dtype == torch.float16 else inputs, self.targets[chunk]
 
     def _draw_view(self, chunk: Tensor) -> Tensor:
         """The inputs (B, …) at `chunk` (B,), each in a view of its own."""
@@ -45,7 +47,7 @@ class TensorBatches(DataLoader):
 
 
 def latent_dls(folder: Path, *, batch_size: int, device: torch.device) -> DataLoaders:
-    """Train and val codes of a store, resident on `device`; batches are (codes float16 (B, 18, 512), labels (B,)).
+    """Train and val codes of a store, resident on `device`; batches are (codes float32 (B, 18, 512), labels (B,)).
 
     Training draws among all views of a face that the store holds.
 

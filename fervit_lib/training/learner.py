@@ -58,7 +58,7 @@ def build_learner(
     Args:
         lr: base rate; None is the strategy's own.
         weighted: weigh the loss by class, see `class_weights`.
-        mixup: train on pairs of codes and labels mixed by a share from Beta(mixup, mixup); 0 is off. (Zhang et al. 2018)
+        mixup: train on pairs of codes and labels mixed by a share from Beta(mixup, mixup), Zhang et al. 2018; 0: off.
         precision: `auto` is bf16 where the device is fast in it, else float32.
     """
     if precision not in PRECISIONS:
