@@ -101,6 +101,14 @@ def results(step):
     return [f"{EXPERIMENT}/{step}/{variant}/result.json" for variant in VARIANTS[step]]
 
 
+# Every result is asked for by name: Snakemake makes a missing file anew only if it is, or if what needs it is old.
+rule experiment:
+    input:
+        f"{LATENTS}/store.json",
+        results("encode") + results("train") + results("evaluate"),
+        f"{EXPERIMENT}/index.html",
+
+
 rule index:
     message:
         f"report: {EXPERIMENT}/index.html"

@@ -18,12 +18,13 @@ from fervit_lib.runtime import PROJECT_ROOT
 
 NOTEBOOKS = sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))
 CONFIGS = sorted((PROJECT_ROOT / "configs").glob("*.yaml"))
+SMALL = {"embed_dim": 32, "depth": 1, "num_heads": 2, "epochs": 1}
 TINY = {
     "experiment": "tiny",
     "encode": {"toy_faces": 140, "epochs": 1, "num_views": 3, "img_size": 32},
     "train": [
-        {"approach": "scratch", "strategy": ["full", "linear_probe"], "embed_dim": 32, "depth": 1, "num_heads": 2},
-        {"approach": "hybrid", "strategy": "full"},
+        SMALL | {"approach": "scratch", "strategy": ["full", "linear_probe"]},
+        {"approach": "hybrid", "strategy": "full", "epochs": 1},
     ],
 }
 
@@ -35,8 +36,6 @@ def snakemake(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def write_config(folder: Path, **changes: object) -> Path:
     content = TINY | {"reports": str(folder / "reports"), "data_dir": str(folder / "data")} | changes
-    for block in content["train"] if isinstance(content["train"], list) else []:
-        block.setdefault("epochs", 1)
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
@@ -61,7 +60,7 @@ class TestCommittedNotebook:
     def test_it_is_thin(self, path: Path) -> None:
         for cell in nbformat.read(path, as_version=4).cells:
             if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
-                assert len(cell.source.splitlines()) <= 25
+                assert len(cell.source.splitlines()) <= 20
                 assert not any(line.startswith(("class ", "def ", "!", "%")) for line in cell.source.splitlines())
 
 
@@ -132,8 +131,7 @@ def test_the_whole_pipeline_runs_once_and_redoes_only_what_is_missing(tmp_path: 
 
 @pytest.mark.notebooks
 def test_a_failed_notebook_leaves_its_page_with_the_error_and_the_rest_goes_on(tmp_path: Path) -> None:
-    blocks = [{"approach": ["scratch", "scrach"], "embed_dim": 32, "depth": 1, "num_heads": 2}]
-    config = write_config(tmp_path, train=blocks)
+    config = write_config(tmp_path, train=[SMALL | {"approach": ["scratch", "scrach"]}])
     done = snakemake("--configfile", config, "--keep-going")
     assert done.returncode != 0
     assert "approach: expected one of scratch, hybrid, got 'scrach'" in done.stderr

@@ -214,7 +214,8 @@ def _damaged(path: Path, error: Exception) -> ValueError:
 def _read_table(path: Path, usage: str) -> tuple[list[str], list[np.ndarray], list[str]]:
     """Emotions, pixels (2304,) uint8 and identities of the rows of one usage; every row's labels are checked."""
     found = []
-    for name, text in _tables(path):
+    tables = _tables(path)  # by name: a generator that is let go closes its file
+    for name, text in tables:
         rows = csv.reader(text, skipinitialspace=True)
         header = [column.strip() for column in next(rows, [])]
         if set(COLUMNS) <= set(header):

@@ -59,7 +59,7 @@ class LatentViT(nn.Module):
                 f"w_plus: expected (B, {self.latent_shape[0]}, {self.latent_shape[1]}), got {tuple(w_plus.shape)}"
             )
         tokens = self.input_proj(w_plus.to(self.input_proj.weight.dtype))
-        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return self.norm(self.blocks(self.pos_drop(tokens + self.pos_embed)))
 
     def forward_head(self, tokens: Tensor) -> Tensor:

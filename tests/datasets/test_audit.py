@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from fervit_lib.datasets import FaceDataset, audit_faces, load_faces, toy_face
+from fervit_lib.datasets.audit import BLOCK, near_pairs
+
+
+def portrait(seed: int, emotion: str = "happy") -> Image.Image:
+    return toy_face(emotion, np.random.default_rng(seed)).convert("L").resize((48, 48))
+
+
+@pytest.fixture
+def audited(tmp_path: Path):
+    """Train, val and test with every fault there is; the folder, the sets and their audit."""
+    for split, first in (("train", 0), ("val", 100), ("test", 200)):
+        for offset, name in ((0, "angry"), (50, "happy")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(6):
+                portrait(first + offset + i, name).save(tmp_path / split / name / f"{i}.png")
+    train, test = tmp_path / "train", tmp_path / "test"
+    (train / "angry" / "again.png").write_bytes((train / "angry" / "0.png").read_bytes())
+    (train / "happy" / "other_label.png").write_bytes((train / "angry" / "1.png").read_bytes())
+    (test / "angry" / "leak.png").write_bytes((train / "angry" / "2.png").read_bytes())
+    ImageEnhance.Brightness(Image.open(train / "angry" / "3.png")).enhance(0.9).save(
+        test / "angry" / "near.jpg", quality=85
+    )
+    broken = train / "happy" / "broken.png"
+    broken.write_bytes((train / "happy" / "0.png").read_bytes()[:300])
+    sets = {split: load_faces(tmp_path, split) for split in ("train", "val", "test")}
+    return sets, audit_faces(sets, progress=False)
+
+
+def groups(table) -> set[frozenset[str]]:
+    return {frozenset(rows["path"]) for _, rows in table.groupby("group")}
+
+
+def test_every_fault_is_found_and_nothing_else(audited) -> None:
+    _, audit = audited
+    assert audit.unreadable["path"].tolist() == ["train/happy/broken.png"]
+    assert groups(audit.duplicates) == {
+        frozenset({"train/angry/0.png", "train/angry/again.png"}),
+        frozenset({"train/angry/1.png", "train/happy/other_label.png"}),
+        frozenset({"train/angry/2.png", "test/angry/leak.png"}),
+        frozenset({"train/angry/3.png", "test/angry/near.jpg"}),
+    }
+    assert set(audit.duplicates.loc[audit.duplicates["path"].str.contains("near"), "kind"]) == {"near"}
+    assert groups(audit.contradicting) == {frozenset({"train/angry/1.png", "train/happy/other_label.png"})}
+    assert audit.cross_split["group"].nunique() == 2
+    found = audit.summary()["number"]
+    assert found["images"] == 41
+    assert found["unreadable images"] == 1
+    assert found["groups with exact duplicates"] == 3
+    assert found["groups with near duplicates only"] == 1
+    assert audit.counts.loc["angry", ["train", "val", "test"]].tolist() == [7, 6, 8]
+
+
+def test_cleaning_drops_what_cannot_be_read_and_on_request_what_leaks(audited) -> None:
+    sets, audit = audited
+    kept = audit.clean(sets, drop_cross_split_duplicates=False)
+    assert set(sets["train"].paths) - set(kept["train"].paths) == {"train/happy/broken.png"}
+    kept = audit.clean(sets, drop_cross_split_duplicates=True)
+    dropped = set(sets["train"].paths) - set(kept["train"].paths)
+    assert dropped == {"train/happy/broken.png", "train/angry/2.png", "train/angry/3.png"}
+    assert kept["test"].paths == sets["test"].paths
+
+
+def test_near_pairs_across_blocks_and_flat_pictures() -> None:
+    rng = np.random.default_rng(0)
+    thumbnails = rng.uniform(0, 255, (BLOCK + 20, 256)).astype(np.float32)
+    thumbnails[BLOCK + 10] = 0.8 * thumbnails[3] + 20  # darker and paler: the same picture
+    thumbnails[5] = thumbnails[6] = 99.0  # flat: like everything and nothing
+    import torch
+
+    assert near_pairs(torch.from_numpy(thumbnails), 0.995).tolist() == [[3, BLOCK + 10]]
+
+
+def test_wrong_arguments() -> None:
+    faces = FaceDataset(("a", "b"), np.array([0]), ("x",), Path("x"), pixels=np.zeros((1, 48, 48), np.uint8))
+    with pytest.raises(ValueError, match=r"near_threshold: expected a similarity in \(0, 1\], got 2"):
+        audit_faces({"train": faces}, near_threshold=2, progress=False)
+    other = FaceDataset(("a", "c"), faces.labels, faces.paths, faces.source, pixels=faces.pixels)
+    with pytest.raises(ValueError, match="expected sets of the same classes"):
+        audit_faces({"train": faces, "test": other}, progress=False)
