@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io
+from pandas.io.formats.style import Styler
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from plotly.subplots import make_subplots
 
@@ -15,13 +16,6 @@ from fervit_lib.latents import BANDS
 # Okabe and Ito (2008): told apart with any colour vision. Yellow, faint on white, comes last.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#555555", "#F0E442")
 INK, FAINT, BAND = "#222222", "#E4E4E4", "#F3F3F3"
-# How a table of runs shows its columns: `frame.style.format(NUMBER_FORMATS)`.
-NUMBER_FORMATS = {
-    **dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "val_accuracy"), "{:.1%}"),
-    **dict.fromkeys(("macro_f1", "weighted_f1", "val_macro_f1", "precision", "recall", "f1"), "{:.3f}"),
-    **dict.fromkeys(("support", "num_test", "total_parameters", "trainable_parameters"), "{:,}"),
-    "train_seconds": "{:,.0f} s",
-}
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _AXIS = {"gridcolor": FAINT, "linecolor": "#999999", "zeroline": False, "automargin": True, "title": {"standoff": 10}}
 _TEMPLATE = go.layout.Template(
@@ -74,6 +68,26 @@ def _figure(title: str, subtitle: str = "", height: int = 400, **layout: object)
 def _labels(names: Sequence[object]) -> list[str]:
     """Names as plotly shall show them: it would read `<b>` as markup."""
     return [escape(str(name), quote=False) for name in names]
+
+
+_RUN_COLUMNS = {  # name in a table of runs, and how it is shown there
+    "variant": ("run", "{}"),
+    "accuracy": ("accuracy", "{:.1%}"),
+    "accuracy_low": ("95 % from", "{:.1%}"),
+    "accuracy_high": ("to", "{:.1%}"),
+    "balanced_accuracy": ("balanced accuracy", "{:.1%}"),
+    "macro_f1": ("macro-F1", "{:.3f}"),
+    "weighted_f1": ("weighted F1", "{:.3f}"),
+    "trainable_parameters": ("trained", "{:,}"),
+    "train_seconds": ("seconds", "{:,.0f}"),
+}
+
+
+def table_of_runs(runs: pd.DataFrame) -> Styler:
+    """A row a run, with what a paper's table has; `runs` as `evaluation.evaluate_run` gives its figures."""
+    _require_columns("runs", runs, tuple(_RUN_COLUMNS))
+    named = runs[list(_RUN_COLUMNS)].set_axis([name for name, _ in _RUN_COLUMNS.values()], axis=1)
+    return named.style.hide().format(dict(_RUN_COLUMNS.values()), na_rep="")
 
 
 def plot_class_counts(counts: pd.DataFrame) -> go.Figure:

@@ -1,6 +1,7 @@
 """Executed notebooks and whole experiments as HTML pages that need nothing but a browser: no network, no server."""
 
 import argparse
+import json
 import math
 import re
 import warnings
@@ -149,6 +150,10 @@ def _shown(value: Any, form: str) -> str:
     return form.format(value) if isinstance(value, int | float) and math.isfinite(value) else "–"
 
 
+def _literal(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _duration(seconds: Any) -> str:
     if _shown(seconds, "{}") == "–":
         return "–"
@@ -160,7 +165,13 @@ def _duration(seconds: Any) -> str:
 def _write_html(page: Path, template: str, *, figures: bool, **content: Any) -> Path:
     """Fill a template of ours, with plotly.js if there are figures, and write it whole or not at all."""
     environment = jinja2.Environment(loader=jinja2.PackageLoader("fervit_lib"), autoescape=True, trim_blocks=True)
-    environment.filters |= {"revision": _revision, "date": _date, "shown": _shown, "duration": _duration}
+    environment.filters |= {
+        "revision": _revision,
+        "date": _date,
+        "shown": _shown,
+        "duration": _duration,
+        "literal": _literal,
+    }
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
     html = environment.get_template(template).render(
         code_css=f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}",

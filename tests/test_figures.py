@@ -122,7 +122,10 @@ def test_use_theme_sets_the_default_and_nothing_before_does() -> None:
         plotly.io.templates.default, plotly.io.renderers.default = before
 
 
-def test_number_formats_suit_a_table_of_runs() -> None:
-    html = RUNS.style.format(figures.NUMBER_FORMATS).to_html()
-    assert "70.0%" in html
-    assert "1,000,000" in html
+def test_a_table_of_runs_names_its_columns() -> None:
+    more = {"balanced_accuracy": 0.5, "macro_f1": 0.5, "weighted_f1": 0.5, "train_seconds": 1234.5}
+    html = figures.table_of_runs(RUNS.assign(**more)).to_html()
+    for text in ("70.0%", "1,000,000", "1,234", "macro-F1"):
+        assert text in html
+    with pytest.raises(ValueError, match="runs: expected columns .*, got none named macro_f1"):
+        figures.table_of_runs(RUNS.assign(**more).drop(columns="macro_f1"))
