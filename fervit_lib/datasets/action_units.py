@@ -59,7 +59,7 @@ ACTION_UNIT_EFFECTS: dict[int, dict[str, float]] = {  # at intensity 1; the effe
 def express(emotion: str, rng: np.random.Generator) -> Expression:
     """An expression of `emotion`, of a strength and with a share of each action unit that `rng` draws."""
     face = Expression()
-    strength = 0.65 + 0.5 * rng.beta(2.2, 1.6)
+    strength = 1.2 + 0.3 * rng.beta(2.2, 1.6)
     jitter = dict(zip(ACTION_UNIT_EFFECTS, rng.uniform(0.75, 1.25, len(ACTION_UNIT_EFFECTS)), strict=True))
     for unit in EMOTION_ACTION_UNITS[emotion]:
         for name, amount in ACTION_UNIT_EFFECTS[unit].items():

@@ -82,11 +82,11 @@ class _Canvas:
 
     def __init__(self, rng: np.random.Generator, size: int):
         self.pixels = size * _SUPERSAMPLE
-        self.roll = rng.normal(0.0, 0.06)  # radians
-        self.yaw = rng.normal(0.0, 0.09)
-        self.pitch = rng.normal(0.0, 0.06)
+        self.roll = rng.normal(0.0, 0.08)  # radians
+        self.yaw = rng.normal(0.0, 0.12)
+        self.pitch = rng.normal(0.0, 0.08)
         self.unit = self.pixels * rng.uniform(0.355, 0.39)  # pixels per face unit
-        self.centre = self.pixels * (np.array([0.5, 0.51]) + rng.normal(0.0, 0.010, 2))
+        self.centre = self.pixels * (np.array([0.5, 0.51]) + rng.normal(0.0, 0.016, 2))
         background = rng.uniform(110, 200) + rng.normal(0, 10, 3)
         self.image = Image.new("RGB", (self.pixels, self.pixels), _rgb(background))
         self.draw = ImageDraw.Draw(self.image)

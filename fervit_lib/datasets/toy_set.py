@@ -10,7 +10,7 @@ import numpy as np
 from fervit_lib.datasets.action_units import EMOTIONS
 from fervit_lib.datasets.toy_faces import toy_face
 
-VERSION = 1  # of the drawing: a set drawn otherwise is drawn anew
+VERSION = 2  # of the drawing: a set drawn otherwise is drawn anew
 MARKER = "SYNTHETIC.json"
 # The splits of ten successive faces of one class: 70/10/20 %, and each split is there from the fourth face on.
 _SPLITS = ("train", "test", "train", "val", "train", "train", "test", "train", "train", "train")
