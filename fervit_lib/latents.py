@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fervit_lib.runs import atomic_write, read_json, write_json
+from fervit_lib.runtime import display_path, resolve
 
 NUM_LAYERS = 18  # styles of a 1024×1024 StyleGAN2
 LATENT_DIM = 512
@@ -51,6 +52,12 @@ def read_fingerprint(path: Path) -> str | None:
         return None
 
 
+def store_fingerprint(folder: Path | str) -> str:
+    """What all shards of a store are made from, as a hash: it changes when any face, label or weight does."""
+    prints = {path.name: read_fingerprint(path) for path in sorted(Path(folder).glob("*.safetensors"))}
+    return hashlib.sha256(json.dumps(prints).encode()).hexdigest()
+
+
 def write_shard(path: Path, codes: Tensor, labels: np.ndarray, paths: Sequence[str], fingerprint: str) -> None:
     """Write codes `(n, 18, 512)` as float16 with their labels `(n,)` and source paths, whole or not at all.
 
@@ -74,14 +81,24 @@ def write_shard(path: Path, codes: Tensor, labels: np.ndarray, paths: Sequence[s
 
 
 def complete_store(
-    folder: Path, num_codes: dict[str, int], *, classes: Sequence[str], encoder: str, synthetic: bool
+    folder: Path, num_codes: dict[str, int], *, classes: Sequence[str], encoder: str, faces: Path, synthetic: bool
 ) -> Path:
-    """Write `store.json`, which makes the shards in `folder` a complete store. Shards beyond it are removed."""
+    """Write `store.json`, which makes the shards in `folder` a complete store. Shards beyond it are removed.
+
+    Args:
+        faces: where `datasets.load_faces` finds the faces again.
+    """
     for split, n in num_codes.items():
         keep = {shard_path(folder, split, i) for i in range(-(-n // SHARD_SIZE))}
         for path in set(folder.glob(f"{split}-[0-9]*.safetensors")) - keep:
             path.unlink()  # left by an earlier run on more images
-    content = {"encoder": encoder, "classes": list(classes), "synthetic": synthetic, "num_codes": num_codes}
+    content = {
+        "encoder": encoder,
+        "classes": list(classes),
+        "faces": display_path(faces),
+        "synthetic": synthetic,
+        "num_codes": num_codes,
+    }
     write_json(folder / "store.json", content)
     return folder / "store.json"
 
@@ -94,6 +111,7 @@ class LatentStore:
     split: str
     encoder: str
     classes: tuple[str, ...]
+    faces: Path
     synthetic: bool
     shards: tuple[dict[str, Any], ...]
 
@@ -121,7 +139,15 @@ class LatentStore:
             raise ValueError(
                 f"{folder}: store.json says {expected} {split} codes, the shards hold {found}; run 01_encode"
             )
-        return cls(folder, split, store["encoder"], tuple(store["classes"]), store["synthetic"], shards)
+        return cls(
+            folder,
+            split,
+            store["encoder"],
+            tuple(store["classes"]),
+            resolve(store["faces"]),
+            store["synthetic"],
+            shards,
+        )
 
     def __len__(self) -> int:
         return len(self.paths)

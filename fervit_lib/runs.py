@@ -117,6 +117,11 @@ class Run:
         return self.folder / "checkpoints" / "best.safetensors"
 
     @property
+    def last_checkpoint(self) -> Path:
+        """The state of a fit after its last epoch, for an exact resume."""
+        return self.folder / "checkpoints" / "last.safetensors"
+
+    @property
     def result(self) -> dict[str, Any]:
         """What the run's notebook wrote last; FileNotFoundError where it has not ended."""
         return read_json(self.folder / "result.json")
@@ -152,9 +157,19 @@ def check_name(argument: str, name: str) -> str:
 
 
 def start_run(
-    reports: Path, experiment: str, step: str, variant: str, *, parameters: Mapping[str, Any], seed: int, device: str
+    reports: Path,
+    experiment: str,
+    step: str,
+    variant: str,
+    *,
+    parameters: Mapping[str, Any],
+    seed: int,
+    device: str,
+    resume: bool = True,
 ) -> Run:
     """Open a run directory: an older result there is removed, and `config.json` says how this one is made.
+
+    The state that an interrupted fit left there stays; that of a fit which ended, or any without `resume`, is removed.
 
     Args:
         reports: the folder of all experiments.
@@ -164,6 +179,8 @@ def start_run(
     for argument, name in (("experiment", experiment), ("step", step), ("variant", variant)):
         check_name(argument, name)
     run = Run(reports, experiment, step, variant)
+    if not resume or (run.folder / "result.json").exists():
+        run.last_checkpoint.unlink(missing_ok=True)
     (run.folder / "result.json").unlink(missing_ok=True)  # an interrupted run must not look complete
     versions = {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES}
     config = {

@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +65,10 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     return f"{device.type} ({torch.get_num_threads()} threads{', fast bf16' if fast_bf16(device) else ''})"
+
+
+def peak_memory(device: torch.device) -> float:
+    """Most memory used so far, GB: of `device` where it is a GPU, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -23,7 +23,7 @@ def fill(folder: Path, n: int = 1500, split: str = "train") -> torch.Tensor:
         write_shard(
             shard_path(folder, split, index), chunk, labels, [f"{i}.png" for i in range(start, start + len(chunk))], "f"
         )
-    complete_store(folder, {split: n}, classes="abcdefg", encoder="autoencoder", synthetic=True)
+    complete_store(folder, {split: n}, classes="abcdefg", encoder="autoencoder", faces=Path("faces"), synthetic=True)
     return codes
 
 

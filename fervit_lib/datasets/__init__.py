@@ -2,7 +2,7 @@
 
 from fervit_lib.datasets.action_units import EMOTIONS
 from fervit_lib.datasets.audit import Audit, audit_faces
-from fervit_lib.datasets.faces import PRIVATE_TEST, SPLITS, FaceDataset, load_faces
+from fervit_lib.datasets.faces import PRIVATE_TEST, SPLITS, FaceDataset, few_shot_mask, load_faces, stratified_mask
 from fervit_lib.datasets.toy_faces import toy_face
 from fervit_lib.datasets.toy_set import draw_toy_faces
 
@@ -14,6 +14,8 @@ __all__ = [
     "FaceDataset",
     "audit_faces",
     "draw_toy_faces",
+    "few_shot_mask",
     "load_faces",
+    "stratified_mask",
     "toy_face",
 ]

@@ -10,7 +10,7 @@ import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from io import TextIOWrapper
 from pathlib import Path, PurePosixPath
@@ -71,7 +71,35 @@ class FaceDataset:
         """
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction: expected a share in (0, 1], got {fraction}")
-        return self.subset(_stratified_mask(self.labels, fraction, seed))
+        return self.subset(stratified_mask(self.labels, fraction, seed))
+
+
+def stratified_mask(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """(N,) bool: a random `fraction` of every class that occurs in `labels` (N,), rounded, at least one.
+
+    With one seed a smaller part lies within every larger one.
+    """
+    return _first_of_each(labels, lambda n: int(fraction * n + 0.5), seed)
+
+
+def few_shot_mask(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
+    """(N,) bool: `shots` random members of every class that occurs in `labels` (N,), nested as `stratified_mask`.
+
+    Raises:
+        ValueError: a class has fewer.
+    """
+    fewest = np.bincount(labels)[np.unique(labels)].min()
+    if not 1 <= shots <= fewest:
+        raise ValueError(f"shots: expected 1 to {fewest}, the faces of the smallest class, got {shots}")
+    return _first_of_each(labels, lambda n: shots, seed)
+
+
+def _first_of_each(labels: np.ndarray, count: Callable[[int], int], seed: int) -> np.ndarray:
+    mask = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        mask[np.random.default_rng((seed, label)).permutation(members)[: max(1, count(len(members)))]] = True
+    return mask
 
 
 def load_faces(path: Path | str, split: str, labels: str = "hard") -> FaceDataset:
@@ -116,16 +144,6 @@ def _open_image(path: Path) -> Image.Image:
     return image.convert("L" if image.mode in ("1", "LA", "I;16") else "RGB")
 
 
-def _stratified_mask(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """(N,) bool: `fraction` of every class that occurs, rounded, at least one."""
-    mask = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        count = max(1, int(fraction * len(members) + 0.5))
-        mask[np.random.default_rng((seed, label)).permutation(members)[:count]] = True
-    return mask
-
-
 def _part_of_train(faces: FaceDataset, split: str) -> FaceDataset:
     """Train or val, of a set that has all its training images in one place."""
     counts = np.bincount(faces.labels, minlength=len(faces.classes))
@@ -134,7 +152,7 @@ def _part_of_train(faces: FaceDataset, split: str) -> FaceDataset:
             f"{faces.source}: class {faces.classes[counts.argmin()]!r} has {counts.min()} training image, expected at "
             f"least 2, since the set has no val split and a part of train becomes one; add images or a val folder"
         )
-    in_val = _stratified_mask(faces.labels, VAL_FRACTION, VAL_SEED)
+    in_val = stratified_mask(faces.labels, VAL_FRACTION, VAL_SEED)
     return faces.subset(in_val if split == "val" else ~in_val)
 
 

@@ -15,15 +15,16 @@ from fervit_lib.latents import LatentStore
 from fervit_lib.models import load_model
 from fervit_lib.runs import Run, completed_runs
 from fervit_lib.runtime import resolve
+from fervit_lib.training import inputs_for
 
-_KEPT = ("approach", "strategy", "seed", "total_parameters", "trainable_parameters", "train_seconds")
+_KEPT = ("approach", "strategy", "seed", "total_parameters", "trainable_parameters", "train_seconds", "peak_memory_gb")
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One run on the codes of its test split: labels and predicted are class numbers (N,), figures a flat row."""
+    """One run on its test split: labels and predicted are class numbers (N,), figures a flat row."""
 
-    codes: Tensor  # (N, 18, 512)
+    inputs: Tensor  # as the model takes them: codes (N, 18, 512), or images (N, 3, S, S)
     labels: np.ndarray
     predicted: np.ndarray
     classes: tuple[str, ...]
@@ -57,9 +58,10 @@ def evaluate_run(run: Run, folder: Path, device: torch.device) -> Evaluated:
             f"{run.folder}: trained on the classes {', '.join(classes)}, but {store.folder} has "
             f"{', '.join(store.classes)}; train again on these codes"
         )
-    labels, probs = store.labels.numpy(), predict_probs(model, store.codes, device)
+    inputs = inputs_for(model, store)
+    labels, probs = store.labels.numpy(), predict_probs(model, inputs, device)
     write_predictions(folder / f"predictions-{run.variant}.parquet", store.paths, labels, probs, classes)
     result = run.result
     row = {"variant": run.variant, "num_test": len(labels), **summary_metrics(labels, probs.argmax(1))}
     row |= {name: result[name] for name in _KEPT}
-    return Evaluated(store.codes, labels, probs.argmax(1), classes, store.synthetic, row)
+    return Evaluated(inputs, labels, probs.argmax(1), classes, store.synthetic, row)

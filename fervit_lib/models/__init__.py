@@ -2,6 +2,20 @@
 
 from fervit_lib.models.create import APPROACHES, create_model, load_model, options_of, save_model
 from fervit_lib.models.hybrid_vit import HybridLatentViT
+from fervit_lib.models.image_vit import ImageModel
+from fervit_lib.models.latent_cnn import LatentCNN
 from fervit_lib.models.latent_vit import LatentViT
+from fervit_lib.models.masked import MaskedAutoencoder
 
-__all__ = ["APPROACHES", "HybridLatentViT", "LatentViT", "create_model", "load_model", "options_of", "save_model"]
+__all__ = [
+    "APPROACHES",
+    "HybridLatentViT",
+    "ImageModel",
+    "LatentCNN",
+    "LatentViT",
+    "MaskedAutoencoder",
+    "create_model",
+    "load_model",
+    "options_of",
+    "save_model",
+]

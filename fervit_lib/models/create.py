@@ -8,14 +8,21 @@ from typing import Any
 from torch import nn
 
 from fervit_lib.models.hybrid_vit import HybridLatentViT
+from fervit_lib.models.image_vit import ImageModel
+from fervit_lib.models.latent_cnn import LatentCNN
 from fervit_lib.models.latent_vit import LatentViT
 from fervit_lib.runs import load_checkpoint, save_checkpoint
 
-APPROACHES: dict[str, type[LatentViT]] = {"scratch": LatentViT, "hybrid": HybridLatentViT}
+APPROACHES: dict[str, type[nn.Module]] = {
+    "scratch": LatentViT,
+    "hybrid": HybridLatentViT,
+    "image": ImageModel,
+    "latent_cnn": LatentCNN,
+}
 
 
 def create_model(approach: str, num_classes: int = 7, **options: Any) -> nn.Module:
-    """A model by approach: `scratch` is `LatentViT`, `hybrid` is `HybridLatentViT`; `options` are its keywords.
+    """A model by approach: one of `APPROACHES`; `options` are the keywords of its class.
 
     Raises:
         ValueError: an unknown approach or option, with the known ones.
@@ -56,7 +63,10 @@ def load_model(path: Path) -> tuple[nn.Module, tuple[str, ...]]:
     if "approach" not in metadata:
         raise ValueError(f"{path}: expected a trained model, got a checkpoint of kind {metadata.get('kind')!r}")
     classes = tuple(metadata["classes"])
-    model = create_model(metadata["approach"], len(classes), **metadata["options"])
+    options = metadata["options"]
+    if "pretrained" in options:
+        options |= {"pretrained": "none"}  # all weights are in the checkpoint
+    model = create_model(metadata["approach"], len(classes), **options)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

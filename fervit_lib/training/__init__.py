@@ -5,20 +5,37 @@ import warnings
 with warnings.catch_warnings(action="ignore", category=FutureWarning):
     import fastai.learner  # noqa: F401  (its import calls torch.jit, which torch has deprecated)
 
+from fervit_lib.training.augment import AugmentCodes, AugmentImages
 from fervit_lib.training.autoencoder import fit_autoencoder
 from fervit_lib.training.callbacks import SaveBest
-from fervit_lib.training.data import latent_dls
-from fervit_lib.training.learner import build_learner
-from fervit_lib.training.strategies import STRATEGIES, Strategy, get_strategy, parameter_groups, parameter_table
+from fervit_lib.training.data import face_dls, inputs_for, is_image
+from fervit_lib.training.learner import build_learner, fit
+from fervit_lib.training.pretrain import fit_masked, reconstruct
+from fervit_lib.training.strategies import (
+    STRATEGIES,
+    Strategy,
+    check_start,
+    get_strategy,
+    parameter_groups,
+    parameter_table,
+)
 
 __all__ = [
     "STRATEGIES",
+    "AugmentCodes",
+    "AugmentImages",
     "SaveBest",
     "Strategy",
     "build_learner",
+    "check_start",
+    "face_dls",
+    "fit",
     "fit_autoencoder",
+    "fit_masked",
     "get_strategy",
-    "latent_dls",
+    "inputs_for",
+    "is_image",
     "parameter_groups",
     "parameter_table",
+    "reconstruct",
 ]

@@ -1,13 +1,20 @@
-"""What happens around a fit: best weights, curves for TensorBoard, frozen parts kept still."""
+"""What happens around a fit: curves, best weights, frozen parts kept still, averages, and a stop where sense ends."""
 
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.tracker import TrackerCallback
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+
+from fervit_lib.runs import atomic_write
 
 
 class SaveBest(TrackerCallback):
@@ -18,11 +25,12 @@ class SaveBest(TrackerCallback):
         best_values: every metric of that epoch by name.
     """
 
-    order = 61  # after the Recorder has this epoch's metrics
+    order = 61  # after the Recorder has this epoch's metrics, before `Ema` takes the averaged weights out again
 
     def __init__(self, save: Callable[[], None], monitor: str = "macro_f1") -> None:
         super().__init__(monitor=monitor, comp=np.greater)
         self.save = save
+        self.best_epoch, self.best_values = -1, {}
 
     def after_epoch(self) -> None:
         super().after_epoch()
@@ -31,24 +39,118 @@ class SaveBest(TrackerCallback):
             self.best_values = dict(zip(self.recorder.metric_names[1:-1], self.recorder.values[-1], strict=True))
             self.save()
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": float(self.best), "best_epoch": self.best_epoch, "best_values": self.best_values}
 
-class TensorBoard(Callback):
-    """The curves of `metrics.csv`, a point an epoch. (fastai's own logs every AdamW option and fails on unset ones.)"""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.best_epoch, self.best_values = state["best"], state["best_epoch"], state["best_values"]
+
+
+class Curves(Callback):
+    """`metrics.csv` and TensorBoard: a row, and a point a curve, an epoch; of a fit that goes on, the rows before too."""
 
     order = 62
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.rows: list[dict[str, float]] = []
 
     def before_fit(self) -> None:
-        self.writer = SummaryWriter(str(self.folder))
+        self.run = not hasattr(self.learn, "lr_finder")
+        if self.run:
+            self.rows = []
+
+    def before_epoch(self) -> None:
+        self.started = time.perf_counter()
 
     def after_epoch(self) -> None:
-        for name, value in zip(self.recorder.metric_names[1:-1], self.recorder.values[-1], strict=True):
-            self.writer.add_scalar(name, value, self.epoch)
+        names = self.recorder.metric_names[1:-1]
+        row = {"epoch": self.epoch} | dict(zip(names, map(float, self.recorder.values[-1]), strict=True))
+        self.rows.append(row | {"seconds": time.perf_counter() - self.started})
+        with atomic_write(self.folder / "metrics.csv") as temporary:
+            pd.DataFrame(self.rows).to_csv(temporary, index=False)
 
     def after_fit(self) -> None:
-        self.writer.close()
+        if self.run and self.rows:
+            with SummaryWriter(str(self.folder / "tensorboard")) as writer:
+                for row in self.rows:
+                    for name, value in row.items():
+                        if name not in ("epoch", "seconds"):
+                            writer.add_scalar(name, value, int(row["epoch"]))
+        self.run = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows = state["rows"]
+
+
+class Ema(Callback):
+    """A moving average of the weights, which is what is validated and kept as best.
+
+    The decay warms up as min(decay, (1 + steps) / (10 + steps)), so that the start is soon forgotten.
+    """
+
+    order = 65  # takes the average out again after SaveBest
+
+    def __init__(self, decay: float) -> None:
+        if not 0 < decay < 1:
+            raise ValueError(f"ema: expected a decay in (0, 1), got {decay}")
+        self.decay, self.steps, self.swapped = decay, 0, False
+
+    def before_fit(self) -> None:
+        self.run = not hasattr(self.learn, "lr_finder")
+        self.weights = [p for p in self.model.parameters()]
+        self.average, self.steps = [p.detach().clone() for p in self.weights], 0
+
+    def after_step(self) -> None:
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.weights], 1 - decay)
+
+    def _swap(self) -> None:
+        for parameter, average in zip(self.weights, self.average, strict=True):
+            parameter.data, average.data = average.data, parameter.data
+        self.swapped = not self.swapped
+
+    def before_validate(self) -> None:
+        self._swap()
+
+    def after_epoch(self) -> None:
+        if self.swapped:
+            self._swap()
+
+    def after_fit(self) -> None:
+        if self.swapped:
+            self._swap()
+        self.run = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {str(i): average for i, average in enumerate(self.average)}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        for i, average in enumerate(self.average):
+            average.copy_(tensors[str(i)])
+
+
+class StopOnNan(Callback):
+    """Raise where the loss is no number any more; the last checkpoint stays as it is."""
+
+    order = -9
+
+    def after_loss(self) -> None:
+        if self.training and not math.isfinite(self.loss.item()):
+            raise ValueError(
+                f"loss is {self.loss.item()} in epoch {self.epoch}, batch {self.iter}: the learning rate is too high "
+                f"or the inputs hold no numbers; lower lr, or clip gradients with grad_clip=1"
+            )
 
 
 class Bf16(Callback):

@@ -1,20 +1,26 @@
 """Tensors to fastai batches with no Python per sample."""
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 
+from fervit_lib.datasets import FaceDataset, few_shot_mask, load_faces, stratified_mask
 from fervit_lib.latents import LatentStore
+from fervit_lib.models import ImageModel
 
 
 class TensorBatches(DataLoader):
     """A fastai DataLoader over tensors that stay on their device: a batch is one indexing operation.
 
-    The order is fastai's, drawn from python's seeded random state.
+    The order is drawn from torch's seeded random state.
 
     Args:
         views: inputs (N, …), one tensor a view; each time a sample comes up, one of its views is drawn.
@@ -27,9 +33,9 @@ class TensorBatches(DataLoader):
         self.views, self.targets = views, targets
         super().__init__(targets, bs=bs, shuffle=shuffle, drop_last=shuffle, device=targets.device)
 
-    def create_batches(self, samples: Sequence[int]) -> Iterator[tuple[Tensor, ...]]:
-        indices = torch.as_tensor(list(samples), device=self.targets.device)
-        for chunk in indices.split(self.bs):
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.targets)) if self.shuffle else torch.arange(len(self.targets))
+        for chunk in order.to(self.targets.device).split(self.bs):
             if len(chunk) == self.bs or not self.drop_last:
                 inputs = self._draw_view(chunk)
                 # Codes rest in half precision; mixing and layers in float32 want them whole.
@@ -46,25 +52,100 @@ class TensorBatches(DataLoader):
         return inputs
 
 
-def latent_dls(folder: Path, *, batch_size: int, device: torch.device) -> DataLoaders:
-    """Train and val codes of a store, resident on `device`; batches are (codes float32 (B, 18, 512), labels (B,)).
+def training_part(store: LatentStore, *, fraction: float = 1.0, shots: int = 0, seed: int = 0) -> np.ndarray:
+    """(N,) bool: which training faces are used. The same for every approach, strategy and training seed.
 
-    Training draws among all views of a face that the store holds.
+    Args:
+        fraction: share of every class, in (0, 1].
+        shots: faces of every class; 0: as `fraction` says.
+        seed: draws them.
 
     Raises:
-        ValueError: a class has no training code, or a batch is larger than the set.
+        ValueError: a class has no training face, or fewer than `shots`; `fraction` is out of range.
+    """
+    present = torch.bincount(store.labels, minlength=len(store.classes))
+    if len(present) > len(store.classes):
+        raise ValueError(
+            f"{store.folder}: labels up to {len(present) - 1}, but {len(store.classes)} classes; encode again"
+        )
+    if empty := [name for name, n in zip(store.classes, present, strict=True) if n == 0]:
+        raise ValueError(
+            f"{store.folder}: no training code of {', '.join(empty)}; add faces of that class, or drop its folder"
+        )
+    if not 0 < fraction <= 1:
+        raise ValueError(f"data_fraction: expected a share in (0, 1], got {fraction}")
+    labels = store.labels.numpy()
+    return few_shot_mask(labels, shots, seed) if shots else stratified_mask(labels, fraction, seed)
+
+
+def face_dls(model: nn.Module, folder: Path, *, batch_size: int, device: torch.device, **part: float) -> DataLoaders:
+    """Train and val faces of a store as `model` takes them, resident on `device`.
+
+    Batches are (codes float32 (B, 18, 512), labels (B,)), training drawing among all views of a face that the store
+    holds; for a model over pixels (images uint8 (B, 3, S, S), labels (B,)) of the very same faces.
+
+    Args:
+        part: which training faces, see `training_part`.
+
+    Raises:
+        ValueError: as `training_part`; a batch is larger than the set; the codes or labels do not fit the model; or the
+            faces are not where they were encoded.
     """
     views, val = LatentStore.open_views(folder), LatentStore.open(folder, "val")
-    train = views[0]
-    present = torch.bincount(train.labels, minlength=len(train.classes))
-    if empty := [name for name, n in zip(train.classes, present, strict=True) if n == 0]:
-        raise ValueError(
-            f"{folder}: no training code of {', '.join(empty)}; add faces of that class, or drop its folder"
-        )
+    chosen = training_part(views[0], **part)
+    inputs = [inputs_for(model, view, np.flatnonzero(chosen)) for view in views[: 1 if is_image(model) else None]]
+    labels = views[0].labels[torch.from_numpy(chosen)]
     dls = DataLoaders(
-        TensorBatches([v.codes.to(device) for v in views], train.labels.to(device), bs=batch_size, shuffle=True),
-        TensorBatches([val.codes.to(device)], val.labels.to(device), bs=min(512, len(val))),
+        TensorBatches([view.to(device) for view in inputs], labels.to(device), bs=batch_size, shuffle=True),
+        TensorBatches([inputs_for(model, val).to(device)], val.labels.to(device), bs=min(512, len(val))),
         device=device,
     )
-    dls.classes, dls.synthetic = train.classes, train.synthetic
+    dls.classes, dls.synthetic = val.classes, val.synthetic
     return dls
+
+
+def is_image(model: nn.Module) -> bool:
+    return isinstance(model, ImageModel)
+
+
+def inputs_for(model: nn.Module, store: LatentStore, indices: np.ndarray | None = None) -> Tensor:
+    """The faces of a store's split as `model` takes them: codes (n, 18, 512), or images (n, 3, S, S) uint8.
+
+    Args:
+        indices: which; None: all.
+
+    Raises:
+        ValueError: codes of another shape than the model's; a face is gone since its code was made.
+    """
+    indices = np.arange(len(store)) if indices is None else indices
+    if is_image(model):
+        return load_pixels(store, indices, model.image_size)
+    if store.codes.shape[1:] != model.input_shape:
+        raise ValueError(
+            f"{store.folder}: expected codes of shape {model.input_shape}, as the model takes them, got "
+            f"{tuple(store.codes.shape[1:])}; give the model latent_dim and num_tokens of these codes, or encode again"
+        )
+    return store.codes[torch.from_numpy(indices)]
+
+
+def load_pixels(store: LatentStore, indices: np.ndarray, image_size: int) -> Tensor:
+    """The faces at `indices` of a store's split as images, (n, 3, S, S) uint8 RGB.
+
+    S is the faces' own side, or `image_size` where they are larger.
+    """
+    faces = load_faces(store.faces, store.split)
+    place = {path: i for i, path in enumerate(faces.paths)}
+    if missing := [store.paths[i] for i in indices if store.paths[i] not in place]:
+        raise ValueError(f"{store.faces}: {missing[0]} is gone since its code was made; put it back, or run 01_encode")
+    return _stack(faces, [place[store.paths[i]] for i in indices], image_size)
+
+
+def _stack(faces: FaceDataset, indices: list[int], image_size: int) -> Tensor:
+    side = min(image_size, max(faces[indices[0]][0].size))
+
+    def pixels(index: int) -> np.ndarray:
+        image = faces[index][0].convert("RGB")
+        return np.asarray(image if image.size == (side, side) else image.resize((side, side), Image.Resampling.BICUBIC))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes outside Python's lock
+        return torch.from_numpy(np.stack(list(pool.map(pixels, indices)))).permute(0, 3, 1, 2).contiguous()

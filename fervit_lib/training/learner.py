@@ -1,14 +1,15 @@
-"""The one Learner: a model, its batches and a strategy."""
+"""The one Learner: a model, its batches and a strategy; and the one fit."""
 
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import fastai.callback.schedule  # noqa: F401  (gives Learner its fit_one_cycle)
+import fastai.callback.schedule  # noqa: F401  (gives Learner its lr_find)
 import numpy as np
+import pandas as pd
 import torch
 from fastai.callback.mixup import MixUp
-from fastai.callback.progress import CSVLogger
+from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
@@ -18,7 +19,9 @@ from sklearn.metrics import f1_score
 from torch import Tensor, nn
 
 from fervit_lib.runtime import fast_bf16
-from fervit_lib.training.callbacks import Bf16, KeepFrozenStill, TensorBoard
+from fervit_lib.training.callbacks import Bf16, Curves, Ema, KeepFrozenStill, StopOnNan
+from fervit_lib.training.resume import KeepLast, ResumableLearner, read_state
+from fervit_lib.training.schedule import EarlyStopping, Phase, Plateau, Schedule
 from fervit_lib.training.strategies import Strategy, parameter_groups
 
 PRECISIONS = ("auto", "float32", "bf16")
@@ -43,30 +46,37 @@ def build_learner(
     strategy: Strategy,
     *,
     folder: Path,
-    lr: float | None = None,
+    freeze_stages: int = 6,
     weighted: bool = False,
     label_smoothing: float = 0.0,
     mixup: float = 0.0,
-    precision: str = "auto",
     weight_decay: float = WEIGHT_DECAY,
+    grad_clip: float = 0.0,
+    ema: float = 0.0,
+    precision: str = "auto",
     cbs: list[Any] | None = None,
 ) -> Learner:
-    """A fastai Learner that trains what `strategy` says with AdamW; `fit_one_cycle(n, learn.lr_max)` fits it.
+    """A fastai Learner with the parameter groups of `strategy` and AdamW; `fit` trains it.
 
-    It logs each epoch to `folder/metrics.csv` and `folder/tensorboard/`.
+    It logs each epoch to `folder/metrics.csv`, and the curves to `folder/tensorboard/`.
 
     Args:
-        lr: base rate; None is the strategy's own.
+        freeze_stages: see `parameter_groups`.
         weighted: weigh the loss by class, see `class_weights`.
-        mixup: train on pairs of codes and labels mixed by a share from Beta(mixup, mixup), Zhang et al. 2018; 0: off.
+        label_smoothing: part of the target spread over all classes, in [0, 1).
+        mixup: train on pairs of inputs and labels mixed by a share from Beta(mixup, mixup), Zhang et al. 2018; 0: off.
+        grad_clip: largest norm of the gradient; 0: not clipped.
+        ema: decay of the moving average of the weights, which is validated and kept instead of them; 0: none.
         precision: `auto` is bf16 where the device is fast in it, else float32.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing: expected a share in [0, 1), got {label_smoothing}")
     folder.mkdir(parents=True, exist_ok=True)
-    groups = parameter_groups(model, strategy, lr)
+    groups = parameter_groups(model, strategy, freeze_stages=freeze_stages)
     weight = class_weights(dls.train.targets, len(dls.classes)) if weighted else None
-    learn = Learner(
+    learn = ResumableLearner(
         dls,
         model,
         loss_func=CrossEntropyLossFlat(weight=weight, label_smoothing=label_smoothing),
@@ -78,14 +88,92 @@ def build_learner(
         path=folder,
         cbs=[
             KeepFrozenStill(),
-            CSVLogger(fname="metrics.csv"),
-            TensorBoard(folder / "tensorboard"),
+            StopOnNan(),
+            Curves(folder),
             *([MixUp(mixup)] if mixup else []),
+            *([GradientClip(grad_clip)] if grad_clip else []),
+            *([Ema(ema)] if ema else []),
+            *([Bf16()] if precision == "bf16" or (precision == "auto" and fast_bf16(dls.device)) else []),
             *(cbs or []),
         ],
     )
-    learn.lr_max = np.array([group.lr for group in groups])
-    learn.freeze_to(sum(not group.trains for group in groups))
-    if precision == "bf16" or (precision == "auto" and fast_bf16(dls.device)):
-        learn.add_cb(Bf16())
+    learn.groups = groups
     return learn
+
+
+def plan_phases(learn: Learner, strategy: Strategy, lr: float) -> list[Phase]:
+    """The phases of a fit at the peak rate `lr`: one, or head first and then what `strategy` trains."""
+    groups = learn.groups
+    factors = np.array([group.lr_factor for group in groups])
+    then = Phase(1 - strategy.head_first, lr * factors, sum(not group.trains for group in groups))
+    if not strategy.head_first:
+        return [then]
+    return [Phase(strategy.head_first, lr * np.ones(len(groups)), sum(not group.first for group in groups)), then]
+
+
+def fit(
+    learn: Learner,
+    strategy: Strategy,
+    *,
+    epochs: int,
+    lr: float | None = None,
+    schedule: str = "one_cycle",
+    warmup: float = 0.0,
+    patience: int = 0,
+    state: Path | None = None,
+    settings: dict[str, Any] | None = None,
+) -> float:
+    """Train as `strategy` says, going on from `state` where an interrupted fit of the same `settings` left it.
+
+    Args:
+        lr: peak rate of a part with factor 1; None: the strategy's own, or what `lr_find` suggests if it has none.
+        schedule: see `schedule.lr_shape`; `plateau` halves the rates when macro-F1 stands still.
+        warmup: share of the way on which the rates rise.
+        patience: epochs without a better macro-F1 after which to stop; 0: never.
+        state: file of the state after each epoch; None: none is kept.
+        settings: everything that decides the fit, JSON: a state of other settings is not taken up.
+
+    Returns:
+        The peak rate.
+
+    Raises:
+        ValueError: the loss is no number any more, or memory ran out, with the parameter to lower.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs: expected at least 1, got {epochs}")
+    identity = {"epochs": epochs, "lr": lr, **(settings or {})}
+    learn.create_opt()
+    peak = _peak_rate(learn, strategy, lr, state, identity)
+    plan = Schedule(plan_phases(learn, strategy, peak), schedule, warmup)
+    cbs = [plan]
+    if schedule == "plateau":
+        cbs.append(Plateau(plan))
+    if patience:
+        cbs.append(EarlyStopping(patience))
+    if state:
+        cbs.append(KeepLast(state, identity, peak))
+    try:
+        learn.fit(epochs, cbs=cbs)
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"batch_size: {learn.dls.train.bs} samples in a step do not fit into the memory of {learn.dls.device} "
+            f"({error}); lower batch_size, or take a smaller model"
+        ) from error
+    return peak
+
+
+def _peak_rate(
+    learn: Learner, strategy: Strategy, lr: float | None, state: Path | None, identity: dict[str, Any]
+) -> float:
+    if lr or strategy.lr:
+        return lr or strategy.lr
+    if state and (kept := read_state(state, identity)):  # found before the interruption
+        return kept[1]["peak"]
+    learn.freeze_to(sum(not group.first for group in learn.groups))
+    with learn.no_bar():
+        found = learn.lr_find(show_plot=False).valley
+    learn.rates_tried = pd.DataFrame(
+        {"lr": learn.recorder.lrs, "loss": [float(loss) for loss in learn.recorder.losses]}
+    )
+    learn.create_opt()  # nothing of the search is left in the moments
+    return float(found)

@@ -1,20 +1,27 @@
 """Fine-tuning strategies: which parts of a model train, and at what rate."""
 
+import re
 from dataclasses import dataclass, field
 
 import pandas as pd
 from torch import nn
 
-# The first name that a parameter's name starts with says its part; `transformer` is the rest.
+# From the part that is most the transformer's own to the one that is most the task's.
+PARTS = ("lower_blocks", "transformer", "position", "adapter", "input_proj", "head")
+
+# The first name that a parameter's name starts with says its part.
 _PREFIXES = {
     "head": "head",
     "input_proj": "input_proj",
+    "entry": "input_proj",
     "cls_token": "position",
     "pos_embed": "position",
+    "reg_token": "position",
+    "band_embed": "position",
     "blocks": "transformer",
     "norm": "transformer",
+    "norm_pre": "transformer",
 }
-PARTS = ("transformer", "position", "input_proj", "head")
 
 
 @dataclass(frozen=True)
@@ -23,16 +30,38 @@ class Strategy:
 
     A model's `entry_parts` train whatever the strategy: without them nothing can enter a transformer that came from
     elsewhere.
+
+    Attributes:
+        trains: parts that train.
+        lr: peak rate of a part with factor 1; None: found by fastai's `lr_find`.
+        lr_factors: part → multiple of `lr`; 1 where not named.
+        adapters: the model needs adapters.
+        lower_blocks: which blocks make the part of that name: `none`, those below the parameter `freeze_stages`, or
+            the lower `half`.
+        head_first: share of the epochs in which only head and entry parts train.
     """
 
     trains: tuple[str, ...]
-    lr: float
-    lr_factors: dict[str, float] = field(default_factory=dict)  # part → multiple of lr; 1 where not named
+    lr: float | None
+    lr_factors: dict[str, float] = field(default_factory=dict)
+    adapters: bool = False
+    lower_blocks: str = "none"
+    head_first: float = 0.0
 
 
 STRATEGIES: dict[str, Strategy] = {
-    "full": Strategy(PARTS, lr=1e-4, lr_factors={"input_proj": 10, "head": 10, "position": 5}),
+    "full": Strategy(PARTS, lr=1e-4, lr_factors={"input_proj": 10, "head": 10, "position": 5, "adapter": 10}),
+    "adapter": Strategy(("adapter", "input_proj", "head"), lr=1e-3, adapters=True),
     "linear_probe": Strategy(("head",), lr=1e-3),
+    "partial": Strategy(("transformer", "head"), lr=3e-4, lower_blocks="freeze_stages"),
+    # fastai's `fine_tune`: head first, then everything, the rate falling by tens towards the input (Howard & Ruder 2018).
+    "gradual": Strategy(
+        PARTS,
+        lr=None,
+        lr_factors={"lower_blocks": 0.01, "transformer": 0.1, "position": 0.01},
+        lower_blocks="half",
+        head_first=0.25,
+    ),
 }
 
 
@@ -43,7 +72,8 @@ class ParameterGroup:
     part: str
     parameters: list[nn.Parameter]
     trains: bool
-    lr: float
+    first: bool  # trains in the first phase already, where the strategy has one
+    lr_factor: float
     weight_decay: bool  # position embeddings and CLS are points, not maps: decay would pull them to 0
 
     @property
@@ -57,40 +87,95 @@ def get_strategy(name: str) -> Strategy:
     return STRATEGIES[name]
 
 
-def part_of(name: str) -> str:
-    """The part that a parameter belongs to, by its name.
+def check_start(strategy: str, pretrained: str) -> None:
+    """Refuse to freeze a transformer that nobody trained, unless it is asked for by the name `random`.
+
+    Raises:
+        ValueError: the strategy keeps blocks as they are, and `pretrained` is `none`.
+    """
+    trains = get_strategy(strategy).trains
+    if pretrained == "none" and not {"lower_blocks", "transformer"} <= set(trains):
+        raise ValueError(
+            f"pretrained: {strategy} freezes the transformer, or a part of it, and with 'none' its weights are random, "
+            f"a mistake that reads like a result; give it weights (imagenet, a file, mae), or say pretrained='random' "
+            f"for a baseline"
+        )
+
+
+def part_of(name: str, lower_blocks: int = 0) -> str:
+    """The part that a parameter belongs to, by its name; blocks below `lower_blocks` are a part of their own.
+
+    Of a timm model behind `body`, what is not position or block belongs to the part of the blocks it feeds: the patch
+    embedding and a CNN's stages to the transformer.
 
     Raises:
         ValueError: no part claims it, so that none is forgotten when a model grows.
     """
-    for prefix, part in _PREFIXES.items():
-        if name == prefix or name.startswith(prefix + "."):
-            return part
+    if block := re.match(r"(?:body\.)?blocks\.(\d+)\.(adapter\.)?", name):
+        if block[2]:
+            return "adapter"
+        return "lower_blocks" if int(block[1]) < lower_blocks else "transformer"
+    in_body = name.startswith("body.")
+    own = name.removeprefix("body.").split(".")[0]
+    if in_body:
+        if _PREFIXES.get(own) == "position":
+            return "position"
+        return "lower_blocks" if own == "patch_embed" and lower_blocks else "transformer"
+    if own in _PREFIXES:
+        return _PREFIXES[own]
     raise ValueError(f"parameter {name!r} belongs to no part; name it after one of {', '.join(_PREFIXES)}")
 
 
-def parameter_groups(model: nn.Module, strategy: Strategy, lr: float | None = None) -> list[ParameterGroup]:
+def num_blocks(model: nn.Module) -> int:
+    """How many transformer blocks a model has; 0 for a CNN of timm."""
+    names = (re.match(r"(?:body\.)?blocks\.(\d+)\.", name) for name, _ in model.named_parameters())
+    return max((int(name[1]) + 1 for name in names if name), default=0)
+
+
+def parameter_groups(model: nn.Module, strategy: Strategy, *, freeze_stages: int = 6) -> list[ParameterGroup]:
     """Every parameter of `model` exactly once, a group a part; the frozen groups first, as fastai's `freeze_to` wants.
 
     Args:
-        lr: overrides the strategy's base rate.
+        freeze_stages: where the strategy's lower blocks end, if it says so.
+
+    Raises:
+        ValueError: `freeze_stages` leaves no block to train or to freeze, or the strategy needs adapters and the model
+            has none.
     """
+    depth = num_blocks(model)
+    lower = {"none": 0, "half": depth // 2, "freeze_stages": freeze_stages}[strategy.lower_blocks]
+    if strategy.lower_blocks == "freeze_stages" and not 0 < freeze_stages < depth:
+        raise ValueError(
+            f"freeze_stages: expected 1 to {depth - 1} for this model of {depth} blocks, got {freeze_stages}"
+            if depth > 1
+            else "strategy: partial freezes lower blocks, and this model has no blocks to choose from"
+        )
     members: dict[str, list[nn.Parameter]] = {part: [] for part in PARTS}
     for name, parameter in model.named_parameters():
-        members[part_of(name)].append(parameter)
-    trained = {*strategy.trains, *model.entry_parts}
-    base = strategy.lr if lr is None else lr
+        members[part_of(name, lower)].append(parameter)
+    if strategy.adapters and not members["adapter"]:
+        raise ValueError("adapter_dim: the strategy trains adapters, but the model has none; give adapter_dim=64")
+    fresh = {"head", "adapter", *model.entry_parts}
     groups = [
-        ParameterGroup(part, parameters, part in trained, base * strategy.lr_factors.get(part, 1), part != "position")
+        ParameterGroup(
+            part,
+            parameters,
+            trains=part in {*strategy.trains, *model.entry_parts},
+            first=part in fresh,
+            lr_factor=strategy.lr_factors.get(part, 1.0),
+            weight_decay=part != "position",
+        )
         for part, parameters in members.items()
         if parameters
     ]
-    return sorted(groups, key=lambda group: group.trains)
+    return sorted(groups, key=lambda group: (group.trains, group.first))
 
 
 def parameter_table(groups: list[ParameterGroup]) -> pd.DataFrame:
-    """What trains: a row a part, and their sum."""
-    rows = [(g.part, g.num_parameters, g.num_parameters if g.trains else 0, g.lr if g.trains else 0.0) for g in groups]
-    table = pd.DataFrame(rows, columns=["part", "parameters", "trainable", "learning rate"]).set_index("part")
-    table.loc["total"] = [table["parameters"].sum(), table["trainable"].sum(), float("nan")]
-    return table.astype({"parameters": int, "trainable": int})
+    """Total, trainable and frozen parameters and the multiple of the learning rate: a row a part, and their sum."""
+    rows = [(g.part, g.num_parameters, g.num_parameters if g.trains else 0) for g in groups]
+    table = pd.DataFrame(rows, columns=["part", "parameters", "trainable"]).set_index("part")
+    table["frozen"] = table["parameters"] - table["trainable"]
+    table["rate factor"] = [g.lr_factor if g.trains else 0.0 for g in groups]
+    table.loc["total"] = [*table[["parameters", "trainable", "frozen"]].sum(), float("nan")]
+    return table.astype({"parameters": int, "trainable": int, "frozen": int})

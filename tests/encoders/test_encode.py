@@ -115,7 +115,9 @@ def test_killed_and_started_again_gives_the_same_store(tmp_path: Path, after_sha
         LatentStore.open(killed, "train")
     assert encode(killed, faces) == 3000 - 1024 * after_shards  # whole shards are kept
     for folder in (undisturbed, killed):
-        complete_store(folder, {"train": 3000}, classes=faces.classes, encoder="mean", synthetic=False)
+        complete_store(
+            folder, {"train": 3000}, classes=faces.classes, encoder="mean", faces=Path("faces"), synthetic=False
+        )
     names = sorted(path.name for path in undisturbed.iterdir())
     assert sorted(path.name for path in killed.iterdir() if not path.name.endswith(".tmp")) == names
     for name in names:

@@ -87,7 +87,9 @@ def test_evaluate_run(make_store: Callable[..., Path], tmp_path: Path) -> None:
     [run] = runs_to_compare(tmp_path / "reports", "tiny")
     with pytest.raises(ValueError, match="trained on the classes a, h, s, but .* has angry, happy, sad"):
         evaluate_run(run, tmp_path, CPU)
-    complete_store(store, {"train": 96, "val": 30, "test": 30}, classes="ahs", encoder="a", synthetic=True)
+    complete_store(
+        store, {"train": 96, "val": 30, "test": 30}, classes="ahs", encoder="a", faces=Path("faces"), synthetic=True
+    )
     found = evaluate_run(run, tmp_path, CPU)
     assert found.confusion.sum() == found.figures["num_test"] == 30
     assert found.figures["accuracy"] == pytest.approx(np.trace(found.confusion) / 30)

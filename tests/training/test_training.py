@@ -175,7 +175,7 @@ def test_errors(make_store: Callable[..., Path], tmp_path: Path) -> None:
     dls = latent_dls(store, batch_size=16, device=CPU)
     with pytest.raises(ValueError, match="precision: expected one of auto, float32, bf16, got 'fp8'"):
         build_learner(create_model("scratch", 3), dls, STRATEGIES["full"], folder=tmp_path, precision="fp8")
-    complete_store(store, {"train": 96, "val": 30}, classes="abcd", encoder="a", synthetic=True)
+    complete_store(store, {"train": 96, "val": 30}, classes="abcd", encoder="a", faces=Path("faces"), synthetic=True)
     with pytest.raises(ValueError, match="no training code of d"):
         latent_dls(store, batch_size=16, device=CPU)
 

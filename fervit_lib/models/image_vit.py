@@ -1,0 +1,85 @@
+"""Models over pixels: any timm ViT, and any timm CNN beside it."""
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from fervit_lib.models.layers import with_adapters
+from fervit_lib.models.pretrained import create_timm
+
+
+class ImageModel(nn.Module):
+    """Images (B, 3 or 1, H, W) in [0, 1] or uint8 → logits (B, num_classes), by a timm model and a linear head.
+
+    Images are resized to the model's size (bicubic) and normalised with the model's own mean and spread in here, so
+    that small faces can rest small on the device.
+
+    Args:
+        model_name: any timm classification model: `vit_small_patch16_224`, `resnet18`, …
+        pretrained: see `pretrained.create_timm`.
+        image_size: side of the square that the model sees, pixels; 0: the model's own.
+        patch_size: side of a ViT's patch, pixels; 0: the model's own. Published patch weights are resampled to it.
+        drop_rate: dropout before the head.
+        adapter_dim: bottleneck of the adapter after each block of a ViT; 0: no adapters.
+    """
+
+    entry_parts: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        num_classes: int = 7,
+        *,
+        model_name: str = "vit_tiny_patch16_224",
+        pretrained: str,
+        image_size: int = 0,
+        patch_size: int = 0,
+        drop_rate: float = 0.1,
+        adapter_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        vit_options = {"img_size": image_size or None, "patch_size": patch_size or None}
+        self.body = create_timm(model_name, pretrained, **(vit_options if "vit" in model_name else {}))
+        config = self.body.pretrained_cfg
+        self.image_size = image_size or config["input_size"][-1]
+        if adapter_dim:
+            if not isinstance(self.body, VisionTransformer):
+                raise ValueError(f"adapter_dim: expected 0 for {model_name}, which has no transformer blocks")
+            self.body.blocks = with_adapters(self.body.blocks, self.body.embed_dim, adapter_dim)
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(config[name]).view(1, 3, 1, 1), persistent=False)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.head = nn.Linear(self.body.num_features, num_classes)
+        self.input_shape = (3, self.image_size, self.image_size)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Images as the model takes them: (B, 3, image_size, image_size), normalised."""
+        if images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise ValueError(f"images: expected (B, 3, H, W) or (B, 1, H, W), got {tuple(images.shape)}")
+        if not images.is_floating_point():
+            images = images.float() / 255
+        if images.shape[-2:] != self.input_shape[1:]:
+            images = F.interpolate(images, self.input_shape[1:], mode="bicubic", align_corners=False).clamp(0, 1)
+        return (images - self.mean) / self.std
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images → CLS (and registers) (B, P, D) and one placed token a patch (B, N, D), of a ViT."""
+        if not isinstance(self.body, VisionTransformer):
+            raise ValueError(f"expected a ViT, whose images become tokens, got a {type(self.body).__name__}")
+        tokens = self.body.patch_drop(self.body._pos_embed(self.body.patch_embed(self.prepare(images))))
+        return tokens[:, : self.body.num_prefix_tokens], tokens[:, self.body.num_prefix_tokens :]
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Placed tokens (B, P + N, D) → normalised tokens, of a ViT."""
+        return self.body.norm(self.body.blocks(self.body.norm_pre(tokens)))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Tokens (B, P + N, D) of a ViT, maps (B, C, h, w) of a CNN."""
+        return self.body.forward_features(self.prepare(images))
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """What `forward_features` gives → logits (B, num_classes)."""
+        return self.head(self.head_drop(self.body.forward_head(features, pre_logits=True)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(images))

@@ -1,0 +1,68 @@
+"""Batches changed at random, on the device, a different way for every sample."""
+
+import torch
+from fastai.callback.core import Callback
+from fastai.vision.augment import Brightness, Contrast, Flip, Rotate, Zoom
+from fastai.vision.core import TensorImage
+from torch import Tensor
+
+
+class AugmentCodes(Callback):
+    """Training codes with noise, another length, and whole layers hidden.
+
+    Args:
+        noise: standard deviation of added noise, as a share of each dimension's spread over the batch.
+        scale: codes are multiplied by a number from [1 - scale, 1 + scale].
+        mask: chance of each layer to be set to zero.
+    """
+
+    order = -5  # before mixup
+
+    def __init__(self, noise: float = 0.0, scale: float = 0.0, mask: float = 0.0) -> None:
+        for name, value in (("noise", noise), ("scale", scale), ("mask", mask)):
+            if not 0 <= value < 1:
+                raise ValueError(f"latent_{name}: expected a number in [0, 1), got {value}")
+        self.noise, self.scale, self.mask = noise, scale, mask
+
+    def before_batch(self) -> None:
+        if self.training:
+            self.learn.xb = (self.change(self.x),)
+
+    def change(self, codes: Tensor) -> Tensor:
+        """(B, 18, 512) → (B, 18, 512)."""
+        if self.noise:
+            codes = codes + self.noise * codes.std(0, keepdim=True) * torch.randn_like(codes)
+        if self.scale:
+            codes = codes * (1 + self.scale * (2 * torch.rand(len(codes), 1, 1, device=codes.device) - 1))
+        if self.mask:
+            codes = codes * (torch.rand(*codes.shape[:2], 1, device=codes.device) >= self.mask)
+        return codes
+
+
+class AugmentImages(Callback):
+    """Training images mirrored, turned, zoomed and lit otherwise by fastai's batch transforms; uint8 → float in [0, 1].
+
+    Args:
+        strength: 1 is up to 10° and a tenth of zoom; 0: mirrored only.
+    """
+
+    order = -5
+
+    def __init__(self, strength: float = 1.0) -> None:
+        if not 0 <= strength <= 3:
+            raise ValueError(f"image_augment: expected a strength in [0, 3], got {strength}")
+        self.transforms = [Flip(p=0.5)]
+        if strength:
+            self.transforms += [
+                Rotate(max_deg=10 * strength, p=0.75, pad_mode="border"),
+                Zoom(min_zoom=1 - 0.1 * strength, max_zoom=1 + 0.1 * strength, p=0.75, pad_mode="border"),
+                Brightness(max_lighting=min(0.2 * strength, 0.9), p=0.75),
+                Contrast(max_lighting=min(0.2 * strength, 0.9), p=0.75),
+            ]
+
+    def before_batch(self) -> None:
+        if self.training:
+            images = TensorImage(self.x.float() / 255 if not self.x.is_floating_point() else self.x)
+            for transform in self.transforms:
+                images = transform(images, split_idx=0)
+            self.learn.xb = (torch.Tensor(images).clamp(0, 1),)

@@ -1,0 +1,137 @@
+"""Exact resume: everything that decides how a fit goes on, kept after every epoch in one file.
+
+`last.safetensors` holds as tensors the weights, the optimiser's moments, averaged weights and the random states, and in
+its header, as JSON, what the callbacks count. It is written whole: a fit killed at any moment goes on from the last
+epoch that was over, and ends with the weights of one that was never killed, on a CPU bit for bit.
+"""
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fastai.callback.core import Callback, CancelEpochException
+from fastai.learner import Learner
+from torch import Tensor
+
+from fervit_lib.runs import load_checkpoint, save_checkpoint
+
+
+class ResumableLearner(Learner):
+    """fastai's Learner, which can begin a fit at a later epoch. (fastai's `start_epoch` walks through the skipped epochs
+    and calls every callback at their ends.)
+    """
+
+    first_epoch = 0
+
+    def _do_fit(self) -> None:
+        for self.epoch in range(self.first_epoch, self.n_epoch):
+            self._with_events(self._do_epoch, "epoch", CancelEpochException)
+
+
+class KeepLast(Callback):
+    """Write the state of the fit after every epoch, and take it up again at the beginning of one.
+
+    Args:
+        path: of `last.safetensors`.
+        fit: what has to be the same for a fit to go on: JSON.
+        peak: the fit's peak rate, which a search may have found.
+    """
+
+    order = 90  # after every other callback has counted this epoch, and reset itself before the fit
+
+    def __init__(self, path: Path, fit: Mapping[str, Any], peak: float) -> None:
+        self.path, self.fit, self.peak = path, dict(fit), peak
+
+    def before_fit(self) -> None:
+        self.run = not hasattr(self.learn, "lr_finder")
+        self.learn.first_epoch = 0
+        if self.run and (state := read_state(self.path, self.fit)):
+            self._restore(*state)
+
+    def after_fit(self) -> None:
+        self.run = True
+        self.learn.first_epoch = 0
+
+    def after_epoch(self) -> None:
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        index = {id(p): i for i, p in enumerate(self.model.parameters())}
+        for parameter, moments in self.opt.opt.state.items():
+            tensors |= {f"optimiser.{index[id(parameter)]}.{name}": value for name, value in moments.items()}
+        counts = {}
+        for callback in self.learn.cbs:
+            if hasattr(type(callback), "state_dict"):
+                counts[callback.name] = callback.state_dict()
+            if hasattr(type(callback), "tensors"):
+                tensors |= {f"{callback.name}.{name}": tensor for name, tensor in callback.tensors().items()}
+        tensors |= {f"random.{name}": state for name, state in _random_state().items()}
+        smooth = self.recorder.smooth_loss
+        metadata = {
+            "kind": "training state",
+            "fit": self.fit,
+            "peak": self.peak,
+            "epoch": self.epoch,
+            "callbacks": counts,
+            "smooth_loss": [float(smooth.val), smooth.count],
+        }
+        save_checkpoint(self.path, tensors, metadata)
+
+    def _restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+        self.model.load_state_dict(part("model."))
+        for i, parameter in enumerate(self.model.parameters()):
+            if moments := part(f"optimiser.{i}."):
+                # A fused optimiser keeps even its count of steps beside the weights.
+                self.opt.opt.state[parameter] = {name: t.to(parameter.device) for name, t in moments.items()}
+        for callback in self.learn.cbs:
+            if hasattr(type(callback), "load_state_dict"):
+                callback.load_state_dict(metadata["callbacks"][callback.name])
+            if hasattr(type(callback), "load_tensors"):
+                callback.load_tensors(part(f"{callback.name}."))
+        smooth = self.recorder.smooth_loss
+        smooth.val, smooth.count = torch.tensor(metadata["smooth_loss"][0]), metadata["smooth_loss"][1]
+        self.learn.first_epoch = metadata["epoch"] + 1
+        _set_random_state(part("random."))
+
+
+def read_state(path: Path, fit: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The state at `path` if it is of the same `fit`; None if there is none, or what was fitted has changed since.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    tensors, metadata = load_checkpoint(path)
+    return (tensors, metadata) if metadata.get("fit") == dict(fit) else None
+
+
+def _random_state() -> dict[str, Tensor]:
+    """Python's, numpy's and torch's generators as tensors."""
+    version, words, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    state = {
+        "python": torch.tensor([version, *words], dtype=torch.int64),
+        "python_gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
+        "numpy": torch.tensor([*keys.tolist(), position, has_gauss], dtype=torch.int64),
+        "numpy_gauss": torch.tensor([cached], dtype=torch.float64),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_random_state(state: dict[str, Tensor]) -> None:
+    version, *words = state["python"].tolist()
+    gauss = state["python_gauss"].tolist()
+    random.setstate((version, tuple(words), gauss[0] if gauss else None))
+    *keys, position, has_gauss = state["numpy"].tolist()
+    np.random.set_state(("MT19937", np.array(keys, np.uint32), position, has_gauss, state["numpy_gauss"].item()))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
