@@ -44,8 +44,9 @@ def create_timm(model_name: str, pretrained: str, **options: Any) -> nn.Module:
             ) from error
         hub = timm.get_pretrained_cfg(model_name)
         raise ValueError(
-            f"pretrained: no {pretrained} weights for {model_name} from timm's hub ({error}); download model.safetensors "
-            f"of {hub.hf_hub_id if hub else model_name} and place it as {display_path(WEIGHTS)}/{model_name}.safetensors"
+            f"pretrained: timm's hub gave no {pretrained} weights for {model_name} ({error}); download "
+            f"model.safetensors of {hub.hf_hub_id if hub else model_name} and place it as "
+            f"{display_path(WEIGHTS)}/{model_name}.safetensors"
         ) from error
 
 

@@ -47,7 +47,7 @@ class SaveBest(TrackerCallback):
 
 
 class Curves(Callback):
-    """`metrics.csv` and TensorBoard: a row, and a point a curve, an epoch; of a fit that goes on, the rows before too."""
+    """`metrics.csv` and TensorBoard: a row, and a point a curve, an epoch. A fit that goes on keeps its earlier rows."""
 
     order = 62
 
@@ -101,7 +101,7 @@ class Ema(Callback):
 
     def before_fit(self) -> None:
         self.run = not hasattr(self.learn, "lr_finder")
-        self.weights = [p for p in self.model.parameters()]
+        self.weights = list(self.model.parameters())
         self.average, self.steps = [p.detach().clone() for p in self.weights], 0
 
     def after_step(self) -> None:

@@ -66,7 +66,8 @@ def training_part(store: LatentStore, *, fraction: float = 1.0, shots: int = 0, 
     present = torch.bincount(store.labels, minlength=len(store.classes))
     if len(present) > len(store.classes):
         raise ValueError(
-            f"{store.folder}: labels up to {len(present) - 1}, but {len(store.classes)} classes; encode again"
+            f"{store.folder}: expected labels below {len(store.classes)}, the number of classes, got "
+            f"{len(present) - 1}; run 01_encode"
         )
     if empty := [name for name, n in zip(store.classes, present, strict=True) if n == 0]:
         raise ValueError(

@@ -20,14 +20,15 @@ from fervit_lib.runs import load_checkpoint, save_checkpoint
 
 
 class ResumableLearner(Learner):
-    """fastai's Learner, which can begin a fit at a later epoch. (fastai's `start_epoch` walks through the skipped epochs
-    and calls every callback at their ends.)
+    """A Learner that can begin a fit at a later epoch. (fastai's `start_epoch` walks through the skipped epochs and
+    calls every callback at their ends.)
     """
 
     first_epoch = 0
 
     def _do_fit(self) -> None:
-        for self.epoch in range(self.first_epoch, self.n_epoch):
+        for epoch in range(self.first_epoch, self.n_epoch):
+            self.epoch = epoch
             self._with_events(self._do_epoch, "epoch", CancelEpochException)
 
 

@@ -54,7 +54,7 @@ STRATEGIES: dict[str, Strategy] = {
     "adapter": Strategy(("adapter", "input_proj", "head"), lr=1e-3, adapters=True),
     "linear_probe": Strategy(("head",), lr=1e-3),
     "partial": Strategy(("transformer", "head"), lr=3e-4, lower_blocks="freeze_stages"),
-    # fastai's `fine_tune`: head first, then everything, the rate falling by tens towards the input (Howard & Ruder 2018).
+    # fastai's `fine_tune`: head first, then everything, rates falling by tens towards the input (Howard & Ruder 2018).
     "gradual": Strategy(
         PARTS,
         lr=None,
