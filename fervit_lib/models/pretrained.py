@@ -30,24 +30,28 @@ def create_timm(model_name: str, pretrained: str, **options: Any) -> nn.Module:
         known = timm.list_models()
         near = difflib.get_close_matches(model_name, known, 3) or ["vit_tiny_patch16_224", "resnet18"]
         raise ValueError(f"model_name: timm has no {model_name!r}; nearest are {', '.join(near)}")
-    options = {name: value for name, value in options.items() if value is not None} | {"num_classes": 0}
+    options = {name: value for name, value in options.items() if value is not None}
     if pretrained in STARTS:
-        return timm.create_model(model_name, pretrained=False, **options)
+        return timm.create_model(model_name, pretrained=False, num_classes=0, **options)
     file = _placed_file(model_name, pretrained)
     overlay = {"file": str(file)} if file else None
+    published = timm.get_pretrained_cfg(model_name)
+    if published:  # with another number of classes than was published, timm would load leniently and miss lost keys
+        options["num_classes"] = published.num_classes
     try:
-        return timm.create_model(model_name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        model = timm.create_model(model_name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except Exception as error:  # from a hub that cannot be reached to keys that differ: timm has no type for it
         if file:
             raise ValueError(
                 f"{display_path(file)}: not the weights of timm's {model_name} ({error}); download them again"
             ) from error
-        hub = timm.get_pretrained_cfg(model_name)
         raise ValueError(
             f"pretrained: timm's hub gave no {pretrained} weights for {model_name} ({error}); download "
-            f"model.safetensors of {hub.hf_hub_id if hub else model_name} and place it as "
+            f"model.safetensors of {published.hf_hub_id if published else model_name} and place it as "
             f"{display_path(WEIGHTS)}/{model_name}.safetensors"
         ) from error
+    model.reset_classifier(0)
+    return model
 
 
 def _placed_file(model_name: str, pretrained: str) -> Path | None:

@@ -47,7 +47,7 @@ class SaveBest(TrackerCallback):
 
 
 class Curves(Callback):
-    """`metrics.csv` and TensorBoard: a row, and a point a curve, an epoch. A fit that goes on keeps its earlier rows."""
+    """`metrics.csv` and TensorBoard: a row, and a point a curve, an epoch. A fit that goes on keeps earlier rows."""
 
     order = 62
 

@@ -1,23 +1,39 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
-from fervit_lib.models import HybridLatentViT, LatentViT, create_model, load_model, options_of, save_model
+from fervit_lib.models import (
+    HybridLatentViT,
+    LatentViT,
+    MaskedAutoencoder,
+    create_model,
+    load_model,
+    options_of,
+    save_model,
+)
 from fervit_lib.models.hybrid_vit import interpolate_positions
+from fervit_lib.models.layers import LayerwiseNorm, sinusoidal_positions
 from fervit_lib.runs import save_checkpoint
 
-SMALL = {"scratch": {"embed_dim": 32, "depth": 2, "num_heads": 2}, "hybrid": {"pretrained": "none"}}
+SMALL = {
+    "scratch": {"embed_dim": 32, "depth": 2, "num_heads": 2},
+    "hybrid": {"pretrained": "none"},
+    "latent_cnn": {"embed_dim": 16, "depth": 2},
+}
+IMAGE = {"pretrained": "none", "model_name": "vit_tiny_patch16_224", "image_size": 48, "patch_size": 8}
 
 
 @pytest.mark.parametrize("approach", SMALL)
-class TestEveryApproach:
+class TestEveryApproachOverCodes:
     def test_codes_to_logits(self, approach: str) -> None:
         model = create_model(approach, 5, **SMALL[approach]).eval()
         codes = torch.randn(3, 18, 512)
         assert model(codes).shape == (3, 5)
-        assert model.forward_features(codes).shape[:2] == (3, 19)
+        assert model.forward_head(model.forward_features(codes)).shape == (3, 5)
         torch.testing.assert_close(model(codes.half()), model(codes), atol=2e-2, rtol=0)
 
     def test_every_token_counts_and_so_does_its_place(self, approach: str) -> None:
@@ -64,17 +80,17 @@ def test_positions_are_stretched_linearly() -> None:
 
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="approach: expected one of scratch, hybrid, got 'scrach'"):
+    with pytest.raises(ValueError, match="approach: expected one of scratch, hybrid, image, latent_cnn, got 'scrach'"):
         create_model("scrach")
     with pytest.raises(ValueError, match="scratch has no embed_dimm; it has .*embed_dim"):
         create_model("scratch", embed_dimm=3)
     with pytest.raises(ValueError, match="multiple of num_heads=8, got 100"):
         LatentViT(embed_dim=100)
-    with pytest.raises(ValueError, match="pretrained: expected one of none, got 'imagnet'"):
+    with pytest.raises(ValueError, match="pretrained: expected imagenet, none, random, mae or a file .* got 'imagnet'"):
         HybridLatentViT(pretrained="imagnet")
-    with pytest.raises(ValueError, match="timm has no 'vit_teenie_patch16_224'; nearest are vit_"):
+    with pytest.raises(ValueError, match="timm has no 'vit_teenie_patch16_224'; nearest are .*vit_"):
         HybridLatentViT(pretrained="none", model_name="vit_teenie_patch16_224")
-    with pytest.raises(ValueError, match="expected a timm VisionTransformer with one class token, got 'resnet18'"):
+    with pytest.raises(ValueError, match="expected a timm VisionTransformer with a class token, got 'resnet18'"):
         HybridLatentViT(pretrained="none", model_name="resnet18")
 
 
@@ -92,3 +108,176 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     save_checkpoint(path, {}, {"kind": "autoencoder"})
     with pytest.raises(ValueError, match="expected a trained model, got a checkpoint of kind 'autoencoder'"):
         load_model(path)
+
+
+@pytest.mark.parametrize("position", ["sinusoidal", "semantic"])
+def test_options_of_the_scratch_model_take_part(position: str) -> None:
+    torch.manual_seed(0)
+    options = {"position": position, "layer_norm": True, "layer_gates": True}
+    model = LatentViT(3, **SMALL["scratch"], **options)
+    model(torch.randn(4, 18, 512)).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+    codes = torch.randn(1, 18, 512)
+    assert not torch.allclose(model.eval()(codes), model(codes.flip(1)), atol=1e-6)
+    with torch.no_grad():
+        model.entry[1].weight[3] = 0
+    changed = codes.clone()
+    changed[:, 3] = 7
+    torch.testing.assert_close(model(changed), model(codes))  # a layer behind a closed gate says nothing
+
+
+def test_layerwise_norm_undoes_scale_and_shift_of_each_layer() -> None:
+    norm, codes = LayerwiseNorm(18, 512), torch.randn(2, 18, 512)
+    scale, shift = torch.rand(18, 1) * 9 + 1, torch.randn(18, 1)
+    torch.testing.assert_close(norm(codes * scale + shift), norm(codes), atol=1e-4, rtol=0)
+
+
+def test_positions_of_the_attention_paper() -> None:
+    positions = sinusoidal_positions(20, 64)[0]
+    assert positions.shape == (20, 64)
+    assert positions[3, 0] == pytest.approx(np.sin(3))
+    assert positions[3, 5] == pytest.approx(np.cos(3 / 10_000 ** (4 / 64)))
+
+
+class TestAdapters:
+    def test_they_start_as_the_identity_and_are_few(self) -> None:
+        torch.manual_seed(0)
+        plain = HybridLatentViT(pretrained="none", model_name="vit_small_patch16_224").eval()
+        torch.manual_seed(0)
+        adapted = HybridLatentViT(pretrained="none", model_name="vit_small_patch16_224", adapter_dim=64).eval()
+        adapted.input_proj, adapted.head = plain.input_proj, plain.head
+        codes = torch.randn(2, 18, 512)
+        torch.testing.assert_close(adapted(codes), plain(codes))
+        count = {name: sum(p.numel() for p in model.parameters()) for name, model in (("a", adapted), ("p", plain))}
+        assert count["a"] - count["p"] == 12 * (2 * 384 * 64 + 64 + 384)
+
+    def test_a_cnn_has_no_place_for_them(self) -> None:
+        with pytest.raises(ValueError, match="adapter_dim: expected 0 for resnet18"):
+            create_model("image", pretrained="none", model_name="resnet18", adapter_dim=64)
+
+
+class TestHybridOfAnyViT:
+    def test_registers_come_along(self) -> None:
+        """DINOv2 with registers: four more tokens, and no position for CLS."""
+        name = "vit_small_patch14_reg4_dinov2"
+        torch.manual_seed(0)
+        hybrid = HybridLatentViT(pretrained="none", model_name=name)
+        torch.manual_seed(0)
+        vit = timm.create_model(name, num_classes=0)
+        assert hybrid.num_prefix_tokens == 5
+        assert torch.equal(hybrid.reg_token, vit.reg_token)
+        assert hybrid.forward_features(torch.randn(2, 18, 512)).shape == (2, 23, 384)
+        assert torch.equal(hybrid.pos_embed[:, :1], torch.zeros(1, 1, 384))
+        torch.testing.assert_close(hybrid.pos_embed[:, 1:], interpolate_positions(vit.pos_embed, 18))
+
+    def test_a_vit_of_224_gives_what_its_blocks_give(self) -> None:
+        """Fed with tokens of its own, the hybrid is the timm model from there on."""
+        torch.manual_seed(0)
+        vit = timm.create_model("deit_tiny_patch16_224", num_classes=0).eval()
+        torch.manual_seed(0)
+        hybrid = HybridLatentViT(pretrained="none", model_name="deit_tiny_patch16_224").eval()
+        tokens = torch.randn(2, 19, 192)
+        torch.testing.assert_close(hybrid.encode(tokens), vit.norm(vit.blocks(tokens)))
+
+    def test_weights_from_a_file(self, tmp_path: Path) -> None:
+        """As timm publishes them: classifier included."""
+        torch.manual_seed(1)
+        published = timm.create_model("vit_tiny_patch16_224")
+        for file in (tmp_path / "vit.safetensors", tmp_path / "vit.pth"):
+            save_file(published.state_dict(), file) if file.suffix != ".pth" else torch.save(
+                published.state_dict(), file
+            )
+            hybrid = HybridLatentViT(pretrained=str(file))
+            assert torch.equal(hybrid.blocks[3].mlp.fc1.weight, published.blocks[3].mlp.fc1.weight)
+            assert torch.equal(hybrid.cls_token, published.cls_token)
+        image = create_model("image", pretrained=str(file), **{k: v for k, v in IMAGE.items() if k != "pretrained"})
+        assert torch.equal(image.body.blocks[3].mlp.fc1.weight, published.blocks[3].mlp.fc1.weight)
+        assert image.body.patch_embed.proj.weight.shape[-1] == 8
+
+    def test_a_file_of_another_model_or_half_a_file_is_refused(self, tmp_path: Path) -> None:
+        save_file(timm.create_model("vit_tiny_patch16_224", depth=2).state_dict(), tmp_path / "other.safetensors")
+        with pytest.raises(ValueError, match=r"other\.safetensors: not the weights of timm's vit_tiny_patch16_224"):
+            HybridLatentViT(pretrained=str(tmp_path / "other.safetensors"))
+        whole = (tmp_path / "other.safetensors").read_bytes()
+        (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match=r"half\.safetensors: not the weights"):
+            HybridLatentViT(pretrained=str(tmp_path / "half.safetensors"))
+        with pytest.raises(ValueError, match="pretrained: no file .*none.safetensors; place it there"):
+            HybridLatentViT(pretrained=str(tmp_path / "none.safetensors"))
+
+    def test_without_a_hub_the_file_to_place_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(ValueError, match="place it as pretrained_models/vit_tiny_patch16_224.safetensors"):
+            HybridLatentViT(pretrained="imagenet")
+
+
+class TestImageModel:
+    @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18", "convnext_atto"])
+    def test_images_of_any_kind_to_logits(self, name: str) -> None:
+        model = create_model("image", 5, pretrained="none", model_name=name, image_size=64).eval()
+        grey = torch.randint(0, 256, (2, 1, 48, 48), dtype=torch.uint8)
+        logits = model(grey)
+        assert logits.shape == (2, 5)
+        torch.testing.assert_close(model(grey.expand(-1, 3, -1, -1).float() / 255), logits)
+
+    def test_the_models_own_mean_and_spread(self) -> None:
+        model = create_model("image", 5, pretrained="none", model_name="resnet18", image_size=48)
+        mean, std = model.body.pretrained_cfg["mean"], model.body.pretrained_cfg["std"]
+        prepared = model.prepare(torch.tensor(mean).view(1, 3, 1, 1).expand(1, 3, 48, 48))
+        assert prepared.abs().max() < 1e-6
+        bright = model.prepare(torch.full((1, 3, 48, 48), 255, dtype=torch.uint8))
+        torch.testing.assert_close(bright[0, :, 0, 0], (1 - torch.tensor(mean)) / torch.tensor(std))
+
+    def test_patches_that_suit_small_faces(self) -> None:
+        model = create_model("image", 5, **IMAGE)
+        assert model.body.patch_embed.num_patches == 36
+        assert model.forward_features(torch.rand(2, 3, 48, 48)).shape == (2, 37, 192)
+        with pytest.raises(ValueError, match=r"images: expected \(B, 3, H, W\)"):
+            model(torch.rand(2, 18, 512))
+
+    def test_checkpoint_round_trip(self, tmp_path: Path) -> None:
+        model = create_model("image", 3, **IMAGE).eval()
+        save_model(tmp_path / "m.safetensors", model, approach="image", classes="abc", options=IMAGE)
+        images = torch.rand(2, 3, 48, 48)
+        assert torch.equal(load_model(tmp_path / "m.safetensors")[0](images), model(images))
+
+    def test_a_checkpoint_needs_no_published_weights_again(self, tmp_path: Path) -> None:
+        options = IMAGE | {"pretrained": str(tmp_path / "gone.safetensors")}
+        model = create_model("image", 3, **IMAGE)
+        save_model(tmp_path / "m.safetensors", model, approach="image", classes="abc", options=options)
+        load_model(tmp_path / "m.safetensors")
+
+
+class TestMaskedAutoencoder:
+    @pytest.mark.parametrize("approach", ["scratch", "hybrid", "image"])
+    def test_it_paints_only_from_what_it_sees(self, approach: str) -> None:
+        torch.manual_seed(0)
+        encoder = create_model(approach, 3, **(IMAGE if approach == "image" else SMALL[approach]))
+        masked = MaskedAutoencoder(encoder, mask_ratio=0.75).eval()
+        inputs = torch.rand(2, 3, 48, 48) if approach == "image" else torch.randn(2, 18, 512)
+        painted, mask = masked(inputs)
+        target = masked.targets(inputs)
+        assert painted.shape == target.shape
+        assert mask.sum(1).tolist() == [round(0.75 * target.shape[1])] * 2
+        changed = inputs.clone()
+        if approach == "image":
+            where = mask.view(2, 1, 6, 1, 6, 1).expand(2, 3, 6, 8, 6, 8).reshape(2, 3, 48, 48)
+            changed[where] = 0.5
+        else:
+            changed[mask] = 5
+        torch.testing.assert_close(masked(changed, mask)[0], painted)
+        assert not torch.equal(masked.targets(changed), target)
+
+    def test_targets_of_an_image_are_its_patches_in_order(self) -> None:
+        masked = MaskedAutoencoder(create_model("image", 3, **IMAGE))
+        image = torch.zeros(1, 3, 48, 48)
+        image[:, :, 8:16, 16:24] = 1  # row 1, column 2 of 6 x 6
+        target = masked.targets(image)
+        assert (target[0] != target[0, 0]).any(-1).nonzero().tolist() == [[8]]
+
+    def test_the_ratio_is_checked(self) -> None:
+        with pytest.raises(ValueError, match=r"mask_ratio: expected a share in \(0, 1\), got 1"):
+            MaskedAutoencoder(LatentViT(3, **SMALL["scratch"]), mask_ratio=1)
