@@ -145,6 +145,12 @@ class StopOnNan(Callback):
 
     order = -9
 
+    def before_fit(self) -> None:
+        self.run = not hasattr(self.learn, "lr_finder")  # which goes on until the loss explodes
+
+    def after_fit(self) -> None:
+        self.run = True
+
     def after_loss(self) -> None:
         if self.training and not math.isfinite(self.loss.item()):
             raise ValueError(

@@ -1,200 +1,485 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.callback.core import Callback
 from fastai.learner import Learner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from fervit_lib.latents import complete_store
+from fervit_lib.datasets import draw_toy_faces, load_faces
+from fervit_lib.latents import LatentStore, complete_store, shard_path, write_shard
 from fervit_lib.models import create_model, load_model, save_model
 from fervit_lib.runtime import seed_everything
 from fervit_lib.training import (
     STRATEGIES,
+    AugmentCodes,
+    AugmentImages,
     SaveBest,
     build_learner,
+    check_start,
+    face_dls,
+    fit,
     fit_autoencoder,
+    fit_masked,
     get_strategy,
-    latent_dls,
+    inputs_for,
     parameter_groups,
     parameter_table,
+    reconstruct,
 )
-from fervit_lib.training.data import TensorBatches
-from fervit_lib.training.learner import class_weights
+from fervit_lib.training.data import TensorBatches, training_part
+from fervit_lib.training.learner import class_weights, plan_phases
+from fervit_lib.training.schedule import Schedule, lr_shape
 from fervit_lib.training.strategies import part_of
 
 CPU = torch.device("cpu")
-OPTIONS = {"scratch": {"embed_dim": 32, "depth": 2, "num_heads": 2}, "hybrid": {"pretrained": "none"}}
+OPTIONS = {
+    "scratch": {"embed_dim": 32, "depth": 4, "num_heads": 2, "adapter_dim": 4},
+    "hybrid": {"pretrained": "none", "adapter_dim": 4},
+    "image": {"pretrained": "none", "image_size": 32, "patch_size": 8, "adapter_dim": 4},
+    "latent_cnn": {"embed_dim": 16, "depth": 3},
+}
+PAIRS = [(a, s) for a in OPTIONS for s in STRATEGIES if (a, s) != ("latent_cnn", "adapter")]
 
 
-def fit(store: Path, folder: Path, approach: str, strategy: str, epochs: int = 1, **options: object) -> Learner:
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of codes whose faces are there, too."""
+    folder = tmp_path_factory.mktemp("faces")
+    draw_toy_faces(folder / "toy", 140, size=32)
+    sizes = {}
+    for split in ("train", "val", "test"):
+        found = load_faces(folder / "toy", split)
+        sizes[split] = len(found)
+        codes = torch.randn(len(found), 18, 512, generator=torch.Generator().manual_seed(len(found)))
+        write_shard(shard_path(folder / "codes", split, 0), codes, found.labels, found.paths, "made")
+    made_from = {"classes": found.classes, "encoder": "a", "faces": folder / "toy", "synthetic": True}
+    complete_store(folder / "codes", sizes, **made_from)
+    return folder / "codes"
+
+
+def learner(
+    store: Path, folder: Path, approach: str, strategy: str, options: dict | None = None, **more: object
+) -> Learner:
     seed_everything(0)
-    dls = latent_dls(store, batch_size=16, device=CPU)
-    model = create_model(approach, len(dls.classes), **OPTIONS[approach])
-    learn = build_learner(model, dls, get_strategy(strategy), folder=folder, precision="float32", **options)
-    with learn.no_bar():
-        learn.fit_one_cycle(epochs, learn.lr_max)
-    return learn
+    model = create_model(approach, 7 if store.name == "codes" else 3, **OPTIONS[approach] | (options or {}))
+    dls = face_dls(model, store, batch_size=16, device=CPU)
+    plan = get_strategy(strategy)
+    return build_learner(model, dls, plan, folder=folder, freeze_stages=2, precision="float32", **more)
 
 
-@pytest.mark.parametrize("approach", OPTIONS)
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_groups_hold_every_parameter_once_frozen_first(approach: str, strategy: str) -> None:
-    model = create_model(approach, 7, **OPTIONS[approach])
-    groups = parameter_groups(model, STRATEGIES[strategy])
-    held = [id(p) for group in groups for p in group.parameters]
-    assert sorted(held) == sorted(id(p) for p in model.parameters())
-    assert [group.trains for group in groups] == sorted(group.trains for group in groups)
-    table = parameter_table(groups)
-    assert table.loc["total", "parameters"] == sum(p.numel() for p in model.parameters())
+def train(learn: Learner, strategy: str, epochs: int = 1, lr: float | None = 1e-3, **more: object) -> float:
+    with learn.no_bar(), learn.no_logging():
+        return fit(learn, get_strategy(strategy), epochs=epochs, lr=lr, **more)
 
 
-def test_the_design_of_the_strategies() -> None:
-    full = parameter_groups(create_model("scratch"), STRATEGIES["full"])
-    assert {group.part: group.lr for group in full} == {
-        "transformer": pytest.approx(1e-4),
-        "position": pytest.approx(5e-4),
-        "input_proj": pytest.approx(1e-3),
-        "head": pytest.approx(1e-3),
-    }
-    assert {group.part for group in full if not group.weight_decay} == {"position"}
-    trained = {
-        approach: {
-            g.part for g in parameter_groups(create_model(approach, **options), STRATEGIES["linear_probe"]) if g.trains
+class TestStrategies:
+    @pytest.mark.parametrize(("approach", "strategy"), PAIRS)
+    def test_groups_hold_every_parameter_once_frozen_first(self, approach: str, strategy: str) -> None:
+        model = create_model(approach, 7, **OPTIONS[approach])
+        groups = parameter_groups(model, STRATEGIES[strategy], freeze_stages=2)
+        held = [id(p) for group in groups for p in group.parameters]
+        assert sorted(held) == sorted(id(p) for p in model.parameters())
+        assert [group.trains for group in groups] == sorted(group.trains for group in groups)
+        table = parameter_table(groups)
+        assert table.loc["total", "parameters"] == sum(p.numel() for p in model.parameters())
+        assert (table["trainable"] + table["frozen"] == table["parameters"]).all()
+
+    def test_the_design(self) -> None:
+        full = parameter_groups(create_model("scratch"), STRATEGIES["full"])
+        assert {group.part: group.lr_factor for group in full} == {
+            "transformer": 1,
+            "position": 5,
+            "input_proj": 10,
+            "head": 10,
         }
-        for approach, options in OPTIONS.items()
-    }
-    assert trained == {"scratch": {"head"}, "hybrid": {"head", "input_proj"}}
+        assert {group.part for group in full if not group.weight_decay} == {"position"}
+        trained = {
+            (approach, strategy): {
+                g.part
+                for g in parameter_groups(
+                    create_model(approach, **OPTIONS[approach]), STRATEGIES[strategy], freeze_stages=2
+                )
+                if g.trains
+            }
+            for approach, strategy in PAIRS
+        }
+        assert trained["scratch", "linear_probe"] == trained["image", "linear_probe"] == {"head"}
+        assert trained["hybrid", "linear_probe"] == {"head", "input_proj"}
+        assert trained["hybrid", "adapter"] == {"adapter", "input_proj", "head"}
+        assert trained["scratch", "partial"] == {"transformer", "head"}
+        assert trained["hybrid", "gradual"] >= {"lower_blocks", "transformer", "input_proj", "head"}
+
+    def test_adapters_train_about_five_percent_of_a_small_vit(self) -> None:
+        model = create_model("hybrid", pretrained="none", model_name="vit_small_patch16_224", adapter_dim=64)
+        total = parameter_table(parameter_groups(model, STRATEGIES["adapter"])).loc["total"]
+        assert 0.03 < total["trainable"] / total["parameters"] < 0.06
+
+    @pytest.mark.parametrize(("approach", "strategy"), PAIRS)
+    def test_frozen_is_frozen_and_the_rest_moves(
+        self, approach: str, strategy: str, faces: Path, tmp_path: Path
+    ) -> None:
+        learn = learner(faces, tmp_path, approach, strategy)
+        before = {name: value.clone() for name, value in learn.model.state_dict().items()}
+        train(learn, strategy, epochs=4 if strategy == "gradual" else 1)
+        trained = {p for g in learn.groups if g.trains for p in g.parameters}
+        for name, parameter in learn.model.named_parameters():
+            assert torch.equal(parameter, before[name]) != (parameter in trained), name
+
+    def test_gradual_trains_the_head_first_and_then_all_at_falling_rates(
+        self, make_store: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        snapshots, rates = [], []
+
+        class Watch(SaveBest):
+            def after_epoch(self) -> None:
+                snapshots.append({name: p.detach().clone() for name, p in self.model.named_parameters()})
+                rates.append([h["lr"] for h in self.opt.hypers])
+
+        learn = learner(make_store(tmp_path / "s"), tmp_path, "hybrid", "gradual", cbs=[Watch(print)])
+        start = {name: p.detach().clone() for name, p in learn.model.named_parameters()}
+        train(learn, "gradual", epochs=4, schedule="none")
+        moved = [{n for n in start if not torch.equal(start[n], snapshot[n])} for snapshot in snapshots]
+        assert {name.split(".")[0] for name in moved[0]} <= {"head", "input_proj", "blocks"}
+        assert all("adapter" in name for name in moved[0] if name.startswith("blocks"))
+        assert moved[1] == set(start)
+        by_part = dict(zip([g.part for g in learn.groups], rates[-1], strict=True))
+        assert by_part["lower_blocks"] < by_part["transformer"] < by_part["head"]
+
+    def test_frozen_dropout_and_norm_statistics_are_still(
+        self, make_store: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        class Probe(nn.Module):
+            entry_parts, input_shape = (), (18, 512)
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.blocks = nn.Sequential(nn.Flatten(), nn.Linear(18 * 512, 8), nn.BatchNorm1d(8))
+                self.head = nn.Linear(8, 3)
+
+            def forward(self, codes: torch.Tensor) -> torch.Tensor:
+                return self.head(self.blocks(codes.float()))
+
+        model = Probe()
+        before = {name: value.clone() for name, value in model.blocks.state_dict().items()}
+        dls = face_dls(model, make_store(tmp_path / "store"), batch_size=16, device=CPU)
+        train(build_learner(model, dls, STRATEGIES["linear_probe"], folder=tmp_path), "linear_probe")
+        for name, value in model.blocks.state_dict().items():
+            assert torch.equal(value, before[name]), name
+
+    def test_a_random_transformer_is_frozen_only_by_name(self) -> None:
+        for strategy in ("adapter", "linear_probe", "partial"):
+            with pytest.raises(ValueError, match=f"{strategy} freezes .* say pretrained='random'"):
+                check_start(strategy, "none")
+            check_start(strategy, "random")
+            check_start(strategy, "mae")
+        check_start("full", "none")
+        check_start("gradual", "none")
+
+    def test_mistakes_are_named(self) -> None:
+        scratch = create_model("scratch", 3, embed_dim=32, depth=4, num_heads=2)
+        with pytest.raises(ValueError, match="strategy: expected one of full, adapter, .*, got 'ful'"):
+            get_strategy("ful")
+        with pytest.raises(ValueError, match="parameter 'tail.weight' belongs to no part"):
+            part_of("tail.weight")
+        with pytest.raises(ValueError, match="freeze_stages: expected 1 to 3 for this model of 4 blocks, got 6"):
+            parameter_groups(scratch, STRATEGIES["partial"], freeze_stages=6)
+        with pytest.raises(ValueError, match="no blocks to choose from"):
+            parameter_groups(create_model("image", pretrained="none", model_name="resnet18"), STRATEGIES["partial"])
+        with pytest.raises(ValueError, match="adapter_dim: the strategy trains adapters, but the model has none"):
+            parameter_groups(scratch, STRATEGIES["adapter"])
 
 
-@pytest.mark.parametrize("approach", OPTIONS)
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_frozen_is_frozen_and_the_rest_moves(
-    approach: str, strategy: str, make_store: Callable[..., Path], tmp_path: Path
-) -> None:
-    store = make_store(tmp_path / "store")
-    seed_everything(0)
-    before = create_model(approach, 3, **OPTIONS[approach]).state_dict()
-    model = fit(store, tmp_path, approach, strategy).model
-    trained = {p for g in parameter_groups(model, STRATEGIES[strategy]) if g.trains for p in g.parameters}
-    for name, parameter in model.named_parameters():
-        moved = not torch.equal(parameter, before[name])
-        assert moved == (parameter in trained), name
+class TestSchedules:
+    @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "plateau", "none"])
+    def test_shapes(self, schedule: str) -> None:
+        shape = lr_shape(schedule, 0.1)
+        values = [shape(progress) for progress in np.linspace(0, 1, 101)]
+        assert max(values) == pytest.approx(1, abs=0.01)
+        assert values[0] <= 0.05
+        assert (values[-1] < 0.01) == (schedule in ("one_cycle", "cosine"))
+        with pytest.raises(ValueError, match="schedule: expected one of one_cycle, .* got 'linear'"):
+            lr_shape("linear", 0)
+        with pytest.raises(ValueError, match="warmup: expected a share"):
+            lr_shape(schedule, 1.0)
+
+    def test_phases_follow_each_other(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
+        learn = learner(make_store(tmp_path / "s"), tmp_path, "scratch", "gradual")
+        plan = Schedule(plan_phases(learn, STRATEGIES["gradual"], 1.0), "one_cycle")
+        plan.learn = learn
+        learn.n_epoch = 8
+        assert [plan.locate(e / 8)[0] for e in range(8)] == [0, 0, 1, 1, 1, 1, 1, 1]
+        assert plan.locate(1 / 8)[1] == pytest.approx(0.5)
+        assert plan.rates(0.25 * 0.25).max() == pytest.approx(1)
+
+    def test_plateau_halves_the_rate_and_patience_stops(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
+        learn = learner(make_store(tmp_path / "s"), tmp_path, "scratch", "full")
+        train(learn, "full", epochs=20, lr=1e-12, schedule="plateau", patience=8)
+        assert len(learn.recorder.values) == 9  # the first is the best; eight wait
+        assert learn.opt.hypers[0]["lr"] == pytest.approx(1e-12 / 2 * STRATEGIES["full"].lr_factors.get("none", 1))
 
 
-def test_frozen_dropout_and_norm_statistics_are_still(make_store: Callable[..., Path], tmp_path: Path) -> None:
-    class Probe(nn.Module):
-        entry_parts = ()
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.blocks = nn.Sequential(nn.Flatten(), nn.Linear(18 * 512, 8), nn.BatchNorm1d(8))
-            self.head = nn.Linear(8, 3)
-
-        def forward(self, codes: torch.Tensor) -> torch.Tensor:
-            return self.head(self.blocks(codes.float()))
-
-    model = Probe()
-    before = {name: value.clone() for name, value in model.blocks.state_dict().items()}
-    dls = latent_dls(make_store(tmp_path / "store"), batch_size=16, device=CPU)
-    learn = build_learner(model, dls, STRATEGIES["linear_probe"], folder=tmp_path)
-    with learn.no_bar():
-        learn.fit_one_cycle(1, learn.lr_max)
-    for name, value in model.blocks.state_dict().items():
-        assert torch.equal(value, before[name]), name
-
-
-def test_learns_and_logs_and_keeps_the_best(make_store: Callable[..., Path], tmp_path: Path) -> None:
-    store = make_store(tmp_path / "store", {"train": 256, "val": 60, "test": 60})
-    best = SaveBest(
-        lambda: save_model(
-            tmp_path / "best.safetensors", learn_model, approach="scratch", classes="abc", options=OPTIONS["scratch"]
+class TestFit:
+    def test_learns_and_logs_and_keeps_the_best(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
+        store = make_store(tmp_path / "store", {"train": 256, "val": 60, "test": 60})
+        checkpoint = tmp_path / "best.safetensors"
+        best = SaveBest(
+            lambda: save_model(checkpoint, learn.model, approach="scratch", classes="abc", options=OPTIONS["scratch"])
         )
-    )
-    seed_everything(0)
-    dls = latent_dls(store, batch_size=16, device=CPU)
-    learn_model = create_model("scratch", 3, **OPTIONS["scratch"])
-    learn = build_learner(learn_model, dls, STRATEGIES["full"], folder=tmp_path, lr=1e-3, cbs=[best])
-    with learn.no_bar():
-        learn.fit_one_cycle(4, learn.lr_max)
-    metrics = pd.read_csv(tmp_path / "metrics.csv")
-    assert list(metrics.columns) == ["epoch", "train_loss", "valid_loss", "accuracy", "macro_f1", "time"]
-    assert metrics["macro_f1"].max() > 0.9
-    assert best.best_epoch == metrics["macro_f1"].idxmax()
-    assert best.best_values["macro_f1"] == pytest.approx(metrics["macro_f1"].max())
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [event.value for event in events.Scalars("macro_f1")] == pytest.approx(list(metrics["macro_f1"]), rel=1e-5)
-    model, _ = load_model(tmp_path / "best.safetensors")
-    predicted = model(dls.valid.views[0].float()).argmax(-1)
-    assert (predicted == dls.valid.targets).float().mean().item() == pytest.approx(
-        best.best_values["accuracy"], abs=0.04
-    )
+        learn = learner(store, tmp_path, "scratch", "full", cbs=[best])
+        train(learn, "full", epochs=4)
+        metrics = pd.read_csv(tmp_path / "metrics.csv")
+        assert list(metrics.columns) == ["epoch", "train_loss", "valid_loss", "accuracy", "macro_f1", "seconds"]
+        assert metrics["macro_f1"].max() > 0.9
+        assert best.best_epoch == metrics["macro_f1"].idxmax()
+        assert best.best_values["macro_f1"] == pytest.approx(metrics["macro_f1"].max())
+        events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+        assert [e.value for e in events.Scalars("macro_f1")] == pytest.approx(list(metrics["macro_f1"]), rel=1e-5)
+        model, _ = load_model(checkpoint)
+        predicted = model(learn.dls.valid.views[0].float()).argmax(-1)
+        found = (predicted == learn.dls.valid.targets).float().mean().item()
+        assert found == pytest.approx(best.best_values["accuracy"], abs=0.04)
+
+    def test_the_same_seed_gives_the_same_weights(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
+        store, states = make_store(tmp_path / "store"), []
+        for name in ("one", "two"):
+            learn = learner(
+                store, tmp_path / name, "scratch", "full", mixup=0.4, ema=0.9, cbs=[AugmentCodes(0.1, 0.1, 0.1)]
+            )
+            train(learn, "full", epochs=2)
+            states.append(learn.model.state_dict())
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+    def test_lr_find_leaves_no_trace_and_its_rate_is_kept(
+        self, make_store: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        learn = learner(make_store(tmp_path / "store"), tmp_path, "hybrid", "gradual")
+        before = {name: value.clone() for name, value in learn.model.state_dict().items()}
+        peak = train(learn, "gradual", epochs=4, lr=None, schedule="none", state=tmp_path / "last.safetensors")
+        assert 1e-6 < peak < 1
+        assert len(learn.rates_tried) > 20
+        assert len(pd.read_csv(tmp_path / "metrics.csv")) == 4
+        again = learner(tmp_path / "store", tmp_path, "hybrid", "gradual")
+        assert all(torch.equal(again.model.state_dict()[name], before[name]) for name in before)
+        found = train(again, "gradual", epochs=4, lr=None, schedule="none", state=tmp_path / "last.safetensors")
+        assert found == peak
+        assert not hasattr(again, "rates_tried")
+
+    def test_the_average_is_what_is_validated_and_kept(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
+        kept = []
+        best = SaveBest(lambda: kept.append([p.detach().clone() for p in learn.model.parameters()]))
+        learn = learner(make_store(tmp_path / "store"), tmp_path, "scratch", "full", ema=0.99, cbs=[best])
+        train(learn, "full", epochs=1)
+        last = list(learn.model.parameters())
+        assert kept
+        assert not torch.equal(kept[0][0], last[0])
+        for mine, average in zip(kept[0], learn.ema.average, strict=True):
+            torch.testing.assert_close(mine, average)
+
+    def test_no_number_stops_the_fit_and_keeps_the_last_checkpoint(
+        self, make_store: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        class Poison(SaveBest):
+            def before_batch(self) -> None:
+                if self.training and self.epoch == 1 and self.iter == 2:
+                    self.learn.xb = (self.x * float("nan"),)
+
+        learn = learner(make_store(tmp_path / "store"), tmp_path, "scratch", "full", cbs=[Poison(lambda: None)])
+        with pytest.raises(ValueError, match="loss is nan in epoch 1, batch 2: .*lower lr"):
+            train(learn, "full", epochs=3, state=tmp_path / "last.safetensors")
+        whole = learner(tmp_path / "store", tmp_path, "scratch", "full")
+        train(whole, "full", epochs=3, state=tmp_path / "last.safetensors")
+        assert whole.first_epoch == 0
+        assert len(pd.read_csv(tmp_path / "metrics.csv")) == 3
+
+    def test_gradients_are_clipped(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
+        norms = []
+
+        class Watch(SaveBest):
+            def after_step(self) -> None:
+                norms.append(torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters()]).item())
+
+        learn = learner(
+            make_store(tmp_path / "store"), tmp_path, "scratch", "full", grad_clip=0.05, cbs=[Watch(lambda: None)]
+        )
+        train(learn, "full")
+        assert max(norms) == pytest.approx(0.05, rel=1e-3)
+
+    def test_mistakes_are_named(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
+        store = make_store(tmp_path / "store")
+        model = create_model("scratch", 3, **OPTIONS["scratch"])
+        dls = face_dls(model, store, batch_size=16, device=CPU)
+        for wrong in ({"precision": "fp8"}, {"label_smoothing": 1.0}, {"ema": 2.0}):
+            with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected"):
+                build_learner(model, dls, STRATEGIES["full"], folder=tmp_path, **wrong)
+        with pytest.raises(ValueError, match="epochs: expected at least 1, got 0"):
+            train(learner(store, tmp_path, "scratch", "full"), "full", epochs=0)
+        with pytest.raises(ValueError, match="epochs: expected enough for 2 phases, got 1"):
+            train(learner(store, tmp_path, "scratch", "gradual"), "gradual", epochs=1)
 
 
-def test_the_same_seed_gives_the_same_weights(make_store: Callable[..., Path], tmp_path: Path) -> None:
-    store = make_store(tmp_path / "store")
-    one, two = (fit(store, tmp_path / name, "scratch", "full").model.state_dict() for name in ("one", "two"))
-    assert all(torch.equal(one[name], two[name]) for name in one)
+class TestData:
+    def test_batches_hold_every_sample_once_an_epoch(self) -> None:
+        loader = TensorBatches([torch.arange(10)], torch.arange(10), bs=4)
+        assert torch.cat([x for x, _ in loader]).tolist() == list(range(10))
+        assert len(loader) == 3
+        shuffled = TensorBatches([torch.arange(12)], torch.arange(12), bs=4, shuffle=True)
+        seed_everything(0)
+        drawn = torch.cat([x for x, _ in shuffled]).tolist()
+        assert sorted(drawn) == list(range(12))
+        assert drawn != list(range(12))
+
+    def test_a_batch_draws_among_the_views_and_keeps_the_target(self) -> None:
+        views = [torch.arange(1000) + 10_000 * view for view in range(3)]
+        seed_everything(0)
+        x, y = next(iter(TensorBatches(views, torch.arange(1000), bs=1000, shuffle=True)))
+        assert torch.equal(x % 10_000, y)
+        assert torch.bincount(x // 10_000).min() > 250
+
+    def test_images_are_the_faces_of_the_codes(self, faces: Path) -> None:
+        model = create_model("image", 7, **OPTIONS["image"])
+        codes = create_model("scratch", 7, **OPTIONS["scratch"])
+        images = face_dls(model, faces, batch_size=16, device=CPU, fraction=0.5, seed=3)
+        latents = face_dls(codes, faces, batch_size=16, device=CPU, fraction=0.5, seed=3)
+        assert torch.equal(images.train.targets, latents.train.targets)
+        assert images.train.views[0].shape == (len(latents.train.targets), 3, 32, 32)
+        found = load_faces(faces.parent / "toy", "val")
+        first = torch.from_numpy(np.array(found[0][0].convert("RGB"))).permute(2, 0, 1)
+        assert torch.equal(images.valid.views[0][0], first)
+
+    def test_parts_are_nested_and_the_same_for_every_training_seed(
+        self, make_store: Callable[..., Path], tmp_path
+    ) -> None:
+        from fervit_lib.latents import LatentStore
+
+        store = LatentStore.open(make_store(tmp_path / "s"), "train")
+        tenth, half = training_part(store, fraction=0.1), training_part(store, fraction=0.5)
+        assert tenth.sum() == 9
+        assert (half[tenth]).all()
+        few = training_part(store, shots=5)
+        assert np.bincount(store.labels.numpy()[few]).tolist() == [5, 5, 5]
+        assert (training_part(store, shots=10)[few]).all()
+        assert not np.array_equal(training_part(store, shots=5, seed=1), few)
+        with pytest.raises(ValueError, match="shots: expected 1 to 32, the faces of the smallest class, got 33"):
+            training_part(store, shots=33)
+        with pytest.raises(ValueError, match=r"data_fraction: expected a share in \(0, 1\], got 0"):
+            training_part(store, fraction=0)
+
+    def test_class_weights_make_every_class_count_the_same(self) -> None:
+        labels = torch.tensor([0] * 6 + [1] * 3 + [2])
+        weights = class_weights(labels, 3)
+        torch.testing.assert_close(weights * torch.tensor([6.0, 3.0, 1.0]), torch.full((3,), 10 / 3))
+
+    def test_mistakes_are_named(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
+        store = make_store(tmp_path / "store")
+        model = create_model("scratch", 3, **OPTIONS["scratch"])
+        with pytest.raises(ValueError, match="batch_size: expected 1 to 96, the number of samples, got 97"):
+            face_dls(model, store, batch_size=97, device=CPU)
+        narrow = create_model("scratch", 3, latent_dim=256, **OPTIONS["scratch"])
+        with pytest.raises(ValueError, match=r"store: expected codes of shape \(18, 256\).*got \(18, 512\)"):
+            face_dls(narrow, store, batch_size=16, device=CPU)
+        made_from = {"encoder": "a", "synthetic": True, "faces": tmp_path}
+        complete_store(store, {"train": 96, "val": 30}, classes="abcd", **made_from)
+        with pytest.raises(ValueError, match="no training code of d"):
+            face_dls(model, store, batch_size=16, device=CPU)
+        complete_store(store, {"train": 96, "val": 30}, classes="ab", **made_from)
+        with pytest.raises(ValueError, match="expected labels below 2, the number of classes, got 2"):
+            face_dls(model, store, batch_size=16, device=CPU)
+
+    def test_a_face_that_is_gone_is_named(self, faces: Path, tmp_path: Path) -> None:
+        model = create_model("image", 7, **OPTIONS["image"])
+        gone = (
+            faces.parent
+            / "toy"
+            / "val"
+            / "happy"
+            / sorted(p.name for p in (faces.parent / "toy" / "val" / "happy").iterdir())[0]
+        )
+        content = gone.read_bytes()
+        gone.unlink()
+        try:
+            with pytest.raises(ValueError, match=f"val/happy/{gone.name} is gone since its code was made"):
+                inputs_for(model, LatentStore.open(faces, "val"))
+        finally:
+            gone.write_bytes(content)
 
 
-def test_batches_hold_every_sample_once_an_epoch() -> None:
-    loader = TensorBatches([torch.arange(10)], torch.arange(10), bs=4)
-    assert torch.cat([x for x, _ in loader]).tolist() == list(range(10))
-    assert len(loader) == 3
-    shuffled = TensorBatches([torch.arange(12)], torch.arange(12), bs=4, shuffle=True)
-    seed_everything(0)
-    drawn = torch.cat([x for x, _ in shuffled]).tolist()
-    assert sorted(drawn) == list(range(12))
-    assert drawn != list(range(12))
+class TestAugmentation:
+    def test_codes(self) -> None:
+        seed_everything(0)
+        codes = torch.randn(400, 18, 512) * torch.linspace(0.1, 10, 18)[:, None]
+        noisy = AugmentCodes(noise=0.2).change(codes) - codes
+        ratio = noisy.std((0, 2)) / codes.std((0, 2))
+        torch.testing.assert_close(ratio, torch.full((18,), 0.2), atol=0.01, rtol=0)
+        scaled = AugmentCodes(scale=0.3).change(codes) / codes
+        assert scaled.std((1, 2)).max() < 1e-3
+        assert 0.7 <= scaled.min() < 0.75 < 1.25 < scaled.max() <= 1.3001
+        hidden = (AugmentCodes(mask=0.25).change(codes) == 0).all(-1)
+        assert hidden.float().mean() == pytest.approx(0.25, abs=0.02)
+        assert torch.equal(AugmentCodes().change(codes), codes)
+        with pytest.raises(ValueError, match=r"latent_mask: expected a number in \[0, 1\), got 1"):
+            AugmentCodes(mask=1)
+
+    def test_images_change_in_training_only(self, faces: Path, tmp_path: Path) -> None:
+        seen = {True: [], False: []}
+
+        class Watch(Callback):
+            order = -4
+
+            def before_batch(self) -> None:
+                seen[self.training].append(self.x)
+
+        learn = learner(faces, tmp_path, "image", "full", cbs=[Watch(), AugmentImages()])
+        train(learn, "full")
+        assert seen[False][0].dtype == torch.uint8
+        first = seen[True][0]
+        assert first.dtype == torch.float32
+        assert 0 <= first.min() < first.max() <= 1
+        originals = learn.dls.train.views[0].float() / 255
+        nearest = torch.cdist(first.flatten(1), originals.flatten(1)).min(1).values
+        mirrored = torch.cdist(first.flatten(1), originals.flip(-1).flatten(1)).min(1).values
+        assert torch.minimum(nearest, mirrored).median() > 0.5  # moved and lit otherwise, too
 
 
-def test_a_batch_draws_among_the_views_and_keeps_the_target() -> None:
-    views = [torch.arange(1000) + 10_000 * view for view in range(3)]
-    seed_everything(0)
-    x, y = next(iter(TensorBatches(views, torch.arange(1000), bs=1000, shuffle=True)))
-    assert torch.equal(x % 10_000, y)
-    assert torch.bincount(x // 10_000).min() > 250
+class TestPretraining:
+    def test_masked_pretraining_learns_and_is_not_done_twice(
+        self, make_store: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        store = make_store(tmp_path / "store", noise=0.1)
+        learn = learner(store, tmp_path, "scratch", "full", options={"adapter_dim": 0})
+        with learn.no_bar():
+            masked, curves = fit_masked(learn.model, learn.dls, tmp_path, epochs=30, lr=3e-3)
+        target, painted, mask = reconstruct(masked, learn.dls)
+        assert (painted - target)[mask].square().mean() < 0.8 * target[mask].square().mean()
+        assert curves["valid_loss"].iloc[-1] < 0.8 * curves["valid_loss"].iloc[0]
+        weights = {name: value.clone() for name, value in learn.model.state_dict().items()}
+        again = learner(store, tmp_path, "scratch", "full", options={"adapter_dim": 0})
+        written = (tmp_path / "masked.safetensors").stat().st_mtime_ns
+        fit_masked(again.model, again.dls, tmp_path, epochs=30, lr=3e-3)
+        assert all(torch.equal(again.model.state_dict()[name], weights[name]) for name in weights)
+        assert (tmp_path / "masked.safetensors").stat().st_mtime_ns == written
+        with pytest.raises(ValueError, match="pretrained: mae needs a ViT, got a LatentCNN"):
+            fit_masked(create_model("latent_cnn"), again.dls, tmp_path, epochs=1)
 
+    def test_the_autoencoder_learns_and_is_not_trained_twice(self, tmp_path: Path) -> None:
+        seed_everything(0)
+        rows = torch.linspace(-1, 1, 32).view(1, 1, 32, 1).expand(1, 3, 32, 32)
+        images = rows * torch.rand(96, 1, 1, 1) * torch.where(torch.rand(96, 1, 1, 1) < 0.5, -1.0, 1.0)
+        checkpoint = tmp_path / "checkpoints" / "best.safetensors"
 
-def test_class_weights_make_every_class_count_the_same() -> None:
-    labels = torch.tensor([0] * 6 + [1] * 3 + [2])
-    weights = class_weights(labels, 3)
-    torch.testing.assert_close(weights * torch.tensor([6.0, 3.0, 1.0]), torch.full((3,), 10 / 3))
+        def fit_again(epochs: int) -> nn.Module:
+            return fit_autoencoder(images[:80], images[80:], checkpoint, epochs=epochs, batch_size=16, device=CPU)
 
-
-def test_errors(make_store: Callable[..., Path], tmp_path: Path) -> None:
-    store = make_store(tmp_path / "store")
-    with pytest.raises(ValueError, match="strategy: expected one of full, linear_probe, got 'ful'"):
-        get_strategy("ful")
-    with pytest.raises(ValueError, match="batch_size: expected 1 to 96, the number of samples, got 97"):
-        latent_dls(store, batch_size=97, device=CPU)
-    with pytest.raises(ValueError, match="parameter 'tail.weight' belongs to no part"):
-        part_of("tail.weight")
-    dls = latent_dls(store, batch_size=16, device=CPU)
-    with pytest.raises(ValueError, match="precision: expected one of auto, float32, bf16, got 'fp8'"):
-        build_learner(create_model("scratch", 3), dls, STRATEGIES["full"], folder=tmp_path, precision="fp8")
-    complete_store(store, {"train": 96, "val": 30}, classes="abcd", encoder="a", faces=Path("faces"), synthetic=True)
-    with pytest.raises(ValueError, match="no training code of d"):
-        latent_dls(store, batch_size=16, device=CPU)
-
-
-def test_the_autoencoder_learns_and_is_not_trained_twice(tmp_path: Path) -> None:
-    seed_everything(0)
-    rows = torch.linspace(-1, 1, 32).view(1, 1, 32, 1).expand(1, 3, 32, 32)
-    images = rows * torch.rand(96, 1, 1, 1) * torch.where(torch.rand(96, 1, 1, 1) < 0.5, -1.0, 1.0)
-    checkpoint = tmp_path / "checkpoints" / "best.safetensors"
-
-    def fit_again(epochs: int) -> nn.Module:
-        return fit_autoencoder(images[:80], images[80:], checkpoint, epochs=epochs, batch_size=16, device=CPU)
-
-    model = fit_again(12)
-    with torch.inference_mode():
-        error = (model.decode(model(images[80:]))[-1] - images[80:]).square().mean()
-    assert error < 0.5 * images[80:].square().mean()
-    written = checkpoint.stat().st_mtime_ns
-    assert torch.equal(fit_again(12)(images[:2]), model(images[:2]))
-    assert checkpoint.stat().st_mtime_ns == written
-    fit_again(1)
-    assert checkpoint.stat().st_mtime_ns != written
+        model = fit_again(12)
+        with torch.inference_mode():
+            error = (model.decode(model(images[80:]))[-1] - images[80:]).square().mean()
+        assert error < 0.5 * images[80:].square().mean()
+        written = checkpoint.stat().st_mtime_ns
+        assert torch.equal(fit_again(12)(images[:2]), model(images[:2]))
+        assert checkpoint.stat().st_mtime_ns == written
+        fit_again(1)
+        assert checkpoint.stat().st_mtime_ns != written

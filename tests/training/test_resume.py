@@ -1,0 +1,114 @@
+"""A fit that is really killed, at any moment, and goes on."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fervit_lib.runs import load_checkpoint
+from fervit_lib.training.resume import _random_state, _set_random_state, read_state
+
+FIT = (
+    """
+import sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+from fervit_lib import models, training
+from fervit_lib.runtime import seed_everything
+store, folder, strategy, schedule = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
+seed_everything(0)
+options = {"embed_dim": 48, "depth": 2, "num_heads": 2}
+model = models.create_model("scratch", 3, **options)
+dls = training.face_dls(model, store, batch_size=8, device=torch.device("cpu"))
+plan = training.get_strategy(strategy)
+best = training.SaveBest(lambda: models.save_model(
+    folder / "best.safetensors", model, approach="scratch", classes=dls.classes, options=options))
+learn = training.build_learner(model, dls, plan, folder=folder, mixup=0.4, ema=0.9, grad_clip=1.0,
+    cbs=[best, training.AugmentCodes(0.1, 0.1, 0.1)])
+print("ready", flush=True)
+with learn.no_bar(), learn.no_logging():
+    training.fit(learn, plan, epochs=6, lr=None if strategy == "gradual" else 1e-3, schedule=schedule,
+        patience=50, state=folder / "last.safetensors")
+models.save_model(folder / "final.safetensors", model, approach="scratch", classes=dls.classes, options=options)
+"""
+    % EPOCHS
+)
+
+
+def start(*arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-c", FIT, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def finish(process: subprocess.Popen) -> None:
+    process.communicate()
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(("strategy", "schedule"), [("full", "one_cycle"), ("gradual", "plateau")])
+def test_a_killed_fit_ends_with_the_very_same_weights(
+    strategy: str, schedule: str, make_store: Callable[..., Path], tmp_path: Path
+) -> None:
+    store = make_store(tmp_path / "store", {"train": 240, "val": 30, "test": 30}, noise=4.0)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    began = time.monotonic()
+    process = start(store, whole, strategy, schedule)
+    process.stdout.readline()
+    ready = time.monotonic()
+    finish(process)
+    fitting = time.monotonic() - ready
+
+    kills, epochs = 0, []
+    for share in (0.35, 0.3, 0.5):
+        process = start(store, killed, strategy, schedule)
+        process.stdout.readline()
+        time.sleep(share * fitting * random.Random(kills).uniform(0.8, 1.2))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.communicate()
+        if (killed / "last.safetensors").is_file():
+            epochs.append(load_checkpoint(killed / "last.safetensors")[1]["epoch"])
+    assert kills, f"the fit took {fitting:.1f} s of {ready - began:.1f} and was never caught"
+    assert epochs, "no epoch was over before a kill"
+    finish(start(store, killed, strategy, schedule))
+
+    for name in ("final.safetensors", "best.safetensors"):
+        one, two = load_file(whole / name), load_file(killed / name)
+        assert all(torch.equal(one[key], two[key]) for key in one), name
+    one, two = (pd.read_csv(folder / "metrics.csv").drop(columns="seconds") for folder in (whole, killed))
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+    assert len(one) == 6
+    assert not list(tmp_path.rglob("*.tmp")) or kills  # a killed write may leave its temporary file, never half a file
+
+
+def test_a_state_of_other_settings_or_half_a_state_is_not_taken_up(tmp_path: Path) -> None:
+    from fervit_lib.runs import save_checkpoint
+
+    path = tmp_path / "last.safetensors"
+    assert read_state(path, {"epochs": 3}) is None
+    save_checkpoint(path, {"model.w": torch.ones(3)}, {"fit": {"epochs": 3}, "epoch": 0})
+    assert read_state(path, {"epochs": 3}) is not None
+    assert read_state(path, {"epochs": 4}) is None
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=r"last\.safetensors: .*truncated"):
+        read_state(path, {"epochs": 3})
+
+
+def test_all_random_states_are_kept() -> None:
+    state = _random_state()
+    drawn = [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(2).tolist()]
+    random.gauss(0, 1), np.random.randn()
+    _set_random_state(state)
+    again = [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(2).tolist()]
+    assert again == drawn
