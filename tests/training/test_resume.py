@@ -15,11 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fervit_lib.runs import load_checkpoint
+from fervit_lib.runs import load_checkpoint, save_checkpoint
 from fervit_lib.training.resume import _random_state, _set_random_state, read_state
 
-FIT = (
-    """
+FIT = """
 import sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
@@ -41,8 +40,6 @@ with learn.no_bar(), learn.no_logging():
         patience=50, state=folder / "last.safetensors")
 models.save_model(folder / "final.safetensors", model, approach="scratch", classes=dls.classes, options=options)
 """
-    % EPOCHS
-)
 
 
 def start(*arguments: object) -> subprocess.Popen:
@@ -93,8 +90,6 @@ def test_a_killed_fit_ends_with_the_very_same_weights(
 
 
 def test_a_state_of_other_settings_or_half_a_state_is_not_taken_up(tmp_path: Path) -> None:
-    from fervit_lib.runs import save_checkpoint
-
     path = tmp_path / "last.safetensors"
     assert read_state(path, {"epochs": 3}) is None
     save_checkpoint(path, {"model.w": torch.ones(3)}, {"fit": {"epochs": 3}, "epoch": 0})

@@ -351,11 +351,9 @@ class TestData:
         first = torch.from_numpy(np.array(found[0][0].convert("RGB"))).permute(2, 0, 1)
         assert torch.equal(images.valid.views[0][0], first)
 
-    def test_parts_are_nested_and_the_same_for_every_training_seed(
-        self, make_store: Callable[..., Path], tmp_path
+    def test_parts_are_nested_and_drawn_by_their_own_seed(
+        self, make_store: Callable[..., Path], tmp_path: Path
     ) -> None:
-        from fervit_lib.latents import LatentStore
-
         store = LatentStore.open(make_store(tmp_path / "s"), "train")
         tenth, half = training_part(store, fraction=0.1), training_part(store, fraction=0.5)
         assert tenth.sum() == 9
