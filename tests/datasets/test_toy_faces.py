@@ -73,7 +73,7 @@ def test_one_generator_draws_one_person_under_every_emotion() -> None:
     border = np.r_[0:6, 58:64]
     for emotion, picture in pictures.items():
         assert np.abs(picture[border][:, border] - pictures["neutral"][border][:, border]).max() < 1
-        assert emotion == "neutral" or np.abs(picture - pictures["neutral"]).max() > 40
+        assert emotion == "neutral" or np.abs(picture - pictures["neutral"]).max() > 25  # a tenth of the range
 
 
 def test_every_action_unit_moves_the_face() -> None:
