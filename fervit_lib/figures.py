@@ -80,6 +80,7 @@ _RUN_COLUMNS = {  # name in a table of runs, and how it is shown there
     "weighted_f1": ("weighted F1", "{:.3f}"),
     "trainable_parameters": ("trained", "{:,}"),
     "train_seconds": ("seconds", "{:,.0f}"),
+    "peak_memory_gb": ("GB", "{:.1f}"),
 }
 
 
@@ -87,7 +88,8 @@ def table_of_runs(runs: pd.DataFrame) -> Styler:
     """A row a run, with what a paper's table has; `runs` as `evaluation.evaluate_run` gives its figures."""
     _require_columns("runs", runs, tuple(_RUN_COLUMNS))
     named = runs[list(_RUN_COLUMNS)].set_axis([name for name, _ in _RUN_COLUMNS.values()], axis=1)
-    return named.style.hide().format(dict(_RUN_COLUMNS.values()), na_rep="")
+    left = {"text-align": "left", "white-space": "nowrap"}
+    return named.style.hide().format(dict(_RUN_COLUMNS.values()), na_rep="").set_properties(["run"], **left)
 
 
 def plot_class_counts(counts: pd.DataFrame) -> go.Figure:
@@ -255,12 +257,14 @@ def plot_accuracy_intervals(runs: pd.DataFrame, majority: float) -> go.Figure:
     _require_columns("runs", runs, ["variant", "accuracy", "accuracy_low", "accuracy_high"])
     _require(0 <= majority <= 1, "majority", "a share in [0, 1]", majority)
     runs = runs.sort_values("accuracy")
+    left = max(0.0, min(majority, runs["accuracy_low"].min()) - 0.04)
+    right = min(1.0, max(majority, runs["accuracy_high"].max()) + 0.04)
     figure = _figure(
         "Accuracy on the test split",
         "95 % intervals over the test faces",
         height=160 + 30 * len(runs),
         margin_t=90,
-        xaxis={"tickformat": ".0%", "title": "accuracy"},
+        xaxis={"tickformat": ".0%", "title": "accuracy", "range": [left, right]},
         yaxis={"type": "category", "range": [-0.6, len(runs) - 0.4]},
     )
     low, high = runs["accuracy"] - runs["accuracy_low"], runs["accuracy_high"] - runs["accuracy"]

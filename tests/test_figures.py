@@ -123,7 +123,13 @@ def test_use_theme_sets_the_default_and_nothing_before_does() -> None:
 
 
 def test_a_table_of_runs_names_its_columns() -> None:
-    more = {"balanced_accuracy": 0.5, "macro_f1": 0.5, "weighted_f1": 0.5, "train_seconds": 1234.5}
+    more = {
+        "balanced_accuracy": 0.5,
+        "macro_f1": 0.5,
+        "weighted_f1": 0.5,
+        "train_seconds": 1234.5,
+        "peak_memory_gb": 1.0,
+    }
     html = figures.table_of_runs(RUNS.assign(**more)).to_html()
     for text in ("70.0%", "1,000,000", "1,234", "macro-F1"):
         assert text in html

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from fervit_lib import runs
-from fervit_lib.models import HybridLatentViT, LatentViT
+from fervit_lib.models import APPROACHES
 from fervit_lib.runtime import PROJECT_ROOT
 
 NOTEBOOKS = sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))
@@ -23,8 +23,10 @@ TINY = {
     "experiment": "tiny",
     "encode": {"toy_faces": 140, "epochs": 1, "num_views": 3, "img_size": 32},
     "train": [
-        SMALL | {"approach": "scratch", "strategy": ["full", "linear_probe"]},
-        {"approach": "hybrid", "strategy": "full", "epochs": 1},
+        SMALL | {"approach": "scratch", "strategy": "full"},
+        SMALL | {"approach": "scratch", "strategy": "gradual", "depth": 2, "epochs": 2, "lr": 1e-3},
+        {"approach": "hybrid", "strategy": "adapter", "pretrained": "mae", "mae_epochs": 1, "epochs": 1},
+        {"approach": "image", "strategy": "full", "model_name": "resnet18", "image_size": 32, "epochs": 1},
     ],
 }
 
@@ -66,9 +68,10 @@ class TestCommittedNotebook:
 
 def test_a_default_of_a_notebook_is_the_librarys() -> None:
     parameters = papermill.inspect_notebook(PROJECT_ROOT / "notebooks" / "02_train.ipynb")
-    for model in (LatentViT, HybridLatentViT):
+    for model in APPROACHES.values():
         for name, argument in inspect.signature(model).parameters.items():
-            if name in parameters and argument.default is not argument.empty:
+            # The notebook says how wide adapters are, the strategy whether there are any.
+            if name in parameters and argument.default is not argument.empty and name != "adapter_dim":
                 assert str(argument.default) == parameters[name]["default"].strip('"'), name
 
 
@@ -109,7 +112,7 @@ def test_the_whole_pipeline_runs_once_and_redoes_only_what_is_missing(tmp_path: 
     done = snakemake("--configfile", config)
     assert done.returncode == 0, done.stderr[-3000:]
     experiment = tmp_path / "reports" / "tiny"
-    variants = {"scratch-full-seed0", "scratch-linear_probe-seed0", "hybrid-full-seed0"}
+    variants = {f"{name}-seed0" for name in ("scratch-full", "scratch-gradual", "hybrid-adapter", "image-full")}
     assert {run.variant for run in runs.completed_runs(tmp_path / "reports", "tiny", "train")} == variants
     for page in [experiment / "index.html", *experiment.glob("*/*/notebook.html")]:
         assert page.stat().st_size < 6e6
@@ -122,11 +125,14 @@ def test_the_whole_pipeline_runs_once_and_redoes_only_what_is_missing(tmp_path: 
     files = {path: path.stat().st_mtime_ns for path in experiment.rglob("result.json")}
     assert "Nothing to be done" in snakemake("--configfile", config).stderr
 
-    (experiment / "train" / "hybrid-full-seed0" / "result.json").unlink()
+    (experiment / "train" / "hybrid-adapter-seed0" / "result.json").unlink()
     done = snakemake("--configfile", config)
     assert done.returncode == 0, done.stderr[-3000:]
     redone = {path for path in files if path.stat().st_mtime_ns != files[path]}
-    assert {str(path.parent.relative_to(experiment)) for path in redone} == {"train/hybrid-full-seed0", "evaluate/all"}
+    assert {str(path.parent.relative_to(experiment)) for path in redone} == {
+        "train/hybrid-adapter-seed0",
+        "evaluate/all",
+    }
 
 
 @pytest.mark.notebooks
@@ -134,11 +140,14 @@ def test_a_failed_notebook_leaves_its_page_with_the_error_and_the_rest_goes_on(t
     config = write_config(tmp_path, train=[SMALL | {"approach": ["scratch", "scrach"]}])
     done = snakemake("--configfile", config, "--keep-going")
     assert done.returncode != 0
-    assert "approach: expected one of scratch, hybrid, got 'scrach'" in done.stderr
+    assert "approach: expected one of scratch, hybrid, image, latent_cnn, got 'scrach'" in done.stderr
     train = tmp_path / "reports" / "tiny" / "train"
     assert (train / "scratch-full-seed0" / "result.json").is_file()
     assert [path.name for path in (train / "scrach-full-seed0").iterdir() if "result" in path.name] == []
-    assert "approach: expected one of scratch, hybrid" in (train / "scrach-full-seed0" / "notebook.html").read_text()
+    assert (
+        "approach: expected one of scratch, hybrid, image"
+        in (train / "scrach-full-seed0" / "notebook.html").read_text()
+    )
 
 
 @pytest.mark.notebooks
@@ -147,7 +156,12 @@ def test_a_failed_notebook_leaves_its_page_with_the_error_and_the_rest_goes_on(t
     [
         ("01_encode", {"faces": "data/no_such_folder"}, "no_such_folder"),
         ("01_encode", {"encoder": "stylegan"}, "encoder: expected one of autoencoder, got 'stylegan'"),
-        ("02_train", {"strategy": "ful"}, "strategy: expected one of full, linear_probe, got 'ful'"),
+        (
+            "02_train",
+            {"strategy": "ful"},
+            "strategy: expected one of full, adapter, linear_probe, partial, gradual, got",
+        ),
+        ("02_train", {"strategy": "linear_probe"}, "say pretrained='random'"),
         ("02_train", {"latents": "data/none"}, "run 01_encode"),
         ("04_evaluate", {"experiment": "none"}, "run 02_train first"),
     ],
