@@ -19,6 +19,7 @@ from fervit_lib.training.strategies import (
     parameter_groups,
     parameter_table,
 )
+from fervit_lib.training.tracking import trackers
 
 __all__ = [
     "STRATEGIES",
@@ -38,4 +39,5 @@ __all__ = [
     "parameter_groups",
     "parameter_table",
     "reconstruct",
+    "trackers",
 ]

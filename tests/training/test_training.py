@@ -30,6 +30,7 @@ from fervit_lib.training import (
     parameter_groups,
     parameter_table,
     reconstruct,
+    trackers,
 )
 from fervit_lib.training.data import TensorBatches, training_part
 from fervit_lib.training.learner import class_weights, plan_phases
@@ -308,6 +309,17 @@ class TestFit:
         )
         train(learn, "full")
         assert max(norms) == pytest.approx(0.05, rel=1e-3)
+
+    def test_weights_and_biases_offline(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
+        logged = trackers("offline", tmp_path, "tiny-run", {"lr": 1e-3})
+        train(learner(make_store(tmp_path / "store"), tmp_path, "scratch", "full", cbs=logged), "full", epochs=2)
+        [folder] = (tmp_path / "wandb").glob("offline-run-*-tiny-run")
+        [file] = folder.glob("run-*.wandb")
+        content = file.read_bytes()
+        assert all(name in content for name in (b"macro_f1", b"valid_loss", b"fervit-lab"))
+        assert trackers("off", tmp_path, "x", {}) == []
+        with pytest.raises(ValueError, match="wandb: expected one of off, offline, online, got 'on'"):
+            trackers("on", tmp_path, "x", {})
 
     def test_mistakes_are_named(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
         store = make_store(tmp_path / "store")
