@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/train.py [--batch-size 64] [--samples 1024]
 
 The plain way is what earlier tools of this research did: one `.pt` file a sample through a DataLoader, float32, and a
-second forward pass over every training batch for its metrics. Each figure is the best of `--repeats` epochs after one to
-warm up, in samples a second of the whole loop, loading included.
+second forward pass over every training batch for its metrics. Each figure is the best of `--repeats` epochs after one
+to warm up, in samples a second of the whole loop, loading included.
 """
 
 import argparse

@@ -55,6 +55,7 @@ class WeightsAndBiases(Callback):
     def after_fit(self) -> None:
         if self.run:
             self.log.finish()
+            wandb.teardown()  # waits until the files are whole; `finish` does not
         self.run = True
 
 

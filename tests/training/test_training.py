@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -316,7 +318,9 @@ class TestFit:
         [folder] = (tmp_path / "wandb").glob("offline-run-*-tiny-run")
         [file] = folder.glob("run-*.wandb")
         content = file.read_bytes()
-        assert all(name in content for name in (b"macro_f1", b"valid_loss", b"fervit-lab"))
+        assert [name for name in (b"macro_f1", b"valid_loss", b"fervit-lab") if name not in content] == []
+        command = [Path(sys.executable).with_name("wandb"), "sync", "--dry-run", folder]
+        assert "Would sync 1 run" in subprocess.run(command, capture_output=True, text=True).stderr
         assert trackers("off", tmp_path, "x", {}) == []
         with pytest.raises(ValueError, match="wandb: expected one of off, offline, online, got 'on'"):
             trackers("on", tmp_path, "x", {})
