@@ -10,6 +10,13 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 GPU := $(if $(shell nvidia-smi -L 2>/dev/null),--resources gpu=1)
 SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) $(GPU) --keep-going --rerun-incomplete --quiet host reason
 
+# The kernel lets go of this lock however its holder ends; Snakemake's own outlives a kill and then needs --unlock.
+define experiment
+@mkdir -p .snakemake
+@flock --nonblock --conflict-exit-code 75 .snakemake/$(notdir $(1)).lock $(SNAKEMAKE) --nolock --configfile $(1) || { \
+	[ $$? != 75 ] || echo "$(1) is running already, in this folder"; exit 1; }
+endef
+
 .PHONY: help setup run demo fer2013 fer2013_small lab test lint format lock clean
 
 help: ## list the targets
@@ -26,14 +33,14 @@ setup: .venv/installed ## make .venv with every package of requirements.lock
 	@touch $@
 
 demo fer2013 fer2013_small: setup
-	@$(SNAKEMAKE) --configfile configs/$@.yaml
+	$(call experiment,configs/$@.yaml)
 	@echo "Report: reports/$@/index.html"
 demo: ## the whole pipeline on toy faces, no download: reports/demo/index.html
 fer2013_small: ## a tenth of FER2013 (placed in data/fer2013) on two cores
 fer2013: ## all of FER2013 at full size, for a GPU
 
 run: setup ## your own experiment: make run CONFIG=configs/mine.yaml
-	@$(SNAKEMAKE) --configfile $(CONFIG)
+	$(call experiment,$(CONFIG))
 
 lab: setup ## JupyterLab on notebooks/
 	$(BIN)/jupyter lab notebooks
