@@ -11,7 +11,6 @@ from pathlib import Path
 
 import papermill
 from sklearn.model_selection import ParameterGrid
-from snakemake.exceptions import WorkflowError
 
 NOTEBOOKS = {
     "encode": "notebooks/01_encode.ipynb",
@@ -28,7 +27,7 @@ def near(name, known):
 
 
 def refuse(message):
-    raise WorkflowError(f"{', '.join(map(str, workflow.configfiles)) or 'configuration'}: {message}")
+    raise SystemExit(f"{', '.join(map(str, workflow.configfiles)) or 'configuration'}: {message}")  # no stack trace
 
 
 def check_block(step, block, known):
@@ -64,7 +63,7 @@ def variants(step):
 
 
 if not config:
-    raise WorkflowError("no configuration: run `snakemake --configfile configs/demo.yaml --cores all`")
+    raise SystemExit("no configuration: run `snakemake --configfile configs/demo.yaml --cores all`")
 for key in config:
     if key not in {*NOTEBOOKS, "experiment", "reports", "data_dir"}:
         refuse(f"unknown key {key!r}; {near(key, {*NOTEBOOKS, 'experiment', 'reports', 'data_dir'})}")
