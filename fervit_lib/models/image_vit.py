@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from fervit_lib.models.layers import with_adapters
 from fervit_lib.models.pretrained import create_timm
 
-
 RESIZE_METHODS = ("squish", "crop", "pad")
 
 

@@ -1,7 +1,7 @@
 """A trial's own process tells the sweep how each epoch went, and is told when to stop.
 
-The process is a notebook's kernel. It finds its trial in an environment variable that the worker sets, so that a notebook
-need not know whether it runs in a sweep.
+The process is a notebook's kernel. It finds its trial in an environment variable that the worker sets, so that a
+notebook need not know whether it runs in a sweep.
 """
 
 import json

@@ -184,7 +184,9 @@ def _read_parameter(where: str, spec: Any) -> BaseDistribution | None:
     kind = spec.get("distribution", _infer(spec))
     if kind not in _DISTRIBUTIONS:
         supported = ", ".join(_DISTRIBUTIONS)
-        raise ValueError(f"{where}.distribution: expected one of {supported}, got {kind!r}, which is not supported here")
+        raise ValueError(
+            f"{where}.distribution: expected one of {supported}, got {kind!r}, which is not supported here"
+        )
     _check_keys(where, spec, ("distribution", *_DISTRIBUTIONS[kind]))
     if missing := [key for key in _DISTRIBUTIONS[kind] if key not in spec and key != "q"]:
         raise ValueError(f"{where}.{missing[0]}: expected it for distribution {kind}, got none")
@@ -244,7 +246,9 @@ def _read_hyperband(spec: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("early_terminate.strict: expected true (Optuna's hyperband keeps the best 1/eta), got false")
     for key in ("min_iter", "max_iter", "s", "eta"):
         if key in spec and (type(spec[key]) is not int or spec[key] < (2 if key == "eta" else 1)):
-            raise ValueError(f"early_terminate.{key}: expected a whole number of at least 1 (eta: 2), got {spec[key]!r}")
+            raise ValueError(
+                f"early_terminate.{key}: expected a whole number of at least 1 (eta: 2), got {spec[key]!r}"
+            )
     if ("min_iter" in spec) == ("max_iter" in spec) or ("s" in spec) != ("max_iter" in spec):
         raise ValueError(f"early_terminate: expected min_iter, or max_iter with s, got {', '.join(spec)}")
     eta = spec.get("eta", 3)

@@ -56,16 +56,20 @@ def model_name(parameters: Mapping[str, Any]) -> str:
     return name if approach == "image" else f"{approach} {name}"
 
 
-def pareto_front(table: pd.DataFrame, better_high: str, better_low: str) -> pd.Series:
+def pareto_front(table: pd.DataFrame, metric: str, cost: str, goal: str = "maximize") -> pd.Series:
     """(rows,) bool: which rows no other row beats in both columns (better in one, and no worse in the other).
 
     Rows with a missing value are on no front.
+
+    Args:
+        goal: whether the metric shall be high (`maximize`) or low; a cost shall be low.
     """
-    high, low = table[better_high].to_numpy(float), table[better_low].to_numpy(float)
-    beaten = (
-        (high[None] >= high[:, None]) & (low[None] <= low[:, None]) & ((high[None] > high[:, None]) | (low[None] < low[:, None]))
-    ).any(1)
-    return pd.Series(~beaten & np.isfinite(high) & np.isfinite(low), index=table.index)
+    points = np.stack(
+        [table[metric].to_numpy(float) * (-1 if goal == "maximize" else 1), table[cost].to_numpy(float)], 1
+    )
+    others, own = points[None], points[:, None]
+    beaten = ((others <= own).all(2) & (others < own).any(2)).any(1)
+    return pd.Series(~beaten & np.isfinite(points).all(1), index=table.index)
 
 
 def winner(study: optuna.Study, sweep: Sweep) -> dict[str, Any]:
@@ -77,6 +81,12 @@ def winner(study: optuna.Study, sweep: Sweep) -> dict[str, Any]:
     if not any(trial.state == TrialState.COMPLETE for trial in study.get_trials(deepcopy=False)):
         raise ValueError(f"{sweep.name}: expected a trial that trained to its end, got none; the leaderboard says why")
     return sweep.fixed | study.best_trial.params
+
+
+def is_synthetic(table: pd.DataFrame, sweep: Sweep, reports: Path) -> bool:
+    """Whether trials were trained on synthetic faces: of a leaderboard, those that have a result."""
+    folders = [Run(reports, sweep.name, "train", variant).folder for variant in table["variant"]]
+    return any(read_json(f / "result.json")["synthetic"] for f in folders if (f / "result.json").is_file())
 
 
 def write_winner(file: Path, study: optuna.Study, sweep: Sweep, reports: Path) -> Path:
@@ -92,8 +102,8 @@ def write_winner(file: Path, study: optuna.Study, sweep: Sweep, reports: Path) -
     content |= {"encode": encode, "train": {"seed": [0, 1, 2]} | train}
     best = study.best_trial
     heading = (
-        f"# The best of {len(study.trials)} trials of the sweep {sweep.name}: {variant_of(best.number)}, {sweep.metric} "
-        f"{best.value:.3f} on the validation split.\n# Seeds beside its own say how much of that was luck.\n"
+        f"# The best of {len(study.trials)} trials of the sweep {sweep.name}: {variant_of(best.number)}, "
+        f"{sweep.metric} {best.value:.3f} on the validation split.\n# More seeds say how much of that was luck.\n"
     )
     with atomic_write(file) as temporary:
         temporary.write_text(heading + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

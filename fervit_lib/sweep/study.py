@@ -1,8 +1,8 @@
 """A sweep's study: which trial is next, who works on it, and how it ended.
 
-Workers share nothing but files. Optuna's storage holds the trials; beside it, a worker holds a lock on the trial that it
-runs, which the system lets go of when the worker dies, however it dies: a trial that is running and not locked was left
-behind, and whoever asks next takes it up.
+Workers share nothing but files. Optuna's storage holds the trials; beside it, a worker holds a lock on the trial that
+it runs, which the system lets go of when the worker dies, however it dies: a trial that is running and not locked was
+left behind, and whoever asks next takes it up.
 """
 
 import fcntl
@@ -58,7 +58,7 @@ def load_storage(folder: Path, kind: str | None = None) -> optuna.storages.BaseS
     """The storage in a sweep's folder: the one that is there, else a new one of `kind`.
 
     Args:
-        kind: `sqlite` (the default), or `journal` for a network file system, where SQLite's locks are not to be trusted.
+        kind: `sqlite` (the default), or `journal` for a network file system, where SQLite's locks are not safe.
     """
     files = {"sqlite": folder / "study.db", "journal": folder / "study.journal"}
     present = [name for name, file in files.items() if file.exists()]
@@ -114,7 +114,9 @@ def load_study(folder: Path) -> tuple[optuna.Study, Sweep]:
         FileNotFoundError: none has begun there.
     """
     if not any((folder / name).exists() for name in ("study.db", "study.journal")):
-        raise FileNotFoundError(f"{display_path(folder)}: no sweep there; run `python -m fervit_lib.sweep <file>` first")
+        raise FileNotFoundError(
+            f"{display_path(folder)}: no sweep there; run `python -m fervit_lib.sweep <file>` first"
+        )
     storage = load_storage(folder)
     [summary] = optuna.get_all_study_summaries(storage)
     sweep = parse_sweep(summary.user_attrs["sweep"])
@@ -167,6 +169,12 @@ def claim(study: optuna.Study, sweep: Sweep, folder: Path, seed: int = 0) -> Cla
         parameters = propose(study, sweep, trial)
         trial.set_user_attr("starts", 1)
         return Claim(trial, parameters, lock)
+
+
+def is_complete(study: optuna.Study, sweep: Sweep) -> bool:
+    """Whether every trial has ended."""
+    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    return len(ended) >= sweep.num_trials
 
 
 def _take_up(study: optuna.Study, sweep: Sweep, left: FrozenTrial, lock: TextIO) -> Claim | None:

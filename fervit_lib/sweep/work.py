@@ -16,7 +16,9 @@ from optuna.trial import TrialState
 from fervit_lib.runs import Run
 from fervit_lib.runtime import PROJECT_ROOT
 from fervit_lib.sweep.config import TRAIN_NOTEBOOK, Sweep, read_sweep
-from fervit_lib.sweep.study import STORAGES, Claim, claim, fail, open_study, trial_environment, variant_of
+from fervit_lib.sweep.study import STORAGES, Claim, claim, fail, is_complete, open_study, trial_environment, variant_of
+
+_QUIET = {"extra_arguments": ["--IPKernelApp.log_level=ERROR"]}  # or every kernel warns of how it is reached
 
 Train = Callable[[Sweep, Run, dict[str, Any]], float]
 
@@ -35,7 +37,7 @@ def run_notebook(notebook: Path, folder: Path, parameters: dict[str, Any]) -> No
     folder.mkdir(parents=True, exist_ok=True)
     executed = folder / "notebook.ipynb"
     try:
-        papermill.execute_notebook(notebook, executed, parameters, kernel_name="python3", progress_bar=False)
+        papermill.execute_notebook(notebook, executed, parameters, kernel_name="python3", progress_bar=False, **_QUIET)
     except papermill.PapermillExecutionError as error:
         raise RuntimeError(f"{error.ename}: {error.evalue}") from error
     except nbclient.exceptions.DeadKernelError as error:
@@ -65,7 +67,9 @@ def work(sweep: Sweep, reports: Path, *, seed: int = 0, train: Train = train_tri
     while claimed := claim(study, sweep, folder, seed):
         with claimed.lock:
             os.environ |= trial_environment(folder, claimed.trial.number)
-            _run_claimed(study, sweep, Run(reports, sweep.name, "train", variant_of(claimed.trial.number)), claimed, train)
+            _run_claimed(
+                study, sweep, Run(reports, sweep.name, "train", variant_of(claimed.trial.number)), claimed, train
+            )
 
 
 def _run_claimed(study: optuna.Study, sweep: Sweep, run: Run, claimed: Claim, train: Train) -> None:
@@ -104,7 +108,9 @@ def run_sweep(file: Path, reports: Path, *, workers: int = 1, storage: str | Non
     if storage not in (None, *STORAGES):
         raise ValueError(f"storage: expected one of {', '.join(STORAGES)}, got {storage!r}")
     sweep = read_sweep(file)
-    open_study(sweep, sweep_folder(reports, sweep), storage)
+    study = open_study(sweep, sweep_folder(reports, sweep), storage)
+    if is_complete(study, sweep):
+        return
     command = [sys.executable, "-m", "fervit_lib.sweep", file, "--worker", "--reports", reports, "--seed", str(seed)]
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     environment = {"OMP_NUM_THREADS": threads} | os.environ
@@ -117,6 +123,6 @@ def run_sweep(file: Path, reports: Path, *, workers: int = 1, storage: str | Non
         raise
     if any(codes):
         raise RuntimeError(
-            f"{sum(map(bool, codes))} of {workers} workers ended early (exit codes {codes}); run the same command again: "
-            f"it takes up the trial that each of them left"
+            f"{sum(map(bool, codes))} of {workers} workers ended early (exit codes {codes}); run the same command "
+            f"again: it takes up the trials that they left"
         )

@@ -152,7 +152,9 @@ def _stack(faces: FaceDataset, indices: list[int], image_size: int, resize: Call
 
     def pixels(index: int) -> np.ndarray:
         image = faces[index][0].convert("RGB")
-        return np.asarray(image if image.size == (side, side) else resize(image, (side, side), Image.Resampling.BICUBIC))
+        return np.asarray(
+            image if image.size == (side, side) else resize(image, (side, side), Image.Resampling.BICUBIC)
+        )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes outside Python's lock
         return torch.from_numpy(np.stack(list(pool.map(pixels, indices)))).permute(0, 3, 1, 2).contiguous()
