@@ -79,9 +79,7 @@ class Sweep:
         """Optuna's sampler for trial `number`: seeded by it, so that workers and later starts never draw alike."""
         own = (seed * 1_000_003 + number) % 2**32
         if self.method == "bayes":
-            # Half of a short sweep is drawn at random, of a long one Optuna's ten.
-            start = min(10, math.ceil(self.num_trials / 2))
-            return optuna.samplers.TPESampler(seed=own, n_startup_trials=start)
+            return optuna.samplers.TPESampler(seed=own)
         return optuna.samplers.RandomSampler(seed=own)
 
     def pruner(self) -> optuna.pruners.BasePruner:
