@@ -11,8 +11,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import optuna
-
 from fervit_lib.runs import Run
 from fervit_lib.runtime import PROJECT_ROOT, display_path, resolve
 from fervit_lib.sweep.config import read_sweep
@@ -33,7 +31,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--worker", action="store_true", help="run trials in this process, and show nothing")
     parser.add_argument("--trial", metavar="JSON", help="run one trial of these parameters, as W&B's agent calls it")
     options = parser.parse_args(arguments)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     file, reports = resolve(options.file), resolve(options.reports)
     try:
         if options.trial or options.wandb:

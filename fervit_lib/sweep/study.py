@@ -83,6 +83,7 @@ def open_study(sweep: Sweep, folder: Path, storage: str | None = None) -> optuna
         ValueError: the study there is of another sweep: other parameters, method, metric or way to stop early. Only
             `run_cap` may grow.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # workers say themselves how each trial went
     with locked(folder / "sweep.lock"):
         study = optuna.create_study(
             storage=load_storage(folder, storage),
