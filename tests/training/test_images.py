@@ -50,7 +50,7 @@ def test_noise_is_of_its_own_strength_and_stays_in_range() -> None:
     images = TensorImage(torch.full((64, 3, 32, 32), 0.5))
     noisy = GaussianNoise(0.1)(images, split_idx=0)
     spread = torch.Tensor(noisy - images).flatten(1).std(1)
-    assert spread.max() <= 0.11 and spread.min() < 0.02 and 0 <= noisy.min() and noisy.max() <= 1
+    assert spread.max() <= 0.11 and spread.min() < 0.02 and noisy.min() >= 0 and noisy.max() <= 1
     assert torch.equal(GaussianNoise(0.1)(images, split_idx=1), images)  # not when validating
     with pytest.raises(ValueError, match="image_noise: expected"):
         GaussianNoise(1.0)
