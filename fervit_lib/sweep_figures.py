@@ -134,7 +134,8 @@ def plot_parameters(study: optuna.Study, metric: str) -> list[go.Figure]:
 def _restyle(figure: go.Figure, title: str, subtitle: str, height: int = 400) -> go.Figure:
     """Optuna's figure with this project's title, font and margins."""
     own = _figure(title, subtitle, height).layout
-    figure.update_layout(template=own.template, title=own.title, height=height)
+    margin = {"t": 115, "r": 40}  # the legend stands under the subtitle, and the last panel's labels stick out
+    figure.update_layout(template=own.template, title=own.title, height=height, margin=margin)
     return figure
 
 

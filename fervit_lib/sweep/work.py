@@ -83,7 +83,8 @@ def _run_claimed(study: optuna.Study, sweep: Sweep, run: Run, claimed: Claim, tr
         fail(study, number, reason)
         print(f"{run.variant} failed: {reason.splitlines()[0]}", flush=True)
         return
-    pruned = claimed.trial.user_attrs.get("pruned")
+    # Asked of the storage: the trial's own process said so, and this one's copy does not know.
+    pruned = study.get_trials(deepcopy=False)[number].user_attrs.get("pruned")
     study.tell(number, state=TrialState.PRUNED) if pruned else study.tell(number, value)
     searched = {name: claimed.parameters[name] for name in sweep.space}
     shown = ", ".join(f"{name} {v:.2g}" if isinstance(v, float) else f"{name} {v}" for name, v in searched.items())

@@ -39,7 +39,7 @@ from fervit_lib.sweep import (
 from fervit_lib.sweep.__main__ import main
 from fervit_lib.sweep.callback import ReportTrial
 from fervit_lib.sweep.config import METRICS
-from fervit_lib.sweep.study import MAX_STARTS, claim, is_complete, propose
+from fervit_lib.sweep.study import MAX_STARTS, claim, is_complete, live_trial, propose
 from fervit_lib.sweep.wandb_agent import for_wandb
 from fervit_lib.sweep.work import work
 
@@ -284,6 +284,25 @@ class TestWorkers:
         assert table.loc["trial-003", "reason"] == "macro_f1 is no number"
         assert study.best_trial.value == max(trial.params["lr"] for trial in study.trials if trial.value is not None)
         assert list(table.index[-2:].sort_values()) == ["trial-002", "trial-003"]
+
+    def test_a_trial_that_its_own_process_stopped_is_pruned(self, tmp_path: Path) -> None:
+        folder = tmp_path / "tiny" / "sweep"
+
+        def in_own_process(number: int) -> None:
+            trial = live_trial(load_study(folder)[0], number)
+            trial.report(0.3, 1)
+            trial.set_user_attr("pruned", True)
+
+        def train(_: object, run: Run, __: dict) -> float:
+            if run.variant == "trial-001":
+                process = get_context("fork").Process(target=in_own_process, args=(1,))
+                process.start()
+                assert end(process) == [0]
+            return 0.3
+
+        work(parse_sweep(content(run_cap=3)), tmp_path, train=train)
+        states = [trial.state for trial in study_of(tmp_path, content()).trials]
+        assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.COMPLETE]
 
     def test_more_trials_may_follow_and_another_sweep_may_not(self, tmp_path: Path) -> None:
         work(parse_sweep(content(run_cap=2)), tmp_path, train=lambda *_: 0.0)
