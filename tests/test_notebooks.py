@@ -17,7 +17,7 @@ from fervit_lib.models import APPROACHES
 from fervit_lib.runtime import PROJECT_ROOT
 
 NOTEBOOKS = sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))
-CONFIGS = sorted((PROJECT_ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted(path for path in (PROJECT_ROOT / "configs").glob("*.yaml") if path.stem != "sweep")  # not Snakemake's
 SMALL = {"embed_dim": 32, "depth": 1, "num_heads": 2, "epochs": 1}
 TINY = {
     "experiment": "tiny",
@@ -164,6 +164,7 @@ def test_a_failed_notebook_leaves_its_page_with_the_error_and_the_rest_goes_on(t
         ("02_train", {"strategy": "linear_probe"}, "say pretrained='random'"),
         ("02_train", {"latents": "data/none"}, "run 01_encode"),
         ("04_evaluate", {"experiment": "none"}, "run 02_train first"),
+        ("06_sweep", {"config": "configs/demo.yaml"}, "experiment: not supported here"),
     ],
 )
 def test_a_bad_parameter_fails_at_once_and_writes_nothing(

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from fervit_lib.models.layers import with_adapters
 from fervit_lib.models.pretrained import create_timm
 
+RESIZE_METHODS = ("squish", "crop", "pad")
+
 
 class ImageModel(nn.Module):
     """Images (B, 3 or 1, H, W) in [0, 1] or uint8 → logits (B, num_classes), by a timm model and a linear head.
@@ -20,6 +22,9 @@ class ImageModel(nn.Module):
         pretrained: see `pretrained.create_timm`.
         image_size: side of the square that the model sees, pixels; 0: the model's own.
         patch_size: side of a ViT's patch, pixels; 0: the model's own. Published patch weights are resampled to it.
+        resize_method: how a face that is no square becomes one: `squish`, `crop` to its middle, or `pad` with black.
+        concat_pool: the head reads the mean and the maximum over all places side by side (fastai's concat pooling),
+            in place of the model's own pooling.
         drop_rate: dropout before the head.
         adapter_dim: bottleneck of the adapter after each block of a ViT; 0: no adapters.
     """
@@ -34,10 +39,15 @@ class ImageModel(nn.Module):
         pretrained: str,
         image_size: int = 0,
         patch_size: int = 0,
+        resize_method: str = "squish",
+        concat_pool: bool = False,
         drop_rate: float = 0.1,
         adapter_dim: int = 0,
     ) -> None:
         super().__init__()
+        if resize_method not in RESIZE_METHODS:
+            raise ValueError(f"resize_method: expected one of {', '.join(RESIZE_METHODS)}, got {resize_method!r}")
+        self.resize_method, self.concat_pool = resize_method, concat_pool
         vit_options = {"img_size": image_size or None, "patch_size": patch_size or None}
         self.body = create_timm(model_name, pretrained, **(vit_options if "vit" in model_name else {}))
         config = self.body.pretrained_cfg
@@ -49,7 +59,9 @@ class ImageModel(nn.Module):
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(config[name]).view(1, 3, 1, 1), persistent=False)
         self.head_drop = nn.Dropout(drop_rate)
-        self.head = nn.Linear(self.body.num_features, num_classes)
+        # Some models widen their features once more before the classifier, others do not.
+        width = 2 * self.body.num_features if concat_pool else getattr(self.body, "head_hidden_size", None)
+        self.head = nn.Linear(width or self.body.num_features, num_classes)
         self.input_shape = (3, self.image_size, self.image_size)
 
     def prepare(self, images: Tensor) -> Tensor:
@@ -79,7 +91,17 @@ class ImageModel(nn.Module):
 
     def forward_head(self, features: Tensor) -> Tensor:
         """What `forward_features` gives → logits (B, num_classes)."""
-        return self.head(self.head_drop(self.body.forward_head(features, pre_logits=True)))
+        pooled = self._pool(features) if self.concat_pool else self.body.forward_head(features, pre_logits=True)
+        return self.head(self.head_drop(pooled))
+
+    def _pool(self, features: Tensor) -> Tensor:
+        """Mean and maximum over all places of what `forward_features` gives: (B, 2·D)."""
+        if features.ndim == 3:
+            places = features[:, getattr(self.body, "num_prefix_tokens", 0) :]
+        else:
+            last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
+            places = features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2)
+        return torch.cat([places.mean(1), places.amax(1)], dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(images))

@@ -2,7 +2,7 @@
 
 import torch
 from fastai.callback.core import Callback
-from fastai.vision.augment import Brightness, Contrast, Flip, Rotate, Zoom
+from fastai.vision.augment import Brightness, Contrast, Flip, RandTransform, Rotate, Zoom
 from fastai.vision.core import TensorImage
 from torch import Tensor
 
@@ -39,16 +39,39 @@ class AugmentCodes(Callback):
         return codes
 
 
+class GaussianNoise(RandTransform):
+    """A fastai batch transform: noise added to images in [0, 1], of another strength for every image.
+
+    Args:
+        std: largest standard deviation; each image draws its own from [0, std].
+    """
+
+    order = 95  # on the pixels as they end up, after what turns and lights them
+    split_idx = 0
+
+    def __init__(self, std: float, p: float = 1.0) -> None:
+        if not 0 <= std < 1:
+            raise ValueError(f"image_noise: expected a standard deviation in [0, 1), got {std}")
+        super().__init__(p=p)
+        self.std = std
+
+    def encodes(self, images: TensorImage) -> TensorImage:
+        """(B, 3, H, W) → the same, within [0, 1]."""
+        own = self.std * torch.rand(len(images), 1, 1, 1, device=images.device)
+        return (images + own * torch.randn_like(images)).clamp(0, 1)
+
+
 class AugmentImages(Callback):
     """Training images mirrored, turned, zoomed and lit otherwise by fastai's batch transforms; uint8 → float in [0, 1].
 
     Args:
         strength: 1 is up to 10° and a tenth of zoom; 0: mirrored only.
+        noise: see `GaussianNoise`.
     """
 
     order = -5
 
-    def __init__(self, strength: float = 1.0) -> None:
+    def __init__(self, strength: float = 1.0, noise: float = 0.0) -> None:
         if not 0 <= strength <= 3:
             raise ValueError(f"image_augment: expected a strength in [0, 3], got {strength}")
         self.transforms = [Flip(p=0.5)]
@@ -59,6 +82,8 @@ class AugmentImages(Callback):
                 Brightness(max_lighting=min(0.2 * strength, 0.9), p=0.75),
                 Contrast(max_lighting=min(0.2 * strength, 0.9), p=0.75),
             ]
+        if noise:
+            self.transforms.append(GaussianNoise(noise))
 
     def before_batch(self) -> None:
         if self.training:

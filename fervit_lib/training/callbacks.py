@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.callback.core import Callback
+from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.tracker import TrackerCallback
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -174,6 +175,16 @@ class Bf16(Callback):
 
     def after_loss(self) -> None:
         self.autocast.__exit__(None, None, None)
+
+
+class Fp16(MixedPrecision):
+    """fastai's fp16 with a scaled loss; the scale goes on where an interrupted fit left it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.learn.scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.learn.scaler.load_state_dict(state)
 
 
 class KeepFrozenStill(Callback):

@@ -1,7 +1,7 @@
 """Tensors to fastai batches with no Python per sample."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from fervit_lib.datasets import FaceDataset, few_shot_mask, load_faces, stratified_mask
@@ -120,7 +120,7 @@ def inputs_for(model: nn.Module, store: LatentStore, indices: np.ndarray | None 
     """
     indices = np.arange(len(store)) if indices is None else indices
     if is_image(model):
-        return load_pixels(store, indices, model.image_size)
+        return load_pixels(store, indices, model.image_size, model.resize_method)
     if store.codes.shape[1:] != model.input_shape:
         raise ValueError(
             f"{store.folder}: expected codes of shape {model.input_shape}, as the model takes them, got "
@@ -129,24 +129,32 @@ def inputs_for(model: nn.Module, store: LatentStore, indices: np.ndarray | None 
     return store.codes[torch.from_numpy(indices)]
 
 
-def load_pixels(store: LatentStore, indices: np.ndarray, image_size: int) -> Tensor:
+def load_pixels(store: LatentStore, indices: np.ndarray, image_size: int, resize_method: str = "squish") -> Tensor:
     """The faces at `indices` of a store's split as images, (n, 3, S, S) uint8 RGB.
 
     S is the faces' own side, or `image_size` where they are larger.
+
+    Args:
+        resize_method: how a face becomes a square: see `ImageModel`.
     """
     faces = load_faces(store.faces, store.split)
     place = {path: i for i, path in enumerate(faces.paths)}
     if missing := [store.paths[i] for i in indices if store.paths[i] not in place]:
         raise ValueError(f"{store.faces}: {missing[0]} is gone since its code was made; put it back, or run 01_encode")
-    return _stack(faces, [place[store.paths[i]] for i in indices], image_size)
+    return _stack(faces, [place[store.paths[i]] for i in indices], image_size, _RESIZE[resize_method])
 
 
-def _stack(faces: FaceDataset, indices: list[int], image_size: int) -> Tensor:
+_RESIZE = {"squish": Image.Image.resize, "crop": ImageOps.fit, "pad": ImageOps.pad}
+
+
+def _stack(faces: FaceDataset, indices: list[int], image_size: int, resize: Callable[..., Image.Image]) -> Tensor:
     side = min(image_size, max(faces[indices[0]][0].size))
 
     def pixels(index: int) -> np.ndarray:
         image = faces[index][0].convert("RGB")
-        return np.asarray(image if image.size == (side, side) else image.resize((side, side), Image.Resampling.BICUBIC))
+        return np.asarray(
+            image if image.size == (side, side) else resize(image, (side, side), Image.Resampling.BICUBIC)
+        )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes outside Python's lock
         return torch.from_numpy(np.stack(list(pool.map(pixels, indices)))).permute(0, 3, 1, 2).contiguous()

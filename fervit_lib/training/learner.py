@@ -13,25 +13,19 @@ from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
-from fastai.metrics import AccumMetric, accuracy
+from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
-from sklearn.metrics import f1_score
 from torch import Tensor, nn
 
 from fervit_lib.runtime import fast_bf16
-from fervit_lib.training.callbacks import Bf16, Curves, Ema, KeepFrozenStill, StopOnNan
+from fervit_lib.training.callbacks import Bf16, Curves, Ema, Fp16, KeepFrozenStill, StopOnNan
+from fervit_lib.training.metrics import scores
 from fervit_lib.training.resume import KeepLast, ResumableLearner, read_state
 from fervit_lib.training.schedule import EarlyStopping, Phase, Plateau, Schedule
 from fervit_lib.training.strategies import Strategy, parameter_groups
 
-PRECISIONS = ("auto", "float32", "bf16")
+PRECISIONS = ("auto", "float32", "bf16", "fp16")
 WEIGHT_DECAY = 0.01
-
-
-def macro_f1() -> AccumMetric:
-    """Mean of the per-class F1 over the whole validation set."""
-    score = partial(f1_score, average="macro", zero_division=0)
-    return AccumMetric(score, dim_argmax=-1, to_np=True, invert_arg=True, name="macro_f1")
 
 
 def class_weights(labels: Tensor, num_classes: int) -> Tensor:
@@ -67,10 +61,13 @@ def build_learner(
         mixup: train on pairs of inputs and labels mixed by a share from Beta(mixup, mixup), Zhang et al. 2018; 0: off.
         grad_clip: largest norm of the gradient; 0: not clipped.
         ema: decay of the moving average of the weights, which is validated and kept instead of them; 0: none.
-        precision: `auto` is bf16 where the device is fast in it, else float32.
+        precision: `auto` is bf16 where the device is fast in it, else float32; `fp16` (with a scaled loss) is for GPUs
+            from before bf16.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision == "fp16" and dls.device.type != "cuda":
+        raise ValueError(f"precision: fp16 needs a GPU, and this is {dls.device}; use auto, float32 or bf16")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing: expected a share in [0, 1), got {label_smoothing}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +79,7 @@ def build_learner(
         loss_func=CrossEntropyLossFlat(weight=weight, label_smoothing=label_smoothing),
         opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
         splitter=lambda _: [group.parameters for group in groups],
-        metrics=[accuracy, macro_f1()],
+        metrics=[accuracy, *scores()],
         wd=[weight_decay if group.weight_decay else 0.0 for group in groups],
         train_bn=False,
         path=folder,
@@ -94,6 +91,7 @@ def build_learner(
             *([GradientClip(grad_clip)] if grad_clip else []),
             *([Ema(ema)] if ema else []),
             *([Bf16()] if precision == "bf16" or (precision == "auto" and fast_bf16(dls.device)) else []),
+            *([Fp16()] if precision == "fp16" else []),
             *(cbs or []),
         ],
     )

@@ -1,5 +1,6 @@
 """Weights & Biases, for who wants it: the same curves as `metrics.csv`."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,15 @@ class WeightsAndBiases(Callback):
         if not self.run:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        identity = self.name_of_run.replace("/", "-")
+        # W&B's own agent has named the run already, and knows nothing of going on with one.
+        swept = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+        identity = swept or self.name_of_run.replace("/", "-")
         try:
             self.log = wandb.init(
                 project=PROJECT,
                 name=self.name_of_run,
                 id=identity,
-                resume="allow" if self.mode == "online" else None,
+                resume="allow" if self.mode == "online" and not swept else None,
                 dir=self.folder,
                 mode=self.mode,
                 config=self.parameters,
