@@ -16,8 +16,11 @@ FLOORS = {
     "encoders": 1,
     "models": 1,
     "training": 2,
+    "explain": 3,
     "evaluation": 3,
     "figures": 4,
+    "figures_explain": 4,
+    "explorer": 4,
     "report": 4,
 }
 MODULES = sorted(path for path in LIBRARY.rglob("*.py") if path.parent != LIBRARY or path.name != "__init__.py")
