@@ -3,11 +3,12 @@
 A layer is taken away by putting the mean code of that layer in its place, which any model over codes can be asked.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from fervit_lib.latents import BANDS
@@ -120,4 +121,44 @@ def swap_effect(predict: Predict, first: Tensor, second: Tensor) -> pd.DataFrame
         mixed = predict(swap_layers(first, second, layers)).argmax(1)
         kept, taken = (mixed == own)[differ], (mixed == other)[differ]
         rows.append({"band": band, "kept": kept.mean(), "taken": taken.mean(), "num_pairs": int(differ.sum())})
+    return pd.DataFrame(rows)
+
+
+def layers_off(predict: Predict, codes: Tensor, fill: Tensor) -> tuple[list[str], np.ndarray]:
+    """Faces (n, 18, dim) read with nothing, each band, each layer off: names, probabilities (n, 1 + 3 + 18, classes)."""
+    choices = {"nothing": []} | {band: range(s.start, s.stop) for band, s in BANDS.items()}
+    choices |= {str(layer): [layer] for layer in range(codes.shape[1])}
+    probs = [predict(replace_layers(codes, layers, fill)) for layers in choices.values()]
+    return list(choices), np.stack(probs, axis=1)
+
+
+def band_shares(scores: Tensor) -> pd.DataFrame:
+    """How scores ≥ 0 of the layers (n, 18) divide among the bands, each face's sum 1; 95 % intervals over faces.
+
+    A row a band: share, low, high, and `even`, what a model that knows nothing of layers would give.
+    """
+    shares = (scores / scores.sum(1, keepdim=True).clamp(min=1e-12)).double().numpy()
+    rows = []
+    for band, layers in BANDS.items():
+        of_band = shares[:, layers].sum(1)
+        half = 1.96 * of_band.std(ddof=1) / np.sqrt(len(of_band))
+        found = {"share": of_band.mean(), "low": of_band.mean() - half, "high": of_band.mean() + half}
+        rows.append({"band": band, **found, "even": (layers.stop - layers.start) / shares.shape[1]})
+    return pd.DataFrame(rows)
+
+
+def rank_agreement(scores: Mapping[str, Tensor], drop: np.ndarray) -> pd.DataFrame:
+    """Does a method's mean ranking of the layers go with what taking them away costs?
+
+    Args:
+        scores: method → (n, layers).
+        drop: (layers,) what accuracy loses without each.
+
+    Returns:
+        A row a method: `rank_correlation` (Spearman, -1 to 1; 0 is no relation), and its p-value over the layers.
+    """
+    rows = []
+    for method, found in scores.items():
+        result = spearmanr(found.mean(0).numpy(), drop)
+        rows.append({"method": method, "rank_correlation": result.statistic, "p": result.pvalue})
     return pd.DataFrame(rows)
