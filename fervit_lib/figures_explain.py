@@ -77,7 +77,7 @@ def plot_attention(
 
     def of_layer(layer: int) -> dict[str, list]:
         bars = [shown[:, layer, h, 0].ravel() for h in range(1 + num_heads)]
-        heat = [shown[:, layer, h].reshape(-1, tokens) for h in range(1 + num_heads)]
+        heat = [shown[:, layer, h].reshape(-1, tokens).round(3) for h in range(1 + num_heads)]
         errors = [widths[:, layer, h].ravel() for h in range(1 + num_heads)]
         return {
             "y": list(bars) + [x] * len(heat),
@@ -92,8 +92,7 @@ def plot_attention(
         bars = {"text": labels * groups, "textposition": "none", "hovertemplate": hover, "marker_color": colors}
         figure.add_bar(x=x, y=first["y"][h], visible=h == 0, showlegend=False, error_y=errors, **bars, **place)
     for h in range(1 + num_heads):
-        text = [[f"{row} looks at {column}" for column in labels] for _ in range(groups) for row in labels]
-        heat = {"text": text, "hovertemplate": "%{text}: %{z:.3f}<extra></extra>", "colorscale": SEQUENTIAL}
+        heat = {"hovertemplate": "to %{x}: %{z:.3f}<extra></extra>", "colorscale": SEQUENTIAL}
         bar = {"len": 0.55, "y": 0, "yanchor": "bottom", "thickness": 12, "title": {"text": "weight"}}
         figure.add_heatmap(
             z=first["z"][1 + num_heads + h], x=labels, y=x, zmin=0, visible=h == 0, row=2, col=1, colorbar=bar, **heat
@@ -126,10 +125,10 @@ def plot_layer_scores(
         errors: by column, lower and upper end of an interval, each (18,).
     """
     _require(len(scores) == NUM_LAYERS, "scores", f"{NUM_LAYERS} rows, one a layer", len(scores))
-    figure = _figure(title, height=400, margin_t=110, yaxis={"title": axis})
+    figure = _figure(title, height=400, margin_t=110, yaxis={"title": axis, "tickformat": ".0%"})
     shade_bands(figure)
     for name, color in zip(scores, PALETTE, strict=False):
-        bar = {"name": str(name), "marker_color": color, "hovertemplate": "layer %{x}: %{y:.3g}"}
+        bar = {"name": str(name), "marker_color": color, "hovertemplate": "layer %{x}: %{y:.1%}"}
         if errors and name in errors:
             low, high = errors[name]
             values = scores[name].to_numpy()
@@ -259,7 +258,7 @@ def plot_probes(scores: pd.DataFrame) -> go.Figure:
     figure = _figure("Few-shot reading by depth", height=440, margin_t=130, xaxis={"title": "after"})
     runs, shots = list(scores["run"].unique()), sorted(scores["shots"].unique())
     for (run, number), group in scores.groupby(["run", "shots"], sort=False):
-        line = {"color": PALETTE[runs.index(run) % 8], "dash": ("dot", "solid", "dash")[shots.index(number) % 3]}
+        line = {"color": PALETTE[runs.index(run) % 8], "dash": ("solid", "dot", "dash")[shots.index(number) % 3]}
         ends = {"array": group["highest"] - group["accuracy"], "arrayminus": group["accuracy"] - group["lowest"]}
         figure.add_scatter(
             x=group["layer"], y=group["accuracy"], name=f"{_labels([run])[0]}, {number} a class", line=line,
@@ -312,7 +311,7 @@ def plot_depths(points: Mapping[str, np.ndarray], labels: np.ndarray, classes: S
     limit = 1.05 * max(np.abs(found).max() for found in points.values())
     chosen = [labels == number for number in range(len(classes))]
     steps = [[{axis: [p[c, i].round(3) for c in chosen] for i, axis in enumerate("xy")}] for p in points.values()]
-    _add_slider(figure, "after", list(points), steps)
+    _add_slider(figure, "after", list(points), steps, len=0.94, x=0.03)
     figure.update_xaxes(range=[-limit, limit], title="direction 1")
     figure.update_yaxes(range=[-limit, limit], title="direction 2")
     figure.update_layout(legend_itemsizing="constant")

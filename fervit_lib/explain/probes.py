@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from fervit_lib.explain.similarity import layer_features
+from fervit_lib.explain.similarity import layer_features, pool
 
 
 def pooled_features(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> dict[str, np.ndarray]:
@@ -20,14 +20,8 @@ def pooled_features(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> 
     pooled: dict[str, list[Tensor]] = {}
     for batch in inputs.split(batch_size):
         for name, features in layer_features(model, batch.to(device)).items():
-            pooled.setdefault(name, []).append(_pool(features).float().cpu())
+            pooled.setdefault(name, []).append(pool(features).float().cpu())
     return {name: torch.cat(vectors).numpy() for name, vectors in pooled.items()}
-
-
-def _pool(features: Tensor) -> Tensor:
-    if features.ndim == 3:
-        return features[:, 0]
-    return features.flatten(2).mean(-1) if features.ndim == 4 else features
 
 
 def few_shot(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:

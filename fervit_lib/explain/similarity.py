@@ -58,6 +58,13 @@ def layer_features(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return dict(features)
 
 
+def pool(features: Tensor) -> Tensor:
+    """One vector a face, (B, D): CLS of tokens (B, N, D), the mean of a map (B, C, H, W), a vector as it is."""
+    if features.ndim == 3:
+        return features[:, 0]
+    return features.flatten(2).mean(-1) if features.ndim == 4 else features
+
+
 def cls_similarity(tokens: Tensor) -> Tensor:
     """Cosine of CLS and each token, (B, N, D) → (B, N), -1 to 1.
 
@@ -132,12 +139,22 @@ def rbf_cka(a: Tensor, b: Tensor) -> float:
 
 @torch.no_grad()
 def cka_matrix(
-    model: nn.Module, other: nn.Module, inputs: Tensor, kernel: str = "linear", batch_size: int = 128
+    model: nn.Module,
+    other: nn.Module,
+    inputs: Tensor,
+    kernel: str = "linear",
+    *,
+    pooled: bool = True,
+    batch_size: int = 128,
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """CKA of every layer of `model` (rows) with every layer of `other` (columns), on the same `inputs` (n, …).
 
     HSIC is summed over batches before it is divided (Nguyen, Raghu and Kornblith 2021, section 3), so that memory
     holds one batch; a last batch of fewer than 4 is left out.
+
+    Args:
+        pooled: compare one vector a face, see `pool`. All tokens together are mostly the residual path, which carries
+            the input through: by them even a model that learned nothing looks like one that did.
 
     Returns:
         (rows, columns) float, and the layers' names of both models.
@@ -148,7 +165,9 @@ def cka_matrix(
             continue
         features = layer_features(model, batch), layer_features(other, batch)
         rows, columns = (list(found) for found in features)
-        grams, other_grams = (torch.stack([_gram(f, kernel) for f in found.values()]) for found in features)
+        grams, other_grams = (
+            torch.stack([_gram(pool(f) if pooled else f, kernel) for f in found.values()]) for found in features
+        )
         scale = 1 / (len(batch) * (len(batch) - 3))  # makes each batch an unbiased estimate of the same
         cross = cross + scale * _hsic(grams[:, None], other_grams[None])
         own = own + scale * _hsic(grams, grams)

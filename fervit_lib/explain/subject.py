@@ -33,7 +33,8 @@ class Subject:
     @cached_property
     def predict(self) -> Predict:
         """Codes (n, 18, 512) → probabilities (n, num_classes)."""
-        return partial(predict_probs, self.model, device=next(self.model.parameters()).device)
+        # On a CPU a batch that fits its cache is a fifth faster than a large one.
+        return partial(predict_probs, self.model, device=next(self.model.parameters()).device, batch_size=64)
 
     @property
     def inputs(self) -> Tensor:

@@ -18,11 +18,11 @@ from fervit_lib.models import LatentViT
 class SmallCNN(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.stages = nn.Sequential(nn.Conv1d(512, 8, 3), nn.ReLU(), nn.Conv1d(8, 8, 3))
+        self.stages = nn.Sequential(nn.Conv2d(1, 8, 3, stride=4), nn.ReLU(), nn.Conv2d(8, 8, 3))
         self.head = nn.Linear(8, 3)
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
-        return self.head(self.stages(codes.transpose(1, 2)).mean(-1))
+        return self.head(self.stages(codes[:, None]).mean((2, 3)))
 
 
 def vit(seed: int) -> nn.Module:
@@ -60,10 +60,12 @@ class TestCKA:
 def test_the_matrix_agrees_with_single_scores(kernel: str) -> None:
     codes = torch.randn(40, 18, 512, generator=torch.Generator().manual_seed(0))
     one, two = vit(0), vit(1)
-    matrix, rows, columns = cka_matrix(one, two, codes, kernel, batch_size=40)
+    matrix, rows, columns = cka_matrix(one, two, codes, kernel, pooled=False, batch_size=40)
     a, b = layer_features(one, codes)["block 2"], layer_features(two, codes)["block 1"]
     assert rows == columns == ["block 1", "block 2"]
     assert matrix[1, 0] == pytest.approx({"linear": linear_cka, "rbf": rbf_cka}[kernel](a, b), abs=1e-4)
+    matrix, *_ = cka_matrix(one, two, codes, kernel, batch_size=40)
+    assert matrix[1, 0] == pytest.approx({"linear": linear_cka, "rbf": rbf_cka}[kernel](a[:, 0], b[:, 0]), abs=1e-4)
     own, *_ = cka_matrix(one, one, codes, kernel, batch_size=13)  # three batches, and one sample left over
     torch.testing.assert_close(torch.from_numpy(own).diagonal(), torch.ones(2).double())
 
