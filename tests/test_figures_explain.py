@@ -22,20 +22,24 @@ def every_figure() -> dict:
     scores = pd.DataFrame({"a": np.arange(18) / 18, "b": np.ones(18)})
     curves = {"attention": np.linspace(1, 0, 19), "random": RNG.random((3, 19))}
     heads = {"entropy": RNG.random((2, 4)), "importance": RNG.random((2, 4))}
+    ends = {"a": (scores["a"] - 1, scores["a"] + 1)}
+    pairs = dict.fromkeys(["a × b", "a × c"], {"linear": matrix, "rbf": matrix})
+    points = {"block 1": RNG.random((9, 2)), "block 2": RNG.random((9, 2))}
+    off = ["nothing", "coarse", "middle", "fine"]
     return {
         "attention": figures_explain.plot_attention(MAPS, NAMES, MAPS[..., 0, :] / 10),
-        "layers": figures_explain.plot_layer_scores(scores, "Methods", "share", {"a": (scores["a"] - 1, scores["a"] + 1)}),
+        "layers": figures_explain.plot_layer_scores(scores, "Methods", "share", ends),
         "removal": figures_explain.plot_removal_curves({"deletion": curves, "insertion": curves}),
         "heads": figures_explain.plot_heads(heads),
         "similarity": figures_explain.plot_head_similarity({"output": RNG.random((2, 4, 4))}),
         "pruning": figures_explain.plot_pruning(np.linspace(1, 0, 9), RNG.random((3, 9))),
-        "cka": figures_explain.plot_cka({"a × b": {"linear": matrix, "rbf": matrix}, "a × c": {"linear": matrix, "rbf": matrix}}),
+        "cka": figures_explain.plot_cka(pairs),
         "probes": figures_explain.plot_probes(probes),
         "swaps": figures_explain.plot_swaps(swaps),
         "positions": figures_explain.plot_positions({"learned": np.eye(18), "sinusoidal": np.eye(18)}),
-        "depths": figures_explain.plot_depths({"block 1": RNG.random((9, 2)), "block 2": RNG.random((9, 2))}, np.arange(9) % 3, CLASSES),
-        "off": figures_explain.plot_layers_off(RNG.random((2, 4, 3)), ["1", "2"], CLASSES, ["nothing", "coarse", "middle", "fine"]),
-    }  # fmt: skip
+        "depths": figures_explain.plot_depths(points, np.arange(9) % 3, CLASSES),
+        "off": figures_explain.plot_layers_off(RNG.random((2, 4, 3)), ["1", "2"], CLASSES, off),
+    }
 
 
 @pytest.mark.parametrize("name", every_figure())
