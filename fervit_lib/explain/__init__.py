@@ -24,7 +24,7 @@ from fervit_lib.explain.importance import (
     swap_effect,
     swap_layers,
 )
-from fervit_lib.explain.probes import few_shot, pooled_features, principal_points, probe_layers
+from fervit_lib.explain.probes import pooled_features, principal_points, probe_layers
 from fervit_lib.explain.similarity import (
     cka_matrix,
     cls_similarity,
@@ -32,7 +32,6 @@ from fervit_lib.explain.similarity import (
     layer_features,
     linear_cka,
     rbf_cka,
-    sinusoidal_positions,
     token_similarity,
 )
 from fervit_lib.explain.subject import Subject, before_training, choose_runs, find_decoder, load_subject
@@ -52,7 +51,6 @@ __all__ = [
     "cls_similarity",
     "deletion_curve",
     "feature_layers",
-    "few_shot",
     "find_decoder",
     "gradient_maps",
     "gradient_rollout",
@@ -75,7 +73,6 @@ __all__ = [
     "rank_agreement",
     "rbf_cka",
     "replace_layers",
-    "sinusoidal_positions",
     "summarise_attention",
     "swap_effect",
     "swap_layers",

@@ -11,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
+from fervit_lib.datasets import few_shot_mask
 from fervit_lib.explain.similarity import layer_features, pool
 
 
@@ -22,17 +23,6 @@ def pooled_features(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> 
         for name, features in layer_features(model, batch.to(device)).items():
             pooled.setdefault(name, []).append(pool(features).float().cpu())
     return {name: torch.cat(vectors).numpy() for name, vectors in pooled.items()}
-
-
-def few_shot(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
-    """Positions of `shots` samples of every class, drawn by `seed`. Raises ValueError if a class has fewer."""
-    rng, chosen = np.random.default_rng(seed), []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        if len(members) < shots:
-            raise ValueError(f"shots: expected at most {len(members)}, all that class {label} has, got {shots}")
-        chosen.append(rng.choice(members, shots, replace=False))
-    return np.concatenate(chosen)
 
 
 def probe_layers(
@@ -57,7 +47,7 @@ def probe_layers(
     """
     rows = []
     for number in shots:
-        draws = [few_shot(train_labels, number, seed + i) for i in range(repeats)]
+        draws = [few_shot_mask(train_labels, number, seed + i) for i in range(repeats)]
         for name, features in train.items():
             scores = []
             for chosen in draws:

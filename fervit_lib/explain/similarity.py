@@ -19,7 +19,7 @@ def feature_layers(model: nn.Module) -> dict[str, nn.Module]:
 
     Parts are the children that have weights, the head left out; one that is a plain sequence is taken apart.
     """
-    blocks = getattr(model, "blocks", None)
+    blocks = getattr(getattr(model, "body", model), "blocks", None)
     if blocks is not None:
         return {f"block {i + 1}": block for i, block in enumerate(blocks)}
     layers = {}
@@ -77,17 +77,6 @@ def token_similarity(tokens: Tensor) -> Tensor:
     """Cosine of each two tokens, (…, N, D) → (…, N, N), -1 to 1."""
     unit = F.normalize(tokens, dim=-1)
     return unit @ unit.transpose(-2, -1)
-
-
-def sinusoidal_positions(num_tokens: int, dim: int) -> Tensor:
-    """(num_tokens, dim): sines and cosines of the position at wavelengths from 2π to 10,000 · 2π.
-
-    Vaswani et al. 2017, section 3.5. `dim` is even.
-    """
-    if dim % 2:
-        raise ValueError(f"dim: expected an even number, got {dim}")
-    angle = torch.arange(num_tokens)[:, None] / 10_000 ** (torch.arange(0, dim, 2) / dim)
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
 
 
 def _gram(features: Tensor, kernel: str) -> Tensor:

@@ -55,6 +55,11 @@ class HeadPenalty(Callback):
                 "num_heads: expected at least 2 where heads shall differ, got 1; add heads or drop the penalty"
             )
 
+        if self.model._compiled_call_impl is not None:
+            raise ValueError(
+                "compile: expected false where heads shall differ, got true; a compiled pass does not show its heads"
+            )
+
     def before_batch(self) -> None:
         if self.training:
             self.model.forward = self._watched_forward  # for one pass
@@ -75,21 +80,22 @@ class HeadPenalty(Callback):
 
 
 def head_penalties(
-    disagreement: str = "none", disagreement_weight: float = 0.1, margin: float = 0.0, margin_weight: float = 0.1
+    disagreement: str = "none", disagreement_weight: float = 0.1, head_margin: float = 0.0, margin_weight: float = 0.1
 ) -> list[HeadPenalty]:
     """The callbacks that a training run asks for; none by default.
 
     Args:
         disagreement: none, or what heads shall disagree in: subspace, position, output.
-        margin: distance that the maps of two heads shall keep, 0 to 1; 0 is off.
+        head_margin: distance that the maps of two heads shall keep, 0 to 1; 0 is off.
+        disagreement_weight, margin_weight: of these terms beside the loss of the classes.
     """
     if disagreement not in DISAGREEMENTS:
         raise ValueError(f"disagreement: expected one of {', '.join(DISAGREEMENTS)}, got {disagreement!r}")
-    if not 0 <= margin <= 1:
-        raise ValueError(f"margin: expected a distance in [0, 1], 0 for none, got {margin}")
+    if not 0 <= head_margin <= 1:
+        raise ValueError(f"head_margin: expected a distance in [0, 1], 0 for none, got {head_margin}")
     terms = []
     if disagreement != "none":
         terms.append((partial(disagreement_loss, kind=disagreement), disagreement_weight))
-    if margin:
-        terms.append((partial(margin_diversity_loss, margin=margin), margin_weight))
+    if head_margin:
+        terms.append((partial(margin_diversity_loss, margin=head_margin), margin_weight))
     return [HeadPenalty(terms)] if terms else []

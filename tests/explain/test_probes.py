@@ -1,9 +1,8 @@
 import numpy as np
-import pytest
 import torch
 from torch import nn
 
-from fervit_lib.explain import few_shot, pooled_features, principal_points, probe_layers
+from fervit_lib.explain import pooled_features, principal_points, probe_layers
 
 
 def test_the_deeper_the_more_can_be_read(planted) -> None:
@@ -15,15 +14,6 @@ def test_the_deeper_the_more_can_be_read(planted) -> None:
     last = found[found["layer"] == "block 2"]
     assert last["accuracy"].iloc[-1] > 0.9
     assert (found["lowest"] <= found["accuracy"]).all() and (found["accuracy"] <= found["highest"]).all()
-
-
-def test_shots_are_of_every_class_and_repeatable() -> None:
-    labels = np.array([0] * 10 + [1] * 4)
-    chosen = few_shot(labels, 3, seed=1)
-    assert sorted(labels[chosen]) == [0, 0, 0, 1, 1, 1]
-    assert np.array_equal(chosen, few_shot(labels, 3, seed=1))
-    with pytest.raises(ValueError, match="shots: expected at most 4, all that class 1 has, got 5"):
-        few_shot(labels, 5, seed=0)
 
 
 def test_the_features_of_a_cnn_are_pooled_over_the_map() -> None:

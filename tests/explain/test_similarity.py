@@ -9,7 +9,6 @@ from fervit_lib.explain import (
     layer_features,
     linear_cka,
     rbf_cka,
-    sinusoidal_positions,
     token_similarity,
 )
 from fervit_lib.models import LatentViT
@@ -103,14 +102,3 @@ def test_cosines() -> None:
     assert cls_similarity(tokens).tolist() == [[1, 1, 0, -1]]
     similar = token_similarity(tokens)[0]
     assert torch.equal(similar, similar.T) and similar.diagonal().tolist() == [1] * 4
-
-
-def test_sinusoids_depend_on_the_distance_alone() -> None:
-    positions = sinusoidal_positions(18, 64)
-    similar = token_similarity(positions)
-    for shift in (1, 5):
-        diagonal = similar.diagonal(shift)
-        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-5, rtol=0)
-    assert similar[0, 1] > similar[0, 4]
-    with pytest.raises(ValueError, match="dim: expected an even number, got 3"):
-        sinusoidal_positions(4, 3)

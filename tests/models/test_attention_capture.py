@@ -1,12 +1,11 @@
 """What is captured is what the pass used, and the model is left as it was."""
 
 import pytest
-import timm
 import torch
 from timm.layers import Attention
 from torch import Tensor, nn
 
-from fervit_lib.models import HybridLatentViT, LatentViT
+from fervit_lib.models import HybridLatentViT, ImageModel, LatentViT
 from fervit_lib.models.attention import (
     SIMILARITIES,
     Heads,
@@ -20,18 +19,6 @@ from fervit_lib.models.attention import (
 )
 
 
-class Adapter(nn.Module):
-    """A block with a bottleneck after it, as fine-tuning by adapters has it."""
-
-    def __init__(self, block: nn.Module, dim: int) -> None:
-        super().__init__()
-        self.block, self.bottleneck = block, nn.Sequential(nn.Linear(dim, 4), nn.GELU(), nn.Linear(4, dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.block(x)
-        return x + self.bottleneck(x)
-
-
 def latent_vit() -> tuple[nn.Module, Tensor]:
     return LatentViT(3, embed_dim=32, depth=2, num_heads=2), torch.randn(3, 18, 512)
 
@@ -41,20 +28,18 @@ def hybrid() -> tuple[nn.Module, Tensor]:
 
 
 def with_adapters() -> tuple[nn.Module, Tensor]:
-    model, codes = latent_vit()
-    model.blocks = nn.Sequential(*(Adapter(block, 32) for block in model.blocks))
-    return model, codes
+    model = LatentViT(3, embed_dim=32, depth=2, num_heads=2, adapter_dim=4, layer_norm=True, layer_gates=True)
+    for block in model.blocks:
+        nn.init.normal_(block.adapter.up.weight)
+    return model, torch.randn(3, 18, 512)
 
 
 def image_vit() -> tuple[nn.Module, Tensor]:
-    options = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 3}
-    return timm.create_model("vit_tiny_patch16_224", **options), torch.randn(2, 3, 32, 32)
+    return ImageModel(3, pretrained="none", image_size=32, patch_size=8), torch.randn(2, 3, 32, 32)
 
 
 def rectified() -> tuple[nn.Module, Tensor]:
-    options = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 3}
-    model = timm.create_model("vit_tiny_patch16_224", attn_layer=RectifiedAttention, **options)
-    return model, torch.randn(2, 3, 32, 32)
+    return LatentViT(3, embed_dim=32, depth=2, num_heads=2, attention="rectified"), torch.randn(3, 18, 512)
 
 
 def num_hooks(model: nn.Module) -> int:
