@@ -16,7 +16,7 @@ def explorer() -> Explorer:
     models = {"a": LatentViT(3, embed_dim=32, depth=2, num_heads=2), "b": HybridLatentViT(3, pretrained="none")}
     codes, labels, fill = torch.randn(6, 18, 512), np.arange(6) % 3, torch.zeros(18, 512)
     classes = ("angry", "happy", "sad")
-    subjects = [Subject(n, m.eval(), classes, codes, labels, fill, True, None) for n, m in models.items()]
+    subjects = [Subject(n, m.eval(), classes, codes, labels, fill, None, np.arange(6), None) for n, m in models.items()]
     return Explorer(subjects, [0, 4], [Image.new("RGB", (64, 64))] * 2)
 
 

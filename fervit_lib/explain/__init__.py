@@ -6,6 +6,7 @@ from fervit_lib.explain.attention import (
     attention_rollout,
     gradient_maps,
     gradient_rollout,
+    image_maps,
     patch_map,
     summarise_attention,
 )
@@ -31,10 +32,11 @@ from fervit_lib.explain.similarity import (
     feature_layers,
     layer_features,
     linear_cka,
+    placed,
     rbf_cka,
     token_similarity,
 )
-from fervit_lib.explain.subject import Subject, before_training, choose_runs, find_decoder, load_subject
+from fervit_lib.explain.subject import Subject, before_training, choose_runs, companion_runs, find_decoder, load_subject
 
 __all__ = [
     "METHODS",
@@ -49,6 +51,7 @@ __all__ = [
     "choose_runs",
     "cka_matrix",
     "cls_similarity",
+    "companion_runs",
     "deletion_curve",
     "feature_layers",
     "find_decoder",
@@ -56,6 +59,7 @@ __all__ = [
     "gradient_rollout",
     "head_importance",
     "head_statistics",
+    "image_maps",
     "layer_features",
     "layers_off",
     "leave_one_out",
@@ -65,6 +69,7 @@ __all__ = [
     "method_scores",
     "patch_map",
     "permutation_importance",
+    "placed",
     "pooled_features",
     "principal_points",
     "probe_layers",

@@ -134,3 +134,19 @@ def patch_map(scores: Tensor, num_prefix_tokens: int = 1) -> Tensor:
             f"got {patches.shape[1]}"
         )
     return patches.unflatten(1, (side, side))
+
+
+def image_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """What an image ViT looks at in `images` (B, 3, H, W), by method a map (B, side, side) over the patches.
+
+    `attention` is that of CLS in the last block, mean over heads; `gradient rollout` speaks for the predicted class.
+    """
+    images = images.to(next(model.parameters()).device)
+    images = images if images.is_floating_point() else images.float() / 255
+    maps, prefix = attention_maps(model, images), model.body.num_prefix_tokens
+    scores = {
+        "attention": maps[-1].mean(1)[:, 0],
+        "rollout": attention_rollout(maps),
+        "gradient rollout": gradient_rollout(gradient_maps(model, images)),
+    }
+    return {name: patch_map(score, prefix).cpu() for name, score in scores.items()}

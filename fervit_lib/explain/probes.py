@@ -21,7 +21,7 @@ def pooled_features(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> 
     pooled: dict[str, list[Tensor]] = {}
     for batch in inputs.split(batch_size):
         for name, features in layer_features(model, batch.to(device)).items():
-            pooled.setdefault(name, []).append(pool(features).float().cpu())
+            pooled.setdefault(name, []).append(pool(features, model).float().cpu())
     return {name: torch.cat(vectors).numpy() for name, vectors in pooled.items()}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fervit_lib.explain.attention import evaluating
@@ -19,7 +20,8 @@ def feature_layers(model: nn.Module) -> dict[str, nn.Module]:
 
     Parts are the children that have weights, the head left out; one that is a plain sequence is taken apart.
     """
-    blocks = getattr(getattr(model, "body", model), "blocks", None)
+    model = getattr(model, "body", model)  # a timm model over pixels
+    blocks = getattr(model, "blocks", None)
     if blocks is not None:
         return {f"block {i + 1}": block for i, block in enumerate(blocks)}
     layers = {}
@@ -52,17 +54,23 @@ def capture_features(layers: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]
 
 @torch.no_grad()
 def layer_features(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Inputs (B, …) → the output of every one of `feature_layers`: (B, N, D) of a ViT, (B, C, H, W) of a CNN."""
+    """Inputs (B, …) → the output of every one of `feature_layers`: (B, N, D) of a ViT, (B, C, …) of a CNN."""
     with evaluating(model), capture_features(feature_layers(model)) as features:
         model(x)
     return dict(features)
 
 
-def pool(features: Tensor) -> Tensor:
-    """One vector a face, (B, D): CLS of tokens (B, N, D), the mean of a map (B, C, H, W), a vector as it is."""
-    if features.ndim == 3:
+def pool(features: Tensor, model: nn.Module) -> Tensor:
+    """What `model` has in one of its layers as one vector a face, (B, D).
+
+    Of tokens (B, N, D) CLS, or their mean where the model has no CLS; of a CNN's maps (B, C, …) the mean over places.
+    """
+    model = getattr(model, "body", model)
+    if features.ndim == 2:
+        return features
+    if getattr(model, "cls_token", None) is not None:
         return features[:, 0]
-    return features.flatten(2).mean(-1) if features.ndim == 4 else features
+    return features.mean(1) if isinstance(model, VisionTransformer) else features.flatten(2).mean(-1)
 
 
 def cls_similarity(tokens: Tensor) -> Tensor:
@@ -77,6 +85,12 @@ def token_similarity(tokens: Tensor) -> Tensor:
     """Cosine of each two tokens, (…, N, D) → (…, N, N), -1 to 1."""
     unit = F.normalize(tokens, dim=-1)
     return unit @ unit.transpose(-2, -1)
+
+
+def placed(model: nn.Module) -> Tensor:
+    """What a ViT over codes adds to the token of each layer to say its place, (num_tokens, embed_dim)."""
+    places = model.pos_embed[0, 1:] if model.band_embed is None else (model.pos_embed[:, 1:] + model.band_embed())[0]
+    return places.detach().cpu()
 
 
 def _gram(features: Tensor, kernel: str) -> Tensor:
@@ -133,15 +147,18 @@ def cka_matrix(
     inputs: Tensor,
     kernel: str = "linear",
     *,
+    other_inputs: Tensor | None = None,
     pooled: bool = True,
     batch_size: int = 128,
 ) -> tuple[np.ndarray, list[str], list[str]]:
-    """CKA of every layer of `model` (rows) with every layer of `other` (columns), on the same `inputs` (n, …).
+    """CKA of every layer of `model` (rows) with every layer of `other` (columns), on the same faces.
 
     HSIC is summed over batches before it is divided (Nguyen, Raghu and Kornblith 2021, section 3), so that memory
     holds one batch; a last batch of fewer than 4 is left out.
 
     Args:
+        inputs: (n, …), as `model` takes them.
+        other_inputs: the same faces as `other` takes them; None: as `model` does.
         pooled: compare one vector a face, see `pool`. All tokens together are mostly the residual path, which carries
             the input through: by them even a model that learned nothing looks like one that did.
 
@@ -149,14 +166,19 @@ def cka_matrix(
         (rows, columns) float, and the layers' names of both models.
     """
     cross = own = others = 0.0
-    for batch in inputs.split(batch_size):
-        if len(batch) < 4:
+    asked = (model, inputs), (other, inputs if other_inputs is None else other_inputs)
+    if len(asked[0][1]) != len(asked[1][1]):
+        raise ValueError(f"other_inputs: expected the same {len(inputs)} faces, got {len(other_inputs)}")
+    for batches in zip(*(faces.split(batch_size) for _, faces in asked), strict=True):
+        if len(batches[0]) < 4:
             continue
-        features = layer_features(model, batch), layer_features(other, batch)
-        rows, columns = (list(found) for found in features)
-        grams, other_grams = (
-            torch.stack([_gram(pool(f) if pooled else f, kernel) for f in found.values()]) for found in features
-        )
+        found = []
+        for (network, _), batch in zip(asked, batches, strict=True):
+            features = layer_features(network, batch.to(next(network.parameters()).device))
+            grams = [_gram(pool(f, network) if pooled else f, kernel) for f in features.values()]
+            found.append((list(features), torch.stack(grams)))
+        (rows, grams), (columns, other_grams) = found
+        batch = batches[0]
         scale = 1 / (len(batch) * (len(batch) - 3))  # makes each batch an unbiased estimate of the same
         cross = cross + scale * _hsic(grams[:, None], other_grams[None])
         own = own + scale * _hsic(grams, grams)
