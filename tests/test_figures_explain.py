@@ -37,7 +37,7 @@ def every_figure() -> dict:
         "probes": figures_explain.plot_probes(probes),
         "swaps": figures_explain.plot_swaps(swaps),
         "positions": figures_explain.plot_positions({"learned": np.eye(18), "sinusoidal": np.eye(18)}),
-        "depths": figures_explain.plot_depths(points, np.arange(9) % 3, CLASSES),
+        "depths": figures_explain.plot_depths(points, np.arange(9) % 3, CLASSES, "CLS"),
         "off": figures_explain.plot_layers_off(RNG.random((2, 4, 3)), ["1", "2"], CLASSES, off),
     }
 

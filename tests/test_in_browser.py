@@ -44,6 +44,8 @@ SHOWN = """(() => {
   return maps.length && [...maps.at(-1).z].flatMap(row => [...row]).reduce((sum, v) => sum + v * v, 0)
 })()"""
 
+WINDOW = "document.querySelector('.js-plotly-plot').layout.xaxis.range[0]"
+
 
 def rail(slider: int) -> str:
     """Where one of plotly's sliders can be clicked."""
@@ -67,6 +69,14 @@ def test_an_exported_page_answers_with_the_network_off(tmp_path: Path) -> None:
         page.wait_for(f"Math.abs({SHOWN} - {(shown[:, 2, 0] ** 2).sum()}) < 1", seconds=10)
         page.click(rail(1), 0.5)
         page.wait_for(f"Math.abs({SHOWN} - {(shown[:, 2, 1] ** 2).sum()}) < 1", seconds=10)
+        page.evaluate("document.querySelectorAll('.slider-group')[0].focus()")
+        page.press("ArrowLeft", 37)
+        page.wait_for(f"Math.abs({SHOWN} - {(shown[:, 1, 1] ** 2).sum()}) < 1", seconds=10)
+        page.press("ArrowLeft", 37)  # the focus is still there
+        page.wait_for(f"Math.abs({SHOWN} - {(shown[:, 0, 1] ** 2).sum()}) < 1", seconds=10)
+        page.evaluate("document.querySelector('.updatemenu-header').focus()")
+        page.press("ArrowDown", 40)
+        page.wait_for(f"Math.abs({WINDOW} - 18.5) < 1e-9", seconds=10)
         assert all(address.startswith(("file:", "data:", "blob:")) for address in page.requested), page.requested
 
 

@@ -61,9 +61,9 @@ def plot_probes(scores: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def plot_depths(points: Mapping[str, np.ndarray], labels: np.ndarray, classes: Sequence[str]) -> go.Figure:
-    """CLS of every face in two directions, coloured by class, a slider over depth; each of `points` (n, 2)."""
-    figure = _figure("CLS through the blocks", f"{len(labels):,} faces, PCA at each depth", 560, margin_t=120)
+def plot_depths(points: Mapping[str, np.ndarray], labels: np.ndarray, classes: Sequence[str], title: str) -> go.Figure:
+    """Vectors in two directions, coloured by class, a slider over depth; each of `points` (n, 2)."""
+    figure = _figure(title, f"{len(labels):,} points, PCA at each depth", 560, margin_t=120)
     first = next(iter(points.values()))
     for number, name in enumerate(_labels(classes)):
         x, y = first[labels == number].T
