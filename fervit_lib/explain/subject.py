@@ -117,7 +117,10 @@ def load_subject(run: Run, num_faces: int, seed: int, device: torch.device) -> S
     """The best weights of a run, and `num_faces` random faces of its test split (all, if there are fewer)."""
     model, classes = load_model(run.best_checkpoint)
     if _over_layers(run) and model.num_prefix_tokens > 1:
-        raise ValueError(f"{run.variant}: has registers beside CLS, and these figures have no place for them")
+        raise ValueError(
+            f"{run.variant}: expected tokens of CLS and 18 layers, got {model.num_prefix_tokens - 1} registers beside "
+            f"them, which these figures have no place for; choose another run by run_name or other_name"
+        )
     folder = resolve(run.config["parameters"]["latents"])
     store, train = LatentStore.open(folder, "test"), LatentStore.open(folder, "train")
     indices = torch.randperm(len(store), generator=torch.Generator().manual_seed(seed))[:num_faces].sort().values

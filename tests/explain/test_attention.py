@@ -1,7 +1,6 @@
 import gc
 
 import pytest
-import timm
 import torch
 from torch import nn
 
@@ -10,10 +9,11 @@ from fervit_lib.explain import (
     attention_rollout,
     gradient_maps,
     gradient_rollout,
+    image_maps,
     patch_map,
     summarise_attention,
 )
-from fervit_lib.models import LatentViT
+from fervit_lib.models import ImageModel, LatentViT
 
 
 def test_maps_have_rows_that_sum_to_1_and_the_mode_is_kept(planted) -> None:
@@ -94,10 +94,14 @@ def test_memory_does_not_grow_with_the_number_of_faces(planted) -> None:
 
 
 def test_patches_of_an_image_vit_lie_as_in_the_image() -> None:
-    options = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 3}
-    model = timm.create_model("vit_tiny_patch16_224", **options)
-    scores = attention_rollout(attention_maps(model, torch.randn(2, 3, 32, 32)))
-    assert patch_map(scores).shape == (2, 4, 4)
+    model = ImageModel(3, pretrained="none", image_size=32, patch_size=8).eval()
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    found = image_maps(model, images)
+    assert {name: tuple(maps.shape) for name, maps in found.items()} == dict.fromkeys(
+        ("attention", "rollout", "gradient rollout"), (2, 4, 4)
+    )
+    rolled = attention_rollout(attention_maps(model, images.float() / 255))
+    torch.testing.assert_close(found["rollout"], patch_map(rolled), atol=1e-6, rtol=1e-4)
     assert patch_map(torch.arange(17)[None])[0, 1].tolist() == [5, 6, 7, 8]
     with pytest.raises(ValueError, match="scores: expected a square number of patches .*, got 18"):
         patch_map(torch.zeros(1, 19))

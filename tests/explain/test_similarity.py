@@ -8,10 +8,11 @@ from fervit_lib.explain import (
     feature_layers,
     layer_features,
     linear_cka,
+    pooled_features,
     rbf_cka,
     token_similarity,
 )
-from fervit_lib.models import LatentViT
+from fervit_lib.models import ImageModel, LatentCNN, LatentViT
 
 
 class SmallCNN(nn.Module):
@@ -86,6 +87,25 @@ def test_a_vit_and_a_cnn_can_be_compared() -> None:
         cka_matrix(vit(0), vit(1), torch.randn(3, 18, 512))
     with pytest.raises(ValueError, match="model: expected blocks or children with weights"):
         feature_layers(nn.ReLU())
+
+
+def test_models_are_compared_over_what_each_of_them_takes() -> None:
+    codes, images = torch.randn(20, 18, 512), torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8)
+    for name, expected in (("vit_tiny_patch16_224", "block 1"), ("resnet18", "conv1")):
+        options = {"image_size": 32, "patch_size": 8} if "vit" in name else {"image_size": 32}
+        other = ImageModel(3, model_name=name, pretrained="none", **options)
+        matrix, rows, columns = cka_matrix(vit(0), other, codes, other_inputs=images)
+        assert columns[0] == expected and matrix.shape == (len(rows), len(columns))
+    with pytest.raises(ValueError, match="other_inputs: expected the same 20 faces, got 19"):
+        cka_matrix(vit(0), vit(1), codes, other_inputs=codes[:19])
+
+
+def test_a_cnn_over_layers_is_pooled_over_them() -> None:
+    model, codes = LatentCNN(3, embed_dim=8, depth=2).eval(), torch.randn(5, 18, 512)
+    pooled = pooled_features(model, codes)
+    assert pooled["block 2"].shape == (5, 8)
+    expected = layer_features(model, codes)["block 2"].mean(-1)
+    torch.testing.assert_close(torch.from_numpy(pooled["block 2"]), expected)
 
 
 def test_no_hook_stays_behind() -> None:

@@ -90,6 +90,13 @@ def test_a_model_as_it_began_is_its_seeds_or_its_pretraining(reports: Path) -> N
     assert all((tensor == 0.25).all() for tensor in before_training(mae).state_dict().values())
 
 
+def test_registers_are_refused(reports: Path) -> None:
+    options = {"pretrained": "none", "model_name": "vit_small_patch14_reg4_dinov2"}
+    make_runs(reports, reports.parent / "store", {"registers": ("hybrid", options, 0.1)})
+    with pytest.raises(ValueError, match="registers: expected tokens of CLS and 18 layers, got 4 registers"):
+        load_subject(Run(reports, "tiny", "train", "registers"), 12, 0, CPU)
+
+
 def test_the_place_of_a_layer_counts_its_band(reports: Path) -> None:
     model = load_subject(Run(reports, "tiny", "train", "poor"), 3, 0, CPU).model
     assert placed(model).shape == (18, 32)
