@@ -112,15 +112,16 @@ def swap_effect(predict: Predict, first: Tensor, second: Tensor) -> pd.DataFrame
     """What happens to faces `first` (n, layers, dim) that get one band, or all, of faces `second`.
 
     A row a band: `kept` is the share still read as the first face is, `taken` as the second is. Pairs that are read
-    alike to begin with say nothing and are left out; `num_pairs` remain.
+    alike to begin with say nothing and are left out; `num_pairs` remain, and where none does both shares are 0.
     """
     own, other = predict(first).argmax(1), predict(second).argmax(1)
     differ = own != other
     rows = []
     for band, layers in {**BANDS, "all": slice(None)}.items():
         mixed = predict(swap_layers(first, second, layers)).argmax(1)
-        kept, taken = (mixed == own)[differ], (mixed == other)[differ]
-        rows.append({"band": band, "kept": kept.mean(), "taken": taken.mean(), "num_pairs": int(differ.sum())})
+        pairs = int(differ.sum())
+        kept, taken = (int((mixed == whose)[differ].sum()) / max(pairs, 1) for whose in (own, other))
+        rows.append({"band": band, "kept": kept, "taken": taken, "num_pairs": pairs})
     return pd.DataFrame(rows)
 
 
@@ -159,6 +160,10 @@ def rank_agreement(scores: Mapping[str, Tensor], drop: np.ndarray) -> pd.DataFra
     """
     rows = []
     for method, found in scores.items():
-        result = spearmanr(found.mean(0).numpy(), drop)
+        score = found.mean(0).numpy()
+        if np.ptp(score) == 0 or np.ptp(drop) == 0:  # nothing to rank
+            rows.append({"method": method, "rank_correlation": 0.0, "p": 1.0})
+            continue
+        result = spearmanr(score, drop)
         rows.append({"method": method, "rank_correlation": result.statistic, "p": result.pvalue})
     return pd.DataFrame(rows)

@@ -11,6 +11,7 @@ from fervit_lib.explain import (
     leave_one_out,
     permutation_importance,
     random_curves,
+    rank_agreement,
     replace_layers,
     swap_effect,
     swap_layers,
@@ -78,3 +79,11 @@ def test_the_band_with_the_planted_layer_carries_the_expression_over(planted, pr
     assert effect.loc["middle", "taken"] > 0.8 and effect.loc["fine", "kept"] > 0.8
     assert effect.loc["all", "taken"] == 1
     assert effect.loc["all", "num_pairs"] <= 60
+
+
+def test_a_model_that_always_says_the_same_has_nothing_to_rank_or_to_swap() -> None:
+    codes = torch.randn(6, 18, 512)
+    table = rank_agreement({"attention": torch.rand(6, 18)}, np.zeros(18))
+    assert table[["rank_correlation", "p"]].values.tolist() == [[0.0, 1.0]]
+    swaps = swap_effect(lambda c: np.tile([0.1, 0.9], (len(c), 1)), codes, codes.flip(0))
+    assert (swaps[["kept", "taken", "num_pairs"]] == 0).all(axis=None)
