@@ -1,7 +1,7 @@
 """One experiment: `snakemake --configfile configs/<experiment>.yaml --cores all` (the Makefile says it shorter).
 
 A configuration names parameters of the notebooks, a block a step; a step may hold several blocks, and a list as a value
-stands for one variant per entry. Each variant is one papermill run into reports/<experiment>/<step>/<variant>/.
+stands for one variant per entry; a step with `[]` is left out. Each variant is one papermill run into reports/<experiment>/<step>/<variant>/.
 """
 
 import difflib
@@ -16,9 +16,10 @@ NOTEBOOKS = {
     "encode": "notebooks/01_encode.ipynb",
     "train": "notebooks/02_train.ipynb",
     "evaluate": "notebooks/04_evaluate.ipynb",
+    "explain": "notebooks/05_attention_explorer.ipynb",
 }
-NAMED_BY = {"encode": ["encoder"], "train": ["approach", "strategy", "seed"], "evaluate": []}
-SET_HERE = {"experiment", "variant", "reports", "data_dir", "latents"}
+NAMED_BY = {"encode": ["encoder"], "train": ["approach", "strategy", "seed"], "evaluate": [], "explain": []}
+SET_HERE = {"experiment", "variant", "reports", "data_dir", "latents", "interactive"}
 TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool}
 
 
@@ -48,7 +49,8 @@ def variants(step):
     known = papermill.inspect_notebook(NOTEBOOKS[step])
     defaults = {name: eval(known[name]["default"]) for name in NAMED_BY[step]}  # literals of a notebook of ours
     named = {}
-    blocks = config.get(step) or {}
+    blocks = config.get(step, {})
+    blocks = {} if blocks is None else blocks
     for block in blocks if isinstance(blocks, list) else [blocks]:
         check_block(step, block, known)
         varied = [name for name, value in block.items() if isinstance(value, list) and name not in NAMED_BY[step]]
@@ -104,7 +106,7 @@ def results(step):
 rule experiment:
     input:
         f"{LATENTS}/store.json",
-        results("encode") + results("train") + results("evaluate"),
+        results("encode") + results("train") + results("evaluate") + results("explain"),
         f"{EXPERIMENT}/index.html",
 
 
@@ -112,7 +114,7 @@ rule index:
     message:
         f"report: {EXPERIMENT}/index.html"
     input:
-        results("encode") + results("train") + results("evaluate"),
+        results("encode") + results("train") + results("evaluate") + results("explain"),
     output:
         f"{EXPERIMENT}/index.html",
     shell:
@@ -175,6 +177,27 @@ rule evaluate:
         notebook=f"{EXPERIMENT}/evaluate/{{variant}}/notebook.ipynb",
         page=f"{EXPERIMENT}/evaluate/{{variant}}/notebook.html",
         text=f"{EXPERIMENT}/evaluate/{{variant}}/log.txt",
+    threads: workflow.cores
+    resources:
+        gpu=1,
+    shell:
+        RUN_NOTEBOOK
+
+
+rule explain:
+    message:
+        "explain: what the models look at"
+    input:
+        results("train"),
+        notebook=NOTEBOOKS["explain"],
+    output:
+        f"{EXPERIMENT}/explain/{{variant}}/result.json",
+    params:
+        yaml=lambda wildcards: parameters_of("explain", wildcards.variant, interactive=False),
+    log:
+        notebook=f"{EXPERIMENT}/explain/{{variant}}/notebook.ipynb",
+        page=f"{EXPERIMENT}/explain/{{variant}}/notebook.html",
+        text=f"{EXPERIMENT}/explain/{{variant}}/log.txt",
     threads: workflow.cores
     resources:
         gpu=1,

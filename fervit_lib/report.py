@@ -32,7 +32,7 @@ SYNTHETIC = (
     "Made from synthetic toy faces drawn by code: the figures show that the pipeline works, "
     "not how well it reads real faces."
 )
-STEPS = ("encode", "train", "distill", "evaluate")  # in the order they run; any other step comes after them
+STEPS = ("encode", "train", "distill", "evaluate", "explain")  # in the order they run; any other step comes after them
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
 FAILED_TAG = "failed-here"  # the style sheet shows the code of a cell tagged so
 PAPERMILL_TAG = "papermill-error-cell-tag"  # papermill's own remarks on a failure; ours replace them

@@ -28,6 +28,7 @@ TINY = {
         {"approach": "hybrid", "strategy": "adapter", "pretrained": "mae", "mae_epochs": 1, "epochs": 1},
         {"approach": "image", "strategy": "full", "model_name": "resnet18", "image_size": 32, "epochs": 1},
     ],
+    "explain": {"num_faces": 20, "shots": 2, "repeats": 1},
 }
 
 
@@ -81,6 +82,12 @@ def test_every_config_makes_a_plan(path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_step_with_an_empty_list_is_left_out(tmp_path: Path) -> None:
+    done = snakemake("--configfile", write_config(tmp_path, explain=[]), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "evaluate:" in done.stdout + done.stderr and "explain:" not in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -120,6 +127,9 @@ def test_the_whole_pipeline_runs_once_and_redoes_only_what_is_missing(tmp_path: 
     result = json.loads((experiment / "evaluate" / "all" / "result.json").read_text())
     assert {run["variant"] for run in result["runs"]} == variants
     assert result["majority_accuracy"] == pytest.approx(1 / 7)
+    explained = json.loads((experiment / "explain" / "all" / "result.json").read_text())
+    assert {name.split("-")[0] for name in explained["runs"]} == {"scratch", "hybrid"}
+    assert 'href="explain/all/notebook.html"' in (experiment / "index.html").read_text(encoding="utf-8")
     assert not list(tmp_path.rglob("*.tmp"))
 
     files = {path: path.stat().st_mtime_ns for path in experiment.rglob("result.json")}
@@ -132,6 +142,7 @@ def test_the_whole_pipeline_runs_once_and_redoes_only_what_is_missing(tmp_path: 
     assert {str(path.parent.relative_to(experiment)) for path in redone} == {
         "train/hybrid-adapter-seed0",
         "evaluate/all",
+        "explain/all",
     }
 
 
@@ -165,6 +176,7 @@ def test_a_failed_notebook_leaves_its_page_with_the_error_and_the_rest_goes_on(t
         ("02_train", {"latents": "data/none"}, "run 01_encode"),
         ("04_evaluate", {"experiment": "none"}, "run 02_train first"),
         ("06_sweep", {"config": "configs/demo.yaml"}, "experiment: not supported here"),
+        ("05_attention_explorer", {"experiment": "none"}, "run 02_train first"),
     ],
 )
 def test_a_bad_parameter_fails_at_once_and_writes_nothing(

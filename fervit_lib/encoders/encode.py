@@ -87,3 +87,10 @@ def encode_faces(
             else:
                 progress.update(len(shard))
     return made
+
+
+@torch.inference_mode()
+def decode_images(decoder: nn.Module, codes: Tensor) -> list[Image.Image]:
+    """What an encoder that can decode paints of all 18 layers of `codes` (B, 18, 512)."""
+    device = next(decoder.parameters()).device
+    return tensor_to_images(decoder.decode(codes.float().to(device))[-1])

@@ -9,6 +9,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from fervit_lib.latents import LATENT_DIM, NUM_LAYERS
+from fervit_lib.models.attention import attention_layer
 from fervit_lib.models.layers import BandPositions, LayerGates, LayerwiseNorm, sinusoidal_positions, with_adapters
 
 POSITIONS = ("learned", "sinusoidal", "semantic")
@@ -22,6 +23,7 @@ class LatentViT(nn.Module):
         depth: number of transformer blocks.
         mlp_ratio: hidden width of a block's MLP over `embed_dim`.
         drop_rate: dropout after the position embedding, and after attention and MLP of each block.
+        attention: `softmax`, or `rectified`, whose weights can be exactly 0.
         attn_drop_rate: dropout of attention weights.
         position: how a token's place enters: `learned`; `sinusoidal`, fixed; `semantic`, the band plus the layer.
         layer_norm: normalise each layer of a code on entry, with a scale and shift of its own.
@@ -43,6 +45,7 @@ class LatentViT(nn.Module):
         num_heads: int = 8,
         mlp_ratio: float = 4.0,
         drop_rate: float = 0.1,
+        attention: str = "softmax",
         attn_drop_rate: float = 0.0,
         position: str = "learned",
         layer_norm: bool = False,
@@ -67,10 +70,8 @@ class LatentViT(nn.Module):
         self.band_embed = BandPositions(num_tokens, embed_dim) if position == "semantic" else None
         self.pos_drop = nn.Dropout(drop_rate)
         self.norm_pre = nn.Identity()
-        blocks = (
-            Block(embed_dim, num_heads, mlp_ratio, qkv_bias=True, proj_drop=drop_rate, attn_drop=attn_drop_rate)
-            for _ in range(depth)
-        )
+        options = {"proj_drop": drop_rate, "attn_drop": attn_drop_rate, "attn_layer": attention_layer(attention)}
+        blocks = (Block(embed_dim, num_heads, mlp_ratio, qkv_bias=True, **options) for _ in range(depth))
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.head = nn.Linear(embed_dim, num_classes)

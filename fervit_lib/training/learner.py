@@ -18,6 +18,7 @@ from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
 from fervit_lib.runtime import fast_bf16
+from fervit_lib.training.attention_losses import head_penalties
 from fervit_lib.training.callbacks import Bf16, Curves, Ema, Fp16, KeepFrozenStill, StopOnNan
 from fervit_lib.training.metrics import scores
 from fervit_lib.training.resume import KeepLast, ResumableLearner, read_state
@@ -44,6 +45,10 @@ def build_learner(
     weighted: bool = False,
     label_smoothing: float = 0.0,
     mixup: float = 0.0,
+    disagreement: str = "none",
+    disagreement_weight: float = 0.1,
+    head_margin: float = 0.0,
+    margin_weight: float = 0.1,
     weight_decay: float = WEIGHT_DECAY,
     grad_clip: float = 0.0,
     ema: float = 0.0,
@@ -59,6 +64,7 @@ def build_learner(
         weighted: weigh the loss by class, see `class_weights`.
         label_smoothing: part of the target spread over all classes, in [0, 1).
         mixup: train on pairs of inputs and labels mixed by a share from Beta(mixup, mixup), Zhang et al. 2018; 0: off.
+        disagreement, disagreement_weight, head_margin, margin_weight: see `attention_losses.head_penalties`.
         grad_clip: largest norm of the gradient; 0: not clipped.
         ema: decay of the moving average of the weights, which is validated and kept instead of them; 0: none.
         precision: `auto` is bf16 where the device is fast in it, else float32; `fp16` (with a scaled loss) is for GPUs
@@ -88,6 +94,7 @@ def build_learner(
             StopOnNan(),
             Curves(folder),
             *([MixUp(mixup)] if mixup else []),
+            *head_penalties(disagreement, disagreement_weight, head_margin, margin_weight),
             *([GradientClip(grad_clip)] if grad_clip else []),
             *([Ema(ema)] if ema else []),
             *([Bf16()] if precision == "bf16" or (precision == "auto" and fast_bf16(dls.device)) else []),

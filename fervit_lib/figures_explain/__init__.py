@@ -1,0 +1,32 @@
+"""Figures of the attention explorer: data in, plotly figure out, in the look of `figures`."""
+
+from fervit_lib.figures_explain.agreement import plot_cka, plot_depths, plot_probes
+from fervit_lib.figures_explain.attention import overlay_map, plot_attention
+from fervit_lib.figures_explain.controls import LAYERS, SEQUENTIAL, shade_bands
+from fervit_lib.figures_explain.heads import plot_head_similarity, plot_heads, plot_pruning
+from fervit_lib.figures_explain.layers import (
+    plot_layer_scores,
+    plot_layers_off,
+    plot_positions,
+    plot_removal_curves,
+    plot_swaps,
+)
+
+__all__ = [
+    "LAYERS",
+    "SEQUENTIAL",
+    "overlay_map",
+    "plot_attention",
+    "plot_cka",
+    "plot_depths",
+    "plot_head_similarity",
+    "plot_heads",
+    "plot_layer_scores",
+    "plot_layers_off",
+    "plot_positions",
+    "plot_probes",
+    "plot_pruning",
+    "plot_removal_curves",
+    "plot_swaps",
+    "shade_bands",
+]

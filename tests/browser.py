@@ -1,0 +1,95 @@
+"""A real browser for tests: headless Chromium, spoken to by its DevTools protocol."""
+
+import itertools
+import json
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import websocket
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--remote-allow-origins=*")
+
+
+class Page:
+    """One tab."""
+
+    def __init__(self, address: str) -> None:
+        self.socket = websocket.create_connection(address, timeout=60)
+        self.numbers = itertools.count(1)
+        self.requested: list[str] = []
+        for domain in ("Page", "Runtime", "Network"):
+            self.send(f"{domain}.enable")
+        self.send("Emulation.setFocusEmulationEnabled", enabled=True)  # without a window nothing else has the focus
+
+    def send(self, method: str, **parameters: Any) -> dict:
+        number = next(self.numbers)
+        self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self.socket.recv())
+            if message.get("method") == "Network.requestWillBeSent":
+                self.requested.append(message["params"]["request"]["url"])
+            if message.get("id") == number:
+                assert "error" not in message, message
+                return message["result"]
+
+    def go_offline(self) -> None:
+        self.send("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
+
+    def open(self, address: str) -> None:
+        self.send("Page.navigate", url=address)
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression; a promise is waited for."""
+        found = self.send("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        return found["result"].get("value")
+
+    def wait_for(self, expression: str, seconds: float = 60) -> Any:
+        """Ask until the expression is true, and give its value."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if value := self.evaluate(expression):
+                return value
+            time.sleep(0.2)
+        raise AssertionError(f"not true within {seconds} s: {expression}")
+
+    def click(self, element: str, across: float = 0.5) -> None:
+        """Press the mouse on what a JavaScript expression finds, at a share of its width."""
+        scroll = "e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect();"
+        place = f"[r.x + {across} * r.width, r.y + r.height / 2]"
+        x, y = self.evaluate(f"(() => {{ const e = {element}; {scroll} return {place} }})()")
+        for kind in ("mousePressed", "mouseReleased"):
+            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def press(self, key: str, code: int) -> None:
+        """Press a key, for whatever has the focus."""
+        for kind in ("keyDown", "keyUp"):
+            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+
+
+@contextmanager
+def open_browser(folder: Path) -> Iterator[Page]:
+    """A tab of a Chromium of its own, whose files go to `folder`."""
+    command = [CHROMIUM, *FLAGS, "--window-size=1300,1000", f"--user-data-dir={folder}", "about:blank"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        port_file, end = folder / "DevToolsActivePort", time.monotonic() + 60
+        while not port_file.is_file() or "\n" not in port_file.read_text():
+            assert process.poll() is None and time.monotonic() < end, "Chromium did not start"
+            time.sleep(0.1)
+        port = port_file.read_text().split()[0]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
+            tabs = json.load(answer)
+        page = Page(next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"))
+        yield page
+        page.socket.close()
+    finally:
+        process.terminate()
+        process.wait(20)

@@ -1,0 +1,89 @@
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from fervit_lib.evaluation import predict_probs
+from fervit_lib.explain import (
+    band_of,
+    deletion_curve,
+    leave_one_out,
+    permutation_importance,
+    random_curves,
+    rank_agreement,
+    replace_layers,
+    swap_effect,
+    swap_layers,
+)
+from fervit_lib.latents import BANDS
+
+PLANTED = 5
+
+
+@pytest.fixture
+def predict(planted):
+    return partial(predict_probs, planted[0], device=torch.device("cpu"))
+
+
+def test_every_ranking_finds_the_planted_layer(planted, predict) -> None:
+    _, codes, labels = planted
+    for found in (
+        leave_one_out(predict, codes, labels.numpy(), torch.zeros(18, 512)),
+        permutation_importance(predict, codes, labels.numpy(), repeats=2),
+    ):
+        assert found["drop"].idxmax() == PLANTED
+        assert found.loc[PLANTED, "drop_low"] > 0.2
+        rest = found.drop(index=PLANTED)
+        assert rest["drop"].abs().max() < 0.15
+        assert (found["drop_low"] <= found["drop"]).all() and (found["drop"] <= found["drop_high"]).all()
+
+
+def test_a_ranking_that_knows_beats_the_random_order_and_a_wrong_one_does_not(planted, predict) -> None:
+    _, codes, _ = planted
+    fill, knows = torch.zeros(18, 512), torch.eye(18)[PLANTED]
+    for insert, sign in ((False, -1), (True, 1)):
+        run = partial(deletion_curve, predict, codes, fill=fill, insert=insert)
+        control = random_curves(predict, codes, fill, insert=insert, repeats=3).mean()
+        assert sign * (run(scores=knows).mean() - control) > 0.05
+        assert sign * (run(scores=-knows).mean() - control) < 0
+    random = random_curves(predict, codes, fill, repeats=2, seed=4)
+    assert random.shape == (2, 19)
+    assert np.array_equal(random, random_curves(predict, codes, fill, repeats=2, seed=4))
+
+
+def test_curves_begin_and_end_where_they_must(planted, predict) -> None:
+    _, codes, _ = planted
+    fill, scores = torch.zeros(18, 512), torch.rand(60, 18)
+    down = deletion_curve(predict, codes, scores, fill)
+    up = deletion_curve(predict, codes, scores, fill, insert=True)
+    assert down[0] == pytest.approx(predict(codes).max(1).mean())
+    assert up[-1] == pytest.approx(down[0]) and up[0] == pytest.approx(down[-1])
+    with pytest.raises(ValueError, match=r"scores: expected a number a layer, \(60, 18\), got \(60, 19\)"):
+        deletion_curve(predict, codes, torch.rand(60, 19), fill)
+
+
+def test_replacing_and_swapping_touch_the_named_layers_alone() -> None:
+    codes, other = torch.randn(2, 4, 18, 512)
+    fill = torch.randn(18, 512)
+    changed = replace_layers(codes, [0, 7], fill)
+    assert torch.equal(changed[2, 7], fill[7]) and torch.equal(changed[:, 1:7], codes[:, 1:7])
+    swapped = swap_layers(codes, other, BANDS["middle"])
+    assert torch.equal(swapped[:, 3:7], other[:, 3:7]) and torch.equal(swapped[:, 7:], codes[:, 7:])
+    assert [band_of(layer) for layer in (0, 2, 3, 6, 7, 17)] == ["coarse"] * 2 + ["middle"] * 2 + ["fine"] * 2
+
+
+def test_the_band_with_the_planted_layer_carries_the_expression_over(planted, predict) -> None:
+    _, codes, _ = planted
+    effect = swap_effect(predict, codes, codes.roll(1, dims=0)).set_index("band")
+    assert effect.loc["middle", "taken"] > 0.8 and effect.loc["fine", "kept"] > 0.8
+    assert effect.loc["all", "taken"] == 1
+    assert effect.loc["all", "num_pairs"] <= 60
+
+
+def test_a_model_that_always_says_the_same_has_nothing_to_rank_or_to_swap() -> None:
+    codes = torch.randn(6, 18, 512)
+    table = rank_agreement({"attention": torch.rand(6, 18)}, np.zeros(18))
+    assert table[["rank_correlation", "p"]].values.tolist() == [[0.0, 1.0]]
+    swaps = swap_effect(lambda c: np.tile([0.1, 0.9], (len(c), 1)), codes, codes.flip(0))
+    assert (swaps[["kept", "taken", "num_pairs"]] == 0).all(axis=None)

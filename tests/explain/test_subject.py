@@ -1,0 +1,105 @@
+"""Runs found, loaded with their faces, and set back to where they began."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from fervit_lib.explain import before_training, choose_runs, companion_runs, find_decoder, load_subject, placed
+from fervit_lib.models import create_model, save_model
+from fervit_lib.runs import Run, save_checkpoint, start_run
+from fervit_lib.runtime import seed_everything
+
+CPU = torch.device("cpu")
+SMALL = {"embed_dim": 32, "depth": 1}
+MODELS = {
+    "good": ("scratch", SMALL | {"num_heads": 2}, 0.9),
+    "poor": ("scratch", SMALL | {"num_heads": 2, "position": "semantic"}, 0.2),
+    "other": ("hybrid", {"pretrained": "none"}, 0.5),
+    "cnn": ("latent_cnn", SMALL, 0.6),
+}
+
+
+def make_runs(reports: Path, store: Path, names: dict = MODELS) -> None:
+    for name, (approach, options, score) in names.items():
+        parameters = {"latents": str(store), "model_name": "any"}
+        run = start_run(reports, "tiny", "train", name, parameters=parameters, seed=5, device="cpu")
+        seed_everything(5)
+        model = create_model(approach, 3, **options)
+        with torch.no_grad():
+            model.head.bias += 1  # what training did
+        save_model(run.best_checkpoint, model, approach=approach, classes=("angry", "happy", "sad"), options=options)
+        run.write_result(approach=approach, val_macro_f1=score)
+
+
+@pytest.fixture
+def reports(make_store: Callable, tmp_path: Path) -> Path:
+    make_runs(tmp_path / "reports", make_store(tmp_path / "store"))
+    return tmp_path / "reports"
+
+
+def names_of(runs: list[Run]) -> list[str]:
+    return [run.variant for run in runs]
+
+
+def test_the_best_run_is_chosen_and_the_best_of_another_approach(reports: Path) -> None:
+    assert names_of(choose_runs(reports, "tiny")) == ["good", "other"]
+    assert names_of(choose_runs(reports, "tiny", "other")) == ["other", "good"]
+    assert names_of(choose_runs(reports, "tiny", "good", "poor")) == ["good", "poor"]
+    assert names_of(companion_runs(reports, "tiny")) == ["cnn"]
+
+
+def test_what_cannot_be_looked_into_is_said(reports: Path, make_store: Callable, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="run_name: expected one of good, other, poor, got 'cnn'"):
+        choose_runs(reports, "tiny", "cnn")
+    with pytest.raises(ValueError, match="other_name: expected one of"):
+        choose_runs(reports, "tiny", "", "none")
+    with pytest.raises(FileNotFoundError, match="run 02_train first"):
+        choose_runs(reports, "nothing")
+    make_runs(tmp_path / "alone", tmp_path / "store", {"cnn": MODELS["cnn"]})
+    with pytest.raises(ValueError, match="expected a run of scratch or hybrid, .* leave this step out"):
+        choose_runs(tmp_path / "alone", "tiny")
+
+
+def test_every_run_gets_the_same_faces_and_the_mean_training_code(reports: Path) -> None:
+    good, cnn = (load_subject(Run(reports, "tiny", "train", name), 12, 0, CPU) for name in ("good", "cnn"))
+    assert good.codes.shape == (12, 18, 512) and torch.equal(good.codes, cnn.codes)
+    assert len(set(good.indices.tolist())) == 12
+    assert [good.store.labels[i].item() for i in good.indices] == good.labels.tolist()
+    train = torch.cat([shard["codes"] for shard in type(good.store).open(good.store.folder, "train").shards]).float()
+    torch.testing.assert_close(good.fill, train.mean(0), atol=1e-3, rtol=0)
+    assert good.predict(good.codes).shape == (12, 3)
+    assert sorted(good.labels[good.examples()]) == [0, 1, 2]
+    assert good.pictures([0]) == []  # the faces of this store are nowhere
+    assert not good.sees_patches and find_decoder(good) is None
+
+
+def test_a_model_as_it_began_is_its_seeds_or_its_pretraining(reports: Path) -> None:
+    subject = load_subject(Run(reports, "tiny", "train", "good"), 12, 0, CPU)
+    state, began = subject.model.state_dict(), before_training(subject).state_dict()
+    torch.testing.assert_close(began["head.bias"] + 1, state["head.bias"])
+    assert torch.equal(began["blocks.0.attn.qkv.weight"], state["blocks.0.attn.qkv.weight"])
+
+    options = {"pretrained": "mae"}
+    make_runs(reports, subject.store.folder, {"mae": ("hybrid", options, 0.1)})
+    mae = load_subject(Run(reports, "tiny", "train", "mae"), 12, 0, CPU)
+    pretrained = {f"encoder.{name}": torch.full_like(tensor, 0.25) for name, tensor in mae.model.state_dict().items()}
+    file = mae.run.best_checkpoint.with_name("masked.safetensors")
+    save_checkpoint(file, pretrained | {"mask_token": torch.zeros(1)}, {"kind": "masked"})
+    assert all((tensor == 0.25).all() for tensor in before_training(mae).state_dict().values())
+
+
+def test_registers_are_refused(reports: Path) -> None:
+    options = {"pretrained": "none", "model_name": "vit_small_patch14_reg4_dinov2"}
+    make_runs(reports, reports.parent / "store", {"registers": ("hybrid", options, 0.1)})
+    with pytest.raises(ValueError, match="registers: expected tokens of CLS and 18 layers, got 4 registers"):
+        load_subject(Run(reports, "tiny", "train", "registers"), 12, 0, CPU)
+
+
+def test_the_place_of_a_layer_counts_its_band(reports: Path) -> None:
+    model = load_subject(Run(reports, "tiny", "train", "poor"), 3, 0, CPU).model
+    assert placed(model).shape == (18, 32)
+    with torch.no_grad():
+        model.pos_embed.zero_()
+    torch.testing.assert_close(placed(model), model.band_embed()[0].detach())

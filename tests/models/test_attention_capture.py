@@ -1,0 +1,187 @@
+"""What is captured is what the pass used, and the model is left as it was."""
+
+import pytest
+import torch
+from timm.layers import Attention
+from torch import Tensor, nn
+
+from fervit_lib.models import HybridLatentViT, ImageModel, LatentViT
+from fervit_lib.models.attention import (
+    SIMILARITIES,
+    Heads,
+    RectifiedAttention,
+    attention_layer,
+    attention_modules,
+    capture_heads,
+    head_similarity,
+    rectify,
+    scale_heads,
+)
+
+
+def latent_vit() -> tuple[nn.Module, Tensor]:
+    return LatentViT(3, embed_dim=32, depth=2, num_heads=2), torch.randn(3, 18, 512)
+
+
+def hybrid() -> tuple[nn.Module, Tensor]:
+    return HybridLatentViT(3, pretrained="none"), torch.randn(2, 18, 512)
+
+
+def with_adapters() -> tuple[nn.Module, Tensor]:
+    model = LatentViT(3, embed_dim=32, depth=2, num_heads=2, adapter_dim=4, layer_norm=True, layer_gates=True)
+    for block in model.blocks:
+        nn.init.normal_(block.adapter.up.weight)
+    return model, torch.randn(3, 18, 512)
+
+
+def image_vit() -> tuple[nn.Module, Tensor]:
+    return ImageModel(3, pretrained="none", image_size=32, patch_size=8), torch.randn(2, 3, 32, 32)
+
+
+def rectified() -> tuple[nn.Module, Tensor]:
+    return LatentViT(3, embed_dim=32, depth=2, num_heads=2, attention="rectified"), torch.randn(3, 18, 512)
+
+
+def num_hooks(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+@pytest.mark.parametrize("build", [latent_vit, hybrid, with_adapters, image_vit, rectified])
+class TestEveryModel:
+    def test_the_captured_weights_times_the_values_are_the_modules_output(self, build) -> None:
+        torch.manual_seed(0)
+        model, x = build()
+        outputs = []
+        module = attention_modules(model)[-1]
+        handle = module.register_forward_hook(lambda _, inputs, output: outputs.append(output))
+        with torch.no_grad(), capture_heads(model.eval()) as captured:
+            model(x)
+        handle.remove()
+        heads = captured[-1]
+        torch.testing.assert_close(heads.attn.sum(-1), torch.ones(heads.attn.shape[:-1]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(heads.attn @ heads.values, heads.outputs, atol=1e-5, rtol=1e-4)
+        mixed = (heads.attn @ heads.values).transpose(1, 2).flatten(2)
+        torch.testing.assert_close(module.proj(mixed), outputs[0], atol=1e-5, rtol=1e-4)
+
+    def test_the_model_is_left_as_it_was(self, build) -> None:
+        torch.manual_seed(0)
+        model, x = build()
+        model.eval()
+        before, hooks = model(x), num_hooks(model)
+        with capture_heads(model) as captured:
+            during = model(x)
+        torch.testing.assert_close(during, before, atol=1e-5, rtol=1e-4)
+        assert torch.equal(model(x), before)
+        assert num_hooks(model) == hooks == 0
+        assert len(captured) == len(attention_modules(model))
+        with pytest.raises(ValueError), capture_heads(model):
+            model(x[:, :, :, None])
+        assert num_hooks(model) == 0
+        assert torch.equal(model(x), before)
+
+    def test_all_heads_at_one_change_nothing_and_at_none_much(self, build) -> None:
+        torch.manual_seed(0)
+        model, x = build()
+        model.eval()
+        ones = [torch.ones(module.num_heads) for module in attention_modules(model)]
+        with scale_heads(model, ones):
+            whole = model(x)
+        assert torch.equal(whole, model(x))
+        with scale_heads(model, [0 * one for one in ones]), capture_heads(model) as captured:
+            model(x)
+        assert num_hooks(model) == 0
+        assert captured[0].attn is not None
+
+    def test_a_gradient_reaches_the_weights(self, build) -> None:
+        torch.manual_seed(0)
+        model, x = build()
+        with capture_heads(model.eval()) as captured:
+            score = model(x)[:, 0].sum()
+        gradients = torch.autograd.grad(score, [heads.attn for heads in captured])
+        assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_fused_and_unfused_give_the_same_maps() -> None:
+    torch.manual_seed(0)
+    model, x = latent_vit()
+    found = []
+    for fused in (True, False):
+        for module in attention_modules(model.eval()):
+            module.fused_attn = fused
+        with torch.no_grad(), capture_heads(model) as captured:
+            model(x)
+        found.append(torch.stack([heads.attn for heads in captured]))
+    torch.testing.assert_close(*found, atol=1e-5, rtol=0)
+
+
+def test_the_gradient_of_a_map_is_what_moving_it_does() -> None:
+    torch.manual_seed(0)
+    module = Attention(16, num_heads=2).double().eval()
+    tokens, direction = torch.randn(1, 5, 16).double(), torch.randn(1, 2, 5, 5).double()
+    with capture_heads(module) as captured:
+        score = module(tokens).square().sum()
+    [heads] = captured
+    [gradient] = torch.autograd.grad(score, heads.attn)
+    step = 1e-6
+    moved = ((heads.attn + step * direction) @ heads.values).transpose(1, 2).flatten(2)
+    difference = (module.proj(moved).square().sum() - score) / step
+    assert difference.item() == pytest.approx((gradient * direction).sum().item(), rel=1e-4)
+
+
+def test_dropout_falls_on_the_output_and_not_on_the_captured_map() -> None:
+    torch.manual_seed(0)
+    module = Attention(16, num_heads=2, attn_drop=0.5).train()
+    with capture_heads(module) as captured:
+        module(torch.randn(4, 5, 16))
+    [heads] = captured
+    torch.testing.assert_close(heads.attn.sum(-1), torch.ones(4, 2, 5))
+    assert not torch.allclose(heads.attn @ heads.values, heads.outputs, atol=1e-3)
+
+
+def test_a_mask_counts() -> None:
+    torch.manual_seed(0)
+    module, mask = Attention(16, num_heads=2).eval(), torch.ones(5, 5, dtype=torch.bool)
+    mask[:, 3] = False
+    with torch.no_grad(), capture_heads(module) as captured:
+        module(torch.randn(2, 5, 16), attn_mask=mask)
+    assert captured[0].attn[..., 3].abs().max() == 0
+
+
+def test_bf16_maps_are_captured_too() -> None:
+    model, x = latent_vit()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), capture_heads(model.eval()) as captured:
+        model(x)
+    torch.testing.assert_close(captured[0].attn.float().sum(-1), torch.ones(3, 2, 19), atol=2e-2, rtol=0)
+
+
+def test_a_cnn_has_no_attention() -> None:
+    with pytest.raises(ValueError, match="model: expected a ViT with attention modules"):
+        attention_modules(nn.Sequential(nn.Conv2d(3, 4, 3)))
+
+
+def test_scales_have_to_fit() -> None:
+    model, _ = latent_vit()
+    with pytest.raises(ValueError, match=r"scales: expected a number a head, \[2, 2\] by module, got \[2\]"):
+        scale_heads(model, [torch.ones(2)]).__enter__()
+
+
+def test_rectified_rows_are_distributions_with_exact_zeros() -> None:
+    weights = rectify(torch.tensor([[-1.0, 0.0, 1.0, 3.0], [-1.0, -2.0, -3.0, -4.0]]))
+    torch.testing.assert_close(weights[0], torch.tensor([0, 0, 0.25, 0.75]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(weights[1], torch.full((4,), 0.25))
+    assert attention_layer("rectified") is RectifiedAttention
+    with pytest.raises(ValueError, match="attention: expected one of softmax, rectified, got 'sparse'"):
+        attention_layer("sparse")
+    with pytest.raises(ValueError, match="attn_mask"):
+        RectifiedAttention(8, num_heads=2)(torch.zeros(1, 3, 8), is_causal=True)
+
+
+@pytest.mark.parametrize("kind", SIMILARITIES)
+def test_equal_heads_are_1_alike_and_orthogonal_ones_0(kind: str) -> None:
+    eye = torch.eye(4).expand(2, 1, 4, 4)
+    shifted = eye.roll(1, dims=-1)
+    heads = Heads(*(torch.cat([eye, eye, shifted], dim=1) for _ in range(3)))
+    expected = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]])
+    torch.testing.assert_close(head_similarity(heads, kind), expected)
+    with pytest.raises(ValueError, match="kind: expected one of subspace, position, output, got 'x'"):
+        head_similarity(heads, "x")

@@ -1,0 +1,112 @@
+"""The explorer's figures, their menus and sliders among them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from fervit_lib import figures, figures_explain
+
+RNG = np.random.default_rng(0)
+NAMES = ["all faces", "<b>happy</b>", "face 1"]
+MAPS = RNG.random((3, 2, 4, 19, 19))
+CLASSES = ["angry", "<b>happy</b>", "sad"]
+
+
+def every_figure() -> dict:
+    matrix = (np.eye(2), ["block 1", "block 2"], ["block 1", "block 2"])
+    probes = pd.DataFrame(
+        {"run": ["a", "a", "<b>b</b>"], "layer": ["block 1", "block 2", "block 1"], "shots": 5, "accuracy": 0.5}
+    ).assign(lowest=0.4, highest=0.6)
+    swaps = pd.DataFrame({"band": ["coarse", "all"], "kept": [0.9, 0], "taken": [0.1, 1], "num_pairs": 30})
+    scores = pd.DataFrame({"a": np.arange(18) / 18, "b": np.ones(18)})
+    curves = {"attention": np.linspace(1, 0, 19), "random": RNG.random((3, 19))}
+    heads = {"entropy": RNG.random((2, 4)), "importance": RNG.random((2, 4))}
+    ends = {"a": (scores["a"] - 1, scores["a"] + 1)}
+    pairs = dict.fromkeys(["a × b", "a × c"], {"linear": matrix, "rbf": matrix})
+    points = {"block 1": RNG.random((9, 2)), "block 2": RNG.random((9, 2))}
+    off = ["nothing", "coarse", "middle", "fine"]
+    return {
+        "attention": figures_explain.plot_attention(MAPS, NAMES, MAPS[..., 0, :] / 10),
+        "layers": figures_explain.plot_layer_scores(scores, "Methods", "share", ends),
+        "removal": figures_explain.plot_removal_curves({"deletion": curves, "insertion": curves}),
+        "heads": figures_explain.plot_heads(heads),
+        "similarity": figures_explain.plot_head_similarity({"output": RNG.random((2, 4, 4))}),
+        "pruning": figures_explain.plot_pruning(np.linspace(1, 0, 9), RNG.random((3, 9))),
+        "cka": figures_explain.plot_cka(pairs),
+        "probes": figures_explain.plot_probes(probes),
+        "swaps": figures_explain.plot_swaps(swaps),
+        "positions": figures_explain.plot_positions({"learned": np.eye(18), "sinusoidal": np.eye(18)}),
+        "depths": figures_explain.plot_depths(points, np.arange(9) % 3, CLASSES, "CLS"),
+        "off": figures_explain.plot_layers_off(RNG.random((2, 4, 3)), ["1", "2"], CLASSES, off),
+    }
+
+
+@pytest.mark.parametrize("name", every_figure())
+def test_every_figure_has_a_title_the_theme_and_the_width_of_its_page(name: str) -> None:
+    figure = every_figure()[name]
+    assert 0 < len(figure.layout.title.text) <= 40
+    assert figure.layout.template.layout.colorway == figures.PALETTE
+    assert figure.layout.width is None
+    assert figure.layout.height >= 200
+
+
+def test_class_names_are_no_markup() -> None:
+    for name, figure in every_figure().items():
+        assert "<b>" not in figure.to_json().replace("\\u003c", "<"), name
+
+
+def test_the_block_slider_gives_the_maps_of_that_block_for_every_head() -> None:
+    figure = every_figure()["attention"]
+    [blocks, heads] = figure.layout.sliders
+    update = blocks.steps[1].args[0]
+    shown = np.concatenate([MAPS.mean(2, keepdims=True), MAPS], axis=2)[:, 1]
+    for h in range(5):
+        np.testing.assert_allclose(update["z"][5 + h], shown[:, h].reshape(-1, 19), atol=1e-3)
+        np.testing.assert_allclose(update["y"][h], shown[:, h, 0].ravel(), atol=1e-4)
+    np.testing.assert_allclose(figure.data[6].z, MAPS[:, 0, 0].reshape(-1, 19), atol=1e-3)
+    assert [step.label for step in heads.steps] == ["mean", "1", "2", "3", "4"]
+    assert heads.steps[2].args[0]["visible"] == [False, False, True, False, False] * 2
+    windows = [button.args[1] for button in figure.layout.updatemenus[0].buttons]
+    assert windows[1]["xaxis.range"] == [18.5, 37.5] and windows[1]["yaxis2.range"] == [37.5, 18.5]
+
+
+def test_the_head_mean_has_no_interval_and_a_head_has_its_own() -> None:
+    bars = every_figure()["attention"].data
+    assert not np.any(bars[0].error_y.array)
+    np.testing.assert_allclose(bars[2].error_y.array, MAPS[:, 0, 1, 0].ravel() / 10, atol=1e-4)
+
+
+def test_a_menu_of_pairs_shows_one_at_a_time() -> None:
+    figure = every_figure()["cka"]
+    assert [trace.visible for trace in figure.data] == [True, True, False, False]
+    second = figure.layout.updatemenus[0].buttons[1]
+    assert second.label == "a × c" and second.args[0]["visible"] == [False, False, True, True]
+    assert second.args[1]["xaxis2.title.text"] == "c"
+
+
+def test_an_overlay_is_darkest_where_the_map_is_highest() -> None:
+    scores = np.zeros((4, 4))
+    scores[0, 3] = 1
+    laid = np.asarray(figures_explain.overlay_map(Image.new("RGB", (64, 64), "white"), scores)).sum(-1)
+    assert laid.shape == (64, 64)
+    assert laid[:8, -8:].mean() < laid[32:, :32].mean() == 3 * 255
+    flat = figures_explain.overlay_map(Image.new("L", (8, 8), 100), np.ones((2, 2)))
+    assert np.asarray(flat).max() == 100
+
+
+@pytest.mark.parametrize(
+    ("argument", "call"),
+    [
+        ("maps", lambda: figures_explain.plot_attention(np.ones((1, 1, 1, 17, 17)), ["all"])),
+        ("names", lambda: figures_explain.plot_attention(MAPS, ["all"])),
+        ("scores", lambda: figures_explain.plot_layer_scores(pd.DataFrame({"a": [1]}), "t", "share")),
+        ("scores", lambda: figures_explain.plot_probes(pd.DataFrame({"run": [1]}))),
+        ("effects", lambda: figures_explain.plot_swaps(pd.DataFrame({"band": ["all"]}))),
+        ("probs", lambda: figures_explain.plot_layers_off(np.ones((1, 2)), ["1"], CLASSES, ["nothing"])),
+        ("scores", lambda: figures_explain.overlay_map(Image.new("L", (8, 8)), np.ones(4))),
+    ],
+)
+def test_a_wrong_input_is_named(argument: str, call) -> None:
+    with pytest.raises(ValueError, match=f"{argument}: expected .*, got "):
+        call()
