@@ -44,7 +44,7 @@ class HeadPenalty(Callback):
         terms: each a loss of the heads of one module, and its weight.
     """
 
-    order = 20  # inside the autocast of `Bf16`
+    order = 20  # after `Bf16`
 
     def __init__(self, terms: Sequence[tuple[Callable[[Heads], Tensor], float]]) -> None:
         self.terms = terms

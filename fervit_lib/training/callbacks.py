@@ -161,20 +161,24 @@ class StopOnNan(Callback):
 
 
 class Bf16(Callback):
-    """Forward pass and loss under bf16 autocast. (fastai's knows only CUDA and turns itself off on a CPU.)"""
+    """The model's forward pass under bf16 autocast while it is fitted; losses and metrics in full precision.
+
+    fastai's knows only CUDA and turns itself off on a CPU. Autocast is entered and left within one call of the model, so
+    that a fit that breaks off in the middle of a batch does not leave it on for all that follows.
+    """
 
     order = 10  # as fastai's
 
-    def before_batch(self) -> None:
-        self.autocast = torch.autocast(self.x.device.type, torch.bfloat16)
-        self.autocast.__enter__()
+    def before_fit(self) -> None:
+        self.after_fit()  # what an interrupted fit left
+        self.model.forward = torch.autocast(self.dls.device.type, torch.bfloat16)(self.model.forward)
 
     def after_pred(self) -> None:
         if isinstance(self.pred, torch.Tensor):
-            self.learn.pred = self.pred.float()  # losses and metrics in full precision
+            self.learn.pred = self.pred.float()
 
-    def after_loss(self) -> None:
-        self.autocast.__exit__(None, None, None)
+    def after_fit(self) -> None:
+        vars(self.model).pop("forward", None)
 
 
 class Fp16(MixedPrecision):

@@ -236,7 +236,8 @@ class TestFit:
         learn = learner(store, tmp_path, "scratch", "full", cbs=[best])
         train(learn, "full", epochs=4)
         metrics = pd.read_csv(tmp_path / "metrics.csv")
-        assert list(metrics.columns) == ["epoch", "train_loss", "valid_loss", "accuracy", "macro_f1", "seconds"]
+        scores = ["accuracy", "macro_f1", "recall", "precision", "roc_auc"]
+        assert list(metrics.columns) == ["epoch", "train_loss", "valid_loss", *scores, "seconds"]
         assert metrics["macro_f1"].max() > 0.9
         assert best.best_epoch == metrics["macro_f1"].idxmax()
         assert best.best_values["macro_f1"] == pytest.approx(metrics["macro_f1"].max())
@@ -298,6 +299,17 @@ class TestFit:
         train(whole, "full", epochs=3, state=tmp_path / "last.safetensors")
         assert whole.first_epoch == 0
         assert len(pd.read_csv(tmp_path / "metrics.csv")) == 3
+
+    def test_a_fit_that_breaks_off_leaves_autocast_off(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
+        class Interrupted(SaveBest):
+            def after_pred(self) -> None:
+                raise KeyboardInterrupt
+
+        store = make_store(tmp_path / "store")
+        learn = learner(store, tmp_path, "scratch", "full", cbs=[Interrupted(lambda: None)], precision="bf16")
+        with pytest.raises(KeyboardInterrupt):
+            train(learn, "full", epochs=1)
+        assert not torch.is_autocast_enabled("cpu")
 
     def test_gradients_are_clipped(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
         norms = []
