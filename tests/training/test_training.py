@@ -72,7 +72,7 @@ def learner(
     model = create_model(approach, 7 if store.name == "codes" else 3, **OPTIONS[approach] | (options or {}))
     dls = face_dls(model, store, batch_size=16, device=CPU)
     plan = get_strategy(strategy)
-    return build_learner(model, dls, plan, folder=folder, freeze_stages=2, precision="float32", **more)
+    return build_learner(model, dls, plan, folder=folder, freeze_stages=2, **{"precision": "float32"} | more)
 
 
 def train(learn: Learner, strategy: str, epochs: int = 1, lr: float | None = 1e-3, **more: object) -> float:
