@@ -163,8 +163,8 @@ class StopOnNan(Callback):
 class Bf16(Callback):
     """The model's forward pass under bf16 autocast while it is fitted; losses and metrics in full precision.
 
-    fastai's knows only CUDA and turns itself off on a CPU. Autocast is entered and left within one call of the model, so
-    that a fit that breaks off in the middle of a batch does not leave it on.
+    fastai's knows only CUDA and turns itself off on a CPU. Autocast is entered and left within one call of the model,
+    so that a fit that breaks off in the middle of a batch does not leave it on.
     """
 
     order = 10  # as fastai's
