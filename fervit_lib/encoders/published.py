@@ -39,7 +39,7 @@ def load_style_encoder(path: Path, kind: str) -> StyleEncoder:
     weights, generator = _split(path, content["state_dict"])
     try:
         with torch.device("meta"):
-            model = StyleEncoder(kind, _output_size(options))
+            model = StyleEncoder(kind, _output_size(options, kind))
         model.latent_avg = torch.zeros(model.latent_avg.shape)
         model.load_state_dict(weights, strict=True, assign=True)
     except (RuntimeError, ValueError) as error:
@@ -100,8 +100,9 @@ def _check_kind(path: Path, options: dict[str, Any], kind: str) -> None:
         raise ValueError(f"{path}: expected an encoder of kind {kind}, got {found}; {remedy}")
 
 
-def _output_size(options: dict[str, Any]) -> int:
-    size = options.get("output_size") or options.get("stylegan_size") or OUTPUT_SIZE
+def _output_size(options: dict[str, Any], kind: str) -> int:
+    names = ("output_size", "stylegan_size") if kind == "psp" else ("stylegan_size", "output_size")
+    size = options.get(names[0]) or options.get(names[1]) or OUTPUT_SIZE
     if not isinstance(size, int):
         raise ValueError(f"output_size: expected an integer, got {size!r}")
     return size
