@@ -155,7 +155,7 @@ def test_a_failed_notebook_leaves_its_page_with_the_error_and_the_rest_goes_on(t
     ("notebook", "parameters", "message"),
     [
         ("01_encode", {"faces": "data/no_such_folder"}, "no_such_folder"),
-        ("01_encode", {"encoder": "stylegan"}, "encoder: expected one of autoencoder, got 'stylegan'"),
+        ("01_encode", {"encoder": "stylegan"}, "encoder: expected one of autoencoder, psp, e4e, got 'stylegan'"),
         (
             "02_train",
             {"strategy": "ful"},

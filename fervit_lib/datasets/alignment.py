@@ -17,9 +17,9 @@ Detector = Callable[[Image.Image], np.ndarray | None]
 def ffhq_crop(image: Image.Image, landmarks: np.ndarray, size: int = 256) -> Image.Image:
     """The face with these landmarks as FFHQ would show it, RGB of `size` × `size` pixels.
 
-    The recipe of FFHQ (Karras et al. 2019, appendix A) with the parameters that pSp and e4e were published with: a square
-    along the line between the eyes, from which image and square are shrunk, padded by a blurred reflection where the
-    square leaves the image, and read bilinearly at `size`.
+    The recipe of FFHQ (Karras et al. 2019, appendix A) with the parameters that pSp and e4e were published with: a
+    square along the line between the eyes; large images are shrunk; where the square leaves the image, it is padded by
+    a blurred reflection; the square is read bilinearly at `size`.
 
     Args:
         landmarks: (68, 2) x and y in pixels, in the order of iBUG 300-W, as dlib gives them.
