@@ -117,3 +117,35 @@ def dlib_detector(predictor: Path) -> Detector:
         return np.array([(point.x, point.y) for point in points], float)
 
     return detect
+
+
+class FaceCrop:
+    """Cut the face out of an image, see `ffhq_crop`; an image without a face found stays whole and is counted.
+
+    Without a detector every image stays whole.
+    """
+
+    def __init__(self, detect: Detector | None = None) -> None:
+        self.detect = detect
+        self._whole: list[tuple[int, int]] = []  # appended to by several threads
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        if self.detect is None:
+            return image
+        landmarks = self.detect(image)
+        if landmarks is None:
+            self._whole.append(image.size)
+            return image
+        return ffhq_crop(image, landmarks)
+
+    @property
+    def whole(self) -> int:
+        """Images so far in which the detector found no face."""
+        return len(self._whole)
+
+
+def face_crop(landmarks: str, predictor: Path) -> FaceCrop:
+    """How `01_encode` cuts out faces: `none` not at all, `dlib` by its landmarks; see `dlib_detector`."""
+    if landmarks not in ("none", "dlib"):
+        raise ValueError(f"landmarks: expected none or dlib, got {landmarks!r}")
+    return FaceCrop(dlib_detector(predictor) if landmarks == "dlib" else None)

@@ -18,23 +18,19 @@ def distance_from_average(codes: Tensor, encoder: StyleEncoder) -> Tensor:
     return torch.cat([(part.float() - latent_avg).norm(dim=-1).mean(-1) for part in codes.split(1024)])
 
 
-def usual_distance(encoder: StyleEncoder) -> float:
-    """Where the StyleGAN's own codes lie; if the checkpoint has no mapping network, the length of `latent_avg`."""
-    return encoder.w_distance or encoder.latent_avg.norm(dim=-1).mean().item()
-
-
-def warn_if_off_domain(distance: Tensor, encoder: StyleEncoder) -> bool:
+def check_domain(distance: Tensor, encoder: StyleEncoder) -> tuple[float, float, float]:
     """Warn where the median of `distance` (N,) is far from the usual one.
 
     Returns:
-        Whether it warned.
+        The usual distance, that of the StyleGAN's own codes (if the checkpoint has no mapping network: the length of
+        `latent_avg`); and the lowest and highest median that is no cause for a warning.
     """
-    usual, median = usual_distance(encoder), distance.median().item()
-    off = not NEAR * usual <= median <= FAR * usual
-    if off:
+    usual = encoder.w_distance or encoder.latent_avg.norm(dim=-1).mean().item()
+    low, high, median = NEAR * usual, FAR * usual, distance.median().item()
+    if not low <= median <= high:
         warnings.warn(
-            f"codes look off-domain: they lie {median:.3g} from latent_avg (median), expected {NEAR * usual:.3g} to "
-            f"{FAR * usual:.3g}; check that the faces are upright and fill the image, and that the checkpoint fits",
+            f"codes look off-domain: they lie {median:.3g} from latent_avg (median), expected {low:.3g} to {high:.3g}; "
+            f"check that the faces are upright and fill the image, and that the checkpoint fits",
             stacklevel=2,
         )
-    return off
+    return usual, low, high

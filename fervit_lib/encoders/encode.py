@@ -5,7 +5,7 @@ Several processes that encode the same faces into the same folder take different
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,60 +13,16 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode, v2
 from tqdm.auto import tqdm
 
 from fervit_lib.datasets import FaceDataset
+from fervit_lib.encoders.images import change_view, normalise, resize_face, stack_faces
 from fervit_lib.encoders.style_encoder import StyleEncoder
 from fervit_lib.latents import SHARD_SIZE, claim_shards, read_fingerprint, shard_fingerprint, shard_path, write_shard
 from fervit_lib.runtime import fast_bf16
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 AHEAD = 3  # batches that are read while one is encoded
-
-
-def images_to_tensor(images: Sequence[Image.Image], size: int) -> Tensor:
-    """PIL images of any mode → (B, 3, size, size) float32 RGB in [-1, 1]; others are resized by bicubic."""
-    return _normalise(_stack([_resize(image, size) for image in images]))
-
-
-def _resize(image: Image.Image, size: int) -> np.ndarray:
-    return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
-
-
-def _stack(pixels: Sequence[np.ndarray]) -> Tensor:
-    """(B, 3, S, S) uint8, channels last in memory, as images come and convolutions like them."""
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
-
-
-def _normalise(pixels: Tensor) -> Tensor:
-    return pixels.float().div_(127.5).sub_(1)
-
-
-def tensor_to_images(tensor: Tensor) -> list[Image.Image]:
-    """The way back: (B, 3, H, W) in [-1, 1], clipped → PIL images in RGB."""
-    pixels = tensor.float().clamp(-1, 1).add(1).mul(127.5).round().byte()
-    return [Image.fromarray(image) for image in pixels.permute(0, 2, 3, 1).cpu().numpy()]
-
-
-# Small enough that the expression stays, large enough that its place in the image does not give it away.
-_MOVE = v2.RandomAffine(degrees=5, translate=(0.03, 0.03), scale=(0.95, 1.05), interpolation=InterpolationMode.BILINEAR)
-
-
-def change_view(images: Tensor, view: int, seed: int) -> Tensor:
-    """Another view of the same faces: 0 as they are, 1 mirrored, then slightly moved (even) and both (odd).
-
-    Args:
-        images: (B, 3, S, S) in [-1, 1].
-        seed: draws the moves, each image its own; the global random state is left as it was.
-    """
-    if view % 2:
-        images = images.flip(-1)
-    if view < 2:
-        return images
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1_000_003 * view + seed)
-        return torch.stack([_MOVE(image) for image in images])
 
 
 def prepare_encoder(
@@ -163,7 +119,7 @@ def encode_faces(
             for pixels in _batches(shard, read, batch_size, pool):
                 first = index * SHARD_SIZE + sum(map(len, codes))
                 pixels = pixels if view > 1 else _to(device, pixels)
-                images = _to(device, change_view(_normalise(pixels), view, seed=first))
+                images = _to(device, change_view(normalise(pixels), view, seed=first))
                 codes.append(encoder(images.to(encoder_dtype(encoder))))
                 progress.update(len(images))
             write_shard(path, torch.cat(codes).cpu(), shard.labels, shard.paths, prints[index])
@@ -174,7 +130,7 @@ def encode_faces(
 def _reader(size: int, align: Callable[[Image.Image], Image.Image] | None) -> Callable[[FaceDataset, int], np.ndarray]:
     def read(faces: FaceDataset, index: int) -> np.ndarray:
         image, _ = faces[index]
-        return _resize(align(image) if align else image, size)
+        return resize_face(align(image) if align else image, size)
 
     return read
 
@@ -188,9 +144,9 @@ def _batches(
         indices = range(first, min(first + batch_size, len(faces)))
         waiting.append([pool.submit(read, faces, i) for i in indices])
         if len(waiting) > AHEAD:
-            yield _stack([pixels.result() for pixels in waiting.popleft()])
+            yield stack_faces([pixels.result() for pixels in waiting.popleft()])
     for batch in waiting:
-        yield _stack([pixels.result() for pixels in batch])
+        yield stack_faces([pixels.result() for pixels in batch])
 
 
 def _to(device: torch.device, tensor: Tensor) -> Tensor:
