@@ -3,7 +3,7 @@
 import argparse
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fervit_lib.encoders.irse import STAGES
 from fervit_lib.encoders.style_encoder import StyleEncoder
 
 ENCODER_TYPES = {"GradualStyleEncoder": "psp", "Encoder4Editing": "e4e"}
@@ -22,10 +23,13 @@ SOURCES = {
 }
 
 
-def load_style_encoder(path: Path, kind: str) -> StyleEncoder:
+def load_style_encoder(path: Path, kind: str, stages: Sequence[tuple[int, int]] = STAGES) -> StyleEncoder:
     """The encoder of a published checkpoint, float32, in eval mode, on the CPU.
 
     Its weights stay a memory map of the file until they are moved or changed in precision.
+
+    Args:
+        stages: (channels, units) of the backbone's stages; the published ones are IR-SE50.
 
     Raises:
         FileNotFoundError: no such file; says where it comes from.
@@ -39,7 +43,7 @@ def load_style_encoder(path: Path, kind: str) -> StyleEncoder:
     weights, generator = _split(path, content["state_dict"])
     try:
         with torch.device("meta"):
-            model = StyleEncoder(kind, _output_size(options, kind))
+            model = StyleEncoder(kind, _output_size(options, kind), stages)
         model.latent_avg = torch.zeros(model.latent_avg.shape)
         model.load_state_dict(weights, strict=True, assign=True)
     except (RuntimeError, ValueError) as error:
