@@ -109,10 +109,8 @@ def time_network(arguments: argparse.Namespace, device: torch.device) -> None:
         return torch.randn(n, 3, IMG_SIZE, IMG_SIZE, device=device).to(dtype=dtype, memory_format=layout)
 
     rate, flops = matmul_rate(device, torch.bfloat16), flops_per_face()
-    print(
-        f"network: {flops / 1e9:.0f} GFLOP a face; bf16 matrix product {rate / 1e12:.2f} TFLOP/s: the floor is ", end=""
-    )
-    print(f"{flops / rate * 1e3:.2f} ms a face")
+    print(f"network: {flops / 1e9:.0f} GFLOP a face; bf16 matrix product: {rate / 1e12:.2f} TFLOP/s")
+    print(f"  the floor: {flops / rate * 1e3:.2f} ms a face", flush=True)
     settings = {
         "plain (float32, contiguous)": {"dtype": "float32", "channels_last": False},
         "bf16, contiguous": {"dtype": "bfloat16", "channels_last": False},

@@ -194,6 +194,11 @@ class LatentStore:
         splits = read_json(Path(folder) / "store.json")["num_codes"]
         return [first] + [cls.open(folder, view_split(v)) for v in range(1, len(splits)) if view_split(v) in splits]
 
+    @property
+    def num_layers(self) -> int:
+        """Layers of a code: 18, or 16 or 14 of a smaller StyleGAN."""
+        return self.shards[0]["codes"].shape[1]
+
     @cached_property
     def codes(self) -> Tensor:
         """(N, 18, 512) float16; one shard stays a memory map, several are joined in memory."""
