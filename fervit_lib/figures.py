@@ -333,17 +333,18 @@ def plot_code_statistics(mean_norm: np.ndarray, spread: np.ndarray) -> go.Figure
 
 
 def plot_code_distances(distance: np.ndarray, usual: float, low: float, high: float) -> go.Figure:
-    """How far the codes of faces lie from their StyleGAN's mean code: (N,) `distance`, logarithmic.
+    """How far the codes of faces lie from their StyleGAN's mean code, `distance` (N,).
 
     Args:
         usual, low, high: where the StyleGAN's own codes lie, and between what a median is no cause for a warning.
     """
+    right = 1.1 * max(distance.max(), usual)
+    x = {"title": "distance from latent_avg, mean over the layers", "range": [0, right]}
     subtitle = f"{len(distance):,} faces; shaded: where their median is expected"
-    x = {"type": "log", "title": "distance from latent_avg, mean over the layers", "dtick": "D2"}
     figure = _figure("Distance from the mean code", subtitle, xaxis=x, yaxis={"title": "faces"}, bargap=0)
-    counts, edges = np.histogram(distance, np.geomspace(min(distance.min(), low), max(distance.max(), high) * 1.01, 81))
-    figure.add_bar(x=np.sqrt(edges[1:] * edges[:-1]), y=counts, width=np.diff(edges), hoverinfo="x+y")
-    figure.add_vrect(low, high, fillcolor=BAND, layer="below", line_width=0)
+    counts, edges = np.histogram(distance, 80, (0, right))
+    figure.add_bar(x=(edges[1:] + edges[:-1]) / 2, y=counts, hovertemplate="%{x:.3g}: %{y:,} faces<extra></extra>")
+    figure.add_vrect(low, min(high, right), fillcolor=BAND, layer="below", line_width=0)
     figure.add_vline(usual, line_dash="dash", line_color="#777777", annotation_text="StyleGAN's own codes")
     return figure
 

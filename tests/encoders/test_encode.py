@@ -149,7 +149,7 @@ def test_several_processes_make_disjoint_shards_and_one_that_is_killed_leaves_it
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     made = [int(process.communicate(timeout=120)[0]) for process in (second, third)]
-    assert sum(made) in (3000, 3000 - 1024, 3000 - 952)  # no shard twice, none left out
+    assert 3000 - sum(made) in (0, 1024, 952, 1024 + 952, 2048)  # none twice: what the first made is not made again
     assert sorted(path.name for path in together.iterdir()) == sorted(
         path.name for path in (tmp_path / "alone").iterdir()
     )
