@@ -25,9 +25,9 @@ def make_encoder(kind: str, output_size: int = 1024) -> StyleEncoder:
     """Norms are not the identity, or a norm at the wrong place would not show."""
     torch.manual_seed(0)
     model = StyleEncoder(kind, output_size, STAGES).eval()
-    for name, tensor in (model.state_dict()).items():
-        if "running" in name or name.endswith(("bias", "1.weight", "2.weight")):
-            tensor.uniform_(0.5, 1.5) if tensor.is_floating_point() else None
+    for tensor in model.state_dict().values():
+        if tensor.ndim == 1:
+            tensor.uniform_(0.5, 1.5)
     return model
 
 
