@@ -4,9 +4,11 @@ A store is a folder `data/latents/<dataset>/<encoder>/` with `<split>-00000.safe
 each and `store.json`, which is written last: it says what is in the store and that it is complete.
 """
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,11 +60,36 @@ def store_fingerprint(folder: Path | str) -> str:
     return hashlib.sha256(json.dumps(prints).encode()).hexdigest()
 
 
+def claim_shards(folder: Path, split: str, indices: Sequence[int]) -> Iterator[int]:
+    """Go through the shards at `indices`, each held by this process alone until the next one is asked for.
+
+    First those that nobody holds, then the others, each when it is let go: it may be made by then, or not. The system
+    lets go what a killed process held. What it left half written is removed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f".{split}.lock").open("ab") as file:
+        held_elsewhere = []
+        for wait, to_do in ((False, indices), (True, held_elsewhere)):
+            for index in to_do:
+                try:  # a byte a shard
+                    fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, index)
+                except (BlockingIOError, PermissionError):
+                    held_elsewhere.append(index)
+                    continue
+                try:
+                    for torn in folder.glob(f".{shard_path(folder, split, index).name}.*.tmp"):
+                        torn.unlink(missing_ok=True)
+                    yield index
+                finally:
+                    fcntl.lockf(file, fcntl.LOCK_UN, 1, index)
+
+
 def write_shard(path: Path, codes: Tensor, labels: np.ndarray, paths: Sequence[str], fingerprint: str) -> None:
     """Write codes `(n, 18, 512)` as float16 with their labels `(n,)` and source paths, whole or not at all.
 
     Raises:
         ValueError: shapes do not fit, or a code is not finite in float16.
+        OSError: it could not be written, for instance because the disk is full; nothing is left behind.
     """
     n = len(paths)
     if codes.ndim != 3 or len(codes) != n or len(labels) != n or n > SHARD_SIZE:
@@ -75,9 +102,17 @@ def write_shard(path: Path, codes: Tensor, labels: np.ndarray, paths: Sequence[s
         bad = paths[int((~half.isfinite()).flatten(1).any(1).nonzero()[0])]
         raise ValueError(f"codes: expected finite values in float16, got others for {bad}; check the encoder's weights")
     tensors = {"codes": half, "labels": torch.as_tensor(labels, dtype=torch.int64)}
-    with atomic_write(path) as temporary:
-        # One entry: safetensors writes several in any order, and the same codes shall be the same bytes.
-        save_file(tensors, temporary, {"shard": json.dumps({"fingerprint": fingerprint, "paths": list(paths)})})
+    # One entry: safetensors writes several in any order, and the same codes shall be the same bytes.
+    metadata = {"shard": json.dumps({"fingerprint": fingerprint, "paths": list(paths)})}
+    try:
+        with atomic_write(path) as temporary:
+            save_file(tensors, temporary, metadata)
+    except (OSError, SafetensorError) as error:
+        free = shutil.disk_usage(path.parent).free / 1e6 if path.parent.exists() else 0
+        raise OSError(
+            f"{path}: could not be written ({error}); {free:,.0f} MB are free there, a shard takes "
+            f"{half.nbytes / 1e6:,.0f}. Whole shards stay: make room and run 01_encode again, it goes on there"
+        ) from error
 
 
 def complete_store(
@@ -158,6 +193,11 @@ class LatentStore:
         first = cls.open(folder, view_split(0))
         splits = read_json(Path(folder) / "store.json")["num_codes"]
         return [first] + [cls.open(folder, view_split(v)) for v in range(1, len(splits)) if view_split(v) in splits]
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of a code: 18, or 16 or 14 of a smaller StyleGAN."""
+        return self.shards[0]["codes"].shape[1]
 
     @cached_property
     def codes(self) -> Tensor:

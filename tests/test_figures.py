@@ -37,6 +37,8 @@ def every_figure() -> dict:
         "intervals": figures.plot_accuracy_intervals(RUNS, 0.4),
         "parameters": figures.plot_accuracy_by_parameters(RUNS),
         "codes": figures.plot_code_statistics(np.ones(18), np.ones(18)),
+        "codes of a smaller StyleGAN": figures.plot_code_statistics(np.ones(14), np.ones(14)),
+        "distances": figures.plot_code_distances(np.geomspace(1, 50, 100), 10.0, 0.5, 50.0),
         "embedding": figures.plot_embedding(np.zeros((4, 2)), np.array([0, 1, 2, 2]), CLASSES),
     }
 

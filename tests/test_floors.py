@@ -11,6 +11,7 @@ LIBRARY = Path(fervit_lib.__file__).parent
 FLOORS = {
     "datasets": 0,
     "latents": 0,
+    "pt_codes": 0,
     "runs": 0,
     "runtime": 0,
     "encoders": 1,

@@ -166,7 +166,13 @@ def test_a_failed_notebook_leaves_its_page_with_the_error_and_the_rest_goes_on(t
     ("notebook", "parameters", "message"),
     [
         ("01_encode", {"faces": "data/no_such_folder"}, "no_such_folder"),
-        ("01_encode", {"encoder": "stylegan"}, "encoder: expected one of autoencoder, got 'stylegan'"),
+        (
+            "01_encode",
+            {"encoder": "psp", "checkpoint": "none.pt"},
+            "none.pt: no such checkpoint; place psp_ffhq_encode",
+        ),
+        ("01_encode", {"landmarks": "mtcnn"}, "landmarks: expected none or dlib, got 'mtcnn'"),
+        ("01_encode", {"encoder": "stylegan"}, "encoder: expected one of autoencoder, psp, e4e, got 'stylegan'"),
         (
             "02_train",
             {"strategy": "ful"},

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
+from fervit_lib.encoders.images import tensor_to_images
 from fervit_lib.latents import BANDS, LATENT_DIM
 from fervit_lib.runs import load_checkpoint, save_checkpoint
 
@@ -105,6 +107,31 @@ class Autoencoder(nn.Module):
         images.append(self.to_rgb[2](x))
         size = (self.img_size, self.img_size)
         return [F.interpolate(image, size, mode="bilinear") for image in images]
+
+
+@torch.inference_mode()
+def paint(model: Autoencoder, images: Tensor) -> dict[str, list[Image.Image]]:
+    """What codes keep of images (B, 3, S, S) in [-1, 1]: painted from coarse codes alone, with middle, with fine."""
+    parameter = next(model.parameters())
+    pictures = model.decode(model(images.to(parameter)).to(parameter))
+    names = ("coarse", "+ middle", "+ fine")
+    return {name: tensor_to_images(picture) for name, picture in zip(names, pictures, strict=True)}
+
+
+@torch.inference_mode()
+def decode_images(decoder: Autoencoder, codes: Tensor) -> list[Image.Image]:
+    """What is painted of all 18 layers of `codes` (B, 18, 512)."""
+    return tensor_to_images(decoder.decode(codes.to(next(decoder.parameters())))[-1])
+
+
+@torch.inference_mode()
+def reconstruction_error(model: Autoencoder, images: Tensor) -> float:
+    """Mean square over the pixels of images (N, 3, S, S) in [-1, 1]."""
+    parameter, total = next(model.parameters()), 0.0
+    for batch in images.to(parameter.device).split(256):
+        painted = model.decode(model(batch.to(parameter)).to(parameter))[-1]
+        total += (painted.float() - batch).square().mean((1, 2, 3)).sum().item()
+    return total / len(images)
 
 
 def save_autoencoder(path: Path, model: Autoencoder, trained_on: str) -> None:

@@ -1,49 +1,68 @@
-"""Faces to shards of codes, shard by shard, so that an interrupted run goes on where it stood."""
+"""Faces to shards of codes, shard by shard, so that an interrupted run goes on where it stood.
 
-from collections.abc import Sequence
+Several processes that encode the same faces into the same folder take different shards, on as many machines as see it.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode, v2
 from tqdm.auto import tqdm
 
 from fervit_lib.datasets import FaceDataset
-from fervit_lib.latents import SHARD_SIZE, read_fingerprint, shard_fingerprint, shard_path, write_shard
+from fervit_lib.encoders.images import change_view, normalise, resize_face, stack_faces
+from fervit_lib.encoders.style_encoder import StyleEncoder
+from fervit_lib.latents import SHARD_SIZE, claim_shards, read_fingerprint, shard_fingerprint, shard_path, write_shard
+from fervit_lib.runtime import fast_bf16
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+AHEAD = 3  # batches that are read while one is encoded
 
 
-def images_to_tensor(images: Sequence[Image.Image], size: int) -> Tensor:
-    """PIL images of any mode → (B, 3, size, size) float32 RGB in [-1, 1]; others are resized by bicubic."""
-    pixels = [np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)) for image in images]
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-
-
-def tensor_to_images(tensor: Tensor) -> list[Image.Image]:
-    """The way back: (B, 3, H, W) in [-1, 1], clipped → PIL images in RGB."""
-    pixels = tensor.float().clamp(-1, 1).add(1).mul(127.5).round().byte()
-    return [Image.fromarray(image) for image in pixels.permute(0, 2, 3, 1).cpu().numpy()]
-
-
-# Small enough that the expression stays, large enough that its place in the image does not give it away.
-_MOVE = v2.RandomAffine(degrees=5, translate=(0.03, 0.03), scale=(0.95, 1.05), interpolation=InterpolationMode.BILINEAR)
-
-
-def change_view(images: Tensor, view: int, seed: int) -> Tensor:
-    """Another view of the same faces: 0 as they are, 1 mirrored, then slightly moved (even) and both (odd).
+def prepare_encoder(
+    encoder: nn.Module,
+    device: torch.device,
+    *,
+    dtype: str = "auto",
+    channels_last: bool = True,
+    compile: bool = False,
+    group_styles: bool = False,
+) -> nn.Module:
+    """Move an encoder to `device` and make it fast there; it gives the same codes up to rounding.
 
     Args:
-        images: (B, 3, S, S) in [-1, 1].
-        seed: draws the moves, each image its own; the global random state is left as it was.
+        dtype: float32, bfloat16, or auto: bfloat16 for psp and e4e where `device` is fast in it, else float32. With
+            random weights, bfloat16 moves a code by at most 0.4 % of the largest value.
+        compile: let torch.compile translate it at its first batch (a minute or more; pays on many faces).
+        group_styles: run psp's and e4e's style blocks together, see `StyleBand`. Measure: benchmarks/encode.py.
+
+    Raises:
+        ValueError: an unknown dtype.
     """
-    if view % 2:
-        images = images.flip(-1)
-    if view < 2:
-        return images
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1_000_003 * view + seed)
-        return torch.stack([_MOVE(image) for image in images])
+    if dtype != "auto" and dtype not in DTYPES:
+        raise ValueError(f"dtype: expected auto, {', '.join(DTYPES)}, got {dtype!r}")
+    is_style = isinstance(encoder, StyleEncoder)
+    if dtype == "auto":
+        dtype = "bfloat16" if is_style and fast_bf16(device) else "float32"
+    if group_styles and is_style:
+        encoder.group_styles()
+    encoder = encoder.eval().to(device)
+    for part in encoder.children():  # not the encoder itself: its mean code stays float32
+        part.to(dtype=DTYPES[dtype], memory_format=torch.channels_last if channels_last else torch.preserve_format)
+    if compile:
+        encoder.compile()
+    return encoder
+
+
+def encoder_dtype(encoder: nn.Module) -> torch.dtype:
+    """The precision in which an encoder works."""
+    return next((parameter.dtype for parameter in encoder.parameters()), torch.float32)
 
 
 @torch.inference_mode()
@@ -57,40 +76,81 @@ def encode_faces(
     device: torch.device,
     batch_size: int = 128,
     view: int = 0,
+    align: Callable[[Image.Image], Image.Image] | None = None,
+    num_workers: int | None = None,
 ) -> int:
     """Encode `faces` into the shards of `split`; shards that are there from the same encoder and faces are kept.
 
+    Another process that does the same at the same time makes other shards. Each returns when all shards are there; one
+    that is killed leaves its shard to the others, or to the next run.
+
     Args:
-        encoder: (B, 3, S, S) in [-1, 1] → (B, 18, 512), with its side S as `img_size`.
-        encoder_sha256: identifies the encoder's weights.
+        encoder: (B, 3, S, S) in [-1, 1] → (B, 18, 512), with its side S as `img_size`; see `prepare_encoder`.
+        encoder_sha256: identifies the encoder's weights and how they are used: precision, alignment.
         view: which view of the faces is encoded, see `change_view`.
+        align: cuts the face out of an image, before it is resized.
+        num_workers: threads that read images; None: as many as there are cores.
 
     Returns:
-        The number of codes made now.
+        The number of codes that this process made now.
+
+    Raises:
+        ValueError: no faces.
+        OSError: a face cannot be read, or a shard not be written; whole shards stay.
     """
+    if not len(faces):
+        raise ValueError(f"{faces.source}: no faces to encode in split {split!r}; add images")
     encoder = encoder.eval().to(device)
-    made = 0
-    with tqdm(total=len(faces), desc=f"encode {split}", unit="face") as progress:
-        for index, start in enumerate(range(0, len(faces), SHARD_SIZE)):
-            shard = faces.subset(np.arange(start, min(start + SHARD_SIZE, len(faces))))
-            path = shard_path(folder, split, index)
-            fingerprint = shard_fingerprint(encoder_sha256, shard.paths, shard.labels)
-            if read_fingerprint(path) != fingerprint:
-                codes = []
-                for first in range(0, len(shard), batch_size):
-                    images = [shard[i][0] for i in range(first, min(first + batch_size, len(shard)))]
-                    pixels = change_view(images_to_tensor(images, encoder.img_size), view, seed=start + first)
-                    codes.append(encoder(pixels.to(device)).cpu())
-                    progress.update(len(images))
-                write_shard(path, torch.cat(codes), shard.labels, shard.paths, fingerprint)
-                made += len(shard)
-            else:
+    shards = [faces.subset(slice(first, first + SHARD_SIZE)) for first in range(0, len(faces), SHARD_SIZE)]
+    prints = [shard_fingerprint(encoder_sha256, shard.paths, shard.labels) for shard in shards]
+    missing = [i for i, print_ in enumerate(prints) if read_fingerprint(shard_path(folder, split, i)) != print_]
+    done, made = len(faces) - sum(len(shards[i]) for i in missing), 0
+    read = _reader(encoder.img_size, align)
+    with (
+        ThreadPoolExecutor(num_workers or os.cpu_count()) as pool,
+        tqdm(total=len(faces), initial=done, desc=f"encode {split}", unit="face") as progress,
+    ):
+        for index in claim_shards(folder, split, missing):
+            path, shard, codes = shard_path(folder, split, index), shards[index], []
+            if read_fingerprint(path) == prints[index]:  # another process made it meanwhile
                 progress.update(len(shard))
+                continue
+            (folder / "store.json").unlink(missing_ok=True)  # an older store is complete no more
+            for pixels in _batches(shard, read, batch_size, pool):
+                first = index * SHARD_SIZE + sum(map(len, codes))
+                pixels = pixels if view > 1 else _to(device, pixels)
+                images = _to(device, change_view(normalise(pixels), view, seed=first))
+                codes.append(encoder(images.to(encoder_dtype(encoder))))
+                progress.update(len(images))
+            write_shard(path, torch.cat(codes).cpu(), shard.labels, shard.paths, prints[index])
+            made += len(shard)
     return made
 
 
-@torch.inference_mode()
-def decode_images(decoder: nn.Module, codes: Tensor) -> list[Image.Image]:
-    """What an encoder that can decode paints of all 18 layers of `codes` (B, 18, 512)."""
-    device = next(decoder.parameters()).device
-    return tensor_to_images(decoder.decode(codes.float().to(device))[-1])
+def _reader(size: int, align: Callable[[Image.Image], Image.Image] | None) -> Callable[[FaceDataset, int], np.ndarray]:
+    def read(faces: FaceDataset, index: int) -> np.ndarray:
+        image, _ = faces[index]
+        return resize_face(align(image) if align else image, size)
+
+    return read
+
+
+def _batches(
+    faces: FaceDataset, read: Callable[[FaceDataset, int], np.ndarray], batch_size: int, pool: ThreadPoolExecutor
+) -> Iterator[Tensor]:
+    """Batches (B, 3, S, S) uint8 in order; the next ones are read meanwhile. Pillow works outside Python's lock."""
+    waiting: deque = deque()
+    for first in range(0, len(faces), batch_size):
+        indices = range(first, min(first + batch_size, len(faces)))
+        waiting.append([pool.submit(read, faces, i) for i in indices])
+        if len(waiting) > AHEAD:
+            yield stack_faces([pixels.result() for pixels in waiting.popleft()])
+    for batch in waiting:
+        yield stack_faces([pixels.result() for pixels in batch])
+
+
+def _to(device: torch.device, tensor: Tensor) -> Tensor:
+    """To a GPU without waiting for it."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -5,8 +5,10 @@ from pathlib import Path
 from torch import nn
 
 from fervit_lib.encoders.autoencoder import load_autoencoder
+from fervit_lib.encoders.published import load_style_encoder
+from fervit_lib.encoders.style_encoder import STYLE_KINDS
 
-ENCODERS = ("autoencoder",)
+ENCODERS = ("autoencoder", *STYLE_KINDS)
 
 
 def check_kind(kind: str) -> None:
@@ -18,10 +20,17 @@ def check_kind(kind: str) -> None:
 def load_encoder(checkpoint: Path | str, kind: str) -> nn.Module:
     """An encoder in eval mode: images (B, 3, 256, 256) RGB in [-1, 1] → `w_plus` (B, 18, 512) float32.
 
+    Args:
+        checkpoint: for psp and e4e the official file as it is; their codes have `latent_avg` added if its options say
+            so, and 16 or 14 layers if they name a StyleGAN of 512 or 256 pixels.
+        kind: one of `ENCODERS`.
+
     Raises:
-        ValueError: unknown kind, or a checkpoint of another kind.
+        ValueError: unknown kind; a checkpoint of another kind, damaged, or with code in it.
         FileNotFoundError: no such checkpoint.
     """
     check_kind(kind)
+    if kind in STYLE_KINDS:
+        return load_style_encoder(Path(checkpoint), kind)
     model, _ = load_autoencoder(Path(checkpoint))
     return model

@@ -1,4 +1,5 @@
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +13,18 @@ from PIL import Image
 from torch import nn
 
 from fervit_lib.datasets import FaceDataset
-from fervit_lib.encoders import change_view, encode_faces, images_to_tensor, tensor_to_images
+from fervit_lib.encoders import (
+    Autoencoder,
+    change_view,
+    check_domain,
+    distance_from_average,
+    encode_faces,
+    encoder_dtype,
+    images_to_tensor,
+    prepare_encoder,
+    tensor_to_images,
+)
+from fervit_lib.encoders.style_encoder import StyleEncoder
 from fervit_lib.latents import LatentStore, complete_store, shard_path
 
 CPU = torch.device("cpu")
@@ -29,7 +41,7 @@ class Slow(MeanColour):
     def forward(self, images):
         time.sleep(0.03)
         return super().forward(images)
-encode_faces(Slow(), "sha", make_faces(3000), Path(sys.argv[2]), "train", device=torch.device("cpu"))
+print(encode_faces(Slow(), "sha", make_faces(3000), Path(sys.argv[2]), "train", device=torch.device("cpu")))
 """
 
 
@@ -55,6 +67,11 @@ def make_faces(n: int) -> FaceDataset:
 
 def encode(folder: Path, faces: FaceDataset, sha: str = "sha") -> int:
     return encode_faces(MeanColour(), sha, faces, folder, "train", device=CPU)
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
 def test_images_round_trip() -> None:
@@ -102,9 +119,7 @@ def test_killed_and_started_again_gives_the_same_store(tmp_path: Path, after_sha
     faces = make_faces(3000)
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     encode(undisturbed, faces)
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(killed)], stderr=subprocess.DEVNULL
-    )
+    process = start(killed)
     deadline = time.monotonic() + 120
     while len(list(killed.glob("train-*.safetensors"))) < after_shards and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -119,6 +134,91 @@ def test_killed_and_started_again_gives_the_same_store(tmp_path: Path, after_sha
             folder, {"train": 3000}, classes=faces.classes, encoder="mean", faces=Path("faces"), synthetic=False
         )
     names = sorted(path.name for path in undisturbed.iterdir())
-    assert sorted(path.name for path in killed.iterdir() if not path.name.endswith(".tmp")) == names
+    assert sorted(path.name for path in killed.iterdir()) == names  # what was half written is gone, too
     for name in names:
         assert (killed / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def test_several_processes_make_disjoint_shards_and_one_that_is_killed_leaves_its_to_the_others(tmp_path: Path) -> None:
+    encode(tmp_path / "alone", make_faces(3000))
+    together = tmp_path / "together"
+    first, second, third = (start(together) for _ in range(3))
+    deadline = time.monotonic() + 120
+    while not list(together.glob("train-*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    made = [int(process.communicate(timeout=120)[0]) for process in (second, third)]
+    assert 3000 - sum(made) in (0, 1024, 952, 1024 + 952, 2048)  # none twice: what the first made is not made again
+    assert sorted(path.name for path in together.iterdir()) == sorted(
+        path.name for path in (tmp_path / "alone").iterdir()
+    )
+    for path in together.iterdir():
+        assert path.read_bytes() == (tmp_path / "alone" / path.name).read_bytes()
+
+
+def test_a_disk_that_is_full_is_said_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    faces = make_faces(1500)  # shards of 1,024 and 476: 18.9 and 8.8 MB
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    encode(tmp_path, faces)
+    shard_path(tmp_path, "train", 0).unlink()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, limits[1]))  # the system writes no more, as on a full disk
+    try:
+        with pytest.raises(OSError, match=r"train-00000\.safetensors: could not be written.*run 01_encode again"):
+            encode(tmp_path, faces)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".train.lock", "train-00001.safetensors"]
+    assert encode(tmp_path, faces) == 1024
+
+
+def test_no_faces(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"faces\.csv: no faces to encode in split 'train'"):
+        encode(tmp_path, make_faces(0))
+    assert not list(tmp_path.iterdir())
+
+
+def test_faces_are_cut_out_before_they_are_resized(tmp_path: Path) -> None:
+    faces = make_faces(3)
+    encode_faces(
+        MeanColour(), "sha", faces, tmp_path, "train", device=CPU, align=lambda face: face.crop((0, 0, 24, 24))
+    )
+    complete_store(tmp_path, {"train": 3}, classes=("a", "b"), encoder="mean", faces=tmp_path, synthetic=False)
+    images = images_to_tensor([faces[i][0].crop((0, 0, 24, 24)) for i in range(3)], 32)
+    assert torch.equal(LatentStore.open(tmp_path, "train").codes, MeanColour()(images).half())
+
+
+def test_an_older_store_is_complete_no_more_once_a_shard_is_made_anew(tmp_path: Path) -> None:
+    faces = make_faces(10)
+    encode(tmp_path, faces)
+    complete_store(tmp_path, {"train": 10}, classes=("a", "b"), encoder="mean", faces=tmp_path, synthetic=False)
+    encode(tmp_path, faces)
+    assert (tmp_path / "store.json").exists()
+    encode(tmp_path, faces, sha="other")
+    assert not (tmp_path / "store.json").exists()
+
+
+def test_precision() -> None:
+    narrow = StyleEncoder("psp", 256, ((16, 1), (16, 1), (16, 1), (32, 1)))
+    narrow.latent_avg.fill_(1 / 3)
+    model = prepare_encoder(narrow, CPU, dtype="bfloat16")
+    assert encoder_dtype(model) == torch.bfloat16
+    assert model.latent_avg.dtype == torch.float32
+    assert encoder_dtype(prepare_encoder(Autoencoder(32), CPU)) == torch.float32
+    with pytest.raises(ValueError, match="dtype: expected auto, float32, bfloat16, got 'half'"):
+        prepare_encoder(narrow, CPU, dtype="half")
+
+
+def test_codes_far_from_the_mean_are_warned_of(recwarn: pytest.WarningsRecorder) -> None:
+    model = StyleEncoder("e4e", 256, ((16, 1), (16, 1), (16, 1), (32, 1)))
+    model.latent_avg.normal_()
+    model.w_distance = 10.0
+    offsets = torch.nn.functional.normalize(torch.randn(1500, 14, 32), dim=-1)
+    distance = distance_from_average((model.latent_avg + 12 * offsets).half(), model)
+    assert torch.allclose(distance, torch.full((1500,), 12.0), atol=0.01)
+    usual, low, high = check_domain(distance, model)
+    assert not recwarn.list
+    assert low < usual == 10 < high
+    for factor in (1e-3, 100):
+        with pytest.warns(UserWarning, match="codes look off-domain"):
+            check_domain(factor * distance, model)

@@ -1,0 +1,105 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from fervit_lib.datasets import FaceCrop, dlib_detector, face_crop, ffhq_crop
+
+# Where FFHQ has them: the crop of a face that is already in place is the image itself.
+EYES, MOUTH, SIDE = ((96.0, 112.0), (160.0, 112.0)), ((104.0, 176.0), (152.0, 176.0)), 256
+
+
+def landmarks(eyes: tuple = EYES, mouth: tuple = MOUTH) -> np.ndarray:
+    points = np.zeros((68, 2))
+    points[36:42], points[42:48] = eyes
+    points[48], points[54] = mouth
+    return points
+
+
+def dots(size: tuple[int, int], points: np.ndarray) -> Image.Image:
+    """Red on the left eye, green on the right, blue on the mouth, on grey."""
+    image = Image.new("RGB", size, (90, 90, 90))
+    draw = ImageDraw.Draw(image)
+    places = points[36], points[42], (points[48] + points[54]) / 2
+    for (x, y), colour in zip(places, ((255, 0, 0), (0, 255, 0), (0, 0, 255)), strict=True):
+        draw.ellipse((x - 9, y - 9, x + 9, y + 9), fill=colour)
+    return image
+
+
+def centres(image: Image.Image) -> np.ndarray:
+    """(3, 2) x and y of the red, green and blue dots as shares of the side."""
+    pixels = np.asarray(image).astype(int)
+    places = []
+    for channel in range(3):
+        excess = pixels[..., channel] - np.delete(pixels, channel, axis=2).max(-1)
+        y, x = np.nonzero(excess > 80)
+        places.append((x.mean() / image.width, y.mean() / image.height))
+    return np.array(places)
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.5, -2.5])
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+def test_eyes_and_mouth_come_to_the_same_place(angle: float, scale: float) -> None:
+    upright = ffhq_crop(dots((SIDE, SIDE), landmarks()), landmarks())
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    moved = (landmarks() - 128) @ turn.T * scale + (500, 420)
+    turned = ffhq_crop(dots((1000, 900), moved), moved)
+    assert upright.size == turned.size == (256, 256)
+    if scale == 1:
+        assert np.abs(centres(turned) - centres(upright)).max() < 0.01
+    else:  # dots are as large as ever
+        assert np.abs(centres(turned) - centres(upright)).max() < 0.03
+
+
+def test_the_square_is_the_recipes() -> None:
+    """Side: 2 × max(2 × between the eyes, 1.8 × eyes to mouth); centre: a tenth of the way from eyes to mouth."""
+    image = dots((SIDE, SIDE), landmarks())
+    side, centre = 2 * max(2 * 64, 1.8 * 64), np.array([128, 112 + 0.1 * 64])
+    expected = (np.array([(96, 112), (160, 112), (128, 176)]) - centre) / side + 0.5
+    assert np.abs(centres(ffhq_crop(image, landmarks())) - expected).max() < 0.005
+
+
+def test_beyond_the_edge_lies_a_blurred_reflection_not_black() -> None:
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(100, 200, (120, 120, 3), dtype=np.uint8))
+    crop = np.asarray(ffhq_crop(image, (landmarks() - 128) * 0.6 + (100, 60)))
+    assert crop.min() >= 90
+    inside, outside = crop[100:150, 60:110], crop[100:150, -40:]
+    assert outside.std() < 0.5 * inside.std()
+
+
+def test_size_and_grey() -> None:
+    image = dots((SIDE, SIDE), landmarks()).convert("L")
+    crop = ffhq_crop(image, landmarks(), size=64)
+    assert (crop.size, crop.mode) == ((64, 64), "RGB")
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (np.zeros((5, 2)), r"\(68, 2\), got shape \(5, 2\)"),
+        (np.full((68, 2), np.nan), "finite"),
+        (np.ones((68, 2)), "apart from each other"),
+        (landmarks() + 5000, "within the image"),
+    ],
+)
+def test_landmarks_that_are_none(points: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=f"landmarks.*{message}"):
+        ffhq_crop(Image.new("RGB", (64, 64)), points)
+
+
+def test_a_face_that_is_not_found_stays_whole_and_is_counted() -> None:
+    image = dots((300, 200), landmarks())
+    crop = FaceCrop(lambda image: landmarks() if image.width > 100 else None)
+    assert crop(image).size == (256, 256)
+    assert crop(image.resize((50, 50))).size == (50, 50)
+    assert crop.whole == 1
+    assert face_crop("none", Path("none"))(image) is image
+
+
+def test_a_missing_detector_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="landmarks: expected none or dlib, got 'mtcnn'"):
+        face_crop("mtcnn", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"shape_predictor_68_face_landmarks\.dat from dlib\.net"):
+        dlib_detector(tmp_path / "none.dat")

@@ -1,0 +1,96 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from fervit_lib import pt_codes
+from fervit_lib.datasets import EMOTIONS
+from fervit_lib.latents import LatentStore
+
+
+def write(folder: Path, split: str = "train", n: int = 28, **changes: object) -> torch.Tensor:
+    codes = torch.randn(n, 18, 512, generator=torch.Generator().manual_seed(0)).half().float()
+    (folder / split / "deep").mkdir(parents=True, exist_ok=True)
+    for i in range(n):
+        path = f"/elsewhere/faces/{split}/{EMOTIONS[i % 7]}/{i}.jpg"
+        content = {"latent": codes[i].clone(), "label": i % 7, "img_path": path} | changes
+        torch.save(content, folder / split / "deep" / f"{i:03d}.pt")
+    return codes
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    codes = {split: write(tmp_path / "pt", split) for split in ("train", "val", "test")}
+    made = pt_codes.import_pt_folder(tmp_path / "pt", tmp_path / "store", faces=Path("/data/faces"))
+    assert made == {"train": 28, "val": 28, "test": 28}
+    store = LatentStore.open(tmp_path / "store", "val")
+    assert torch.equal(store.codes.float(), codes["val"])
+    assert store.labels.tolist() == [i % 7 for i in range(28)]
+    assert store.paths[1] == "val/disgust/1.jpg"  # as load_faces calls it
+    assert (store.classes, store.encoder, store.faces) == (EMOTIONS, "psp", Path("/data/faces"))
+    assert pt_codes.export_pt_folder(tmp_path / "store", tmp_path / "out") == made
+    content = torch.load(tmp_path / "out" / "test" / "000003.pt", weights_only=True)
+    assert torch.equal(content["latent"], codes["test"][3])
+    assert (content["label"], content["img_path"]) == (3, "test/happy/3.jpg")
+    pt_codes.import_pt_folder(tmp_path / "out", tmp_path / "again", faces=Path("/data/faces"))
+    for path in (tmp_path / "store").iterdir():
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_without_val_an_eighth_of_train_becomes_one(tmp_path: Path) -> None:
+    write(tmp_path / "pt", n=56)
+    assert pt_codes.import_pt_folder(tmp_path / "pt", tmp_path / "s", faces=tmp_path) == {"train": 49, "val": 7}
+    train, val = (LatentStore.open(tmp_path / "s", split) for split in ("train", "val"))
+    assert not set(train.paths) & set(val.paths)
+    assert sorted(val.labels.tolist()) == list(range(7))
+
+
+def test_labels_as_names_and_codes_with_a_batch_axis(tmp_path: Path) -> None:
+    write(tmp_path / "pt", label="sad", latent=torch.zeros(1, 16, 512), img_path=Path("/x/train/sad/1.jpg"), n=8)
+    pt_codes.import_pt_folder(tmp_path / "pt", tmp_path / "s", faces=Path("/x"))
+    store = LatentStore.open(tmp_path / "s", "train")
+    assert store.codes.shape == (7, 16, 512)
+    assert set(store.labels.tolist()) == {EMOTIONS.index("sad")}
+    assert store.paths[0] == "train/sad/1.jpg"
+
+
+class Evil:
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("run",)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: torch.save({"latent": Evil()}, f), "refused, nothing in it was run"),
+        (lambda f: f.write_bytes(f.read_bytes()[:2000]), "damaged or something else"),
+        (lambda f: torch.save({"latent": torch.zeros(18, 512), "label": 1}, f), "KeyError.*img_path"),
+        (lambda f: torch.save({"latent": torch.zeros(18), "label": 1, "img_path": ""}, f), r"expected shape \(layers"),
+        (lambda f: torch.save({"latent": torch.zeros(14, 512), "label": 1, "img_path": ""}, f), r"\(18, 512\)"),
+        (
+            lambda f: torch.save({"latent": torch.zeros(18, 512), "label": 7, "img_path": ""}, f),
+            "label: expected 0 to 6",
+        ),
+    ],
+)
+def test_a_bad_file_is_named_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "pt", n=8)
+    spoil(tmp_path / "pt" / "train" / "deep" / "003.pt")
+    with pytest.raises(ValueError, match=rf"003\.pt.*{message}"):
+        pt_codes.import_pt_folder(tmp_path / "pt", tmp_path / "store", faces=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["pt"]
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write(tmp_path / "pt", n=16)
+    pt_codes.main(["import", str(tmp_path / "pt"), str(tmp_path / "s"), "--faces", str(tmp_path)])
+    assert "train" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no such folder"):
+        pt_codes.main(["import", str(tmp_path / "none"), str(tmp_path / "s"), "--faces", str(tmp_path)])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match=r"expected \.pt files in"):
+        pt_codes.main(["import", str(tmp_path / "empty"), str(tmp_path / "s"), "--faces", str(tmp_path)])
