@@ -17,7 +17,7 @@ define experiment
 	[ $$? != 75 ] || echo "$(1) is running already, in this folder"; exit 1; }
 endef
 
-.PHONY: help setup run demo fer2013 fer2013_small lab test lint format lock clean
+.PHONY: help setup run demo fer2013 fer2013_small sweep lab test lint format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,10 @@ fer2013: ## all of FER2013 at full size, for a GPU
 run: setup ## your own experiment: make run CONFIG=configs/mine.yaml
 	$(call experiment,$(CONFIG))
 
+sweep: setup ## which small model, rate and batch size: 12 trials on toy faces, reports/sweep/sweep/all/notebook.html
+	@$(SNAKEMAKE) --configfile configs/demo.yaml --until encode
+	$(BIN)/python -m fervit_lib.sweep configs/sweep.yaml --workers 2
+
 lab: setup ## JupyterLab on notebooks/
 	$(BIN)/jupyter lab notebooks
 
@@ -59,6 +63,6 @@ format: setup ## rewrite the code in the project's style
 lock: ## resolve pyproject.toml into requirements.lock anew (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras --extra dev pyproject.toml -o requirements.lock
 
-clean: ## remove the demo's reports, toy faces and their codes, and caches (not .venv, not your data)
-	rm -rf reports/demo data/toy data/latents/toy .pytest_cache .ruff_cache
+clean: ## remove the reports of demo and sweep, toy faces and their codes, and caches (not .venv, not your data)
+	rm -rf reports/demo reports/sweep data/toy data/latents/toy .pytest_cache .ruff_cache
 	find fervit_lib tests -name __pycache__ -prune -exec rm -rf {} +
