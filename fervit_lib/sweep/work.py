@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,20 @@ def work(sweep: Sweep, reports: Path, *, seed: int = 0, train: Train = train_tri
     folder = sweep_folder(reports, sweep)
     study = open_study(sweep, folder)
     while claimed := claim(study, sweep, folder, seed):
-        with claimed.lock:
-            os.environ |= trial_environment(folder, claimed.trial.number)
-            _run_claimed(
-                study, sweep, Run(reports, sweep.name, "train", variant_of(claimed.trial.number)), claimed, train
-            )
+        run = Run(reports, sweep.name, "train", variant_of(claimed.trial.number))
+        with claimed.lock, _environment(trial_environment(folder, claimed.trial.number)):
+            _run_claimed(study, sweep, run, claimed, train)
+
+
+@contextmanager
+def _environment(names: dict[str, str]) -> Iterator[None]:
+    """Set variables for the processes that are started within, and for no later one."""
+    os.environ |= names
+    try:
+        yield
+    finally:
+        for name in names:
+            del os.environ[name]
 
 
 def _run_claimed(study: optuna.Study, sweep: Sweep, run: Run, claimed: Claim, train: Train) -> None:
