@@ -16,8 +16,10 @@ FLOORS = {
     "encoders": 1,
     "models": 1,
     "training": 2,
+    "distillation": 2,
     "evaluation": 3,
     "figures": 4,
+    "distill_figures": 4,
     "report": 4,
 }
 MODULES = sorted(path for path in LIBRARY.rglob("*.py") if path.parent != LIBRARY or path.name != "__init__.py")
