@@ -26,6 +26,13 @@ def table_of_arms(table: pd.DataFrame) -> Styler:
     return shown.style.hide().set_properties(["trained with"], **{"text-align": "left", "white-space": "nowrap"})
 
 
+def table_of_kinds(table: pd.DataFrame) -> Styler:
+    """Accuracy by kind of distillation; `table` as `distillation.accuracy_table`."""
+    _require_columns("table", table, ["arm", "seeds", "accuracy", "low", "high"])
+    forms = dict.fromkeys(("accuracy", "low", "high"), "{:.1%}")
+    return table.style.hide().format(forms).set_properties(["arm"], **{"text-align": "left"})
+
+
 def table_of_sizes(sizes: pd.DataFrame) -> Styler:
     """A row a model and runtime; `sizes` as `evaluation.size_and_latency`."""
     forms = {"parameters": "{:,}", "gmac": "{:.2f}", "megabytes": "{:.1f}", "ms": "{:.1f}", "speedup": "{:.2f} ×"}

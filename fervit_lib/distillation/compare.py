@@ -20,7 +20,6 @@ from fervit_lib.distillation.metrics import SCORES, count_pixels, scores_from
 from fervit_lib.distillation.pictures import SavePictures
 from fervit_lib.distillation.student import TappedStudent, with_projector
 from fervit_lib.models.segmentation import build_segmenter, load_student, normalise, save_student
-from fervit_lib.runs import Run
 from fervit_lib.runtime import seed_everything
 from fervit_lib.training import SaveBest
 
@@ -51,10 +50,11 @@ def make_arms(weights: LossWeights) -> list[Arm]:
     ]
 
 
-def clear_arms(run: Run) -> None:
-    """Remove what an earlier, complete run left: `start_run` says when a state is taken up, and this is told before."""
-    for folder in run.folder.glob("*-seed*"):
-        shutil.rmtree(folder)
+def clear_arms(folder: Path, resume: bool) -> None:
+    """Remove the fits of a run that ended, or all without `resume`. To be called before `runs.start_run`."""
+    if not resume or (folder / "result.json").exists():
+        for fit in folder.glob("*-seed*"):
+            shutil.rmtree(fit)
 
 
 def fit_arm(
@@ -197,3 +197,26 @@ def _resampled(counts: Tensor, images: Tensor, seeds: Tensor) -> dict[str, Tenso
     scores["fg_iou_per_image"] = images @ each.T / images.sum(1, keepdim=True)
     share = seeds / seeds.sum(1, keepdim=True)
     return {name: (score * share).sum(1) for name, score in scores.items()}
+
+
+def read_curves(rows: Sequence[Mapping[str, Any]], folder: Path) -> pd.DataFrame:
+    """metrics.csv of every fit, with arm and seed."""
+    return pd.concat(
+        pd.read_csv((folder / row["checkpoint"]).parents[1] / "metrics.csv").assign(arm=row["arm"], seed=row["seed"])
+        for row in rows
+    )
+
+
+def summary(table: pd.DataFrame, pairs: pd.DataFrame | None, toy: bool) -> str:
+    """The result in words: what of it is more than chance, and what was not tested."""
+    score = MONITOR if MONITOR in table else "accuracy"
+    best = table.loc[table[score].idxmax()]
+    texts = [f"Highest {score.replace('_', ' ')}: {best['arm'].replace('_', ' ')} with {best[score]:.1%}."]
+    for row in [] if pairs is None else pairs.to_dict("records"):
+        sign = "more" if row["low"] > 0 else "less" if row["high"] < 0 else "no proven difference"
+        interval = f"{100 * row['difference']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+        texts.append(f"{row['what'].replace('_', ' ')}: {interval}: {sign}.")
+    texts.append(f"{table['seeds'].max()} seeds. Not tested: other images than this test split.")
+    if toy:
+        texts.append("The teacher was trained here: this says nothing about the published one.")
+    return "\n".join(texts)

@@ -151,4 +151,5 @@ def people_dls(
         device=device,
     )
     dls.test, dls.synthetic, dls.n_inp = shown[1], train.synthetic, 1
+    dls.num_train, dls.num_val, dls.num_test = len(dls.train.people), len(val), len(test)
     return dls

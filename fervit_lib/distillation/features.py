@@ -42,7 +42,7 @@ class OnnxFeatures:
         self.path, self.tensor, self.device = resolve(path), tensor, torch.device(device)
         if not self.path.is_file():
             raise FileNotFoundError(
-                f"{display_path(self.path)}: no detector there; place the ONNX file there, or name another as `detector`"
+                f"{display_path(self.path)}: no detector there; place the ONNX file, or name another as `detector`"
             )
         self.key = content_key(self.path.read_bytes(), tensor.encode())
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
@@ -86,7 +86,8 @@ class OnnxFeatures:
         self._check(images)
         images = denormalise(images.to(self.device)).contiguous()
         step = self.shape[0] if isinstance(self.shape[0], int) else len(images)
-        return torch.cat([self._run(part) for part in images.split(step)])
+        parts = [self._run(part) for part in images.split(step)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _run(self, images: Tensor) -> Tensor:
         if self.stream is None:

@@ -171,7 +171,7 @@ def build_distiller(
         dls,
         model.to(dls.device),
         loss_func=DistillLoss(weights, temperature[0]),
-        opt_func=partial(OptimWrapper, opt=torch.optim.AdamW),
+        opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
         splitter=parameter_groups,
         metrics=all_metrics(tuple(n for n in TERMS if n in ("bce", "dice") or getattr(weights, n))),
         wd=weight_decay,

@@ -39,6 +39,10 @@ class TappedStudent(nn.Module):
             raise ValueError(f"feature_tap: expected one of {', '.join(TAPS)}, got {tap!r}")
         self.student, self.tap, self.projector = student, tap, projector
 
+    @property
+    def num_groups(self) -> int:
+        return len(parameter_groups(self))
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.projector is None:
             return self.student(images), None

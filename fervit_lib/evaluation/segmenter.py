@@ -37,6 +37,16 @@ def segmenter_difference(path: Path, model: nn.Module, images: Tensor) -> float:
     return difference
 
 
+def measure_segmenters(
+    models: Mapping[str, nn.Module], folder: Path, size: int, device: torch.device, repeats: int = 15
+) -> pd.DataFrame:
+    """`size_and_latency` of models in torch, and as ONNX files that are written to `folder`."""
+    files = [export_segmenter(model, folder / f"{i}.onnx", size) for i, model in enumerate(models.values())]
+    return size_and_latency(
+        dict(zip(models, zip(models.values(), files, strict=True), strict=True)), size, device, repeats
+    )
+
+
 def size_and_latency(
     models: Mapping[str, tuple[nn.Module, Path]], size: int, device: torch.device, repeats: int = 15
 ) -> pd.DataFrame:

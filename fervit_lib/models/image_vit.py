@@ -39,7 +39,9 @@ class ImageModel(nn.Module):
     ) -> None:
         super().__init__()
         vit_options = {"img_size": image_size or None, "patch_size": patch_size or None}
-        self.body = create_timm(model_name, pretrained, **(vit_options if "vit" in model_name else {}))
+        self.body = create_timm(
+            model_name, pretrained, **(vit_options if "vit" in model_name or "deit" in model_name else {})
+        )
         config = self.body.pretrained_cfg
         self.image_size = image_size or config["input_size"][-1]
         if adapter_dim:
