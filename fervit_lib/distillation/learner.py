@@ -50,7 +50,7 @@ class Targets:
         shuffle: bool = False,
     ) -> None:
         self.teacher, self.source = freeze(teacher) if teacher else None, source
-        self.cache, self.bf16, self.shuffle = cache or BoundedCache(0), bf16, shuffle
+        self.cache, self.bf16, self.shuffle = BoundedCache(0) if cache is None else cache, bf16, shuffle
         self._keys: dict[str, str] = {}
         if teacher:
             self._keys["teacher"] = content_key(model_key(teacher).encode(), str(bf16).encode())

@@ -83,7 +83,7 @@ def load_teacher(
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(
-            f"{display_path(path)}: not the weights of a U-Net with {encoder} ({str(error)[:400]}); name the encoder "
+            f"{display_path(path)}: not the weights of a U-Net with {encoder} ({' '.join(str(error).split())[:400]}); name the encoder "
             f"that it was trained with"
         ) from error
     return freeze(model)
