@@ -82,9 +82,10 @@ def load_teacher(
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
+        found = " ".join(str(error).split())[:400]
         raise ValueError(
-            f"{display_path(path)}: not the weights of a U-Net with {encoder} ({' '.join(str(error).split())[:400]}); name the encoder "
-            f"that it was trained with"
+            f"{display_path(path)}: not the weights of a U-Net with {encoder} ({found}); name the encoder that it was "
+            f"trained with"
         ) from error
     return freeze(model)
 

@@ -42,9 +42,10 @@ def test_an_output_may_be_asked_for_too(detector: Path) -> None:
     assert OnnxFeatures(detector, "boxes", torch.device("cpu"))(torch.zeros(1, 3, 32, 32)).shape == (1, 4, 4, 4)
 
 
-@pytest.mark.parametrize(
-    "device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])]
-)  # fmt: skip
+NEEDS_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
 def test_io_binding_equals_numpy(detector: Path, device: str) -> None:
     source = OnnxFeatures(detector, MIDDLE, torch.device(device))
     for number in range(4):  # the memory of one call must not show in the next
