@@ -345,7 +345,6 @@ def write_index(experiment_dir: Path) -> Path:
         summary=_summary(runs, rows[0] if rows else {}),
         caption="Intervals: 95 % bootstrap over the test faces. They say nothing about other training seeds.",
         rows=rows,
-        distilled=[run for run in runs if run.step == "distill" and run.complete],
         seeds=_over_seeds(evaluated) if len(evaluated) else [],
         runs=runs,
         figures_html=[_figure_div(figure) for figure in figures],
