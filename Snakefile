@@ -15,10 +15,17 @@ from sklearn.model_selection import ParameterGrid
 NOTEBOOKS = {
     "encode": "notebooks/01_encode.ipynb",
     "train": "notebooks/02_train.ipynb",
+    "distill": "notebooks/03_distill.ipynb",
     "evaluate": "notebooks/04_evaluate.ipynb",
     "explain": "notebooks/05_attention_explorer.ipynb",
 }
-NAMED_BY = {"encode": ["encoder"], "train": ["approach", "strategy", "seed"], "evaluate": [], "explain": []}
+NAMED_BY = {
+    "encode": ["encoder"],
+    "train": ["approach", "strategy", "seed"],
+    "distill": ["task"],
+    "evaluate": [],
+    "explain": [],
+}
 SET_HERE = {"experiment", "variant", "reports", "data_dir", "latents", "interactive"}
 TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool}
 
@@ -49,6 +56,8 @@ def variants(step):
     known = papermill.inspect_notebook(NOTEBOOKS[step])
     defaults = {name: eval(known[name]["default"]) for name in NAMED_BY[step]}  # literals of a notebook of ours
     named = {}
+    if step == "distill" and step not in config:  # beside the path from faces to a comparison: only where asked for
+        return named
     blocks = config.get(step, {})
     blocks = {} if blocks is None else blocks
     for block in blocks if isinstance(blocks, list) else [blocks]:
@@ -106,7 +115,7 @@ def results(step):
 rule experiment:
     input:
         f"{LATENTS}/store.json",
-        results("encode") + results("train") + results("evaluate") + results("explain"),
+        [results(step) for step in NOTEBOOKS],
         f"{EXPERIMENT}/index.html",
 
 
@@ -114,7 +123,7 @@ rule index:
     message:
         f"report: {EXPERIMENT}/index.html"
     input:
-        results("encode") + results("train") + results("evaluate") + results("explain"),
+        [results(step) for step in NOTEBOOKS],
     output:
         f"{EXPERIMENT}/index.html",
     shell:
@@ -157,6 +166,27 @@ rule train:
         page=f"{EXPERIMENT}/train/{{variant}}/notebook.html",
         text=f"{EXPERIMENT}/train/{{variant}}/log.txt",
     threads: 1
+    resources:
+        gpu=1,
+    shell:
+        RUN_NOTEBOOK
+
+
+rule distill:
+    message:
+        "distill: {wildcards.variant}"
+    input:
+        lambda wildcards: [f"{LATENTS}/store.json"] if VARIANTS["distill"][wildcards.variant].get("task") == "expression" else [],
+        notebook=NOTEBOOKS["distill"],
+    output:
+        f"{EXPERIMENT}/distill/{{variant}}/result.json",
+    params:
+        yaml=lambda wildcards: parameters_of("distill", wildcards.variant, latents=LATENTS, data_dir=DATA),
+    log:
+        notebook=f"{EXPERIMENT}/distill/{{variant}}/notebook.ipynb",
+        page=f"{EXPERIMENT}/distill/{{variant}}/notebook.html",
+        text=f"{EXPERIMENT}/distill/{{variant}}/log.txt",
+    threads: workflow.cores
     resources:
         gpu=1,
     shell:

@@ -29,8 +29,8 @@ from fervit_lib.figures import plot_accuracy_by_parameters, plot_accuracy_interv
 from fervit_lib.runs import atomic_write, read_json
 
 SYNTHETIC = (
-    "Made from synthetic toy faces drawn by code: the figures show that the pipeline works, "
-    "not how well it reads real faces."
+    "Made from synthetic toy faces and people drawn by code: the figures show that the pipeline works, "
+    "not how well it reads real ones."
 )
 STEPS = ("encode", "train", "distill", "evaluate", "explain")  # in the order they run; any other step comes after them
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"

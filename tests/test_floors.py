@@ -18,11 +18,13 @@ FLOORS = {
     "models": 1,
     "training": 2,
     "sweep": 2,
+    "distillation": 2,
     "explain": 3,
     "evaluation": 3,
     "figures": 4,
     "figures_explain": 4,
     "explorer": 4,
+    "distill_figures": 4,
     "report": 4,
     "sweep_figures": 4,
 }

@@ -12,7 +12,7 @@ import papermill
 import pytest
 import yaml
 
-from fervit_lib import runs
+from fervit_lib import report, runs
 from fervit_lib.models import APPROACHES
 from fervit_lib.runtime import PROJECT_ROOT
 
@@ -147,6 +147,22 @@ def test_the_whole_pipeline_runs_once_and_redoes_only_what_is_missing(tmp_path: 
 
 
 @pytest.mark.notebooks
+def test_a_student_is_distilled_and_appears_in_the_report(tmp_path: Path) -> None:
+    small = {"toy_people": 20, "toy_size": 32, "image_size": 32, "batch_size": 4, "epochs": 1, "seeds": 1}
+    stand_ins = {"teacher": "toy", "detector": "toy", "teacher_epochs": 1, "detector_epochs": 1}
+    models = {"teacher_encoder": "resnet18", "student_encoder": "mobilenet_v2", "student_decoder": "slim"}
+    config = write_config(tmp_path, distill=small | stand_ins | models)
+    experiment = tmp_path / "reports" / "tiny"
+    done = snakemake(experiment / "distill" / "person" / "result.json", "--configfile", config)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((experiment / "distill" / "person" / "result.json").read_text())
+    assert [arm["arm"] for arm in result["arms"]] == ["none", "outputs", "outputs_features", "shuffled_features"]
+    assert result["synthetic"]
+    assert result["onnx_difference"] <= 1e-4
+    assert "distill/person/notebook.html" in report.write_index(experiment).read_text()
+
+
+@pytest.mark.notebooks
 def test_a_failed_notebook_leaves_its_page_with_the_error_and_the_rest_goes_on(tmp_path: Path) -> None:
     config = write_config(tmp_path, train=[SMALL | {"approach": ["scratch", "scrach"]}])
     done = snakemake("--configfile", config, "--keep-going")
@@ -180,6 +196,9 @@ def test_a_failed_notebook_leaves_its_page_with_the_error_and_the_rest_goes_on(t
         ),
         ("02_train", {"strategy": "linear_probe"}, "say pretrained='random'"),
         ("02_train", {"latents": "data/none"}, "run 01_encode"),
+        ("03_distill", {"task": "people"}, "task: expected person or expression, got 'people'"),
+        ("03_distill", {"temperature_schedule": "stairs"}, "temperature_schedule: expected one of linear, cosine"),
+        ("03_distill", {"people": "data/no_such_folder"}, "no such folder"),
         ("04_evaluate", {"experiment": "none"}, "run 02_train first"),
         ("06_sweep", {"config": "configs/demo.yaml"}, "experiment: not supported here"),
         ("05_attention_explorer", {"experiment": "none"}, "run 02_train first"),

@@ -1,26 +1,35 @@
-"""Labelled faces from disk, faces drawn by code, and the audit of a set."""
+"""Labelled faces and person photographs from disk, both drawn by code, and the audit of a set."""
 
 from fervit_lib.datasets.action_units import EMOTIONS
 from fervit_lib.datasets.alignment import FaceCrop, dlib_detector, face_crop, ffhq_crop
 from fervit_lib.datasets.audit import Audit, audit_faces
 from fervit_lib.datasets.faces import PRIVATE_TEST, SPLITS, FaceDataset, few_shot_mask, load_faces, stratified_mask
+from fervit_lib.datasets.people import IGNORE, RESIZE, PeopleDataset, load_people, resize_picture
 from fervit_lib.datasets.toy_faces import toy_face
+from fervit_lib.datasets.toy_people import draw_toy_people, toy_person
 from fervit_lib.datasets.toy_set import draw_toy_faces
 
 __all__ = [
     "EMOTIONS",
+    "IGNORE",
     "PRIVATE_TEST",
+    "RESIZE",
     "SPLITS",
     "Audit",
     "FaceCrop",
     "FaceDataset",
+    "PeopleDataset",
     "audit_faces",
     "dlib_detector",
     "draw_toy_faces",
     "face_crop",
+    "draw_toy_people",
     "few_shot_mask",
     "ffhq_crop",
     "load_faces",
+    "load_people",
+    "resize_picture",
     "stratified_mask",
     "toy_face",
+    "toy_person",
 ]

@@ -1,11 +1,14 @@
-"""A data set of toy faces on disk, in the layout that users bring."""
+"""Toy sets on disk, in the layout that users bring: written whole, and never over a user's files."""
 
 import json
 import os
 import shutil
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from fervit_lib.datasets.action_units import EMOTIONS
 from fervit_lib.datasets.toy_faces import toy_face
@@ -16,13 +19,13 @@ MARKER = "SYNTHETIC.json"
 _SPLITS = ("train", "test", "train", "val", "train", "train", "test", "train", "train", "train")
 
 
-def _read_marker(folder: Path) -> dict | None:
-    """The marker of toy faces in `folder`; None if there is none, or if something else wrote it."""
+def _read_marker(folder: Path, generator: str) -> dict | None:
+    """The marker of a toy set in `folder`; None if there is none, or if something else wrote it."""
     try:
         marker = json.loads((folder / MARKER).read_text())
     except (OSError, ValueError):
         return None
-    return marker if isinstance(marker, dict) and marker.get("generator") == "toy_faces" else None
+    return marker if isinstance(marker, dict) and marker.get("generator") == generator else None
 
 
 def draw_toy_faces(folder: Path | str, num_faces: int = 3000, size: int = 64, seed: int = 0) -> Path:
@@ -39,21 +42,43 @@ def draw_toy_faces(folder: Path | str, num_faces: int = 3000, size: int = 64, se
         raise ValueError(
             f"num_faces must be at least {4 * len(EMOTIONS)}, for every class in every split; got {num_faces}"
         )
-    folder = Path(folder)
+    settings = {"generator": "toy_faces", "version": VERSION, "num_faces": num_faces, "size": size, "seed": seed}
+
+    def draw() -> Iterable[tuple[str, Image.Image]]:
+        for index in range(num_faces):
+            number, label = divmod(index, len(EMOTIONS))
+            name = f"{_SPLITS[number % len(_SPLITS)]}/{EMOTIONS[label]}/{index:06d}.png"
+            yield name, toy_face(EMOTIONS[label], np.random.default_rng((seed, index)), size)
+
+    ours = {f"{split}/{emotion}" for split in _SPLITS for emotion in EMOTIONS}
+    return write_toy_set(Path(folder), settings, draw(), ours)
+
+
+def write_toy_set(
+    folder: Path, marker: Mapping[str, Any], pictures: Iterable[tuple[str, Image.Image]], ours: Collection[str]
+) -> Path:
+    """Write a toy set whole or not at all, beside its marker; nothing is drawn if it is there already.
+
+    Args:
+        marker: how the set is drawn; `generator` names it.
+        pictures: name within `folder` and picture of every file.
+        ours: the folders within `folder` that may hold pictures of this generator.
+
+    Raises:
+        ValueError: the folder holds anything else.
+    """
     target = folder.resolve()  # a link to a larger disk stays a link
-    marker = {"generator": "toy_faces", "version": VERSION, "num_faces": num_faces, "size": size, "seed": seed}
-    found = _read_marker(target)
+    found = _read_marker(target, marker["generator"])
     if found == marker:
         return folder
-    _refuse_foreign_files(target, found)
+    _refuse_foreign_files(target, found, marker["generator"].replace("_", " "), {target / name for name in ours})
 
     drawing = target.with_name(f".{target.name}.drawing-{os.getpid()}")
     try:
-        for index in range(num_faces):
-            number, label = divmod(index, len(EMOTIONS))
-            path = drawing / _SPLITS[number % len(_SPLITS)] / EMOTIONS[label] / f"{index:06d}.png"
+        for name, picture in pictures:
+            path = drawing / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            toy_face(EMOTIONS[label], np.random.default_rng((seed, index)), size).save(path)
+            picture.save(path)
         (drawing / MARKER).write_text(json.dumps(marker))
         if target.exists():
             shutil.rmtree(target)
@@ -63,14 +88,13 @@ def draw_toy_faces(folder: Path | str, num_faces: int = 3000, size: int = 64, se
     return folder
 
 
-def _refuse_foreign_files(folder: Path, marker: dict | None):
+def _refuse_foreign_files(folder: Path, marker: dict | None, what: str, ours: Collection[Path]) -> None:
     if not folder.exists():
         return
-    remedy = "choose another folder for the toy faces, or move these files away"
+    remedy = f"choose another folder for the {what}, or move these files away"
     if not folder.is_dir() or (marker is None and any(folder.iterdir())):
-        raise ValueError(f"folder {folder} holds files that are not toy faces (no {MARKER}): {remedy}")
-    ours = {folder / split / emotion for split in set(_SPLITS) for emotion in EMOTIONS}
+        raise ValueError(f"folder {folder} holds files that are not {what} (no {MARKER}): {remedy}")
     for path in folder.rglob("*"):
         drawn = path.suffix == ".png" and path.stem.isdecimal() and path.parent in ours
         if path.is_file() and path != folder / MARKER and not drawn:
-            raise ValueError(f"folder {folder} holds toy faces to be redrawn, but also {path.name}: {remedy}")
+            raise ValueError(f"folder {folder} holds {what} to be redrawn, but also {path.name}: {remedy}")

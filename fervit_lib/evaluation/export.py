@@ -17,12 +17,16 @@ def export_onnx(model: nn.Module, path: Path) -> Path:
 
     Input `w_plus` (batch, 18, 512), or `images` (batch, 3, S, S) in [0, 1], float32; output `logits` (batch, classes).
     """
-    name = "images" if is_image(model) else "w_plus"
+    return write_onnx(model, torch.zeros(2, *model.input_shape), "images" if is_image(model) else "w_plus", path)
+
+
+def write_onnx(model: nn.Module, example: Tensor, name: str, path: Path) -> Path:
+    """Write any model of one input, which is called `name`, to one output, `logits`; the batch size is free."""
     model = model.eval().cpu()
     with atomic_write(path) as temporary:
         torch.onnx.export(
             model,
-            (torch.zeros(2, *model.input_shape),),
+            (example,),
             str(temporary),
             input_names=[name],
             output_names=["logits"],

@@ -49,7 +49,9 @@ class ImageModel(nn.Module):
             raise ValueError(f"resize_method: expected one of {', '.join(RESIZE_METHODS)}, got {resize_method!r}")
         self.resize_method, self.concat_pool = resize_method, concat_pool
         vit_options = {"img_size": image_size or None, "patch_size": patch_size or None}
-        self.body = create_timm(model_name, pretrained, **(vit_options if "vit" in model_name else {}))
+        self.body = create_timm(
+            model_name, pretrained, **(vit_options if "vit" in model_name or "deit" in model_name else {})
+        )
         config = self.body.pretrained_cfg
         self.image_size = image_size or config["input_size"][-1]
         if adapter_dim:

@@ -1,0 +1,75 @@
+"""A light student that learns from a large teacher and a detector's features, and what each of them buys."""
+
+from fervit_lib.distillation.cache import BoundedCache, content_key
+from fervit_lib.distillation.compare import (
+    ARMS,
+    clear_arms,
+    count_runs,
+    fit_arm,
+    interval_table,
+    make_arms,
+    read_curves,
+    shown_batch,
+    summary,
+)
+from fervit_lib.distillation.data import Augment, people_dls
+from fervit_lib.distillation.expression import (
+    KINDS,
+    ExpressionLoss,
+    TokenViT,
+    accuracy_table,
+    build_expression_learner,
+    expression_dls,
+    fit_expression,
+    load_or_teach,
+    read_rightly,
+)
+from fervit_lib.distillation.features import OnnxFeatures
+from fervit_lib.distillation.learner import Targets, build_distiller, fit_distiller
+from fervit_lib.distillation.losses import DistillLoss, LossWeights, binary_kl, temperature_at
+from fervit_lib.distillation.metrics import scores_from
+from fervit_lib.distillation.pictures import mask_sheet
+from fervit_lib.distillation.student import TappedStudent, feature_gradient, frozen_groups, with_projector
+from fervit_lib.distillation.toy import TOY_TENSOR, make_toy_detector, make_toy_teacher
+
+__all__ = [
+    "ARMS",
+    "KINDS",
+    "TOY_TENSOR",
+    "Augment",
+    "BoundedCache",
+    "DistillLoss",
+    "ExpressionLoss",
+    "LossWeights",
+    "OnnxFeatures",
+    "TappedStudent",
+    "Targets",
+    "TokenViT",
+    "accuracy_table",
+    "binary_kl",
+    "build_distiller",
+    "build_expression_learner",
+    "clear_arms",
+    "content_key",
+    "count_runs",
+    "expression_dls",
+    "feature_gradient",
+    "fit_arm",
+    "fit_distiller",
+    "fit_expression",
+    "frozen_groups",
+    "interval_table",
+    "load_or_teach",
+    "make_arms",
+    "make_toy_detector",
+    "make_toy_teacher",
+    "mask_sheet",
+    "people_dls",
+    "read_curves",
+    "read_rightly",
+    "scores_from",
+    "shown_batch",
+    "summary",
+    "temperature_at",
+    "with_projector",
+]
