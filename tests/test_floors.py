@@ -18,6 +18,8 @@ FLOORS = {
     "training": 2,
     "evaluation": 3,
     "figures": 4,
+    "figures_evaluation": 4,
+    "widgets": 4,
     "report": 4,
 }
 MODULES = sorted(path for path in LIBRARY.rglob("*.py") if path.parent != LIBRARY or path.name != "__init__.py")

@@ -3,6 +3,7 @@
 from fervit_lib.datasets.action_units import EMOTIONS
 from fervit_lib.datasets.audit import Audit, audit_faces
 from fervit_lib.datasets.faces import PRIVATE_TEST, SPLITS, FaceDataset, few_shot_mask, load_faces, stratified_mask
+from fervit_lib.datasets.fer_plus import majority, vote_shares, votes_on, votes_path
 from fervit_lib.datasets.toy_faces import toy_face
 from fervit_lib.datasets.toy_set import draw_toy_faces
 
@@ -16,6 +17,10 @@ __all__ = [
     "draw_toy_faces",
     "few_shot_mask",
     "load_faces",
+    "majority",
     "stratified_mask",
     "toy_face",
+    "vote_shares",
+    "votes_on",
+    "votes_path",
 ]
