@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fervit_lib.evaluation.predict import Predictor
 from fervit_lib.runs import Run
-from fervit_lib.runtime import gpu_energy, peak_memory, reset_peak_memory
+from fervit_lib.runtime import gpu_energy, host_peak_memory, peak_memory, reset_peak_memory
 
 WARM_UP = 5
 BATCHES = (1, 8, 32, 128, 512)
@@ -63,7 +63,7 @@ def measure_model(predictor: Predictor, inputs: Tensor, repeats: int = 50) -> di
 
     Returns:
         macs; latency_p50_ms, latency_p95_ms at batch 1; throughput (faces a second) and batch at the best of
-        `BATCHES`; inference_memory_gb (peak, of the GPU, or of this whole process); joules a face where the GPU tells.
+        `BATCHES`; peak host_memory_gb (of this whole process) and gpu_memory_gb; joules_per_face where the GPU tells.
     """
     device, model = predictor.device, predictor.model.eval().to(predictor.device)
     inputs = inputs.float() if inputs.dtype == torch.float16 else inputs
@@ -80,7 +80,8 @@ def measure_model(predictor: Predictor, inputs: Tensor, repeats: int = 50) -> di
             break  # larger batches only get slower from here
         if rate > best:
             best, best_batch = rate, batch
-    found |= {"throughput": best, "best_batch": len(best_batch), "inference_memory_gb": peak_memory(device)}
+    found |= {"throughput": best, "best_batch": len(best_batch), "host_memory_gb": host_peak_memory()}
+    found["gpu_memory_gb"] = peak_memory(device) if device.type == "cuda" else None
     return found | {"joules_per_face": _energy(lambda: model(best_batch), len(best_batch), device)}
 
 

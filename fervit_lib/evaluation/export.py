@@ -1,5 +1,6 @@
 """A trained model as ONNX, alone or behind the encoder, and the proof that ONNX Runtime agrees with it."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,9 @@ class FromImages(nn.Module):
         self.input_shape = (3, encoder.img_size, encoder.img_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(self.encoder(2 * images - 1))
+        codes = self.encoder(2 * images - 1)
+        # The encoder's last layers would leave the batch size of the example in the exported graph.
+        return self.model(codes.reshape(images.shape[0], *codes.shape[1:]))
 
 
 def takes_images(model: nn.Module) -> bool:
@@ -43,7 +46,10 @@ def export_onnx(model: nn.Module, path: Path) -> Path:
     """
     name = "images" if takes_images(model) else "w_plus"
     device = next(model.parameters()).device
-    with atomic_write(path) as temporary:
+    with atomic_write(path) as temporary, warnings.catch_warnings():
+        # Checks of a shape are not traced, as they should not be.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
             model.eval().cpu(),
             (torch.zeros(2, *model.input_shape),),

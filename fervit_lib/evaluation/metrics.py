@@ -61,7 +61,7 @@ def top_confusions(confusion: np.ndarray, classes: Sequence[str], limit: int = 8
 def mistaken_faces(
     found: Predictions, mistakes: pd.DataFrame, faces: FaceDataset, limit: int = 8
 ) -> dict[str, list[Image.Image]]:
-    """Faces of each of `mistakes` (as `top_confusions` gives them), the surest first: pictures by `true → predicted`.
+    """Faces of each of `mistakes` (as `top_confusions` gives them), the surest first: pictures by `true as predicted`.
 
     Args:
         found: predictions of `faces`, in their order.
@@ -70,5 +70,5 @@ def mistaken_faces(
     for true, predicted in zip(mistakes["true"], mistakes["predicted"], strict=True):
         wrong = (found.labels == found.classes.index(true)) & (found.predicted == found.classes.index(predicted))
         surest = np.flatnonzero(wrong)[np.argsort(-found.confidence[wrong], kind="stable")][:limit]
-        chosen[f"{true} → {predicted}"] = [faces[i][0] for i in surest]
+        chosen[f"{true} as {predicted}"] = [faces[i][0] for i in surest]
     return chosen

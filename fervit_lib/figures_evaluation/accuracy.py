@@ -63,14 +63,15 @@ def plot_pairs(pairs: pd.DataFrame) -> go.Figure:
     figure = _figure(
         "Row better than column, points",
         f"written where p &lt; 0.05: exact McNemar test on the same faces, Holm's correction for {len(pairs)} pairs",
-        height=190 + 30 * max(4, len(runs)),
-        margin_t=64,
-        xaxis={"showgrid": False, "tickangle": -40},
+        height=130 + 30 * max(3, len(runs)),
+        margin_t=90,
+        xaxis={"showgrid": False, "side": "top", "tickangle": 0},
         yaxis={"autorange": "reversed", "showgrid": False},
     )
     largest = max(1.0, np.abs(points).max())
+    numbers = [str(number) for number in range(1, len(runs) + 1)]
     figure.add_heatmap(
-        z=points, x=_labels(runs), y=_labels(runs), text=texts, texttemplate="%{text}", showscale=False, customdata=p,
+        z=points, x=numbers, y=_labels([f"{name} ({n})" for n, name in zip(numbers, runs, strict=True)]), text=texts, texttemplate="%{text}", showscale=False, customdata=p,
         xgap=1, ygap=1, colorscale=_ORANGE_TO_BLUE, zmin=-largest, zmax=largest,
         hovertemplate="%{y} less %{x}: %{z:+.1f} points, p = %{customdata:.3g}<extra></extra>",
     )  # fmt: skip

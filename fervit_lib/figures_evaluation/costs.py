@@ -17,7 +17,8 @@ _COSTS = {  # column, title of its panel
     "latency_p50_ms": "latency of the model, ms",
     "whole_p50_ms": "from file to label, ms",
     "throughput": "faces a second",
-    "inference_memory_gb": "memory in use, GB",
+    "host_memory_gb": "memory in use, GB",
+    "gpu_memory_gb": "memory of the GPU, GB",
     "joules_per_face": "energy, J a face",
 }
 
@@ -127,6 +128,9 @@ def plot_corruptions(table: pd.DataFrame) -> go.Figure:
         table: columns run, corruption, level, accuracy, as `evaluation.under_corruption` gives them.
     """
     _require_columns("table", table, ["run", "corruption", "level", "accuracy"])
+    harmed = table[table["corruption"] != "none"]
+    means = harmed.groupby(["run", "level"], sort=False, as_index=False)["accuracy"].mean().assign(corruption="mean")
+    table = pd.concat([table, means])
     kinds = [name for name in table["corruption"].unique() if name != "none"]
     runs, columns = list(table["run"].unique()), 3
     rows = -(-len(kinds) // columns)

@@ -31,6 +31,7 @@ TABLES = {  # name: {column: (heading, format)}
         "macro_f1": ("macro-F1", "{:.3f}"),
         "macro_f1_sd": ("± sd", "{:.3f}"),
     },
+    "skipped": {"run": ("run", "{}"), "reason": ("reason", "{}")},
     "mistakes": {
         "true": ("true", "{}"),
         "predicted": ("read as", "{}"),
@@ -65,7 +66,8 @@ TABLES = {  # name: {column: (heading, format)}
         "whole_p50_ms": ("from a file p50, ms", "{:.2f}"),
         "whole_p95_ms": ("p95", "{:.2f}"),
         "whole_throughput": ("files a second", "{:,.0f}"),
-        "inference_memory_gb": ("GB", "{:.2f}"),
+        "host_memory_gb": ("GB", "{:.2f}"),
+        "gpu_memory_gb": ("GB of the GPU", "{:.2f}"),
         "joules_per_face": ("J a face", "{:.3g}"),
     },
     "parameters": _RUN
@@ -116,7 +118,9 @@ def table_of(rows: pd.DataFrame, name: str) -> Styler:
     # Headings may occur twice: the styler is told places, not names.
     shown = rows[[c for c in columns if rows[c].notna().any()]].reset_index(drop=True)
     headings = [columns[c][0] for c in shown]
-    text = [c for c in shown if columns[c][1] == "{}" and shown[c].dtype == object]
+    text = [c for c in shown if pd.api.types.is_string_dtype(shown[c])]
     styler = shown.style.hide().format({c: columns[c][1] for c in shown}, na_rep="–")
     styler = styler.set_properties(text, **{"text-align": "left", "white-space": "nowrap"})
+    places = ", ".join(f"th.col{shown.columns.get_loc(c)}" for c in text)
+    styler = styler.set_table_styles([{"selector": places or "none", "props": "text-align: left"}])
     return styler.format_index(lambda c: headings[shown.columns.get_loc(c)], axis=1)

@@ -208,7 +208,7 @@ def test_onnx_agrees_and_costs_are_measured(toy: tuple[Path, Path, Path], tmp_pa
     assert {path.name for path in tmp_path.iterdir()} == set(exported["file"])
     row = measure_run(run, predictor, pictures)
     assert row["seconds_per_epoch"] == 1.5
-    for name in ("macs", "latency_p50_ms", "throughput", "whole_p50_ms", "whole_throughput", "inference_memory_gb"):
+    for name in ("macs", "latency_p50_ms", "throughput", "whole_p50_ms", "whole_throughput", "host_memory_gb"):
         assert row[name] > 0, name
     assert row["whole_p50_ms"] > row["latency_p50_ms"] / 2
     assert row["joules_per_face"] is None
