@@ -76,10 +76,11 @@ def measure_model(predictor: Predictor, inputs: Tensor, repeats: int = 50) -> di
     for size in BATCHES:
         batch = inputs[torch.arange(size) % len(inputs)].to(device)
         rate = size / float(np.median(time_calls(lambda batch=batch: model(batch), device, 3)))
-        if rate < 0.8 * best:
-            break  # larger batches only get slower from here
+        gained = rate > 1.1 * best
         if rate > best:
             best, best_batch = rate, batch
+        if not gained:
+            break  # the device is busy: larger batches only take longer
     found |= {"throughput": best, "best_batch": len(best_batch), "host_memory_gb": host_peak_memory()}
     found["gpu_memory_gb"] = peak_memory(device) if device.type == "cuda" else None
     return found | {"joules_per_face": _energy(lambda: model(best_batch), len(best_batch), device)}

@@ -70,8 +70,9 @@ def plot_pairs(pairs: pd.DataFrame) -> go.Figure:
     )
     largest = max(1.0, np.abs(points).max())
     numbers = [str(number) for number in range(1, len(runs) + 1)]
+    names = _labels([f"{run} ({number})" for number, run in zip(numbers, runs, strict=True)])
     figure.add_heatmap(
-        z=points, x=numbers, y=_labels([f"{name} ({n})" for n, name in zip(numbers, runs, strict=True)]), text=texts, texttemplate="%{text}", showscale=False, customdata=p,
+        z=points, x=numbers, y=names, text=texts, texttemplate="%{text}", showscale=False, customdata=p,
         xgap=1, ygap=1, colorscale=_ORANGE_TO_BLUE, zmin=-largest, zmax=largest,
         hovertemplate="%{y} less %{x}: %{z:+.1f} points, p = %{customdata:.3g}<extra></extra>",
     )  # fmt: skip
