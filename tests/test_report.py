@@ -8,7 +8,7 @@ import plotly.utils
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from test_figures import RUNS
+from test_figures_evaluation import RUNS
 
 from fervit_lib import figures, runs
 from fervit_lib.report import main, write_index, write_page
