@@ -182,8 +182,11 @@ def _open(image: Image.Image | Path | str) -> Image.Image:
         raise ValueError(f"images: expected a picture, but {image} does not open as one ({error})") from error
 
 
-def load_predictor(folder: Path | str, device: str = "auto") -> Predictor:
+def load_predictor(folder: Path | str, device: str = "auto", encoder: nn.Module | None = None) -> Predictor:
     """The model of a training run, `reports/<experiment>/train/<variant>`, ready for pictures of faces.
+
+    Args:
+        encoder: that of the run's codes, where it is loaded already; None: it is found.
 
     Raises:
         FileNotFoundError: the run, its weights, or the encoder of its codes is not there.
@@ -192,7 +195,17 @@ def load_predictor(folder: Path | str, device: str = "auto") -> Predictor:
     folder, torch_device = resolve(folder), get_device(device)
     run = Run(folder.parents[2], folder.parents[1].name, folder.parent.name, folder.name)
     model, classes = load_model(run.best_checkpoint)
-    encoder = None
-    if not is_image(model):
+    if is_image(model):
+        encoder = None
+    elif encoder is None:
         encoder = find_encoder(resolve(run.config["parameters"]["latents"]), run.reports, run.experiment, torch_device)
     return Predictor(model.to(torch_device), classes, encoder, torch_device)
+
+
+def load_predictors(runs: Sequence[Run], device: str = "auto") -> dict[str, Predictor]:
+    """`load_predictor` of runs on the same codes, by variant; they share one encoder."""
+    found: dict[str, Predictor] = {}
+    for run in runs:
+        encoder = next((p.encoder for p in found.values() if p.encoder is not None), None)
+        found[run.variant] = load_predictor(run.folder, device, encoder)
+    return found
