@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io
-from pandas.io.formats.style import Styler
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from plotly.subplots import make_subplots
 
@@ -68,28 +67,6 @@ def _figure(title: str, subtitle: str = "", height: int = 400, **layout: object)
 def _labels(names: Sequence[object]) -> list[str]:
     """Names as plotly shall show them: it would read `<b>` as markup."""
     return [escape(str(name), quote=False) for name in names]
-
-
-_RUN_COLUMNS = {  # name in a table of runs, and how it is shown there
-    "variant": ("run", "{}"),
-    "accuracy": ("accuracy", "{:.1%}"),
-    "accuracy_low": ("95 % from", "{:.1%}"),
-    "accuracy_high": ("to", "{:.1%}"),
-    "balanced_accuracy": ("balanced accuracy", "{:.1%}"),
-    "macro_f1": ("macro-F1", "{:.3f}"),
-    "weighted_f1": ("weighted F1", "{:.3f}"),
-    "trainable_parameters": ("trained", "{:,}"),
-    "train_seconds": ("seconds", "{:,.0f}"),
-    "peak_memory_gb": ("GB", "{:.1f}"),
-}
-
-
-def table_of_runs(runs: pd.DataFrame) -> Styler:
-    """A row a run, with what a paper's table has; `runs` as `evaluation.evaluate_run` gives its figures."""
-    _require_columns("runs", runs, tuple(_RUN_COLUMNS))
-    named = runs[list(_RUN_COLUMNS)].set_axis([name for name, _ in _RUN_COLUMNS.values()], axis=1)
-    left = {"text-align": "left", "white-space": "nowrap"}
-    return named.style.hide().format(dict(_RUN_COLUMNS.values()), na_rep="").set_properties(["run"], **left)
 
 
 def plot_class_counts(counts: pd.DataFrame) -> go.Figure:
@@ -197,111 +174,6 @@ def plot_reconstruction(target: np.ndarray, painted: np.ndarray, mask: np.ndarra
     axes = {"xaxis": {"title": "token", "tickformat": "d"}, "yaxis": {"title": "R²"}}
     figure = _figure("Hidden tokens painted in", subtitle, **axes)
     figure.add_bar(x=np.arange(target.shape[1]), y=scores, hovertemplate="token %{x}: %{y:.2f}<extra></extra>")
-    return figure
-
-
-def plot_confusion(matrix: np.ndarray, classes: Sequence[str], normalise: bool = False) -> go.Figure:
-    """Confusion matrix: rows are the true class, columns the predicted one.
-
-    Args:
-        matrix: (C, C) counts.
-        normalise: show each row as percent of its true class (a class without faces stays empty).
-    """
-    matrix = np.asarray(matrix)
-    _require(matrix.shape == (len(classes),) * 2, "matrix", f"shape ({len(classes)}, {len(classes)})", matrix.shape)
-    total = matrix.sum(axis=1, keepdims=True)
-    share = np.divide(matrix, total, out=np.zeros(matrix.shape), where=total > 0)
-    shown = share if normalise else matrix
-    texts = [
-        [(f"{v:.0%}" if n else "–") if normalise else f"{v:,}" for v in row]
-        for row, n in zip(shown, total[:, 0], strict=True)
-    ]
-    names = _labels(classes)
-    accuracy = f", accuracy {np.trace(matrix) / matrix.sum():.1%}" if matrix.sum() else ""
-    figure = _figure(
-        "Confusion, % of each true class" if normalise else "Confusion, number of faces",
-        f"n = {matrix.sum():,}{accuracy}",
-        height=150 + 46 * max(4, len(classes)),
-        margin_t=64,
-        xaxis={"title": "predicted", "constrain": "domain", "showgrid": False},
-        # the first class on top, and square cells
-        yaxis={"title": "true", "autorange": "reversed", "scaleanchor": "x", "constrain": "domain", "showgrid": False},
-    )
-    figure.add_heatmap(
-        z=shown, x=names, y=names, text=texts, texttemplate="%{text}", showscale=False, xgap=1, ygap=1,
-        colorscale=[[0, "#F4F8FB"], [1, PALETTE[0]]], zmin=0, zmax=1 if normalise else max(1, matrix.max(initial=0)),
-        hovertemplate="true %{y}, predicted %{x}: %{text}<extra></extra>",
-    )  # fmt: skip
-    return figure
-
-
-def plot_class_metrics(metrics: pd.DataFrame) -> go.Figure:
-    """Grouped bars: precision, recall and F1 of each class (rows); `support` is written under the class's name."""
-    _require_columns("metrics", metrics, ["precision", "recall", "f1", "support"])
-    names = [
-        f"{name}<br>n={support:,.0f}" for name, support in zip(_labels(metrics.index), metrics["support"], strict=True)
-    ]
-    figure = _figure("Precision, recall and F1 by class", yaxis={"range": [0, 1.02], "tickformat": ".0%"})
-    for column, label in {"precision": "precision", "recall": "recall", "f1": "F1"}.items():
-        figure.add_bar(x=names, y=metrics[column], name=label, hovertemplate="%{x}: %{y:.1%}")
-    return figure
-
-
-def plot_accuracy_intervals(runs: pd.DataFrame, majority: float) -> go.Figure:
-    """A dot a run with its 95 % interval, the best on top; a dashed line where guessing the majority class is.
-
-    Args:
-        runs: columns variant, accuracy, accuracy_low, accuracy_high, as fractions.
-        majority: share of the most common class among the test faces, 0 to 1.
-    """
-    _require_columns("runs", runs, ["variant", "accuracy", "accuracy_low", "accuracy_high"])
-    _require(0 <= majority <= 1, "majority", "a share in [0, 1]", majority)
-    runs = runs.sort_values("accuracy")
-    left = max(0.0, min(majority, runs["accuracy_low"].min()) - 0.04)
-    right = min(1.0, max(majority, runs["accuracy_high"].max()) + 0.04)
-    figure = _figure(
-        "Accuracy on the test split",
-        "95 % intervals over the test faces",
-        height=160 + 30 * len(runs),
-        margin_t=90,
-        xaxis={"tickformat": ".0%", "title": "accuracy", "range": [left, right]},
-        yaxis={"type": "category", "range": [-0.6, len(runs) - 0.4]},
-    )
-    low, high = runs["accuracy"] - runs["accuracy_low"], runs["accuracy_high"] - runs["accuracy"]
-    figure.add_scatter(
-        x=runs["accuracy"], y=_labels(runs["variant"]), mode="markers", marker={"size": 10},
-        error_x={"array": high, "arrayminus": low, "thickness": 2, "width": 5},
-        hovertemplate="%{y}: %{x:.1%}<extra></extra>",
-    )  # fmt: skip
-    label = {"annotation_text": f"majority class {majority:.1%}", "annotation_font_color": "#555555"}
-    figure.add_vline(majority, line_dash="dash", line_color="#777777", annotation_position="top right", **label)
-    return figure
-
-
-def plot_accuracy_by_parameters(runs: pd.DataFrame) -> go.Figure:
-    """Accuracy against the number of trained parameters (logarithmic); approach by colour, strategy by shape.
-
-    Args:
-        runs: columns approach, strategy, variant, accuracy, accuracy_low, accuracy_high, trainable_parameters.
-    """
-    needed = ["approach", "strategy", "variant", "accuracy", "accuracy_low", "accuracy_high", "trainable_parameters"]
-    _require_columns("runs", runs, needed)
-    approaches, strategies = list(runs["approach"].unique()), list(runs["strategy"].unique())
-    symbols = ("circle", "diamond", "square", "triangle-up", "cross", "star")
-    figure = _figure(
-        "Accuracy against trained parameters", "95 % intervals over the test faces", height=440, margin_t=110,
-        xaxis={"type": "log", "title": "trained parameters", "exponentformat": "SI", "dtick": 1},
-        yaxis={"title": "accuracy", "tickformat": ".0%"},
-    )  # fmt: skip
-    for (approach, strategy), group in runs.groupby(["approach", "strategy"], sort=False):
-        low, high = group["accuracy"] - group["accuracy_low"], group["accuracy_high"] - group["accuracy"]
-        color = PALETTE[approaches.index(approach) % 8]
-        figure.add_scatter(
-            x=group["trainable_parameters"], y=group["accuracy"], name=f"{approach} {strategy}", mode="markers",
-            marker={"size": 11, "color": color, "symbol": symbols[strategies.index(strategy) % 6]},
-            error_y={"array": high, "arrayminus": low, "color": color, "thickness": 1.5},
-            text=_labels(group["variant"]), hovertemplate="%{text}: %{y:.1%}, %{x:,} parameters<extra></extra>",
-        )  # fmt: skip
     return figure
 
 

@@ -1,5 +1,7 @@
 """Where code runs: project paths, seeds, device and precision."""
 
+import contextlib
+import ctypes
 import os
 import random
 import resource
@@ -69,8 +71,40 @@ def describe_device(device: torch.device) -> str:
     return f"{device.type} ({torch.get_num_threads()} threads{', fast bf16' if fast_bf16(device) else ''})"
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` start anew; where the system cannot, it goes on since the start of the process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the largest resident size so far
+
+
 def peak_memory(device: torch.device) -> float:
     """Most memory used so far, GB: of `device` where it is a GPU, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else host_peak_memory()
+
+
+def host_peak_memory() -> float:
+    """Most memory that this process had in use since its start, or since `reset_peak_memory` on Linux, GB."""
+    try:
+        [line] = [x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM")]
+        return int(line.split()[1]) * 1024 / 1e9
+    except (OSError, ValueError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def gpu_energy(device: torch.device) -> float | None:
+    """Joules a GPU has used since its driver was loaded; None where no driver tells."""
+    if device.type != "cuda":
+        return None
+    try:
+        nvml, handle, millijoules = ctypes.CDLL("libnvidia-ml.so.1"), ctypes.c_void_p(), ctypes.c_ulonglong()
+    except OSError:
+        return None
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}".encode()
+    failed = (
+        nvml.nvmlInit_v2()
+        or nvml.nvmlDeviceGetHandleByUUID(uuid, ctypes.byref(handle))
+        or nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules))
+    )
+    return None if failed else millijoules.value / 1000

@@ -25,6 +25,8 @@ FLOORS = {
     "figures_explain": 4,
     "explorer": 4,
     "distill_figures": 4,
+    "figures_evaluation": 4,
+    "widgets": 4,
     "report": 4,
     "sweep_figures": 4,
 }

@@ -8,9 +8,9 @@ import plotly.utils
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from test_figures import RUNS
+from test_figures_evaluation import RUNS
 
-from fervit_lib import figures, runs
+from fervit_lib import figures_evaluation, runs
 from fervit_lib.report import main, write_index, write_page
 from fervit_lib.runs import write_json
 
@@ -22,7 +22,7 @@ def ran(source: str, *outputs, number: int = 1):
 
 
 def figure_output():
-    stored = figures.plot_accuracy_intervals(RUNS, 0.3).to_plotly_json()
+    stored = figures_evaluation.plot_accuracy_intervals(RUNS, 0.3).to_plotly_json()
     data = json.loads(json.dumps(stored, cls=plotly.utils.PlotlyJSONEncoder))
     return new_output("display_data", {"application/vnd.plotly.v1+json": data, "text/plain": "Figure()"})
 

@@ -4,6 +4,7 @@ from fervit_lib.datasets.action_units import EMOTIONS
 from fervit_lib.datasets.alignment import FaceCrop, dlib_detector, face_crop, ffhq_crop
 from fervit_lib.datasets.audit import Audit, audit_faces
 from fervit_lib.datasets.faces import PRIVATE_TEST, SPLITS, FaceDataset, few_shot_mask, load_faces, stratified_mask
+from fervit_lib.datasets.fer_plus import majority, vote_shares, votes_on, votes_path
 from fervit_lib.datasets.people import IGNORE, RESIZE, PeopleDataset, load_people, resize_picture
 from fervit_lib.datasets.toy_faces import toy_face
 from fervit_lib.datasets.toy_people import draw_toy_people, toy_person
@@ -22,14 +23,18 @@ __all__ = [
     "audit_faces",
     "dlib_detector",
     "draw_toy_faces",
-    "face_crop",
     "draw_toy_people",
+    "face_crop",
     "few_shot_mask",
     "ffhq_crop",
     "load_faces",
     "load_people",
+    "majority",
     "resize_picture",
     "stratified_mask",
     "toy_face",
     "toy_person",
+    "vote_shares",
+    "votes_on",
+    "votes_path",
 ]

@@ -20,9 +20,11 @@ import numpy as np
 from PIL import Image
 
 from fervit_lib.datasets.action_units import EMOTIONS
+from fervit_lib.datasets.fer_plus import majority, vote_shares, votes_on
 from fervit_lib.datasets.toy_set import MARKER
 
 SPLITS = ("train", "val", "test")
+LABELS = ("hard", "majority", "soft")
 PRIVATE_TEST = "private_test"  # only in the tables; kept back: no loop over SPLITS touches it
 VAL_FRACTION = 1 / 8
 VAL_SEED = 2013  # fixed: a validation image must never become a training image in another run
@@ -36,7 +38,10 @@ USAGES = {"train": "Training", "val": "Training", "test": "PublicTest", PRIVATE_
 
 @dataclass(frozen=True, eq=False)
 class FaceDataset:
-    """Faces with labels: `[i]` → (PIL image in mode L or RGB, int label). Images of a folder are opened one by one."""
+    """Faces with labels: `[i]` → (PIL image in mode L or RGB, int label, or (C,) shares of votes where there are any).
+
+    Images of a folder are opened one by one.
+    """
 
     classes: tuple[str, ...]
     labels: np.ndarray  # (N,) int64, positions in `classes`
@@ -44,22 +49,24 @@ class FaceDataset:
     source: Path  # the folder of the splits, or the table
     synthetic: bool = False  # drawn by code: the marker SYNTHETIC.json lies beside the splits
     pixels: np.ndarray | None = None  # (N, 48, 48) uint8 grey of a table; None for a folder
+    shares: np.ndarray | None = None  # (N, C) float32 shares of votes; None where a face has one label
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+    def __getitem__(self, index: int) -> tuple[Image.Image, int | np.ndarray]:
         """Raises OSError that names the file where it is missing, truncated or no image."""
         path = self.paths[index]
         image = _open_image(self.source / path) if self.pixels is None else Image.fromarray(self.pixels[index])
-        return image, int(self.labels[index])
+        return image, int(self.labels[index]) if self.shares is None else self.shares[index]
 
     def subset(self, indices: Any) -> Self:
         """The faces at `indices` (integers, a boolean mask or a slice), in that order."""
         chosen = np.arange(len(self))[indices]
         paths = tuple(self.paths[i] for i in chosen)
         pixels = None if self.pixels is None else self.pixels[chosen]
-        return replace(self, labels=self.labels[chosen], paths=paths, pixels=pixels)
+        shares = None if self.shares is None else self.shares[chosen]
+        return replace(self, labels=self.labels[chosen], paths=paths, pixels=pixels, shares=shares)
 
     def stratified(self, fraction: float, seed: int) -> Self:
         """A random part with the same share of every class, at least one face of each.
@@ -111,7 +118,8 @@ def load_faces(path: Path | str, split: str, labels: str = "hard") -> FaceDatase
             .tar.gz, whose classes are `EMOTIONS`.
         split: train, val or test; of a table also private_test. Tables: Training is train and val, PublicTest is
             test, PrivateTest is private_test.
-        labels: hard, one class per face.
+        labels: hard, one class per face as the set has it; or, by FER+'s votes beside the faces, majority (one class)
+            or soft (`[i]` gives shares of the votes); faces without a verdict are left out, see `fer_plus`.
 
     Raises:
         FileNotFoundError: `path` is not there.
@@ -119,8 +127,8 @@ def load_faces(path: Path | str, split: str, labels: str = "hard") -> FaceDatase
             damaged. A damaged image file is no error here: `audit_faces` finds it.
     """
     path = Path(path)
-    if labels != "hard":
-        raise ValueError(f"labels: expected 'hard', got {labels!r}; soft labels are not there yet")
+    if labels not in LABELS:
+        raise ValueError(f"labels: expected one of {', '.join(LABELS)}, got {labels!r}")
     if split not in USAGES:
         raise ValueError(f"split: expected one of {', '.join(USAGES)}, got {split!r}")
     if not path.exists():
@@ -128,9 +136,20 @@ def load_faces(path: Path | str, split: str, labels: str = "hard") -> FaceDatase
             f"{path}: no such file or folder; give a folder with {{train,val,test}}/{{class}}/ or Kaggle's fer2013.csv"
         )
     if path.is_dir():
-        return _load_folder(path, split)
-    faces = _load_table(path, USAGES[split])
-    return _part_of_train(faces, split) if USAGES[split] == "Training" else faces
+        faces = _load_folder(path, split)
+    else:
+        faces = _load_table(path, USAGES[split])
+        faces = _part_of_train(faces, split) if USAGES[split] == "Training" else faces
+    return faces if labels == "hard" else _relabel(faces, labels)
+
+
+def _relabel(faces: FaceDataset, labels: str) -> FaceDataset:
+    votes = votes_on(faces.source, faces.paths)
+    if labels == "majority":
+        numbers = majority(votes, faces.classes)
+        return replace(faces, labels=numbers.astype(np.int64)).subset(numbers >= 0)
+    shares = vote_shares(votes, faces.classes).astype(np.float32)
+    return replace(faces, labels=shares.argmax(1).astype(np.int64), shares=shares).subset(shares.any(1))
 
 
 def _open_image(path: Path) -> Image.Image:

@@ -1,32 +1,63 @@
-"""A trained model as ONNX, and the proof that ONNX Runtime agrees with it."""
+"""A trained model as ONNX, alone or behind the encoder, and the proof that ONNX Runtime agrees with it."""
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pandas as pd
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
+from fervit_lib.encoders import images_to_tensor
+from fervit_lib.evaluation.efficiency import measure_onnx
+from fervit_lib.evaluation.predict import Predictor
 from fervit_lib.runs import atomic_write
 from fervit_lib.training import is_image
 
+TOLERANCE = 1e-4  # of logits; float32 adds in another order in ONNX Runtime
+
+
+class FromImages(nn.Module):
+    """Images (B, 3, S, S) in [0, 1] at the encoder's side → logits (B, classes): the encoder, then the model."""
+
+    def __init__(self, encoder: nn.Module, model: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.model = encoder, model
+        self.input_shape = (3, encoder.img_size, encoder.img_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        codes = self.encoder(2 * images - 1)
+        # The encoder's last layers would leave the batch size of the example in the exported graph.
+        return self.model(codes.reshape(images.shape[0], *codes.shape[1:]))
+
+
+def takes_images(model: nn.Module) -> bool:
+    return is_image(model) or isinstance(model, FromImages)
+
 
 def export_onnx(model: nn.Module, path: Path) -> Path:
-    """Write `model`; the batch size is free.
+    """Write `model`; the batch size is free. The model stays where it is.
 
     Input `w_plus` (batch, 18, 512), or `images` (batch, 3, S, S) in [0, 1], float32; output `logits` (batch, classes).
     """
-    return write_onnx(model, torch.zeros(2, *model.input_shape), "images" if is_image(model) else "w_plus", path)
+    name = "images" if takes_images(model) else "w_plus"
+    return write_onnx(model, torch.zeros(2, *model.input_shape), name, path)
 
 
 def write_onnx(model: nn.Module, example: Tensor, name: str, path: Path) -> Path:
     """Write any model of one input, which is called `name`, to one output, `logits`; the batch size is free."""
-    model = model.eval().cpu()
-    with atomic_write(path) as temporary:
+    device = next(model.parameters()).device
+    with atomic_write(path) as temporary, warnings.catch_warnings():
+        # Checks of a shape are not traced, as they should not be.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
-            model,
-            (example,),
+            model.eval().cpu(),
+            (example.cpu(),),
             str(temporary),
             input_names=[name],
             output_names=["logits"],
@@ -34,23 +65,53 @@ def write_onnx(model: nn.Module, example: Tensor, name: str, path: Path) -> Path
             opset_version=17,
             dynamo=False,  # the newer exporter needs another package and gives the same graph here
         )
+    model.to(device)
     return path
 
 
 def onnx_difference(path: Path, model: nn.Module, inputs: Tensor) -> float:
     """Largest absolute difference between ONNX Runtime's and torch's logits of `inputs` (N, …), on the CPU."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    model = model.eval().cpu()
+    device = next(model.parameters()).device
     with torch.inference_mode():
         inputs = as_onnx_input(model, inputs.cpu())
-        expected = model(inputs).numpy()
+        expected = model.eval().cpu()(inputs).numpy()
+    model.to(device)
     [found] = session.run(["logits"], {session.get_inputs()[0].name: inputs.numpy()})
     return float(np.abs(found - expected).max())
 
 
 def as_onnx_input(model: nn.Module, inputs: Tensor) -> Tensor:
     """Codes as float32; images in [0, 1] at the model's side, which the exported graph does not change."""
-    if not is_image(model):
+    if not takes_images(model):
         return inputs.float()
     images = inputs if inputs.is_floating_point() else inputs.float() / 255
+    if images.shape[-2:] == model.input_shape[1:]:
+        return images
     return F.interpolate(images, model.input_shape[1:], mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+def export_run(predictor: Predictor, folder: Path, pictures: Sequence[Image.Image]) -> pd.DataFrame:
+    """Write a run as ONNX, its model alone and, where it takes codes, behind the encoder, and check both on `pictures`.
+
+    Returns:
+        A row a file: what, file, mb, difference (largest, of logits), agrees (within 1e-4), latency_p50_ms and
+        latency_p95_ms at batch 1 on the CPU.
+    """
+    parts = {"model": (predictor.model, predictor.inputs(pictures))}
+    if predictor.encoder is not None:
+        whole = FromImages(predictor.encoder, predictor.model)
+        parts["encoder + model"] = (whole, pictures_for_onnx(whole, pictures))
+    rows = []
+    for what, (model, inputs) in parts.items():
+        path = export_onnx(model, folder / f"{what.replace(' + ', '-')}.onnx")
+        difference = onnx_difference(path, model, inputs)
+        row = {"what": what, "file": path.name, "mb": path.stat().st_size / 1e6, "difference": difference}
+        row |= {"agrees": difference < TOLERANCE} | measure_onnx(path, as_onnx_input(model, inputs[:1].cpu()))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def pictures_for_onnx(model: nn.Module, pictures: Sequence[Image.Image]) -> Tensor:
+    """Pictures of any size → (N, 3, S, S) float32 in [0, 1], the input `images` of an exported model."""
+    return images_to_tensor(pictures, model.input_shape[1]).add_(1).div_(2)

@@ -1,40 +1,211 @@
-"""Predictions of a model, and the file that keeps them."""
+"""Predictions of a model: on tensors, on pictures, and the file that keeps them."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
+from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
-from fervit_lib.runs import atomic_write
+from fervit_lib.encoders import images_to_tensor, load_encoder
+from fervit_lib.latents import LatentStore, read_fingerprint, shard_fingerprint, shard_path
+from fervit_lib.models import load_model
+from fervit_lib.runs import Run, atomic_write
+from fervit_lib.runtime import display_path, get_device, resolve
+from fervit_lib.training import images_to_pixels, is_image
 
 
 @torch.inference_mode()
 def predict_probs(model: nn.Module, inputs: Tensor, device: torch.device, batch_size: int = 512) -> np.ndarray:
     """`inputs` (N, …) as the model takes them → probabilities (N, num_classes), float32."""
     model = model.eval().to(device)
-    batches = [model(batch.to(device)).float().softmax(-1).cpu() for batch in inputs.split(batch_size)]
+    batches = [model(_whole(batch.to(device))).float().softmax(-1).cpu() for batch in inputs.split(batch_size)]
     return torch.cat(batches).numpy()
 
 
-def write_predictions(
-    path: Path, paths: Sequence[str], labels: np.ndarray, probs: np.ndarray, classes: Sequence[str]
-) -> pd.DataFrame:
-    """Write parquet, a row a face: path, label and predicted (class names), confidence, `prob_<class>`."""
-    frame = pd.DataFrame({"path": list(paths)})
-    frame["label"] = [classes[i] for i in labels]
-    frame["predicted"] = [classes[i] for i in probs.argmax(1)]
-    frame["confidence"] = probs.max(1)
-    for i, name in enumerate(classes):
-        frame[f"prob_{name}"] = probs[:, i]
+def _whole(inputs: Tensor) -> Tensor:
+    return inputs.float() if inputs.dtype == torch.float16 else inputs
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a model said of the faces of one split; every figure of merit is made from this alone."""
+
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: np.ndarray  # (N,) class numbers
+    probs: np.ndarray  # (N, C)
+
+    @property
+    def predicted(self) -> np.ndarray:
+        return self.probs.argmax(1)
+
+    @property
+    def correct(self) -> np.ndarray:
+        return self.predicted == self.labels
+
+    @property
+    def confidence(self) -> np.ndarray:
+        return self.probs.max(1)
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """(C, C) counts, true classes down, predicted across."""
+        return confusion_matrix(self.labels, self.predicted, labels=range(len(self.classes)))
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a face: path, label and predicted (class names), confidence, `prob_<class>`."""
+        frame = pd.DataFrame({"path": list(self.paths)})
+        frame["label"] = [self.classes[i] for i in self.labels]
+        frame["predicted"] = [self.classes[i] for i in self.predicted]
+        frame["confidence"] = self.confidence
+        for i, name in enumerate(self.classes):
+            frame[f"prob_{name}"] = self.probs[:, i]
+        return frame
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame) -> Self:
+        columns = [name for name in frame if name.startswith("prob_")]
+        classes = tuple(name.removeprefix("prob_") for name in columns)
+        labels = frame["label"].map(classes.index).to_numpy()
+        return cls(classes, tuple(frame["path"]), labels, frame[columns].to_numpy())
+
+
+def write_predictions(path: Path, splits: Mapping[str, Predictions]) -> None:
+    """Write parquet: `Predictions.to_frame` of each split, with its name in column split."""
+    frame = pd.concat([found.to_frame().assign(split=split) for split, found in splits.items()], ignore_index=True)
     with atomic_write(path) as temporary:
         frame.to_parquet(temporary, index=False)
-    return frame
 
 
-def read_predictions(path: Path) -> pd.DataFrame:
+def read_predictions(path: Path) -> dict[str, Predictions]:
+    """What `write_predictions` wrote, by split. FileNotFoundError where there is none."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no predictions there; run 04_evaluate")
-    return pd.read_parquet(path)
+    frame = pd.read_parquet(path)
+    return {split: Predictions.from_frame(part) for split, part in frame.groupby("split", sort=False)}
+
+
+def find_encoder(latents: Path, reports: Path, experiment: str, device: torch.device) -> nn.Module:
+    """The encoder that made the codes in `latents`, from the runs of 01_encode under `reports`.
+
+    A shard's header says which weights made it: another encoder is never taken for it.
+
+    Raises:
+        FileNotFoundError: none of the runs there made these codes.
+    """
+    store = LatentStore.open(latents, "test")
+    first = store.shards[0]
+    wanted = read_fingerprint(shard_path(store.folder, "test", 0))
+    own_first = sorted(
+        reports.glob("*/encode/*/result.json"), key=lambda path: (path.parents[2].name != experiment, path)
+    )
+    for path in own_first:
+        run = Run(reports, path.parents[2].name, "encode", path.parent.name)
+        checkpoint = resolve(run.result.get("checkpoint", run.best_checkpoint))
+        if not checkpoint.is_file():
+            continue
+        sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+        if shard_fingerprint(sha256, first["paths"], first["labels"].numpy()) == wanted:
+            return load_encoder(checkpoint, store.encoder).to(device)
+    raise FileNotFoundError(
+        f"{display_path(reports)}: no run of 01_encode there made the codes in {display_path(latents)}; run 01_encode"
+    )
+
+
+@torch.inference_mode()
+def encode_images(encoder: nn.Module, images: Sequence[Image.Image], batch_size: int = 128) -> Tensor:
+    """Pictures of any size → codes (N, 18, 512) float32 on the CPU."""
+    device = next(encoder.parameters()).device
+    chunks = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
+    return torch.cat([encoder(images_to_tensor(chunk, encoder.img_size).to(device)).cpu() for chunk in chunks])
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """What a model read in pictures."""
+
+    table: pd.DataFrame  # a row a picture: emotion, confidence, then a column a class with its probability
+    codes: Tensor | None  # (N, 18, 512) float32; None from a model over pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A trained model with what turns a picture into its input."""
+
+    model: nn.Module
+    classes: tuple[str, ...]
+    encoder: nn.Module | None  # None for a model over pixels
+    device: torch.device
+
+    @property
+    def takes(self) -> tuple[int, str] | None:
+        """Side of an image and how it becomes a square; None for codes. Predictors that take the same share inputs."""
+        return (self.model.image_size, self.model.resize_method) if is_image(self.model) else None
+
+    def inputs(self, images: Sequence[Image.Image]) -> Tensor:
+        """Pictures of faces → what the model takes: codes (N, 18, 512), or images (N, 3, S, S) uint8."""
+        return images_to_pixels(images, *self.takes) if self.takes else encode_images(self.encoder, images)
+
+    def predict(self, images: Sequence[Image.Image | Path | str]) -> Read:
+        """The emotion in each picture of a face (a PIL image, or a file).
+
+        Raises:
+            ValueError: no pictures, or a file that is no picture.
+        """
+        if not len(images):
+            raise ValueError("images: expected at least one picture of a face, got none; give files or PIL images")
+        pictures = [_open(image) for image in images]
+        inputs = self.inputs(pictures)
+        probs = predict_probs(self.model, inputs, self.device)
+        table = pd.DataFrame(probs, columns=list(self.classes))
+        table.insert(0, "emotion", [self.classes[i] for i in probs.argmax(1)])
+        table.insert(1, "confidence", probs.max(1))
+        return Read(table, None if self.encoder is None else inputs)
+
+
+def _open(image: Image.Image | Path | str) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    try:
+        with Image.open(image) as file:
+            return file.convert("RGB")
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # on broken bytes Pillow raises anything from SyntaxError to struct.error
+        raise ValueError(f"images: expected a picture, but {image} does not open as one ({error})") from error
+
+
+def load_predictor(folder: Path | str, device: str = "auto", encoder: nn.Module | None = None) -> Predictor:
+    """The model of a training run, `reports/<experiment>/train/<variant>`, ready for pictures of faces.
+
+    Args:
+        encoder: that of the run's codes, where it is loaded already; None: it is found.
+
+    Raises:
+        FileNotFoundError: the run, its weights, or the encoder of its codes is not there.
+        ValueError: its weights are of another version.
+    """
+    folder, torch_device = resolve(folder), get_device(device)
+    run = Run(folder.parents[2], folder.parents[1].name, folder.parent.name, folder.name)
+    model, classes = load_model(run.best_checkpoint)
+    if is_image(model):
+        encoder = None
+    elif encoder is None:
+        encoder = find_encoder(resolve(run.config["parameters"]["latents"]), run.reports, run.experiment, torch_device)
+    return Predictor(model.to(torch_device), classes, encoder, torch_device)
+
+
+def load_predictors(runs: Sequence[Run], device: str = "auto") -> dict[str, Predictor]:
+    """`load_predictor` of runs on the same codes, by variant; they share one encoder."""
+    found: dict[str, Predictor] = {}
+    for run in runs:
+        encoder = next((p.encoder for p in found.values() if p.encoder is not None), None)
+        found[run.variant] = load_predictor(run.folder, device, encoder)
+    return found

@@ -8,7 +8,7 @@ with warnings.catch_warnings(action="ignore", category=FutureWarning):
 from fervit_lib.training.augment import AugmentCodes, AugmentImages
 from fervit_lib.training.autoencoder import fit_autoencoder
 from fervit_lib.training.callbacks import SaveBest
-from fervit_lib.training.data import face_dls, inputs_for, is_image
+from fervit_lib.training.data import face_dls, images_to_pixels, inputs_for, is_image
 from fervit_lib.training.learner import build_learner, fit
 from fervit_lib.training.pretrain import fit_masked, reconstruct
 from fervit_lib.training.strategies import (
@@ -34,6 +34,7 @@ __all__ = [
     "fit_autoencoder",
     "fit_masked",
     "get_strategy",
+    "images_to_pixels",
     "inputs_for",
     "is_image",
     "parameter_groups",

@@ -79,13 +79,17 @@ def training_part(store: LatentStore, *, fraction: float = 1.0, shots: int = 0, 
     return few_shot_mask(labels, shots, seed) if shots else stratified_mask(labels, fraction, seed)
 
 
-def face_dls(model: nn.Module, folder: Path, *, batch_size: int, device: torch.device, **part: float) -> DataLoaders:
+def face_dls(
+    model: nn.Module, folder: Path, *, batch_size: int, device: torch.device, epoch_faces: int = 0, **part: float
+) -> DataLoaders:
     """Train and val faces of a store as `model` takes them, resident on `device`.
 
     Batches are (codes float32 (B, 18, 512), labels (B,)), training drawing among all views of a face that the store
     holds; for a model over pixels (images uint8 (B, 3, S, S), labels (B,)) of the very same faces.
 
     Args:
+        epoch_faces: fewer training faces are repeated until an epoch has so many, so that few of them are not also
+            few steps; 0: none is.
         part: which training faces, see `training_part`.
 
     Raises:
@@ -93,15 +97,16 @@ def face_dls(model: nn.Module, folder: Path, *, batch_size: int, device: torch.d
             faces are not where they were encoded.
     """
     views, val = LatentStore.open_views(folder), LatentStore.open(folder, "val")
-    chosen = training_part(views[0], **part)
-    inputs = [inputs_for(model, view, np.flatnonzero(chosen)) for view in views[: 1 if is_image(model) else None]]
-    labels = views[0].labels[torch.from_numpy(chosen)]
+    chosen = np.flatnonzero(training_part(views[0], **part))
+    repeated = np.resize(chosen, max(len(chosen), epoch_faces))
+    inputs = [inputs_for(model, view, repeated) for view in views[: 1 if is_image(model) else None]]
+    labels = views[0].labels[torch.from_numpy(repeated)]
     dls = DataLoaders(
         TensorBatches([view.to(device) for view in inputs], labels.to(device), bs=batch_size, shuffle=True),
         TensorBatches([inputs_for(model, val).to(device)], val.labels.to(device), bs=min(512, len(val))),
         device=device,
     )
-    dls.classes, dls.synthetic = val.classes, val.synthetic
+    dls.classes, dls.synthetic, dls.num_faces = val.classes, val.synthetic, len(chosen)
     return dls
 
 
@@ -149,12 +154,18 @@ _RESIZE = {"squish": Image.Image.resize, "crop": ImageOps.fit, "pad": ImageOps.p
 
 def _stack(faces: FaceDataset, indices: list[int], image_size: int, resize: Callable[..., Image.Image]) -> Tensor:
     side = min(image_size, max(faces[indices[0]][0].size))
-
-    def pixels(index: int) -> np.ndarray:
-        image = faces[index][0].convert("RGB")
-        return np.asarray(
-            image if image.size == (side, side) else resize(image, (side, side), Image.Resampling.BICUBIC)
-        )
-
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes outside Python's lock
-        return torch.from_numpy(np.stack(list(pool.map(pixels, indices)))).permute(0, 3, 1, 2).contiguous()
+        pixels = list(pool.map(lambda index: _pixels(faces[index][0], side, resize), indices))
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+
+
+def images_to_pixels(images: Sequence[Image.Image], image_size: int, resize_method: str) -> Tensor:
+    """Pictures as `load_pixels` gives them: (n, 3, S, S) uint8 RGB, S the first one's side or `image_size`."""
+    side = min(image_size, max(images[0].size))
+    pixels = [_pixels(image, side, _RESIZE[resize_method]) for image in images]
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+
+
+def _pixels(image: Image.Image, side: int, resize: Callable[..., Image.Image]) -> np.ndarray:
+    image = image.convert("RGB")
+    return np.asarray(image if image.size == (side, side) else resize(image, (side, side), Image.Resampling.BICUBIC))

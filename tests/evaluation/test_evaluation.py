@@ -1,99 +1,254 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from sklearn import metrics
+from PIL import Image
 
 from fervit_lib import runs
+from fervit_lib.datasets import draw_toy_faces, load_faces
+from fervit_lib.encoders import Autoencoder, encode_faces, load_encoder
+from fervit_lib.encoders.autoencoder import save_autoencoder
 from fervit_lib.evaluation import (
-    bootstrap_interval,
-    class_metrics,
+    Faces,
     evaluate_run,
-    export_onnx,
-    majority_accuracy,
-    onnx_difference,
+    export_run,
+    from_predictions,
+    learning_curves,
+    load_predictor,
+    measure_run,
+    one_of_each_recipe,
     read_predictions,
+    recipe,
     runs_to_compare,
-    summary_metrics,
+    write_results,
 )
 from fervit_lib.latents import complete_store
 from fervit_lib.models import create_model, save_model
 
 CPU = torch.device("cpu")
 OPTIONS = {"embed_dim": 32, "depth": 1, "num_heads": 2}
+NUMBERS = {"total_parameters": 10, "trainable_parameters": 5, "train_seconds": 1.0, "peak_memory_gb": 1.0}
 
 
-def random_labels(n: int = 300, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    labels = rng.integers(classes, size=n)
-    return labels, np.where(rng.random(n) < 0.6, labels, rng.integers(classes, size=n))
-
-
-def test_metrics_are_scikit_learns() -> None:
-    labels, predicted = random_labels()
-    found = summary_metrics(labels, predicted)
-    assert found["accuracy"] == metrics.accuracy_score(labels, predicted)
-    assert found["macro_f1"] == metrics.f1_score(labels, predicted, average="macro")
-    assert found["weighted_f1"] == metrics.f1_score(labels, predicted, average="weighted")
-    table = class_metrics(labels, predicted, "abcd")
-    assert table["recall"].tolist() == metrics.recall_score(labels, predicted, average=None).tolist()
-    assert table["support"].sum() == len(labels)
-
-
-def test_a_class_that_is_never_predicted_or_absent_is_no_error() -> None:
-    table = class_metrics(np.array([0, 0, 1]), np.array([0, 0, 0]), "abc")
-    assert table["f1"].tolist() == [pytest.approx(0.8), 0, 0]
-    assert majority_accuracy(np.array([0, 0, 1])) == pytest.approx(2 / 3)
-
-
-def test_intervals_cover_the_truth() -> None:
-    rng = np.random.default_rng(1)
-    covered = 0
-    for _ in range(100):
-        low, high = bootstrap_interval(rng.random(200) < 0.7)
-        covered += low <= 0.7 <= high
-    assert 88 <= covered <= 100
-    assert bootstrap_interval(np.ones(10, bool)) == (1, 1)
-
-
-def test_onnx_agrees_with_torch_at_any_batch_size(tmp_path: Path) -> None:
-    model = create_model("scratch", 3, **OPTIONS)
-    path = export_onnx(model, tmp_path / "m.onnx")
-    for batch in (1, 7):
-        assert onnx_difference(path, model, torch.randn(batch, 18, 512)) < 1e-4
-    other = create_model("scratch", 3, **OPTIONS)
-    assert onnx_difference(path, other, torch.randn(2, 18, 512)) > 1e-3
-    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
-
-
-def finished_run(reports: Path, store: Path, classes: str = "ahs") -> runs.Run:
+def finished_run(
+    reports: Path, store: Path, variant: str = "scratch-full-seed0", classes=None, **parameters
+) -> runs.Run:
     run = runs.start_run(
-        reports, "tiny", "train", "scratch-full", parameters={"latents": str(store)}, seed=0, device="cpu"
+        reports, "tiny", "train", variant, parameters={"latents": str(store)} | parameters, seed=0, device="cpu"
     )
-    model = create_model("scratch", len(classes), **OPTIONS)
-    save_model(run.best_checkpoint, model, approach="scratch", classes=classes, options=OPTIONS)
-    numbers = {"total_parameters": 1, "trainable_parameters": 1, "train_seconds": 1.0, "peak_memory_gb": 1.0}
-    run.write_result(approach="scratch", strategy="full", seed=0, **numbers)
+    approach = variant.split("-")[0]
+    options = OPTIONS if approach == "scratch" else {"model_name": "resnet18", "pretrained": "none", "image_size": 32}
+    classes = classes or ("angry", "happy", "sad")
+    model = create_model(approach, len(classes), **options)
+    save_model(run.best_checkpoint, model, approach=approach, classes=classes, options=options)
+    pd.DataFrame({"epoch": [0, 1], "seconds": [1.0, 2.0]}).to_csv(run.folder / "metrics.csv", index=False)
+    run.write_result(approach=approach, strategy="full", seed=0, train_faces=96, **NUMBERS)
     return run
 
 
-def test_evaluate_run(make_store: Callable[..., Path], tmp_path: Path) -> None:
-    store = make_store(tmp_path / "store")
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """Reports with a finished encode run, the codes it made, and the faces: 140 toy faces, an untrained encoder."""
+    folder = tmp_path_factory.mktemp("toy")
+    reports, store, source = folder / "reports", folder / "store", draw_toy_faces(folder / "faces", 140, size=32)
+    run = runs.start_run(reports, "tiny", "encode", "autoencoder", parameters={}, seed=0, device="cpu")
+    torch.manual_seed(0)
+    save_autoencoder(run.best_checkpoint, Autoencoder(32), "toy")
+    encoder = load_encoder(run.best_checkpoint, "autoencoder")
+    run.write_result(latents=str(store), encoder="autoencoder")
+    import hashlib
+
+    sha256 = hashlib.sha256(run.best_checkpoint.read_bytes()).hexdigest()
+    sets = {split: load_faces(source, split) for split in ("train", "val", "test")}
+    for split, faces in sets.items():
+        encode_faces(encoder, sha256, faces, store, split, device=CPU)
+    sizes = {split: len(faces) for split, faces in sets.items()}
+    complete_store(store, sizes, classes=sets["train"].classes, encoder="autoencoder", faces=source, synthetic=True)
+    return reports, store, source
+
+
+def classes_of(source: Path) -> tuple[str, ...]:
+    return load_faces(source, "test").classes
+
+
+def test_a_run_that_cannot_be_compared_is_skipped_with_the_reason(
+    make_store: Callable[..., Path], tmp_path: Path
+) -> None:
+    store, reports = make_store(tmp_path / "store"), tmp_path / "reports"
     with pytest.raises(FileNotFoundError, match="no finished training run there; run 02_train"):
-        runs_to_compare(tmp_path / "reports", "tiny")
-    finished_run(tmp_path / "reports", store)
-    [run] = runs_to_compare(tmp_path / "reports", "tiny")
-    with pytest.raises(ValueError, match="trained on the classes a, h, s, but .* has angry, happy, sad"):
-        evaluate_run(run, tmp_path, CPU)
-    complete_store(
-        store, {"train": 96, "val": 30, "test": 30}, classes="ahs", encoder="a", faces=Path("faces"), synthetic=True
-    )
-    found = evaluate_run(run, tmp_path, CPU)
-    assert found.confusion.sum() == found.figures["num_test"] == 30
-    assert found.figures["accuracy"] == pytest.approx(np.trace(found.confusion) / 30)
-    frame = read_predictions(tmp_path / "predictions-scratch-full.parquet")
+        runs_to_compare(reports, "tiny")
+    finished_run(reports, store)
+    finished_run(reports, store, "scratch-classes", classes=("a", "h", "s"))
+    (finished_run(reports, store, "scratch-killed").folder / "result.json").unlink()
+    runs.Run(reports, "tiny", "train", "scratch-old").write_result(accuracy=1.0)
+    old = finished_run(reports, store, "scratch-version")
+    old.write_result(**{name: value for name, value in old.result.items() if name != "train_seconds"})
+    cut = finished_run(reports, store, "scratch-cut").best_checkpoint
+    cut.write_bytes(cut.read_bytes()[:100])
+    finished_run(reports, store, "scratch-lost").best_checkpoint.unlink()
+    finished_run(reports, tmp_path / "elsewhere", "scratch-elsewhere")
+    (finished_run(reports, store, "scratch-damaged").folder / "result.json").write_text("{")
+    found = runs_to_compare(reports, "tiny")
+    assert [run.variant for run in found.runs] == ["scratch-full-seed0"]
+    expected = {
+        "scratch-classes": "trained on the classes a, h, s, but its codes now have angry, happy, sad",
+        "scratch-killed": "not finished: it has no result.json",
+        "scratch-old": "not finished: it has no config.json",
+        "scratch-version": "made by another version: result.json has no train_seconds",
+        "scratch-cut": "truncated",
+        "scratch-lost": "no such checkpoint",
+        "scratch-elsewhere": "no complete store of codes",
+        "scratch-damaged": "does not parse",
+    }
+    assert set(found.skipped) == set(expected)
+    for variant, reason in expected.items():
+        assert reason in found.skipped[variant], variant
+
+
+def test_runs_on_other_codes_than_most_are_skipped(make_store: Callable[..., Path], tmp_path: Path) -> None:
+    for number in (0, 1):
+        finished_run(tmp_path, make_store(tmp_path / "a"), f"scratch-full-seed{number}")
+    finished_run(tmp_path, make_store(tmp_path / "b"), "scratch-other")
+    found = runs_to_compare(tmp_path, "tiny")
+    assert [run.variant for run in found.runs] == ["scratch-full-seed0", "scratch-full-seed1"]
+    assert "trained on other codes" in found.skipped["scratch-other"]
+
+
+def test_figures_can_be_made_again_from_the_predictions(make_store: Callable[..., Path], tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store")
+    run = finished_run(tmp_path / "reports", store)
+    found = evaluate_run(run, Faces(store), tmp_path, CPU)
+    assert found.test.confusion.sum() == found.figures["num_test"] == 30
+    assert found.figures["accuracy"] == pytest.approx(np.trace(found.test.confusion) / 30)
+    kept = read_predictions(tmp_path / "predictions-scratch-full-seed0.parquet")
+    assert list(kept) == ["val", "test"]
+    frame = kept["test"].to_frame()
     assert (frame["label"] == frame["predicted"]).mean() == pytest.approx(found.figures["accuracy"])
     np.testing.assert_allclose(frame.filter(like="prob_").sum(axis=1), 1, atol=1e-5)
     assert frame["path"][3] == "test/3.png"
+    run.best_checkpoint.unlink()
+    assert from_predictions(run, kept).figures == found.figures
+
+
+def test_names_of_recipes() -> None:
+    assert recipe("scratch-full-seed12") == "scratch-full"
+    assert recipe("image-full-seed0-model_name=resnet18") == "image-full-model_name=resnet18"
+    assert (
+        recipe("image-full-seed0-model_name=resnet18-data_fraction=0.1-data_seed=3") == "image-full-model_name=resnet18"
+    )
+    assert recipe("scratch-full-seed0-shots=5-data_seed=1") == "scratch-full"
+
+
+def test_learning_curves_have_a_band_over_runs_and_end_at_all_faces() -> None:
+    def point(name: str, fraction: float, shots: int, accuracy: float) -> dict:
+        ends = {"accuracy_low": accuracy - 0.1, "accuracy_high": accuracy + 0.1}
+        part = {"data_fraction": fraction, "shots": shots, "train_faces": 7}
+        return {"recipe": name, "accuracy": accuracy, **ends, **part}
+
+    points = [point("a", 0.1, 0, 0.2), point("a", 0.1, 0, 0.4), point("a", 1, 0, 0.8), point("a", 1, 5, 0.3)]
+    curves = learning_curves(pd.DataFrame([*points, point("b", 1, 0, 0.9)]))
+    assert set(curves["recipe"]) == {"a"}
+    first, last, few = curves.itertuples()
+    sd = np.std([0.2, 0.4], ddof=1)
+    assert (first.share, first.runs, first.mean) == (0.1, 2, pytest.approx(0.3))
+    assert (first.low, first.high) == (pytest.approx(0.3 - sd), pytest.approx(0.3 + sd))
+    assert (last.share, last.low, last.high) == (1, pytest.approx(0.7), pytest.approx(0.9))
+    assert (few.kind, few.share) == ("shots", 5)
+
+
+@pytest.mark.parametrize("variant", ["scratch-full-seed0", "image-full-seed0"])
+def test_predict_reads_files_as_the_evaluation_read_the_test_split(
+    toy: tuple[Path, Path, Path], tmp_path: Path, variant: str
+) -> None:
+    reports, store, source = toy
+    run = finished_run(reports, store, variant, classes=classes_of(source))
+    expected = evaluate_run(run, Faces(store), tmp_path, CPU).test
+    predictor = load_predictor(run.folder, "cpu")
+    read = predictor.predict([source / path for path in expected.paths[:9]])
+    # Codes rest in half precision.
+    np.testing.assert_allclose(read.table[list(expected.classes)], expected.probs[:9], atol=2e-3)
+    assert list(read.table["emotion"]) == [
+        expected.classes[i] for i in read.table[list(expected.classes)].to_numpy().argmax(1)
+    ]
+    if variant.startswith("image"):
+        assert read.codes is None
+    else:
+        np.testing.assert_allclose(read.codes, Faces(store).stores["test"].codes[:9].float(), atol=5e-3)
+    with pytest.raises(ValueError, match="images: expected at least one picture"):
+        predictor.predict([])
+    (tmp_path / "no.png").write_text("no picture")
+    with pytest.raises(ValueError, match=r"images: expected a picture, but .*no\.png does not open"):
+        predictor.predict([tmp_path / "no.png"])
+
+
+def test_an_encoder_that_did_not_make_the_codes_is_not_taken(
+    toy: tuple[Path, Path, Path], make_store: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = finished_run(toy[0], make_store(tmp_path / "others"), "scratch-others")
+    with pytest.raises(FileNotFoundError, match="no run of 01_encode there made the codes"):
+        load_predictor(run.folder, "cpu")
+
+
+@pytest.mark.parametrize("variant", ["scratch-full-seed0", "image-full-seed0"])
+def test_onnx_agrees_and_costs_are_measured(toy: tuple[Path, Path, Path], tmp_path: Path, variant: str) -> None:
+    reports, store, source = toy
+    run = finished_run(reports, store, variant, classes=classes_of(source))
+    predictor = load_predictor(run.folder, "cpu")
+    faces = Faces(store).part("test", 14, 0)
+    pictures = [faces[i][0] for i in range(len(faces))]
+    exported = export_run(predictor, tmp_path, pictures)
+    assert list(exported["what"]) == (["model"] if predictor.encoder is None else ["model", "encoder + model"])
+    assert (exported["difference"] < 1e-4).all()
+    assert exported["agrees"].all()
+    assert (exported["latency_p50_ms"] > 0).all()
+    assert {path.name for path in tmp_path.iterdir()} == set(exported["file"])
+    row = measure_run(run, predictor, pictures)
+    assert row["seconds_per_epoch"] == 1.5
+    for name in ("macs", "latency_p50_ms", "throughput", "whole_p50_ms", "whole_throughput", "host_memory_gb"):
+        assert row[name] > 0, name
+    assert row["whole_p50_ms"] > row["latency_p50_ms"] / 2
+    assert row["joules_per_face"] is None
+
+
+def test_results_are_json_that_any_reader_takes(tmp_path: Path) -> None:
+    runs_table = pd.DataFrame(
+        {"variant": ["a_b"], "accuracy": [0.5], "accuracy_low": [0.4], "accuracy_high": [0.6], "macs": [np.nan]}
+    )
+    per_class = pd.DataFrame({"f1": [0.5, 0.6]}, index=["x", "y"])
+    paths = write_results(
+        tmp_path,
+        runs=runs_table,
+        classes="xy",
+        class_metrics={"a_b": per_class},
+        confusion={"a_b": np.eye(2, dtype=int)},
+        more=per_class,
+    )
+    assert [path.name for path in paths] == ["evaluation_results.json", "comparison.csv", "comparison.tex"]
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    content = json.loads(paths[0].read_text(), parse_constant=refuse)
+    assert content["runs"][0]["macs"] is None
+    assert content["class_metrics"]["a_b"][1] == {"class": "y", "f1": 0.6}
+    assert r"a\_b & 50.0 [40.0, 60.0] & -- \\" in paths[2].read_text()
+    assert pd.read_csv(paths[1])["accuracy"].tolist() == [0.5]
+
+
+def test_costs_are_told_of_one_seed_of_each_recipe(make_store: Callable[..., Path], tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store")
+    names = ["scratch-full-seed0", "scratch-full-seed1", "scratch-other-seed0"]
+    evaluated = [evaluate_run(finished_run(tmp_path, store, name), Faces(store), tmp_path, CPU) for name in names]
+    assert [e.variant for e in one_of_each_recipe(evaluated)] == ["scratch-full-seed0", "scratch-other-seed0"]
+
+
+def test_a_grey_picture_of_another_size_can_be_read(toy: tuple[Path, Path, Path]) -> None:
+    reports, store, source = toy
+    run = finished_run(reports, store, "scratch-full-seed0", classes=classes_of(source))
+    read = load_predictor(run.folder, "cpu").predict([Image.new("L", (100, 80), 90)])
+    assert read.codes.shape == (1, 18, 512)
+    assert read.table.iloc[0, 2:].sum() == pytest.approx(1, abs=1e-5)

@@ -509,3 +509,14 @@ class TestPretraining:
         assert checkpoint.stat().st_mtime_ns == written
         fit_again(1)
         assert checkpoint.stat().st_mtime_ns != written
+
+
+def test_few_faces_are_repeated_until_an_epoch_is_long_enough(make_store: Callable[..., Path], tmp_path: Path) -> None:
+    model, store = create_model("latent_cnn", 3, embed_dim=16, depth=1), make_store(tmp_path / "store")
+    few = face_dls(model, store, batch_size=16, device=CPU, shots=2, epoch_faces=50)
+    assert (few.num_faces, len(few.train.targets)) == (6, 50)
+    assert len(torch.unique(few.train.views[0].float(), dim=0)) == 6
+    alone = face_dls(model, store, batch_size=6, device=CPU, shots=2)
+    assert (alone.num_faces, len(alone.train.targets)) == (6, 6)
+    enough = face_dls(model, store, batch_size=16, device=CPU, epoch_faces=50)
+    assert (enough.num_faces, len(enough.train.targets)) == (96, 96)

@@ -1,0 +1,37 @@
+"""Figures of an evaluation: data in, plotly figure out."""
+
+from fervit_lib.figures_evaluation.accuracy import (
+    plot_accuracy_intervals,
+    plot_class_heatmap,
+    plot_class_metrics,
+    plot_confidence,
+    plot_confusion,
+    plot_pairs,
+)
+from fervit_lib.figures_evaluation.calibration import plot_calibration, plot_reliability
+from fervit_lib.figures_evaluation.costs import (
+    plot_accuracy_by_parameters,
+    plot_corruptions,
+    plot_costs,
+    plot_learning_curves,
+)
+from fervit_lib.figures_evaluation.menus import write_figure
+from fervit_lib.figures_evaluation.tables import TABLES, table_of
+
+__all__ = [
+    "TABLES",
+    "plot_accuracy_by_parameters",
+    "plot_accuracy_intervals",
+    "plot_calibration",
+    "plot_class_heatmap",
+    "plot_class_metrics",
+    "plot_confidence",
+    "plot_confusion",
+    "plot_corruptions",
+    "plot_costs",
+    "plot_learning_curves",
+    "plot_pairs",
+    "plot_reliability",
+    "table_of",
+    "write_figure",
+]

@@ -1,0 +1,158 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fervit_lib import figures
+from fervit_lib import figures_evaluation as plots
+
+CLASSES = ["angry", "<b>happy</b>", "sad"]
+RUNS = pd.DataFrame(
+    {
+        "variant": ["a", "b", "c"],
+        "approach": ["scratch", "scratch", "hybrid"],
+        "strategy": ["full", "linear_probe", "full"],
+        "accuracy": [0.7, 0.5, 0.9],
+        "accuracy_low": [0.65, 0.45, 0.85],
+        "accuracy_high": [0.72, 0.55, 0.95],
+        "trainable_parameters": [10_000, 100, 1_000_000],
+        "total_parameters": [10_000, 10_000, 1_000_000],
+        "macs": [1e6, 1e6, 1e8],
+        "joules_per_face": [None, None, None],
+        "ece": [0.1, 0.2, 0.3],
+        "ece_calibrated": [0.05, 0.1, 0.1],
+    }
+)
+CLASS_METRICS = pd.DataFrame(
+    {"precision": [0.5] * 3, "recall": [0.6] * 3, "f1": [0.55] * 3, "support": [3, 4, 5]}, index=CLASSES
+)
+MATRIX = np.array([[3, 1, 0], [0, 0, 0], [2, 2, 4]])
+PAIRS = pd.DataFrame(
+    {"a": ["x", "x", "y"], "b": ["y", "z", "z"], "difference": [0.2, 0.0, -0.2], "p_holm": [0.01, 1, 0.2]}
+)
+BINS = pd.DataFrame({"confidence": [0.3, 0.9], "accuracy": [0.4, 0.8], "faces": [10, 30]})
+SURE = pd.DataFrame({"confidence": [0.3, 0.9, 1.0], "correct": [False, True, True]})
+CURVES = pd.DataFrame(
+    [
+        ["a", "fraction", 0.1, 7, 2, 0.3, 0.2, 0.4],
+        ["a", "fraction", 1, 70, 2, 0.8, 0.7, 0.9],
+        ["b", "shots", 5, 35, 1, 0.3, 0.2, 0.4],
+    ],
+    columns=["recipe", "kind", "share", "faces", "runs", "mean", "low", "high"],
+)
+HARMED = pd.DataFrame(
+    [
+        ("a", "none", 0, 0.8),
+        *(("a", kind, level, 0.8 - level / 10) for kind in ("blur", "dark") for level in (1, 2, 3)),
+    ],
+    columns=["run", "corruption", "level", "accuracy"],
+)
+
+
+def every_figure() -> dict:
+    return {
+        "confusion": plots.plot_confusion({"a": MATRIX, "<b>b</b>": MATRIX}, CLASSES),
+        "class_metrics": plots.plot_class_metrics({"a": CLASS_METRICS, "b": CLASS_METRICS}),
+        "heatmap": plots.plot_class_heatmap(pd.DataFrame(np.eye(3), CLASSES, CLASSES), "F1"),
+        "intervals": plots.plot_accuracy_intervals(RUNS, 0.4),
+        "pairs": plots.plot_pairs(PAIRS),
+        "confidence": plots.plot_confidence({"a": SURE, "b": SURE[:1]}),
+        "reliability": plots.plot_reliability({"a": (BINS, BINS), "b": (BINS, BINS)}),
+        "calibration": plots.plot_calibration(RUNS),
+        "parameters": plots.plot_accuracy_by_parameters(RUNS),
+        "costs": plots.plot_costs(RUNS),
+        "curves": plots.plot_learning_curves(CURVES),
+        "corruptions": plots.plot_corruptions(HARMED),
+    }
+
+
+@pytest.mark.parametrize("name", every_figure())
+def test_every_figure_has_a_title_the_theme_and_the_width_of_its_page(name: str) -> None:
+    figure = every_figure()[name]
+    assert 0 < len(figure.layout.title.text) <= 40  # plotly cuts a longer one off on a phone
+    assert figure.layout.template.layout.colorway == figures.PALETTE
+    assert figure.layout.width is None
+    assert figure.layout.height >= 200
+
+
+def test_names_are_no_markup() -> None:
+    for figure in every_figure().values():
+        assert "<b>" not in figure.to_json().replace("\\u003c", "<")
+
+
+def test_confusion_writes_each_value_and_divides_by_the_true_class() -> None:
+    figure = plots.plot_confusion({"a": MATRIX}, CLASSES)
+    [unit] = figure.layout.updatemenus
+    assert [list(row) for row in figure.data[0].text] == [["3", "1", "0"], ["0", "0", "0"], ["2", "2", "4"]]
+    [counts], [shares] = (button.args[0]["text"] for button in unit.buttons)
+    assert [list(row) for row in counts] == [["3", "1", "0"], ["0", "0", "0"], ["2", "2", "4"]]
+    assert [list(row) for row in shares] == [["75%", "25%", "0%"], ["–", "–", "–"], ["25%", "25%", "50%"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "per_run", "shared"), [("confusion", 1, 0), ("class_metrics", 3, 0), ("reliability", 2, 1)]
+)
+def test_a_menu_shows_one_run_at_a_time(name: str, per_run: int, shared: int) -> None:
+    figure = every_figure()[name]
+    menu = figure.layout.updatemenus[0]
+    assert len(figure.data) == 2 * per_run + shared
+    at_start = [trace.visible in (None, True) for trace in figure.data]
+    assert (
+        at_start == list(menu.buttons[0].args[0]["visible"]) == [True] * per_run + [False] * per_run + [True] * shared
+    )
+    assert list(menu.buttons[1].args[0]["visible"]) == [False] * per_run + [True] * per_run + [True] * shared
+
+
+def test_intervals_are_sorted_and_reach_from_low_to_high() -> None:
+    [dots] = plots.plot_accuracy_intervals(RUNS, 0.4).data
+    assert list(dots.y) == ["b", "a", "c"]  # plotly draws the last on top
+    np.testing.assert_allclose(dots.x - dots.error_x.arrayminus, [0.45, 0.65, 0.85])
+    np.testing.assert_allclose(dots.x + dots.error_x.array, [0.55, 0.72, 0.95])
+
+
+def test_only_differences_beyond_luck_are_written() -> None:
+    [cells] = plots.plot_pairs(PAIRS).data
+    assert [list(row) for row in cells.text] == [["", "+20.0", ""], ["-20.0", "", ""], ["", "", ""]]
+
+
+def test_a_cost_that_nobody_measured_has_no_panel() -> None:
+    titles = [axis.title.text for axis in plots.plot_costs(RUNS).select_xaxes() if axis.title.text]
+    assert titles == ["trained parameters", "parameters", "MACs a face"]
+
+
+def test_a_table_leaves_out_what_was_not_measured() -> None:
+    rows = pd.DataFrame({"run": ["a_b"], "plain": [0.5], "flip": [0.6], "ten_crop": [np.nan], "corrupted": [0.4]})
+    html = plots.table_of(rows, "augmentation").to_html()
+    assert "50.0%" in html
+    assert "with mirror image" in html
+    assert "ten crops" not in html
+    with pytest.raises(ValueError, match="rows: expected columns .*, got none named flip"):
+        plots.table_of(rows.drop(columns="flip"), "augmentation")
+    with pytest.raises(ValueError, match="name: expected one of runs, .*, got 'rnus'"):
+        plots.table_of(rows, "rnus")
+
+
+def test_a_figure_as_a_file_needs_no_network(tmp_path: Path) -> None:
+    paths = plots.write_figure(plots.plot_calibration(RUNS), tmp_path / "a.html")
+    assert paths[0] == tmp_path / "a.html"
+    page = paths[0].read_text(encoding="utf-8")
+    assert "Plotly.newPlot" in page
+    assert '<script src="http' not in page
+
+
+@pytest.mark.parametrize(
+    ("argument", "call"),
+    [
+        ("matrices", lambda: plots.plot_confusion({"a": np.eye(2)}, CLASSES)),
+        ("matrices", lambda: plots.plot_confusion({}, CLASSES)),
+        ("metrics", lambda: plots.plot_class_metrics({"a": CLASS_METRICS.drop(columns="support")})),
+        ("runs", lambda: plots.plot_accuracy_intervals(RUNS.drop(columns="accuracy_low"), 0.3)),
+        ("majority", lambda: plots.plot_accuracy_intervals(RUNS, 30)),
+        ("pairs", lambda: plots.plot_pairs(PAIRS[:0])),
+        ("curves", lambda: plots.plot_learning_curves(CURVES.drop(columns="low"))),
+    ],
+)
+def test_a_wrong_input_is_named(argument: str, call) -> None:
+    with pytest.raises(ValueError, match=f"{argument}: expected .*, got "):
+        call()
