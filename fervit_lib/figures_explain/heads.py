@@ -12,12 +12,12 @@ from fervit_lib.figures_explain.controls import DIVERGING, SEQUENTIAL, add_slide
 
 def plot_heads(values: Mapping[str, np.ndarray]) -> go.Figure:
     """A heat map a score, each (depth, num_heads): what every head is like. Scales are each their own."""
-    figure = make_subplots(cols=len(values), subplot_titles=list(values), horizontal_spacing=0.09)
+    figure = make_subplots(cols=len(values), subplot_titles=list(values), horizontal_spacing=0.14)
     depth, num_heads = next(iter(values.values())).shape
     figure.update_layout(_figure("Heads", height=190 + 34 * max(depth, 3), margin_t=100).layout)
     for column, (name, score) in enumerate(values.items(), 1):
         domain = figure.layout[f"xaxis{column if column > 1 else ''}"].domain
-        bar = {"x": domain[1] + 0.005, "thickness": 8, "tickfont": {"size": 10}}
+        bar = {"x": domain[1] + 0.005, "thickness": 8, "tickfont": {"size": 10}, "nticks": 4, "tickformat": ".4~g"}
         figure.add_heatmap(
             z=np.asarray(score), x=[str(h + 1) for h in range(num_heads)], y=[str(i + 1) for i in range(depth)],
             colorscale=SEQUENTIAL, colorbar=bar, xgap=1, ygap=1, row=1, col=column,
