@@ -8,7 +8,7 @@ import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -116,12 +116,21 @@ def write_shard(path: Path, codes: Tensor, labels: np.ndarray, paths: Sequence[s
 
 
 def complete_store(
-    folder: Path, num_codes: dict[str, int], *, classes: Sequence[str], encoder: str, faces: Path, synthetic: bool
+    folder: Path,
+    num_codes: dict[str, int],
+    *,
+    classes: Sequence[str],
+    encoder: str,
+    faces: Path,
+    synthetic: bool,
+    made_by: Mapping[str, str] | None = None,
 ) -> Path:
     """Write `store.json`, which makes the shards in `folder` a complete store. Shards beyond it are removed.
 
     Args:
         faces: where `datasets.load_faces` finds the faces again.
+        made_by: checkpoint, sha256 (of the checkpoint) and landmarks, with which more faces can be encoded the same
+            way; None: not known.
     """
     for split, n in num_codes.items():
         keep = {shard_path(folder, split, i) for i in range(-(-n // SHARD_SIZE))}
@@ -133,6 +142,7 @@ def complete_store(
         "faces": display_path(faces),
         "synthetic": synthetic,
         "num_codes": num_codes,
+        "made_by": dict(made_by or {}),
     }
     write_json(folder / "store.json", content)
     return folder / "store.json"
@@ -148,6 +158,7 @@ class LatentStore:
     classes: tuple[str, ...]
     faces: Path
     synthetic: bool
+    made_by: dict[str, str]
     shards: tuple[dict[str, Any], ...]
 
     @classmethod
@@ -181,6 +192,7 @@ class LatentStore:
             tuple(store["classes"]),
             resolve(store["faces"]),
             store["synthetic"],
+            store["made_by"],
             shards,
         )
 

@@ -8,9 +8,12 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from fervit_lib.runtime import resolve
+
 # Of the 68 points of iBUG 300-W (Sagonas et al. 2013); left and right as seen in the image.
 LEFT_EYE, RIGHT_EYE = slice(36, 42), slice(42, 48)
 LEFT_MOUTH_CORNER, RIGHT_MOUTH_CORNER = 48, 54
+PREDICTOR = "pretrained_models/shape_predictor_68_face_landmarks.dat"
 Detector = Callable[[Image.Image], np.ndarray | None]
 
 
@@ -144,8 +147,8 @@ class FaceCrop:
         return len(self._whole)
 
 
-def face_crop(landmarks: str, predictor: Path) -> FaceCrop:
+def face_crop(landmarks: str, predictor: Path | None = None) -> FaceCrop:
     """How `01_encode` cuts out faces: `none` not at all, `dlib` by its landmarks; see `dlib_detector`."""
     if landmarks not in ("none", "dlib"):
         raise ValueError(f"landmarks: expected none or dlib, got {landmarks!r}")
-    return FaceCrop(dlib_detector(predictor) if landmarks == "dlib" else None)
+    return FaceCrop(dlib_detector(predictor or resolve(PREDICTOR)) if landmarks == "dlib" else None)

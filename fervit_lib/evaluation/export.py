@@ -100,7 +100,7 @@ def export_run(predictor: Predictor, folder: Path, pictures: Sequence[Image.Imag
     """
     parts = {"model": (predictor.model, predictor.inputs(pictures))}
     if predictor.encoder is not None:
-        whole = FromImages(predictor.encoder, predictor.model)
+        whole = FromImages(predictor.encoder.network, predictor.model)
         parts["encoder + model"] = (whole, pictures_for_onnx(whole, pictures))
     rows = []
     for what, (model, inputs) in parts.items():

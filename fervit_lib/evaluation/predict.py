@@ -1,7 +1,7 @@
 """Predictions of a model: on tensors, on pictures, and the file that keeps them."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -13,8 +13,9 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
+from fervit_lib.datasets import face_crop
 from fervit_lib.encoders import images_to_tensor, load_encoder
-from fervit_lib.latents import LatentStore, read_fingerprint, shard_fingerprint, shard_path
+from fervit_lib.latents import LatentStore
 from fervit_lib.models import load_model
 from fervit_lib.runs import Run, atomic_write
 from fervit_lib.runtime import display_path, get_device, resolve
@@ -92,39 +93,45 @@ def read_predictions(path: Path) -> dict[str, Predictions]:
     return {split: Predictions.from_frame(part) for split, part in frame.groupby("split", sort=False)}
 
 
-def find_encoder(latents: Path, reports: Path, experiment: str, device: torch.device) -> nn.Module:
-    """The encoder that made the codes in `latents`, from the runs of 01_encode under `reports`.
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """What turns pictures into codes as those of a store were made."""
 
-    A shard's header says which weights made it: another encoder is never taken for it.
+    network: nn.Module
+    align: Callable[[Image.Image], Image.Image]
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[Image.Image], batch_size: int = 128) -> Tensor:
+        """Pictures of any size → codes (N, 18, 512) float32 on the CPU."""
+        device = next(self.network.parameters()).device
+        chunks = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
+        pixels = ([self.align(image) for image in chunk] for chunk in chunks)
+        return torch.cat([self.network(images_to_tensor(p, self.network.img_size).to(device)).cpu() for p in pixels])
+
+
+def find_encoder(latents: Path, device: torch.device) -> Encoder:
+    """The encoder that made the codes in `latents`, as `store.json` says.
 
     Raises:
-        FileNotFoundError: none of the runs there made these codes.
+        FileNotFoundError: its checkpoint is not there, or not known.
+        ValueError: the checkpoint is another one by now.
     """
     store = LatentStore.open(latents, "test")
-    first = store.shards[0]
-    wanted = read_fingerprint(shard_path(store.folder, "test", 0))
-    own_first = sorted(
-        reports.glob("*/encode/*/result.json"), key=lambda path: (path.parents[2].name != experiment, path)
-    )
-    for path in own_first:
-        run = Run(reports, path.parents[2].name, "encode", path.parent.name)
-        checkpoint = resolve(run.result.get("checkpoint", run.best_checkpoint))
-        if not checkpoint.is_file():
-            continue
-        sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-        if shard_fingerprint(sha256, first["paths"], first["labels"].numpy()) == wanted:
-            return load_encoder(checkpoint, store.encoder).to(device)
-    raise FileNotFoundError(
-        f"{display_path(reports)}: no run of 01_encode there made the codes in {display_path(latents)}; run 01_encode"
-    )
-
-
-@torch.inference_mode()
-def encode_images(encoder: nn.Module, images: Sequence[Image.Image], batch_size: int = 128) -> Tensor:
-    """Pictures of any size → codes (N, 18, 512) float32 on the CPU."""
-    device = next(encoder.parameters()).device
-    chunks = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
-    return torch.cat([encoder(images_to_tensor(chunk, encoder.img_size).to(device)).cpu() for chunk in chunks])
+    if not store.made_by:
+        raise FileNotFoundError(f"{display_path(latents)}: its encoder is not known; codes made by 01_encode name it")
+    checkpoint = resolve(store.made_by["checkpoint"])
+    if not checkpoint.is_file():
+        raise FileNotFoundError(
+            f"{display_path(checkpoint)}: no such checkpoint, which made the codes in {display_path(latents)}; put it "
+            f"back, or run 01_encode"
+        )
+    with checkpoint.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != store.made_by["sha256"]:
+            raise ValueError(
+                f"{display_path(checkpoint)}: changed since it made the codes in {display_path(latents)}; put the old "
+                f"one back, or run 01_encode"
+            )
+    return Encoder(load_encoder(checkpoint, store.encoder).to(device), face_crop(store.made_by["landmarks"]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +148,7 @@ class Predictor:
 
     model: nn.Module
     classes: tuple[str, ...]
-    encoder: nn.Module | None  # None for a model over pixels
+    encoder: Encoder | None  # None for a model over pixels
     device: torch.device
 
     @property
@@ -151,7 +158,7 @@ class Predictor:
 
     def inputs(self, images: Sequence[Image.Image]) -> Tensor:
         """Pictures of faces → what the model takes: codes (N, 18, 512), or images (N, 3, S, S) uint8."""
-        return images_to_pixels(images, *self.takes) if self.takes else encode_images(self.encoder, images)
+        return images_to_pixels(images, *self.takes) if self.takes else self.encoder(images)
 
     def predict(self, images: Sequence[Image.Image | Path | str]) -> Read:
         """The emotion in each picture of a face (a PIL image, or a file).
@@ -182,7 +189,7 @@ def _open(image: Image.Image | Path | str) -> Image.Image:
         raise ValueError(f"images: expected a picture, but {image} does not open as one ({error})") from error
 
 
-def load_predictor(folder: Path | str, device: str = "auto", encoder: nn.Module | None = None) -> Predictor:
+def load_predictor(folder: Path | str, device: str = "auto", encoder: Encoder | None = None) -> Predictor:
     """The model of a training run, `reports/<experiment>/train/<variant>`, ready for pictures of faces.
 
     Args:
@@ -198,7 +205,7 @@ def load_predictor(folder: Path | str, device: str = "auto", encoder: nn.Module 
     if is_image(model):
         encoder = None
     elif encoder is None:
-        encoder = find_encoder(resolve(run.config["parameters"]["latents"]), run.reports, run.experiment, torch_device)
+        encoder = find_encoder(resolve(run.config["parameters"]["latents"]), torch_device)
     return Predictor(model.to(torch_device), classes, encoder, torch_device)
 
 
