@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from fervit_lib.explain import METHODS, Subject, look, replace_layers
-from fervit_lib.figures import PALETTE, _figure
-from fervit_lib.figures_explain import LAYERS, SEQUENTIAL, shade_bands
+from fervit_lib.figures.explain import LAYERS, SEQUENTIAL, shade_bands
+from fervit_lib.figures.theme import PALETTE, new_figure
 from fervit_lib.latents import BANDS
 
 TOKENS = ["CLS", *LAYERS]
@@ -32,15 +32,15 @@ class Panel:
         self.block = widgets.IntSlider(1, 1, 1, description="block", continuous_update=True)
         self.head = widgets.IntSlider(0, 0, 1, description="head", continuous_update=True)
         self.head.style.handle_color = self.block.style.handle_color = PALETTE[0]
-        self.read = go.FigureWidget(_figure("Read as", height=230, margin={"t": 44, "l": 8, "r": 8}))
+        self.read = go.FigureWidget(new_figure("Read as", height=230, margin={"t": 44, "l": 8, "r": 8}))
         self.read.add_bar(orientation="h", marker_color=PALETTE[0], textposition="auto")
         self.read.update_xaxes(range=[0, 1], tickformat=".0%")
         self.read.update_yaxes(autorange="reversed")
-        self.bars = go.FigureWidget(_figure("CLS", height=250, margin={"t": 56, "l": 8, "r": 8}))
+        self.bars = go.FigureWidget(new_figure("CLS", height=250, margin={"t": 56, "l": 8, "r": 8}))
         self.bars.add_bar(x=list(range(19)), marker_color="#777777", hovertemplate="%{x}: %{y:.3f}<extra></extra>")
         shade_bands(self.bars, 1)
         self.bars.update_xaxes(tickvals=list(range(19)), ticktext=TOKENS, showgrid=False)
-        self.map = go.FigureWidget(_figure("From token to token", height=430, margin={"t": 44, "l": 8, "r": 8}))
+        self.map = go.FigureWidget(new_figure("From token to token", height=430, margin={"t": 44, "l": 8, "r": 8}))
         self.map.add_heatmap(x=TOKENS, colorscale=SEQUENTIAL, colorbar={"thickness": 10})
         self.map.update_yaxes(autorange="reversed", type="category", title="from")
         self.map.update_xaxes(type="category", title="to token")

@@ -25,7 +25,7 @@ from nbformat import NotebookNode
 from plotly.offline import get_plotlyjs
 from pygments.formatters import HtmlFormatter
 
-from fervit_lib.figures_evaluation import plot_accuracy_by_parameters, plot_accuracy_intervals
+from fervit_lib.figures.evaluation import plot_accuracy_by_parameters, plot_accuracy_intervals
 from fervit_lib.runs import atomic_write, read_json
 
 SYNTHETIC = (

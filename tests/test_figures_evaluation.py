@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from fervit_lib import figures
-from fervit_lib import figures_evaluation as plots
+from fervit_lib.figures import evaluation as plots
 
 CLASSES = ["angry", "<b>happy</b>", "sad"]
 RUNS = pd.DataFrame(

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fervit_lib import figures, figures_explain
+from fervit_lib import figures
+from fervit_lib.figures import explain as figures_explain
 
 RNG = np.random.default_rng(0)
 NAMES = ["all faces", "<b>happy</b>", "face 1"]

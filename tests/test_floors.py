@@ -22,13 +22,9 @@ FLOORS = {
     "explain": 3,
     "evaluation": 3,
     "figures": 4,
-    "figures_explain": 4,
     "explorer": 4,
-    "distill_figures": 4,
-    "figures_evaluation": 4,
     "widgets": 4,
     "report": 4,
-    "sweep_figures": 4,
 }
 MODULES = sorted(path for path in LIBRARY.rglob("*.py") if path.parent != LIBRARY or path.name != "__init__.py")
 

@@ -15,7 +15,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from fervit_lib.figures_explain import plot_attention
+from fervit_lib.figures.explain import plot_attention
 from fervit_lib.report import write_page
 from fervit_lib.runtime import PROJECT_ROOT
 from tests.browser import CHROMIUM, open_browser

@@ -10,7 +10,8 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from test_figures_evaluation import RUNS
 
-from fervit_lib import figures_evaluation, runs
+from fervit_lib import runs
+from fervit_lib.figures import evaluation as figures_evaluation
 from fervit_lib.report import main, write_index, write_page
 from fervit_lib.runs import write_json
 

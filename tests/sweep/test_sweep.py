@@ -23,7 +23,8 @@ from optuna.trial import TrialState
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 from wandb.sdk.sweeps.scheduler.optuna import search_space_from_sweep_config
 
-from fervit_lib import models, sweep_figures, training
+from fervit_lib import models, training
+from fervit_lib.figures import sweep as sweep_figures
 from fervit_lib.runs import Run, write_json
 from fervit_lib.runtime import PROJECT_ROOT, seed_everything
 from fervit_lib.sweep import (

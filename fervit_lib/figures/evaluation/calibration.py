@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
-from fervit_lib.figures import PALETTE, _figure, _labels, _require, _require_columns
-from fervit_lib.figures_evaluation.menus import add_run_menu
+from fervit_lib.figures.evaluation.menus import add_run_menu
+from fervit_lib.figures.theme import PALETTE, escape_labels, new_figure, require, require_columns
 
 _BEFORE, _AFTER = PALETTE[3], PALETTE[0]
 
@@ -17,16 +17,16 @@ def plot_reliability(bins: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> g
     Args:
         bins: by run, two tables as `evaluation.reliability` gives them: columns confidence, accuracy, faces.
     """
-    _require(len(bins) > 0, "bins", "at least one run", "none")
+    require(len(bins) > 0, "bins", "at least one run", "none")
     axis = {"range": [0, 1.02], "tickformat": ".0%"}
-    figure = _figure(
+    figure = new_figure(
         "Reliability", height=500, margin_t=128, xaxis={"title": "confidence"} | axis,
         yaxis={"title": "accuracy"} | axis,
     )  # fmt: skip
     subtitles = {}
     for run, pair in bins.items():
         for name, table, color in zip(("before", "after"), pair, (_BEFORE, _AFTER), strict=True):
-            _require_columns("bins", table, ["confidence", "accuracy", "faces"])
+            require_columns("bins", table, ["confidence", "accuracy", "faces"])
             sizes = 5 + 20 * (table["faces"] / table["faces"].max()) ** 0.5
             figure.add_scatter(
                 x=table["confidence"], y=table["accuracy"], name=name, mode="lines+markers", customdata=table["faces"],
@@ -34,7 +34,7 @@ def plot_reliability(bins: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> g
                 hovertemplate="confidence %{x:.1%}, accuracy %{y:.1%}, %{customdata} faces<extra>" + name + "</extra>",
             )  # fmt: skip
         gaps = [((t["confidence"] - t["accuracy"]).abs() * t["faces"]).sum() / t["faces"].sum() for t in pair]
-        subtitles[run] = f"{_labels([run])[0]}: ECE {gaps[0]:.1%} before, {gaps[1]:.1%} after"
+        subtitles[run] = f"{escape_labels([run])[0]}: ECE {gaps[0]:.1%} before, {gaps[1]:.1%} after"
     ideal = {"color": "#777777", "dash": "dash", "width": 1}
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=ideal, name="ideal", hoverinfo="skip")
     figure.update_layout(legend={"x": 1, "xanchor": "right", "y": 1.02})
@@ -48,10 +48,10 @@ def plot_calibration(runs: pd.DataFrame) -> go.Figure:
     Args:
         runs: columns variant, ece, ece_calibrated.
     """
-    _require_columns("runs", runs, ["variant", "ece", "ece_calibrated"])
+    require_columns("runs", runs, ["variant", "ece", "ece_calibrated"])
     runs = runs[::-1]  # the first on top
-    names = _labels(runs["variant"])
-    figure = _figure(
+    names = escape_labels(runs["variant"])
+    figure = new_figure(
         "Expected calibration error", "15 bins; temperature fitted on val, shown on test", 170 + 30 * len(runs),
         margin_t=100, xaxis={"title": "ECE", "tickformat": ".0%", "rangemode": "tozero"},
         yaxis={"type": "category", "range": [-0.6, len(runs) - 0.4]},

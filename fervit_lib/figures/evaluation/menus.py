@@ -6,7 +6,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from fervit_lib.figures import _labels
+from fervit_lib.figures.theme import escape_labels
 from fervit_lib.runs import atomic_write
 
 MENU = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "pad": {"l": 0, "b": 4}, "showactive": True}
@@ -26,7 +26,7 @@ def add_run_menu(figure: go.Figure, subtitles: Mapping[str, str], per_run: int, 
     if len(runs) == 1:
         return
     buttons = []
-    for number, name in enumerate(_labels(runs)):
+    for number, name in enumerate(escape_labels(runs)):
         shown = [i // per_run == number for i in range(per_run * len(runs))] + [True] * shared
         update = [{"visible": shown}, {"title.subtitle.text": subtitles[runs[number]]}]
         buttons.append({"label": name, "method": "update", "args": update})

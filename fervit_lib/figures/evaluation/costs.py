@@ -4,7 +4,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from fervit_lib.figures import PALETTE, _figure, _labels, _require_columns
+from fervit_lib.figures.theme import PALETTE, escape_labels, new_figure, require_columns
 
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 _COSTS = {  # column, title of its panel
@@ -30,9 +30,9 @@ def plot_accuracy_by_parameters(runs: pd.DataFrame) -> go.Figure:
         runs: columns approach, strategy, variant, accuracy, accuracy_low, accuracy_high, trainable_parameters.
     """
     needed = ["approach", "strategy", "variant", "accuracy", "accuracy_low", "accuracy_high", "trainable_parameters"]
-    _require_columns("runs", runs, needed)
+    require_columns("runs", runs, needed)
     approaches, strategies = list(runs["approach"].unique()), list(runs["strategy"].unique())
-    figure = _figure(
+    figure = new_figure(
         "Accuracy against trained parameters", "95 % intervals over the test faces", height=440, margin_t=110,
         xaxis={"type": "log", "title": "trained parameters", "exponentformat": "SI", "dtick": 1},
         yaxis={"title": "accuracy", "tickformat": ".0%"},
@@ -44,7 +44,7 @@ def plot_accuracy_by_parameters(runs: pd.DataFrame) -> go.Figure:
             x=group["trainable_parameters"], y=group["accuracy"], name=f"{approach} {strategy}", mode="markers",
             marker={"size": 11, "color": color, "symbol": SYMBOLS[strategies.index(strategy) % 6]},
             error_y={"array": high, "arrayminus": low, "color": color, "thickness": 1.5},
-            text=_labels(group["variant"]), hovertemplate="%{text}: %{y:.1%}, %{x:,} parameters<extra></extra>",
+            text=escape_labels(group["variant"]), hovertemplate="%{text}: %{y:.1%}, %{x:,} parameters<extra></extra>",
         )  # fmt: skip
     return figure
 
@@ -55,9 +55,9 @@ def plot_costs(runs: pd.DataFrame) -> go.Figure:
     Args:
         runs: columns approach, strategy, variant, accuracy, and of the costs those there are.
     """
-    _require_columns("runs", runs, ["approach", "strategy", "variant", "accuracy"])
+    require_columns("runs", runs, ["approach", "strategy", "variant", "accuracy"])
     costs = {name: title for name, title in _COSTS.items() if name in runs and runs[name].notna().any()}
-    _require_columns("runs", runs, list(costs) or ["trainable_parameters"])
+    require_columns("runs", runs, list(costs) or ["trainable_parameters"])
     approaches, strategies = list(runs["approach"].unique()), list(runs["strategy"].unique())
     columns, rows = 2, -(-len(costs) // 2)
     figure = make_subplots(rows, columns, shared_yaxes=True, vertical_spacing=0.36 / rows, horizontal_spacing=0.04)
@@ -68,13 +68,16 @@ def plot_costs(runs: pd.DataFrame) -> go.Figure:
             color, symbol = PALETTE[approaches.index(approach) % 8], SYMBOLS[strategies.index(strategy) % 6]
             figure.add_scatter(
                 x=group[cost], y=group["accuracy"], name=name, legendgroup=name, showlegend=number == 0,
-                mode="markers", marker={"size": 10, "color": color, "symbol": symbol}, text=_labels(group["variant"]),
+                mode="markers", marker={"size": 10, "color": color, "symbol": symbol},
+                text=escape_labels(group["variant"]),
                 hovertemplate="%{text}: %{y:.1%} at %{x:,.4g}<extra></extra>", row=row, col=column,
             )  # fmt: skip
         figure.update_xaxes(title_text=title, type="log", exponentformat="SI", nticks=5, row=row, col=column)
     subtitle = "one run of each recipe; higher and further left is better, but for faces a second"
     lines = -(-len(runs.groupby(["approach", "strategy"])) // 5)
-    layout = _figure("Accuracy against cost", subtitle, 100 + 22 * lines + 230 * rows, margin_t=74 + 22 * lines).layout
+    layout = new_figure(
+        "Accuracy against cost", subtitle, 100 + 22 * lines + 230 * rows, margin_t=74 + 22 * lines
+    ).layout
     figure.update_layout(layout)
     figure.update_yaxes(tickformat=".0%")
     figure.update_yaxes(title_text="accuracy", col=1)
@@ -88,7 +91,7 @@ def plot_learning_curves(curves: pd.DataFrame) -> go.Figure:
         curves: columns recipe, kind (fraction or shots), share, faces, runs, mean, low, high, as
             `evaluation.learning_curves` gives them.
     """
-    _require_columns("curves", curves, ["recipe", "kind", "share", "faces", "runs", "mean", "low", "high"])
+    require_columns("curves", curves, ["recipe", "kind", "share", "faces", "runs", "mean", "low", "high"])
     titles = {"fraction": "share of the training faces", "shots": "faces of each class"}
     kinds = [kind for kind in titles if (curves["kind"] == kind).any()]
     figure = make_subplots(1, len(kinds), shared_yaxes=True, horizontal_spacing=0.04)
@@ -96,7 +99,7 @@ def plot_learning_curves(curves: pd.DataFrame) -> go.Figure:
     for (recipe, kind), line in curves.groupby(["recipe", "kind"], sort=False):
         line, column = line.sort_values("share"), kinds.index(kind) + 1
         color = PALETTE[list(curves["recipe"].unique()).index(recipe) % 8]
-        name = _labels([recipe])[0]
+        name = escape_labels([recipe])[0]
         figure.add_scatter(
             x=[*line["share"], *line["share"][::-1]], y=[*line["high"], *line["low"][::-1]], fill="toself",
             fillcolor=color, opacity=0.18, line={"width": 0}, mode="lines", hoverinfo="skip", showlegend=False,
@@ -114,7 +117,7 @@ def plot_learning_curves(curves: pd.DataFrame) -> go.Figure:
         figure.update_xaxes(tickformat=".0%", row=1, col=1)
     subtitle = "bands: one standard deviation over seeds and draws; of a single run, 95 % over the test faces"
     lines = -(-len(shown) // 4)
-    layout = _figure("Accuracy on fewer training faces", subtitle, 400 + 22 * lines, margin_t=74 + 22 * lines).layout
+    layout = new_figure("Accuracy on fewer training faces", subtitle, 400 + 22 * lines, margin_t=74 + 22 * lines).layout
     figure.update_layout(layout)
     figure.update_yaxes(tickformat=".0%")
     figure.update_yaxes(title_text="accuracy", col=1)
@@ -127,7 +130,7 @@ def plot_corruptions(table: pd.DataFrame) -> go.Figure:
     Args:
         table: columns run, corruption, level, accuracy, as `evaluation.under_corruption` gives them.
     """
-    _require_columns("table", table, ["run", "corruption", "level", "accuracy"])
+    require_columns("table", table, ["run", "corruption", "level", "accuracy"])
     harmed = table[table["corruption"] != "none"]
     means = harmed.groupby(["run", "level"], sort=False, as_index=False)["accuracy"].mean().assign(corruption="mean")
     table = pd.concat([table, means])
@@ -141,7 +144,7 @@ def plot_corruptions(table: pd.DataFrame) -> go.Figure:
     for number, kind in enumerate(kinds):
         for place, run in enumerate(runs):
             line = table[(table["run"] == run) & (table["corruption"] == kind)].sort_values("level")
-            name, dash = _labels([run])[0], ("solid", "dot", "dash")[place // 8 % 3]
+            name, dash = escape_labels([run])[0], ("solid", "dot", "dash")[place // 8 % 3]
             figure.add_scatter(
                 x=[0, *line["level"]], y=[clean[run], *line["accuracy"]], mode="lines+markers", name=name,
                 line={"color": PALETTE[place % 8], "dash": dash, "width": 1.5}, marker={"size": 5}, legendgroup=name,
@@ -149,7 +152,7 @@ def plot_corruptions(table: pd.DataFrame) -> go.Figure:
                 row=number // columns + 1, col=number % columns + 1,
             )  # fmt: skip
     lines = -(-len(runs) // 3)
-    layout = _figure("Accuracy under corruptions", "0: as they are, 3: strongest", 110 + 22 * lines + 200 * rows)
+    layout = new_figure("Accuracy under corruptions", "0: as they are, 3: strongest", 110 + 22 * lines + 200 * rows)
     figure.update_layout(layout.layout, margin_t=96 + 22 * lines)
     figure.update_layout(legend={"y": 1 + 28 / (200 * rows)})
     figure.update_xaxes(tickvals=[0, 1, 2, 3])

@@ -7,8 +7,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from fervit_lib.figures import PALETTE, _figure, _labels, _require_columns
-from fervit_lib.figures_explain.controls import SEQUENTIAL, add_menu, add_slider
+from fervit_lib.figures.explain.controls import SEQUENTIAL, add_menu, add_slider
+from fervit_lib.figures.theme import PALETTE, escape_labels, new_figure, require_columns
 
 
 def plot_cka(pairs: Mapping[str, Mapping[str, tuple[np.ndarray, Sequence[str], Sequence[str]]]]) -> go.Figure:
@@ -20,7 +20,9 @@ def plot_cka(pairs: Mapping[str, Mapping[str, tuple[np.ndarray, Sequence[str], S
     kernels = list(next(iter(pairs.values())))
     titles = {"linear": "linear", "rbf": "Gaussian"}
     figure = make_subplots(cols=len(kernels), subplot_titles=[titles.get(k, k) for k in kernels])
-    figure.update_layout(_figure("Do models agree? (CKA)", "1: alike up to rotation", height=520, margin_t=130).layout)
+    figure.update_layout(
+        new_figure("Do models agree? (CKA)", "1: alike up to rotation", height=520, margin_t=130).layout
+    )
     for number, found in enumerate(pairs.values()):
         for column, kernel in enumerate(kernels, 1):
             matrix, rows, columns = found[kernel]
@@ -36,7 +38,7 @@ def plot_cka(pairs: Mapping[str, Mapping[str, tuple[np.ndarray, Sequence[str], S
     figure.update_yaxes(title=sides[0][0], col=1)
     figure.update_xaxes(title=sides[0][1])
     visible = [[{"visible": [k // len(kernels) == n for k in range(len(figure.data))]}] for n in range(len(pairs))]
-    add_menu(figure, _labels(pairs), [[*v, axis] for v, axis in zip(visible, axes, strict=True)], y=1.04)
+    add_menu(figure, escape_labels(pairs), [[*v, axis] for v, axis in zip(visible, axes, strict=True)], y=1.04)
     return figure
 
 
@@ -46,14 +48,14 @@ def plot_probes(scores: pd.DataFrame) -> go.Figure:
     Args:
         scores: columns run, layer, shots, accuracy, lowest, highest.
     """
-    _require_columns("scores", scores, ["run", "layer", "shots", "accuracy", "lowest", "highest"])
-    figure = _figure("Few-shot reading by depth", height=440, margin_t=130, xaxis={"title": "after"})
+    require_columns("scores", scores, ["run", "layer", "shots", "accuracy", "lowest", "highest"])
+    figure = new_figure("Few-shot reading by depth", height=440, margin_t=130, xaxis={"title": "after"})
     runs, shots = list(scores["run"].unique()), sorted(scores["shots"].unique())
     for (run, number), group in scores.groupby(["run", "shots"], sort=False):
         line = {"color": PALETTE[runs.index(run) % 8], "dash": ("solid", "dot", "dash")[shots.index(number) % 3]}
         ends = {"array": group["highest"] - group["accuracy"], "arrayminus": group["accuracy"] - group["lowest"]}
         figure.add_scatter(
-            x=group["layer"], y=group["accuracy"], name=f"{_labels([run])[0]}, {number} a class", line=line,
+            x=group["layer"], y=group["accuracy"], name=f"{escape_labels([run])[0]}, {number} a class", line=line,
             error_y=ends | {"thickness": 1, "width": 3}, mode="lines+markers",
             hovertemplate="%{x}: %{y:.1%}",
         )  # fmt: skip
@@ -63,9 +65,9 @@ def plot_probes(scores: pd.DataFrame) -> go.Figure:
 
 def plot_depths(points: Mapping[str, np.ndarray], labels: np.ndarray, classes: Sequence[str], title: str) -> go.Figure:
     """Vectors in two directions, coloured by class, a slider over depth; each of `points` (n, 2)."""
-    figure = _figure(title, f"{len(labels):,} points, PCA at each depth", 560, margin_t=120)
+    figure = new_figure(title, f"{len(labels):,} points, PCA at each depth", 560, margin_t=120)
     first = next(iter(points.values()))
-    for number, name in enumerate(_labels(classes)):
+    for number, name in enumerate(escape_labels(classes)):
         x, y = first[labels == number].T
         marker = {"size": 5, "opacity": 0.75, "color": PALETTE[number % 8]}
         figure.add_scatter(x=x, y=y, mode="markers", marker=marker, name=name, hoverinfo="name")

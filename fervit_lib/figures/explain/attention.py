@@ -8,8 +8,8 @@ from PIL import Image
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from fervit_lib.figures import _figure, _labels, _require
-from fervit_lib.figures_explain.controls import BAND_COLORS, LAYERS, SEQUENTIAL, add_menu, add_slider, shade_bands
+from fervit_lib.figures.explain.controls import BAND_COLORS, LAYERS, SEQUENTIAL, add_menu, add_slider, shade_bands
+from fervit_lib.figures.theme import escape_labels, new_figure, require
 from fervit_lib.latents import BANDS, NUM_LAYERS
 
 
@@ -25,14 +25,14 @@ def plot_attention(
     """
     maps = np.asarray(maps, dtype=float)
     groups, depth, num_heads, tokens, _ = maps.shape
-    _require(tokens == 1 + NUM_LAYERS, "maps", f"{1 + NUM_LAYERS} tokens", tokens)
-    _require(len(names) == groups, "names", f"{groups} names", len(names))
+    require(tokens == 1 + NUM_LAYERS, "maps", f"{1 + NUM_LAYERS} tokens", tokens)
+    require(len(names) == groups, "names", f"{groups} names", len(names))
     widths = np.zeros(maps.shape[:-1]) if half_width is None else np.nan_to_num(half_width)
     # Head 0 of what is shown is the mean of all. Its interval is not that of any head, so it has none.
     shown = np.concatenate([maps.mean(2, keepdims=True), maps], axis=2).round(4)
     widths = np.concatenate([np.zeros_like(widths[:, :, :1]), widths], axis=2).round(4)
     figure = make_subplots(rows=2, row_heights=[0.36, 0.64], vertical_spacing=0.13)
-    figure.update_layout(_figure(title, height=780, margin={"t": 100, "b": 20}).layout)
+    figure.update_layout(new_figure(title, height=780, margin={"t": 100, "b": 20}).layout)
     # Every group lies in the figure, side by side in the bars and below one another in the map; the menu moves the
     # window, the sliders choose the trace and its numbers. So three choices go together without a program of ours.
     labels = ["CLS", *LAYERS]
@@ -71,7 +71,7 @@ def plot_attention(
     figure.update_yaxes(**ticks, range=windows[0]["yaxis2.range"], title="from", row=2, col=1)
     figure.update_yaxes(title="from CLS", rangemode="tozero", tickformat=".0%", row=1, col=1)
     figure.update_xaxes(title="to token", type="category", side="bottom", row=2, col=1)
-    add_menu(figure, _labels(names), [[{}, window] for window in windows])
+    add_menu(figure, escape_labels(names), [[{}, window] for window in windows])
     blocks, heads = [str(i + 1) for i in range(depth)], ["mean", *(str(i + 1) for i in range(num_heads))]
     add_slider(figure, "block", blocks, [[of_layer(i)] for i in range(depth)], x=0, len=0.47)
     choices = [[{"visible": [k == h for k in range(1 + num_heads)] * 2}] for h in range(1 + num_heads)]
@@ -82,7 +82,7 @@ def plot_attention(
 def overlay_map(image: Image.Image, scores: np.ndarray, opacity: float = 0.6) -> Image.Image:
     """A map (side, side) ≥ 0 over a picture of any size: dark blue where it is highest, clear where it is lowest."""
     scores = np.asarray(scores, dtype=float)
-    _require(scores.ndim == 2, "scores", "a map (side, side)", scores.shape)
+    require(scores.ndim == 2, "scores", "a map (side, side)", scores.shape)
     level = (scores - scores.min()) / max(np.ptp(scores), 1e-12)
     smooth = Image.fromarray((255 * level).astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC)
     table = np.array([_rgb(color) for color in sample_colorscale(SEQUENTIAL, np.linspace(0, 1, 256).tolist())])

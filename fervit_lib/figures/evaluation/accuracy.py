@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from fervit_lib.figures import PALETTE, _figure, _labels, _require, _require_columns
-from fervit_lib.figures_evaluation.menus import MENU, add_run_menu
+from fervit_lib.figures.evaluation.menus import MENU, add_run_menu
+from fervit_lib.figures.theme import PALETTE, escape_labels, new_figure, require, require_columns
 
 _WHITE_TO_BLUE = [[0, "#F4F8FB"], [1, PALETTE[0]]]
 _ORANGE_TO_BLUE = [[0, PALETTE[3]], [0.5, "#FFFFFF"], [1, PALETTE[0]]]
@@ -20,12 +20,12 @@ def plot_accuracy_intervals(runs: pd.DataFrame, majority: float) -> go.Figure:
         runs: columns variant, accuracy, accuracy_low, accuracy_high, as fractions.
         majority: share of the most common class among the test faces, 0 to 1.
     """
-    _require_columns("runs", runs, ["variant", "accuracy", "accuracy_low", "accuracy_high"])
-    _require(0 <= majority <= 1, "majority", "a share in [0, 1]", majority)
+    require_columns("runs", runs, ["variant", "accuracy", "accuracy_low", "accuracy_high"])
+    require(0 <= majority <= 1, "majority", "a share in [0, 1]", majority)
     runs = runs.sort_values("accuracy")
     left = max(0.0, min(majority, runs["accuracy_low"].min()) - 0.04)
     right = min(1.0, max(majority, runs["accuracy_high"].max()) + 0.04)
-    figure = _figure(
+    figure = new_figure(
         "Accuracy on the test split",
         "95 % intervals over the test faces",
         height=160 + 30 * len(runs),
@@ -35,7 +35,7 @@ def plot_accuracy_intervals(runs: pd.DataFrame, majority: float) -> go.Figure:
     )
     low, high = runs["accuracy"] - runs["accuracy_low"], runs["accuracy_high"] - runs["accuracy"]
     figure.add_scatter(
-        x=runs["accuracy"], y=_labels(runs["variant"]), mode="markers", marker={"size": 10},
+        x=runs["accuracy"], y=escape_labels(runs["variant"]), mode="markers", marker={"size": 10},
         error_x={"array": high, "arrayminus": low, "thickness": 2, "width": 5},
         hovertemplate="%{y}: %{x:.1%}<extra></extra>",
     )  # fmt: skip
@@ -50,7 +50,7 @@ def plot_pairs(pairs: pd.DataFrame) -> go.Figure:
     Args:
         pairs: columns a, b, difference, p_holm, as `evaluation.compare_pairs` gives them.
     """
-    _require_columns("pairs", pairs, ["a", "b", "difference", "p_holm"])
+    require_columns("pairs", pairs, ["a", "b", "difference", "p_holm"])
     runs = list(dict.fromkeys([*pairs["a"], *pairs["b"]]))
     points, p = np.zeros((len(runs), len(runs))), np.ones((len(runs), len(runs)))
     for pair in pairs.itertuples():
@@ -60,7 +60,7 @@ def plot_pairs(pairs: pd.DataFrame) -> go.Figure:
     texts = [
         [f"{d:+.1f}" if q < 0.05 else "" for d, q in zip(*row, strict=True)] for row in zip(points, p, strict=True)
     ]
-    figure = _figure(
+    figure = new_figure(
         "Row better than column, points",
         f"written where p &lt; 0.05: exact McNemar test on the same faces, Holm's correction for {len(pairs)} pairs",
         height=130 + 30 * max(3, len(runs)),
@@ -70,7 +70,7 @@ def plot_pairs(pairs: pd.DataFrame) -> go.Figure:
     )
     largest = max(1.0, np.abs(points).max())
     numbers = [str(number) for number in range(1, len(runs) + 1)]
-    names = _labels([f"{run} ({number})" for number, run in zip(numbers, runs, strict=True)])
+    names = escape_labels([f"{run} ({number})" for number, run in zip(numbers, runs, strict=True)])
     figure.add_heatmap(
         z=points, x=numbers, y=names, text=texts, texttemplate="%{text}", showscale=False, customdata=p,
         xgap=1, ygap=1, colorscale=_ORANGE_TO_BLUE, zmin=-largest, zmax=largest,
@@ -85,8 +85,8 @@ def plot_confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -
     Args:
         matrices: (C, C) counts by run. Colour is the share of the true class; a class without faces stays empty.
     """
-    _require(len(matrices) > 0, "matrices", "at least one run", "none")
-    figure = _figure(
+    require(len(matrices) > 0, "matrices", "at least one run", "none")
+    figure = new_figure(
         "Confusion of true and predicted",
         height=190 + 46 * max(4, len(classes)),
         margin_t=112,
@@ -94,17 +94,17 @@ def plot_confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -
         # the first class on top, and square cells
         yaxis={"title": "true", "autorange": "reversed", "scaleanchor": "x", "constrain": "domain", "showgrid": False},
     )
-    names, subtitles, counts, percents = _labels(classes), {}, [], []
+    names, subtitles, counts, percents = escape_labels(classes), {}, [], []
     for run, given in matrices.items():
         matrix = np.asarray(given)
-        _require(matrix.shape == (len(classes),) * 2, "matrices", f"shape {(len(classes),) * 2}", matrix.shape)
+        require(matrix.shape == (len(classes),) * 2, "matrices", f"shape {(len(classes),) * 2}", matrix.shape)
         total = matrix.sum(axis=1, keepdims=True)
         share = np.divide(matrix, total, out=np.zeros(matrix.shape), where=total > 0)
         counts.append([[f"{v:,}" for v in row] for row in matrix])
         rows = zip(share, total[:, 0], strict=True)
         percents.append([[f"{v:.0%}" if n else "–" for v in row] for row, n in rows])
         accuracy = f", accuracy {np.trace(matrix) / matrix.sum():.1%}" if matrix.sum() else ""
-        subtitles[run] = f"{_labels([run])[0]}: n = {matrix.sum():,}{accuracy}"
+        subtitles[run] = f"{escape_labels([run])[0]}: n = {matrix.sum():,}{accuracy}"
         figure.add_heatmap(
             z=share, x=names, y=names, text=counts[-1], texttemplate="%{text}", showscale=False, xgap=1, ygap=1,
             colorscale=_WHITE_TO_BLUE, zmin=0, zmax=1, customdata=matrix,
@@ -120,19 +120,19 @@ def plot_confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -
 
 def plot_class_metrics(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     """Grouped bars: precision, recall and F1 of each class (rows); `support` is written under the class's name."""
-    _require(len(tables) > 0, "tables", "at least one run", "none")
-    figure = _figure(
+    require(len(tables) > 0, "tables", "at least one run", "none")
+    figure = new_figure(
         "Precision, recall and F1 by class", height=440, margin_t=128, yaxis={"range": [0, 1.02], "tickformat": ".0%"}
     )
     subtitles = {}
     for run, metrics in tables.items():
-        _require_columns("metrics", metrics, ["precision", "recall", "f1", "support"])
-        pairs = zip(_labels(metrics.index), metrics["support"], strict=True)
+        require_columns("metrics", metrics, ["precision", "recall", "f1", "support"])
+        pairs = zip(escape_labels(metrics.index), metrics["support"], strict=True)
         names = [f"{name}<br>n={support:,.0f}" for name, support in pairs]
         for number, (column, label) in enumerate({"precision": "precision", "recall": "recall", "f1": "F1"}.items()):
             figure.add_bar(x=names, y=metrics[column], name=label, marker_color=PALETTE[number])
             figure.data[-1].hovertemplate = "%{x}: %{y:.1%}"
-        subtitles[run] = _labels([run])[0]
+        subtitles[run] = escape_labels([run])[0]
     figure.update_layout(legend={"x": 1, "xanchor": "right", "y": 1.02})
     add_run_menu(figure, subtitles, 3)
     return figure
@@ -140,11 +140,12 @@ def plot_class_metrics(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
 
 def plot_class_heatmap(scores: pd.DataFrame, title: str) -> go.Figure:
     """A score of each class (column) and run (row), written into the cells; blue is 1."""
-    _require(scores.size > 0, "scores", "at least one run and class", f"a table of shape {scores.shape}")
+    require(scores.size > 0, "scores", "at least one run and class", f"a table of shape {scores.shape}")
     axes = {"xaxis": {"showgrid": False, "side": "top"}, "yaxis": {"showgrid": False, "autorange": "reversed"}}
-    figure = _figure(title, height=120 + 30 * max(3, len(scores)), margin_t=84, **axes)
+    figure = new_figure(title, height=120 + 30 * max(3, len(scores)), margin_t=84, **axes)
     figure.add_heatmap(
-        z=scores, x=_labels(scores.columns), y=_labels(scores.index), texttemplate="%{z:.2f}", showscale=False,
+        z=scores, x=escape_labels(scores.columns), y=escape_labels(scores.index),
+        texttemplate="%{z:.2f}", showscale=False,
         xgap=1, ygap=1, colorscale=_WHITE_TO_BLUE, zmin=0, zmax=1, hovertemplate="%{y}, %{x}: %{z:.3f}<extra></extra>",
     )  # fmt: skip
     return figure
@@ -156,14 +157,14 @@ def plot_confidence(confidences: Mapping[str, pd.DataFrame]) -> go.Figure:
     Args:
         confidences: by run, columns confidence in [0, 1] and correct (bool), a row a face.
     """
-    _require(len(confidences) > 0, "confidences", "at least one run", "none")
-    figure = _figure(
+    require(len(confidences) > 0, "confidences", "at least one run", "none")
+    figure = new_figure(
         "Confidence, right and wrong", height=420, margin_t=128, barmode="stack", bargap=0.04,
         xaxis={"title": "confidence", "tickformat": ".0%", "range": [0, 1]}, yaxis={"title": "faces"},
     )  # fmt: skip
     edges, subtitles = np.linspace(0, 1, 21), {}
     for run, table in confidences.items():
-        _require_columns("confidences", table, ["confidence", "correct"])
+        require_columns("confidences", table, ["confidence", "correct"])
         means = {}
         for number, (name, right) in enumerate({"right": True, "wrong": False}.items()):
             chosen = table.loc[table["correct"] == right, "confidence"]
@@ -171,7 +172,7 @@ def plot_confidence(confidences: Mapping[str, pd.DataFrame]) -> go.Figure:
             heights, color = np.histogram(chosen, edges)[0], (PALETTE[0], PALETTE[3])[number]
             figure.add_bar(x=edges[:-1] + 0.025, y=heights, width=0.05, name=name, marker_color=color)
             figure.data[-1].hovertemplate = "around %{x:.1%}: %{y:,} " + name + "<extra></extra>"
-        subtitles[run] = f"{_labels([run])[0]}: {means['right']}, {means['wrong']}"
+        subtitles[run] = f"{escape_labels([run])[0]}: {means['right']}, {means['wrong']}"
     figure.update_layout(legend={"x": 1, "xanchor": "right", "y": 1.02})
     add_run_menu(figure, subtitles, 2)
     return figure

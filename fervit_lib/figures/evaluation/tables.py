@@ -3,7 +3,7 @@
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from fervit_lib.figures import _require, _require_columns
+from fervit_lib.figures.theme import require, require_columns
 
 _RUN = {"variant": ("run", "{}")}
 _BY_RUN = {"run": ("run", "{}")}
@@ -112,9 +112,9 @@ TABLES = {  # name: {column: (heading, format)}
 
 def table_of(rows: pd.DataFrame, name: str) -> Styler:
     """One of `TABLES`, text to the left; a dash where there is no number. Columns with none at all are left out."""
-    _require(name in TABLES, "name", f"one of {', '.join(TABLES)}", repr(name))
+    require(name in TABLES, "name", f"one of {', '.join(TABLES)}", repr(name))
     columns = TABLES[name]
-    _require_columns("rows", rows, tuple(columns))
+    require_columns("rows", rows, tuple(columns))
     # Headings may occur twice: the styler is told places, not names.
     shown = rows[[c for c in columns if rows[c].notna().any()]].reset_index(drop=True)
     headings = [columns[c][0] for c in shown]

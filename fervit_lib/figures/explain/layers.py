@@ -7,8 +7,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from fervit_lib.figures import PALETTE, _figure, _labels, _require, _require_columns
-from fervit_lib.figures_explain.controls import DIVERGING, SEQUENTIAL, add_menu, shade_bands
+from fervit_lib.figures.explain.controls import DIVERGING, SEQUENTIAL, add_menu, shade_bands
+from fervit_lib.figures.theme import PALETTE, escape_labels, new_figure, require, require_columns
 from fervit_lib.latents import NUM_LAYERS
 
 
@@ -21,8 +21,8 @@ def plot_layer_scores(
         scores: a row a layer of w+, a column a method; `axis` says what of.
         errors: by column, lower and upper end of an interval, each (18,).
     """
-    _require(len(scores) == NUM_LAYERS, "scores", f"{NUM_LAYERS} rows, one a layer", len(scores))
-    figure = _figure(title, height=400, margin_t=110, yaxis={"title": axis, "tickformat": ".0%"})
+    require(len(scores) == NUM_LAYERS, "scores", f"{NUM_LAYERS} rows, one a layer", len(scores))
+    figure = new_figure(title, height=400, margin_t=110, yaxis={"title": axis, "tickformat": ".0%"})
     shade_bands(figure)
     for name, color in zip(scores, PALETTE, strict=False):
         bar = {"name": str(name), "marker_color": color, "hovertemplate": "layer %{x}: %{y:.1%}"}
@@ -45,7 +45,7 @@ def plot_removal_curves(curves: Mapping[str, Mapping[str, np.ndarray]]) -> go.Fi
     """
     figure = make_subplots(cols=len(curves), shared_yaxes=True, subplot_titles=list(curves), horizontal_spacing=0.05)
     subtitle = "probability of the class first predicted; grey: random orders"
-    figure.update_layout(_figure("Deletion and insertion", subtitle, height=430, margin_t=150).layout)
+    figure.update_layout(new_figure("Deletion and insertion", subtitle, height=430, margin_t=150).layout)
     for column, (panel, lines) in enumerate(curves.items(), 1):
         for number, (name, values) in enumerate(lines.items()):
             values = np.asarray(values)
@@ -70,24 +70,25 @@ def plot_layers_off(
     Args:
         probs: (faces, len(removed), classes).
     """
-    _require(probs.shape == (len(faces), len(removed), len(classes)), "probs", "faces, removed, classes", probs.shape)
-    figure = _figure("A face with layers off", height=620, margin_t=110)
+    require(probs.shape == (len(faces), len(removed), len(classes)), "probs", "faces, removed, classes", probs.shape)
+    figure = new_figure("A face with layers off", height=620, margin_t=110)
     shown, hover = probs.round(3), "%{y}: %{x} %{z:.1%}<extra></extra>"
     figure.add_heatmap(
-        z=shown[0], x=_labels(classes), y=list(removed), zmin=0, zmax=1, colorscale=SEQUENTIAL, hovertemplate=hover,
+        z=shown[0], x=escape_labels(classes), y=list(removed),
+        zmin=0, zmax=1, colorscale=SEQUENTIAL, hovertemplate=hover,
         texttemplate="%{z:.0%}", xgap=1, ygap=1, showscale=False,
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", type="category", title="off", showgrid=False)
     figure.update_xaxes(side="bottom", showgrid=False, title="read as")
-    add_menu(figure, _labels(faces), [[{"z": [values]}] for values in shown])
+    add_menu(figure, escape_labels(faces), [[{"z": [values]}] for values in shown])
     return figure
 
 
 def plot_swaps(effects: pd.DataFrame) -> go.Figure:
     """What a face is read as after one band came from another: as itself, as the other, as something else."""
-    _require_columns("effects", effects, ["band", "kept", "taken", "num_pairs"])
+    require_columns("effects", effects, ["band", "kept", "taken", "num_pairs"])
     subtitle = f"{effects['num_pairs'].iloc[0]:,} pairs of faces that are read differently"
-    figure = _figure("Layers swapped", subtitle, height=400, margin_t=110, barmode="stack")
+    figure = new_figure("Layers swapped", subtitle, height=400, margin_t=110, barmode="stack")
     rest = 1 - effects["kept"] - effects["taken"]
     parts = {"still the first face's": effects["kept"], "now the other's": effects["taken"], "a third": rest}
     for (name, share), color in zip(parts.items(), (PALETTE[0], PALETTE[1], "#BBBBBB"), strict=True):
@@ -102,7 +103,7 @@ def plot_swaps(effects: pd.DataFrame) -> go.Figure:
 def plot_positions(similarity: Mapping[str, np.ndarray]) -> go.Figure:
     """Cosine between position embeddings, a panel a kind, each (18, 18)."""
     figure = make_subplots(cols=len(similarity), subplot_titles=list(similarity), horizontal_spacing=0.06)
-    figure.update_layout(_figure("Position embeddings", "cosine of each two layers", 400, margin_t=110).layout)
+    figure.update_layout(new_figure("Position embeddings", "cosine of each two layers", 400, margin_t=110).layout)
     for column, values in enumerate(similarity.values(), 1):
         figure.add_heatmap(
             z=np.round(values, 3), zmin=-1, zmax=1, colorscale=DIVERGING, row=1, col=column,

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from pandas.io.formats.style import Styler
 from plotly.subplots import make_subplots
 
-from fervit_lib.figures import PALETTE, _figure, _labels, _require_columns
+from fervit_lib.figures.theme import PALETTE, escape_labels, new_figure, require_columns
 
 MIN_TRIALS = 4  # whole ones, below which a figure over parameters says nothing
 _COSTS = {"train_seconds": "training time, s", "peak_memory_gb": "peak memory, GB", "total_parameters": "parameters"}
@@ -33,7 +33,7 @@ _COLUMNS = {  # of a leaderboard, beside the parameters searched: name there, he
 
 def table_of_trials(table: pd.DataFrame, searched: Sequence[str], metric: str) -> Styler:
     """A row a trial: how it ended, its parameters, how well it reads, and what it cost; see `sweep.leaderboard`."""
-    _require_columns("table", table, [*_COLUMNS, *searched, metric])
+    require_columns("table", table, [*_COLUMNS, *searched, metric])
     names = list(_COLUMNS)
     shown = {name: _COLUMNS[name] for name in names[:3]}
     # The model's column says what these two say together.
@@ -57,7 +57,7 @@ def plot_costs(table: pd.DataFrame, metric: str, fronts: dict[str, pd.Series]) -
         table: a leaderboard: columns variant, model, state, the metric and the costs.
         fronts: for each cost, (rows,) bool: which rows are on the front.
     """
-    _require_columns("table", table, ["variant", "model", "state", metric, *fronts])
+    require_columns("table", table, ["variant", "model", "state", metric, *fronts])
     figure = make_subplots(cols=len(fronts), shared_yaxes=True, horizontal_spacing=0.04)
     models = list(table["model"].unique())
     for column, (cost, front) in enumerate(fronts.items(), 1):
@@ -69,14 +69,14 @@ def plot_costs(table: pd.DataFrame, metric: str, fronts: dict[str, pd.Series]) -
         for number, model in enumerate(models):
             rows = table[table["model"] == model]
             figure.add_scatter(
-                x=rows[cost], y=rows[metric], mode="markers", name=_labels([model])[0], legendgroup=model,
-                showlegend=column == 1, row=1, col=column, text=_labels(rows["variant"] + ", " + rows["state"]),
+                x=rows[cost], y=rows[metric], mode="markers", name=escape_labels([model])[0], legendgroup=model,
+                showlegend=column == 1, row=1, col=column, text=escape_labels(rows["variant"] + ", " + rows["state"]),
                 hovertemplate="%{text}<br>%{y:.3f} at %{x:.3s}<extra></extra>",
                 marker={"size": 11, "color": PALETTE[number % 8], "symbol": _SYMBOLS[number % 8]},
             )  # fmt: skip
         figure.update_xaxes(type="log", title_text=_COSTS.get(cost, cost), dtick="D2", row=1, col=column)
     subtitle = "Up and to the left is better; the dotted line joins the trials that no other beats in both"
-    figure.update_layout(_figure(f"{_plain(metric)} against cost", subtitle, 440, margin_t=120).layout)
+    figure.update_layout(new_figure(f"{_plain(metric)} against cost", subtitle, 440, margin_t=120).layout)
     figure.update_yaxes(title_text=_plain(metric), col=1)
     return figure
 
@@ -105,11 +105,11 @@ def plot_parameters(study: optuna.Study, metric: str) -> list[go.Figure]:
     importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
     top = list(importance)[:3]
     said = f"{len(whole)} trials that trained to their end"
-    bars = _figure(
+    bars = new_figure(
         "Parameter importance", f"Share of the metric's variance (fANOVA) over {said}", 180 + 40 * len(importance)
     )
     bars.add_bar(
-        x=list(importance.values())[::-1], y=_labels(list(importance)[::-1]), orientation="h",
+        x=list(importance.values())[::-1], y=escape_labels(list(importance)[::-1]), orientation="h",
         hovertemplate="%{y}: %{x:.0%}<extra></extra>",
     )  # fmt: skip
     bars.update_xaxes(tickformat=".0%", rangemode="tozero")
@@ -133,7 +133,7 @@ def plot_parameters(study: optuna.Study, metric: str) -> list[go.Figure]:
 
 def _restyle(figure: go.Figure, title: str, subtitle: str, height: int = 400) -> go.Figure:
     """Optuna's figure with this project's title, font and margins."""
-    own = _figure(title, subtitle, height).layout
+    own = new_figure(title, subtitle, height).layout
     margin = {"t": 115, "r": 40}  # the legend stands under the subtitle, and the last panel's labels stick out
     figure.update_layout(template=own.template, title=own.title, height=height, margin=margin)
     return figure

@@ -5,7 +5,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from fervit_lib.figures import BAND, PALETTE
+from fervit_lib.figures.theme import BAND, PALETTE
 from fervit_lib.latents import BANDS, NUM_LAYERS
 
 # Lightness rises evenly in both: read alike with any colour vision, and in grey.

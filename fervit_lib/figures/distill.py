@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 from pandas.io.formats.style import Styler
 from plotly.subplots import make_subplots
 
-from fervit_lib.figures import PALETTE, _figure, _labels, _require_columns
+from fervit_lib.figures.theme import PALETTE, escape_labels, new_figure, require_columns
 
 _SHOWN = {
     "miou": "mIoU",
@@ -18,7 +18,7 @@ _SHOWN = {
 
 def table_of_arms(table: pd.DataFrame) -> Styler:
     """A row an arm, each score with its 95 % interval; `table` as `distillation.interval_table`."""
-    _require_columns("table", table, ["arm", "seeds", *_SHOWN])
+    require_columns("table", table, ["arm", "seeds", *_SHOWN])
     shown = pd.DataFrame({"trained with": table["arm"].str.replace("_", " "), "seeds": table["seeds"]})
     for name, label in _SHOWN.items():
         spans = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
@@ -28,7 +28,7 @@ def table_of_arms(table: pd.DataFrame) -> Styler:
 
 def table_of_kinds(table: pd.DataFrame) -> Styler:
     """Accuracy by kind of distillation; `table` as `distillation.accuracy_table`."""
-    _require_columns("table", table, ["arm", "seeds", "accuracy", "low", "high"])
+    require_columns("table", table, ["arm", "seeds", "accuracy", "low", "high"])
     forms = dict.fromkeys(("accuracy", "low", "high"), "{:.1%}")
     return table.style.hide().format(forms).set_properties(["arm"], **{"text-align": "left"})
 
@@ -36,15 +36,15 @@ def table_of_kinds(table: pd.DataFrame) -> Styler:
 def table_of_sizes(sizes: pd.DataFrame) -> Styler:
     """A row a model and runtime; `sizes` as `evaluation.size_and_latency`."""
     forms = {"parameters": "{:,}", "gmac": "{:.2f}", "megabytes": "{:.1f}", "ms": "{:.1f}", "speedup": "{:.2f} ×"}
-    _require_columns("sizes", sizes, ["model", "runtime", *forms])
+    require_columns("sizes", sizes, ["model", "runtime", *forms])
     return sizes.style.hide().format(forms).set_properties(["model", "runtime"], **{"text-align": "left"})
 
 
 def plot_differences(pairs: pd.DataFrame, seeds: int, images: int) -> go.Figure:
     """What each term buys: differences in foreground IoU with their 95 % intervals; `pairs` as `interval_table`."""
-    _require_columns("pairs", pairs, ["what", "difference", "low", "high"])
+    require_columns("pairs", pairs, ["what", "difference", "low", "high"])
     pairs = pairs.iloc[::-1]
-    figure = _figure(
+    figure = new_figure(
         "What each term buys, in foreground IoU",
         f"95 % intervals over {seeds} seed{'s'[: seeds != 1]} and {images} test images; one that holds 0 shows nothing",
         height=170 + 40 * len(pairs),
@@ -52,7 +52,7 @@ def plot_differences(pairs: pd.DataFrame, seeds: int, images: int) -> go.Figure:
     )
     high, low = pairs["high"] - pairs["difference"], pairs["difference"] - pairs["low"]
     figure.add_scatter(
-        x=100 * pairs["difference"], y=_labels(pairs["what"].str.replace("_", " ")), mode="markers",
+        x=100 * pairs["difference"], y=escape_labels(pairs["what"].str.replace("_", " ")), mode="markers",
         marker={"size": 10}, error_x={"array": 100 * high, "arrayminus": 100 * low, "thickness": 2, "width": 5},
         hovertemplate="%{y}: %{x:.1f} points<extra></extra>",
     )  # fmt: skip
@@ -78,19 +78,19 @@ def plot_term_curves(curves: pd.DataFrame) -> go.Figure:
 
 
 def _curves(curves: pd.DataFrame, names: tuple[str, ...], title: str, tickformat: str | None) -> go.Figure:
-    _require_columns("curves", curves, ["arm", "seed", "epoch", *names])
+    require_columns("curves", curves, ["arm", "seed", "epoch", *names])
     labels = [name.removesuffix("_term").replace("_", " ").replace("iou", "IoU") for name in names]
     figure = make_subplots(rows=1, cols=len(names), subplot_titles=labels, horizontal_spacing=0.06)
     for number, (arm, group) in enumerate(curves.groupby("arm", sort=False)):
         means = group.groupby("epoch")[list(names)].mean()
         for column, name in enumerate(names, 1):
             figure.add_scatter(
-                x=means.index + 1, y=means[name], name=_labels([arm.replace("_", " ")])[0], legendgroup=arm,
+                x=means.index + 1, y=means[name], name=escape_labels([arm.replace("_", " ")])[0], legendgroup=arm,
                 showlegend=column == 1, line_color=PALETTE[number % 8], row=1, col=column,
                 mode="lines" if len(means) > 1 else "markers",
             )  # fmt: skip
     seeds = curves["seed"].nunique()
-    figure.update_layout(_figure(title, f"mean of {seeds} seed{'s'[: seeds != 1]}", 360, margin_t=120).layout)
+    figure.update_layout(new_figure(title, f"mean of {seeds} seed{'s'[: seeds != 1]}", 360, margin_t=120).layout)
     figure.update_layout(legend={"y": 1.1})
     figure.update_xaxes(title_text="epoch", tickformat="d")
     figure.update_yaxes(tickformat=tickformat)
