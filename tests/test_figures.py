@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from fervit_lib import figures
+from fervit_lib.figures import theme
 
 CLASSES = ["angry", "<b>happy</b>", "sad"]
 METRICS = pd.DataFrame(
@@ -28,7 +29,7 @@ def every_figure() -> dict:
 def test_every_figure_has_a_title_the_theme_and_the_width_of_its_page(name: str) -> None:
     figure = every_figure()[name]
     assert 0 < len(figure.layout.title.text) <= 40  # plotly cuts a longer one off on a phone
-    assert figure.layout.template.layout.colorway == figures.PALETTE
+    assert figure.layout.template.layout.colorway == theme.PALETTE
     assert figure.layout.width is None
     assert figure.layout.height >= 200
 
@@ -81,6 +82,6 @@ def test_use_theme_sets_the_default_and_nothing_before_does() -> None:
     try:
         figures.use_theme()
         assert plotly.io.renderers.default == "plotly_mimetype"
-        assert plotly.io.templates[plotly.io.templates.default].layout.colorway == figures.PALETTE
+        assert plotly.io.templates[plotly.io.templates.default].layout.colorway == theme.PALETTE
     finally:
         plotly.io.templates.default, plotly.io.renderers.default = before

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fervit_lib import figures
 from fervit_lib.figures import evaluation as plots
+from fervit_lib.figures import theme
 
 CLASSES = ["angry", "<b>happy</b>", "sad"]
 RUNS = pd.DataFrame(
@@ -71,7 +71,7 @@ def every_figure() -> dict:
 def test_every_figure_has_a_title_the_theme_and_the_width_of_its_page(name: str) -> None:
     figure = every_figure()[name]
     assert 0 < len(figure.layout.title.text) <= 40  # plotly cuts a longer one off on a phone
-    assert figure.layout.template.layout.colorway == figures.PALETTE
+    assert figure.layout.template.layout.colorway == theme.PALETTE
     assert figure.layout.width is None
     assert figure.layout.height >= 200
 

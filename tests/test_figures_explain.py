@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fervit_lib import figures
 from fervit_lib.figures import explain as figures_explain
+from fervit_lib.figures import theme
 
 RNG = np.random.default_rng(0)
 NAMES = ["all faces", "<b>happy</b>", "face 1"]
@@ -47,7 +47,7 @@ def every_figure() -> dict:
 def test_every_figure_has_a_title_the_theme_and_the_width_of_its_page(name: str) -> None:
     figure = every_figure()[name]
     assert 0 < len(figure.layout.title.text) <= 40
-    assert figure.layout.template.layout.colorway == figures.PALETTE
+    assert figure.layout.template.layout.colorway == theme.PALETTE
     assert figure.layout.width is None
     assert figure.layout.height >= 200
 
