@@ -34,6 +34,7 @@ SYNTHETIC = (
 )
 STEPS = ("encode", "train", "distill", "evaluate", "explain")  # in the order they run; any other step comes after them
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
+LARGE_PNG = 100_000  # characters in base64
 FAILED_TAG = "failed-here"  # the style sheet shows the code of a cell tagged so
 PAPERMILL_TAG = "papermill-error-cell-tag"  # papermill's own remarks on a failure; ours replace them
 PROGRESS = re.compile(r"\s*([^\n]*:\s*)?\d+%\|[^\n]*\s*")  # a bar of tqdm, alone
@@ -80,6 +81,8 @@ class PageOutputs(Preprocessor):
                 return False
             if not text.strip() or re.match(r"\s*\w+\(", text):  # nothing, or the control's repr
                 data["text/plain"] = "(An interactive control: open the notebook in JupyterLab to use it.)"
+        if "image/jpeg" in data and len(data.get("image/png", "")) > LARGE_PNG:
+            del data["image/png"]  # of a photograph; the same picture, several times as large
         for kind in data.keys() & {"image/png", "image/jpeg"}:
             output.metadata.setdefault(kind, NotebookNode()).setdefault("alt", "picture made by this cell")
         html = data.get("text/html")

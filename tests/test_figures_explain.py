@@ -63,9 +63,9 @@ def test_the_block_slider_gives_the_maps_of_that_block_for_every_head() -> None:
     update = blocks.steps[1].args[0]
     shown = np.concatenate([MAPS.mean(2, keepdims=True), MAPS], axis=2)[:, 1]
     for h in range(5):
-        np.testing.assert_allclose(update["z"][5 + h], shown[:, h].reshape(-1, 19), atol=1e-3)
+        np.testing.assert_allclose(update["z"][5 + h], 100 * shown[:, h].reshape(-1, 19), atol=0.1)
         np.testing.assert_allclose(update["y"][h], shown[:, h, 0].ravel(), atol=1e-4)
-    np.testing.assert_allclose(figure.data[6].z, MAPS[:, 0, 0].reshape(-1, 19), atol=1e-3)
+    np.testing.assert_allclose(figure.data[6].z, 100 * MAPS[:, 0, 0].reshape(-1, 19), atol=0.1)
     assert [step.label for step in heads.steps] == ["mean", "1", "2", "3", "4"]
     assert heads.steps[2].args[0]["visible"] == [False, False, True, False, False] * 2
     windows = [button.args[1] for button in figure.layout.updatemenus[0].buttons]

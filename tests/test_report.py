@@ -65,6 +65,12 @@ class TestPage:
         assert len(html) < 1e5
         assert "<title>02 · Train</title>" in html
 
+    def test_of_a_large_picture_the_smaller_form_is_kept(self, tmp_path: Path) -> None:
+        large, small = ({"image/png": "A" * n, "image/jpeg": "B" * 400, "text/plain": ""} for n in (200_000, 4_000))
+        html = page_of(tmp_path, *(ran("show()", new_output("display_data", data)) for data in (large, small)))
+        assert len(html) < 1e5
+        assert html.count("data:image/jpeg;base64,BBBB") == html.count("data:image/png;base64,AAAA") == 1
+
     def test_cells_that_never_ran_are_counted(self, tmp_path: Path) -> None:
         assert "1 of 2 code cells have not run" in body(page_of(tmp_path, ran("train()"), new_code_cell("evaluate()")))
 

@@ -41,7 +41,8 @@ def plot_attention(
 
     def of_layer(layer: int) -> dict[str, list]:
         bars = [shown[:, layer, h, 0].ravel() for h in range(1 + num_heads)]
-        heat = [shown[:, layer, h].reshape(-1, tokens).round(3) for h in range(1 + num_heads)]
+        # In percent with one decimal: half as many digits in the page as fractions of the same precision.
+        heat = [(100 * shown[:, layer, h]).reshape(-1, tokens).round(1) for h in range(1 + num_heads)]
         errors = [widths[:, layer, h].ravel() for h in range(1 + num_heads)]
         return {
             "y": list(bars) + [x] * len(heat),
@@ -56,8 +57,8 @@ def plot_attention(
         bars = {"text": labels * groups, "textposition": "none", "hovertemplate": hover, "marker_color": colors}
         figure.add_bar(x=x, y=first["y"][h], visible=h == 0, showlegend=False, error_y=errors, **bars, **place)
     for h in range(1 + num_heads):
-        heat = {"hovertemplate": "to %{x}: %{z:.3f}<extra></extra>", "colorscale": SEQUENTIAL}
-        bar = {"len": 0.55, "y": 0, "yanchor": "bottom", "thickness": 12, "title": {"text": "weight"}}
+        heat = {"hovertemplate": "to %{x}: %{z:.1f} %<extra></extra>", "colorscale": SEQUENTIAL}
+        bar = {"len": 0.55, "y": 0, "yanchor": "bottom", "thickness": 12, "title": {"text": "weight, %"}}
         figure.add_heatmap(
             z=first["z"][1 + num_heads + h], x=labels, y=x, zmin=0, visible=h == 0, row=2, col=1, colorbar=bar, **heat
         )
