@@ -50,7 +50,8 @@ def plot_code_distances(distance: np.ndarray, usual: float, low: float, high: fl
     counts, edges = np.histogram(distance, 80, (0, right))
     figure.add_bar(x=(edges[1:] + edges[:-1]) / 2, y=counts, hovertemplate="%{x:.3g}: %{y:,} faces<extra></extra>")
     figure.add_vrect(low, min(high, right), fillcolor=BAND, layer="below", line_width=0)
-    figure.add_vline(usual, line_dash="dash", line_color="#777777", annotation_text="StyleGAN's own codes")
+    line = {"line_dash": "dash", "line_color": "#777777", "annotation_text": "StyleGAN's own codes"}
+    figure.add_vline(usual, annotation_position="top left", **line)
     return figure
 
 
