@@ -297,8 +297,9 @@ def _table_rows(runs: Iterable[RunPage]) -> list[dict[str, Any]]:
 
 
 def _over_seeds(evaluated: pd.DataFrame) -> list[dict[str, Any]]:
-    """Mean and range of each approach and strategy, if any was trained with more than one seed."""
-    groups = evaluated.groupby(["approach", "strategy"], as_index=False).agg(
+    """Mean and range of runs that differ in the seed alone, if any was trained with more than one."""
+    recipes = evaluated["variant"].str.replace(r"-seed\d+", "", regex=True).rename("recipe")
+    groups = evaluated.groupby(recipes, as_index=False).agg(
         seeds=("seed", "nunique"), mean=("accuracy", "mean"), low=("accuracy", "min"), high=("accuracy", "max"),
         macro_f1=("macro_f1", "mean"),
     )  # fmt: skip

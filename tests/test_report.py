@@ -143,11 +143,14 @@ class TestIndex:
 
     def test_several_seeds_are_summed_up(self, experiment: Path) -> None:
         result = runs.read_json(experiment / "evaluate" / "all" / "result.json")
-        result["runs"].append(result["runs"][0] | {"variant": "a2", "seed": 1, "accuracy": 0.8})
+        first = result["runs"][0]
+        result["runs"][0] = first | {"variant": "scratch-full-seed0"}
+        result["runs"].append(first | {"variant": "scratch-full-seed1", "seed": 1, "accuracy": 0.8})
+        result["runs"].append(first | {"variant": "scratch-full-seed1-position=sinusoidal", "seed": 1, "accuracy": 0.2})
         write_json(experiment / "evaluate" / "all" / "result.json", result)
         write_index(experiment)
         seeds = tables(experiment / "index.html")[1]
-        row = seeds[(seeds["approach"] == "scratch") & (seeds["strategy"] == "full")].iloc[0]
+        row = seeds[seeds["recipe"] == "scratch-full"].iloc[0]
         assert (row["seeds"], row["mean accuracy"], row["lowest – highest"]) == ("2", "75.0%", "70.0% – 80.0%")
 
     def test_an_experiment_that_has_not_begun(self, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class Subject:
 
 def _by_score(reports: Path, experiment: str) -> list[Run]:
     """All runs that ended, the best on the validation split first."""
-    return sorted(runs_to_compare(reports, experiment), key=lambda run: run.result["val_macro_f1"], reverse=True)
+    return sorted(runs_to_compare(reports, experiment).whole, key=lambda run: run.result["val_macro_f1"], reverse=True)
 
 
 def _over_layers(run: Run) -> bool:
