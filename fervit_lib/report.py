@@ -38,6 +38,7 @@ LARGE_PNG = 100_000  # characters in base64
 FAILED_TAG = "failed-here"  # the style sheet shows the code of a cell tagged so
 PAPERMILL_TAG = "papermill-error-cell-tag"  # papermill's own remarks on a failure; ours replace them
 PROGRESS = re.compile(r"\s*([^\n]*:\s*)?\d+%\|[^\n]*\s*")  # a bar of tqdm, alone
+LIBRARY_WARNING = re.compile(r"^\S*site-packages\S*:\d+: \w*Warning: .*\n(?:  .*\n?)?", re.MULTILINE)
 MARKUP = re.compile(r"<style.*?</style>|<progress.*?</progress>|<[^>]*>", re.DOTALL)
 
 
@@ -66,7 +67,7 @@ class PageOutputs(Preprocessor):
             return True
         if output.output_type == "stream":
             lines = output.text.splitlines(keepends=True)
-            output.text = "".join(line for line in lines if not PROGRESS.fullmatch(line))
+            output.text = LIBRARY_WARNING.sub("", "".join(line for line in lines if not PROGRESS.fullmatch(line)))
             return bool(output.text.strip())
         data = output.data
         data.pop("application/javascript", None)
@@ -285,7 +286,9 @@ def _table_rows(runs: Iterable[RunPage]) -> list[dict[str, Any]]:
     for run in runs:
         if run.step == "evaluate" and run.complete:
             majority = run.result["majority_accuracy"]
-            for row in run.result.get("runs", []):
+            for variant in run.result["on_parts"]:  # points of its learning curves
+                rows.pop(variant, None)
+            for row in run.result["runs"]:
                 above = 100 * (row["accuracy"] - majority)
                 rows[row["variant"]] = rows.get(row["variant"], {}) | row | {"above": above}
     pages = {run.variant: run.page for run in runs if run.step == "train"}
@@ -337,6 +340,7 @@ def write_index(experiment_dir: Path) -> Path:
     rows = _table_rows(runs)
     evaluated = pd.DataFrame([row for row in rows if "accuracy" in row])
     figures = []
+    on_parts = sum(len(run.result.get("on_parts", [])) for run in runs)
     if len(evaluated):
         majority = evaluated["accuracy"].iloc[0] - evaluated["above"].iloc[0] / 100
         figures = [plot_accuracy_intervals(evaluated, majority), plot_accuracy_by_parameters(evaluated)]
@@ -349,6 +353,7 @@ def write_index(experiment_dir: Path) -> Path:
         summary=_summary(runs, rows[0] if rows else {}),
         caption="Intervals: 95 % bootstrap over the test faces. They say nothing about other training seeds.",
         rows=rows,
+        on_parts=on_parts,
         seeds=_over_seeds(evaluated) if len(evaluated) else [],
         runs=runs,
         figures_html=[_figure_div(figure) for figure in figures],

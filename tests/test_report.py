@@ -80,6 +80,14 @@ class TestPage:
         assert "read 10 faces" in html
         assert "50%" not in html
 
+    def test_warnings_of_libraries_go_and_ours_stay(self, tmp_path: Path) -> None:
+        text = (
+            "/venv/lib/python3.11/site-packages/torch/jit/_script.py:1491: FutureWarning: `torch.jit.script` is old\n"
+            "  warnings.warn(\n/lab/fervit_lib/models/vit.py:3: UserWarning: mind this\n  warnings.warn(\n"
+        )
+        shown = body(page_of(tmp_path, ran("f()", new_output("stream", name="stderr", text=text))))
+        assert "torch.jit" not in shown and "mind this" in shown
+
     def test_output_is_text_and_not_markup(self, tmp_path: Path) -> None:
         html = page_of(tmp_path, ran("f()", new_output("stream", text="<script>alert(1)</script>\n")))
         assert "<script>alert(1)" not in html
@@ -114,14 +122,16 @@ class TestPage:
 class TestIndex:
     @pytest.fixture
     def experiment(self, tmp_path: Path) -> Path:
-        """Three finished training runs, their evaluation, and one run that never ended."""
+        """Three finished training runs, one on a part of the faces, their evaluation, and one that never ended."""
         rows = RUNS.assign(seed=0, macro_f1=0.5, train_seconds=75.0, num_test=800).to_dict("records")
         for row in rows:
             run = runs.start_run(tmp_path, "demo", "train", row["variant"], parameters={}, seed=0, device="cpu")
             run.write_result(synthetic=True, approach=row["approach"], strategy=row["strategy"], seed=0)
         write_page(write_notebook(run.folder), run.folder / "notebook.html")
         evaluate = runs.start_run(tmp_path, "demo", "evaluate", "all", parameters={}, seed=0, device="cpu")
-        evaluate.write_result(synthetic=True, majority_accuracy=0.25, runs=rows)
+        part = runs.start_run(tmp_path, "demo", "train", "part", parameters={}, seed=0, device="cpu")
+        part.write_result(synthetic=True, approach="scratch", strategy="full", seed=0)
+        evaluate.write_result(synthetic=True, majority_accuracy=0.25, runs=rows, on_parts=["part"])
         runs.start_run(tmp_path, "demo", "train", "killed", parameters={}, seed=0, device="cpu")
         return tmp_path / "demo"
 

@@ -65,7 +65,7 @@ def plot_pairs(pairs: pd.DataFrame) -> go.Figure:
         f"written where p &lt; 0.05: exact McNemar test on the same faces, Holm's correction for {len(pairs)} pairs",
         height=130 + 30 * max(3, len(runs)),
         margin_t=90,
-        xaxis={"showgrid": False, "side": "top", "tickangle": 0},
+        xaxis={"type": "category", "showgrid": False, "side": "top", "tickangle": 0},
         yaxis={"autorange": "reversed", "showgrid": False},
     )
     largest = max(1.0, np.abs(points).max())
