@@ -14,7 +14,7 @@ CLASSES = ("angry", "happy", "sad")
 
 @pytest.fixture
 def make_store() -> Callable[..., Path]:
-    """A store of easily told codes: each class has its own direction."""
+    """A store of easily told codes: each class has its own direction. Faces are named as in FER+."""
 
     def make(folder: Path, sizes: dict[str, int] | None = None, noise: float = 1.0) -> Path:
         generator = torch.Generator().manual_seed(0)
@@ -23,7 +23,9 @@ def make_store() -> Callable[..., Path]:
         for split, n in sizes.items():
             labels = np.arange(n) % len(CLASSES)
             codes = directions[labels] + noise * torch.randn(n, 18, 512, generator=generator)
-            write_shard(shard_path(folder, split, 0), codes, labels, [f"{split}/{i}.png" for i in range(n)], "made")
+            write_shard(
+                shard_path(folder, split, 0), codes, labels, [f"{split}/fer{i:07d}.png" for i in range(n)], "made"
+            )
         complete_store(folder, sizes, classes=CLASSES, encoder="autoencoder", faces=Path("faces"), synthetic=True)
         return folder
 

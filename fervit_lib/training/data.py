@@ -12,7 +12,7 @@ from fastai.data.load import DataLoader
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from fervit_lib.datasets import FaceDataset, few_shot_mask, load_faces, stratified_mask
+from fervit_lib.datasets import FaceDataset, few_shot_mask, load_faces, stratified_mask, vote_shares, votes_on
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import ImageModel
 
@@ -80,7 +80,14 @@ def training_part(store: LatentStore, *, fraction: float = 1.0, shots: int = 0, 
 
 
 def face_dls(
-    model: nn.Module, folder: Path, *, batch_size: int, device: torch.device, epoch_faces: int = 0, **part: float
+    model: nn.Module,
+    folder: Path,
+    *,
+    batch_size: int,
+    device: torch.device,
+    epoch_faces: int = 0,
+    labels: str = "hard",
+    **part: float,
 ) -> DataLoaders:
     """Train and val faces of a store as `model` takes them, resident on `device`.
 
@@ -90,19 +97,27 @@ def face_dls(
     Args:
         epoch_faces: fewer training faces are repeated until an epoch has so many, so that few of them are not also
             few steps; 0: none is.
+        labels: of the training faces: `hard`, the store's; or `soft`, (B, C) shares of the votes of FER+, which lie
+            beside the faces (Barsoum et al. 2016). Faces without a verdict are then left out.
         part: which training faces, see `training_part`.
 
     Raises:
+        FileNotFoundError: there are no votes beside the faces.
         ValueError: as `training_part`; a batch is larger than the set; the codes or labels do not fit the model; or the
-            faces are not where they were encoded.
+            faces are not where they were encoded, or not those that were voted on.
     """
+    if labels not in ("hard", "soft"):
+        raise ValueError(f"labels: expected hard or soft, got {labels!r}")
     views, val = LatentStore.open_views(folder), LatentStore.open(folder, "val")
-    chosen = np.flatnonzero(training_part(views[0], **part))
+    chosen, targets = np.flatnonzero(training_part(views[0], **part)), views[0].labels
+    if labels == "soft":
+        targets = torch.from_numpy(vote_shares(votes_on(val.faces, views[0].paths), val.classes)).float()
+        chosen = chosen[targets[chosen].sum(1).numpy() > 0]
     repeated = np.resize(chosen, max(len(chosen), epoch_faces))
     inputs = [inputs_for(model, view, repeated) for view in views[: 1 if is_image(model) else None]]
-    labels = views[0].labels[torch.from_numpy(repeated)]
+    targets = targets[torch.from_numpy(repeated)]
     dls = DataLoaders(
-        TensorBatches([view.to(device) for view in inputs], labels.to(device), bs=batch_size, shuffle=True),
+        TensorBatches([view.to(device) for view in inputs], targets.to(device), bs=batch_size, shuffle=True),
         TensorBatches([inputs_for(model, val).to(device)], val.labels.to(device), bs=min(512, len(val))),
         device=device,
     )

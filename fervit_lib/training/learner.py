@@ -30,8 +30,8 @@ WEIGHT_DECAY = 0.01
 
 
 def class_weights(labels: Tensor, num_classes: int) -> Tensor:
-    """N / (C · n_c) for each class: a rare class weighs as much as a common one. `labels` (N,) → (C,)."""
-    counts = torch.bincount(labels, minlength=num_classes)
+    """N / (C · n_c) for each class: a rare class weighs as much as a common one. `labels` (N,) or (N, C) → (C,)."""
+    counts = torch.bincount(labels, minlength=num_classes) if labels.ndim == 1 else labels.sum(0)
     return len(labels) / (num_classes * counts.float())
 
 
@@ -79,10 +79,12 @@ def build_learner(
     folder.mkdir(parents=True, exist_ok=True)
     groups = parameter_groups(model, strategy, freeze_stages=freeze_stages)
     weight = class_weights(dls.train.targets, len(dls.classes)) if weighted else None
+    # fastai's knows that hard labels cannot be mixed; torch's takes shares of classes, too.
+    loss_func = CrossEntropyLossFlat if dls.train.targets.ndim == 1 else nn.CrossEntropyLoss
     learn = ResumableLearner(
         dls,
         model,
-        loss_func=CrossEntropyLossFlat(weight=weight, label_smoothing=label_smoothing),
+        loss_func=loss_func(weight=weight, label_smoothing=label_smoothing),
         opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
         splitter=lambda _: [group.parameters for group in groups],
         metrics=[accuracy, *scores()],

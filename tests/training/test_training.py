@@ -15,6 +15,7 @@ from torch import nn
 from fervit_lib.datasets import draw_toy_faces, load_faces
 from fervit_lib.latents import LatentStore, complete_store, shard_path, write_shard
 from fervit_lib.models import create_model, load_model, save_model
+from fervit_lib.runs import read_json, write_json
 from fervit_lib.runtime import seed_everything
 from fervit_lib.training import (
     STRATEGIES,
@@ -310,6 +311,49 @@ class TestFit:
         with pytest.raises(KeyboardInterrupt):
             train(learn, "full", epochs=1)
         assert not torch.is_autocast_enabled("cpu")
+
+    @pytest.mark.parametrize(
+        "more", [{}, {"mixup": 0.4, "label_smoothing": 0.1, "weighted": True}], ids=["plain", "mixed"]
+    )
+    def test_soft_labels_are_the_shares_of_the_votes(
+        self, make_store: Callable[..., Path], tmp_path: Path, more: dict
+    ) -> None:
+        store, faces = make_store(tmp_path / "store"), tmp_path / "faces"
+        write_json(store / "store.json", read_json(store / "store.json") | {"faces": str(faces)})
+        model = create_model("scratch", 3, **OPTIONS["scratch"])
+        soft = {"batch_size": 16, "device": CPU, "labels": "soft"}
+        with pytest.raises(FileNotFoundError, match="place fer2013new.csv of FER.* beside the faces"):
+            face_dls(model, store, **soft)
+        faces.mkdir()
+        columns = [
+            "neutral",
+            "happiness",
+            "surprise",
+            "sadness",
+            "anger",
+            "disgust",
+            "fear",
+            "contempt",
+            "unknown",
+            "NF",
+        ]
+        votes = pd.DataFrame(0, index=range(96), columns=columns)
+        names = ["anger", "happiness", "sadness"]
+        for i in range(96):
+            votes.loc[i, names[i % 3]], votes.loc[i, names[(i + 1) % 3]] = 6, 4
+        votes.loc[5] = [0] * 8 + [10, 0]
+        votes.assign(Usage="Training").to_csv(faces / "fer2013new.csv", index=False)
+        dls = face_dls(model, store, **soft)
+        assert dls.num_faces == 95
+        torch.testing.assert_close(dls.train.targets[0], torch.tensor([0.6, 0.4, 0.0]))
+        assert dls.valid.targets.ndim == 1
+        learn = build_learner(model, dls, get_strategy("full"), folder=tmp_path, precision="float32", **more)
+        train(learn, "full", epochs=4)
+        assert pd.read_csv(tmp_path / "metrics.csv")["macro_f1"].max() > 0.9
+        with torch.no_grad():
+            probs = learn.model.eval()(dls.train.views[0][:60].float()).softmax(1)
+        if not more:  # the second choice of the voters comes second
+            assert (probs.argsort(1)[:, 1] == dls.train.targets[:60].argsort(1)[:, 1]).float().mean() > 0.9
 
     def test_gradients_are_clipped(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
         norms = []
