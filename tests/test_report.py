@@ -12,7 +12,8 @@ from test_figures_evaluation import RUNS
 
 from fervit_lib import runs
 from fervit_lib.figures import evaluation as figures_evaluation
-from fervit_lib.report import main, write_index, write_page
+from fervit_lib.report import write_index, write_page
+from fervit_lib.report.__main__ import main
 from fervit_lib.runs import write_json
 
 REMOTE = re.compile(r"""(?:src|href)\s*=\s*["']\s*(?:https?:)?//|@import|url\(\s*["']?(?:https?:)?//""")

@@ -1,0 +1,6 @@
+"""Executed notebooks and whole experiments as HTML pages that need nothing but a browser: no network, no server."""
+
+from fervit_lib.report.index import write_index
+from fervit_lib.report.page import write_page
+
+__all__ = ["write_index", "write_page"]

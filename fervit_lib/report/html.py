@@ -1,0 +1,86 @@
+"""What all pages need: figures as divs, formats of numbers and dates, a template filled and written."""
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import plotly.io
+from plotly.offline import get_plotlyjs
+from pygments.formatters import HtmlFormatter
+
+from fervit_lib.runs import atomic_write, read_json
+
+SYNTHETIC = (
+    "Made from synthetic toy faces and people drawn by code: the figures show that the pipeline works, "
+    "not how well it reads real ones."
+)
+
+
+def figure_div(figure: Any) -> str:
+    """A figure, or its JSON as a notebook stores it, as a div for a page that has plotly.js."""
+    config = {"responsive": True, "displaylogo": False}
+    options = {"include_plotlyjs": False, "full_html": False, "validate": False, "default_height": "450px"}
+    return plotly.io.to_html(figure, config=config, **options)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; an empty one if there is none, or half of one."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return {}
+
+
+def _revision(config: Mapping[str, Any]) -> str:
+    if not config.get("git_revision"):
+        return "no git revision"
+    return f"{config['git_revision'][:10]}{' with uncommitted changes' if config.get('git_dirty') else ''}"
+
+
+def _date(iso: str | None) -> str:
+    try:
+        return datetime.fromisoformat(iso).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (TypeError, ValueError):
+        return "–"
+
+
+def shown(value: Any, form: str) -> str:
+    """A number in a format; a dash for one that is missing."""
+    return form.format(value) if isinstance(value, int | float) and math.isfinite(value) else "–"
+
+
+def _literal(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _duration(seconds: Any) -> str:
+    if shown(seconds, "{}") == "–":
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def write_html(page: Path, template: str, *, figures: bool, **content: Any) -> Path:
+    """Fill a template of ours, with plotly.js if there are figures, and write it whole or not at all."""
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("fervit_lib"), autoescape=True, trim_blocks=True)
+    environment.filters |= {
+        "revision": _revision,
+        "date": _date,
+        "shown": shown,
+        "duration": _duration,
+        "literal": _literal,
+    }
+    light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
+    html = environment.get_template(template).render(
+        code_css=f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}",
+        plotly_js=get_plotlyjs() if figures else "",
+        **content,
+    )
+    with atomic_write(page) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return page
