@@ -1,5 +1,7 @@
 """What all pages need: figures as divs, formats of numbers and dates, a template filled and written."""
 
+import base64
+import gzip
 import json
 import math
 from collections.abc import Mapping
@@ -65,6 +67,11 @@ def _duration(seconds: Any) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
+def _packed_plotly() -> str:
+    """plotly.js as `unpack.js` takes it: base64 of gzip."""
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
+
+
 def write_html(page: Path, template: str, *, figures: bool, **content: Any) -> Path:
     """Fill a template of ours, with plotly.js if there are figures, and write it whole or not at all."""
     environment = jinja2.Environment(loader=jinja2.PackageLoader("fervit_lib"), autoescape=True, trim_blocks=True)
@@ -78,7 +85,7 @@ def write_html(page: Path, template: str, *, figures: bool, **content: Any) -> P
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
     html = environment.get_template(template).render(
         code_css=f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}",
-        plotly_js=get_plotlyjs() if figures else "",
+        plotly_js=_packed_plotly() if figures else "",
         **content,
     )
     with atomic_write(page) as temporary:

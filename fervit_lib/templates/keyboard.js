@@ -1,5 +1,6 @@
 // plotly's sliders and menus answer the mouse alone. Here they get a place in the order of Tab, a name for screen
 // readers, and the arrow keys, Home and End.
+figuresDrawn.then(() => {
 for (const plot of document.querySelectorAll('.js-plotly-plot')) {
   const controls = () => [
     ...[...plot.querySelectorAll('.slider-group')].map((element, i) => ({ element, kind: 'sliders', i })),
@@ -40,3 +41,4 @@ for (const plot of document.querySelectorAll('.js-plotly-plot')) {
   equip();
   plot.on('plotly_afterplot', equip);
 }
+});

@@ -131,7 +131,7 @@ def test_figures_can_be_made_again_from_the_predictions(make_store: Callable[...
     frame = kept["test"].to_frame()
     assert (frame["label"] == frame["predicted"]).mean() == pytest.approx(found.figures["accuracy"])
     np.testing.assert_allclose(frame.filter(like="prob_").sum(axis=1), 1, atol=1e-5)
-    assert frame["path"][3] == "test/3.png"
+    assert frame["path"][3] == "test/fer0000003.png"
     run.best_checkpoint.unlink()
     assert from_predictions(run, kept).figures == found.figures
 
