@@ -52,9 +52,10 @@ lab: setup ## JupyterLab on notebooks/
 test: setup ## all tests
 	$(BIN)/python -m pytest
 
-lint: setup ## style of the code and the notebooks
+lint: setup ## style of the code and the notebooks, types of the library
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: setup ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix .

@@ -45,7 +45,12 @@ class Panel:
         self.map.update_yaxes(autorange="reversed", type="category", title="from")
         self.map.update_xaxes(type="category", title="to token")
         self._fit_sliders()
-        self.run.observe(lambda _: (self._fit_sliders(), on_change()), "value")
+
+        def on_run(_: object) -> None:
+            self._fit_sliders()
+            on_change()
+
+        self.run.observe(on_run, "value")
         for control in (self.block, self.head):
             control.observe(lambda _: on_change(), "value")
         controls = [self.run, self.block, self.head, self.read, self.bars, self.map]

@@ -68,7 +68,7 @@ def claim_shards(folder: Path, split: str, indices: Sequence[int]) -> Iterator[i
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f".{split}.lock").open("ab") as file:
-        held_elsewhere = []
+        held_elsewhere: list[int] = []
         for wait, to_do in ((False, indices), (True, held_elsewhere)):
             for index in to_do:
                 try:  # a byte a shard

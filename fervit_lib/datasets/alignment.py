@@ -78,10 +78,9 @@ def _quarter_turn(vector: np.ndarray) -> np.ndarray:
 def _pad(image: Image.Image, before: np.ndarray, after: np.ndarray, blur: float) -> Image.Image:
     """Reflect beyond the edges; the farther out, the more blurred, and at last the median colour."""
     (left, top), (right, bottom) = before, after
-    pixels = np.pad(np.float32(image), ((top, bottom), (left, right), (0, 0)), "reflect")
+    pixels = np.pad(np.asarray(image, np.float32), ((top, bottom), (left, right), (0, 0)), "reflect")
     height, width = pixels.shape[:2]
-    y, x = np.ogrid[:height, :width]
-    y, x = np.float32(y), np.float32(x)
+    y, x = (axis.astype(np.float32) for axis in np.ogrid[:height, :width])
     across = np.minimum(x / left, (width - 1 - x) / right)
     outside = (1 - np.minimum(across, np.minimum(y / top, (height - 1 - y) / bottom)))[..., None]
     pixels += (gaussian_filter(pixels, (blur, blur, 0)) - pixels) * np.clip(outside * 3 + 1, 0, 1)

@@ -74,8 +74,8 @@ def read_coco(file: Path, folder: Path, allow_empty: bool) -> tuple[list[Path], 
             f"{file}: expected COCO's instances, but it does not parse ({error!r}); download it again"
         ) from error
     if not people:
-        names = ", ".join(sorted(str(category["name"]) for category in content["categories"])[:8])
-        raise ValueError(f"{file}: no category {CATEGORY!r}, found {names}; give annotations of persons")
+        known = ", ".join(sorted(str(category["name"]) for category in content["categories"])[:8])
+        raise ValueError(f"{file}: no category {CATEGORY!r}, found {known}; give annotations of persons")
     kept = [number for number in images if allow_empty or any(not a.get("iscrowd") for a in found[number])]
     if not kept:
         raise ValueError(f"{file}: no image with a person in it; give annotations of persons")
@@ -123,7 +123,8 @@ def _unpack(text: str | bytes) -> list[int]:
     """COCO's text form: numbers of 5-bit digits from 48 up, low digits first, bit 6 says more; differences to the run
     before last from the third on.
     """
-    runs, value, shift = [], 0, 0
+    runs: list[int] = []
+    value, shift = 0, 0
     for byte in text.encode("ascii") if isinstance(text, str) else text:
         digit = byte - 48
         value |= (digit & 31) << shift

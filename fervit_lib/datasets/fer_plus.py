@@ -82,7 +82,7 @@ def votes_on(source: Path, paths: Sequence[str]) -> pd.DataFrame:
     votes = read_votes(path)
     rows = np.array([_row(face, path) for face in paths])
     if rows.max(initial=0) >= len(votes):
-        raise ValueError(f"{path}: has {len(votes)} rows, expected one for {paths[rows.argmax()]}; take all of it")
+        raise ValueError(f"{path}: has {len(votes)} rows, expected one for {paths[int(rows.argmax())]}; take all of it")
     return votes.iloc[rows].reset_index(drop=True)
 
 

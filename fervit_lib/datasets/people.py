@@ -3,6 +3,7 @@
 A mask says of each pixel: 1 a person, 0 none, 255 to be ignored, in loss and metric alike.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -91,6 +92,7 @@ def load_people(path: Path | str, split: str, allow_empty: bool = False) -> Peop
             f"{path}: no such folder; give one with {{train,val,test}}/{{images,masks}}/, images/ and masks/, or COCO's"
         )
     synthetic = (path / MARKER).is_file()
+    masks: Sequence[Path | CocoMask]
     if (path / "annotations").is_dir():
         file, share = find_coco_files(path, split)
         images, masks = read_coco(file, path, allow_empty)

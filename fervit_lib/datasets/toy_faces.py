@@ -181,7 +181,7 @@ def _draw_eye(canvas: _Canvas, who: _Identity, face: Expression, side: int, gain
     x = _ACROSS * who.eye_width
     upper, lower = -up * _ARCH**0.8, down * _ARCH
     line = who.skin * 0.42
-    canvas.ellipse(*middle, 1.2 * who.eye_width, 0.17, who.skin * 0.93)
+    canvas.ellipse(middle[0], middle[1], 1.2 * who.eye_width, 0.17, who.skin * 0.93)
     almond = np.concatenate([np.stack([x, upper], axis=1), np.stack([x, lower], axis=1)[::-1]])
     canvas.polygon(almond + middle, (250, 250, 248))
     for radius, colour in ((0.105, who.iris), (0.05, (14, 12, 12))):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
 
 from fervit_lib.datasets.toy_faces import _CLOTHES, _HAIRS, _SKINS, _SUPERSAMPLE, _light, _rgb
@@ -29,13 +30,14 @@ class _Scene:
         self.mask = Image.new("L", self.image.size, 0)
         self.layers = (ImageDraw.Draw(self.image), ImageDraw.Draw(self.mask))
 
-    def polygon(self, points: np.ndarray, colour: np.ndarray, person: bool) -> None:
-        points = [tuple(point) for point in np.asarray(points, dtype=float).tolist()]
-        for layer, fill in zip(self.layers, (_rgb(colour), 255 * person), strict=True):
-            layer.polygon(points, fill=fill)
+    def polygon(self, points: ArrayLike, colour: np.ndarray, person: bool) -> None:
+        corners = [tuple(point) for point in np.asarray(points, dtype=float).tolist()]
+        picture, mask = self.layers
+        picture.polygon(corners, fill=_rgb(colour))
+        mask.polygon(corners, fill=255 * person)
 
-    def ellipse(self, centre: np.ndarray, radius: np.ndarray, colour: np.ndarray, person: bool) -> None:
-        self.polygon(np.asarray(centre) + np.stack([_COS, _SIN], axis=1) * radius, colour, person)
+    def ellipse(self, centre: np.ndarray, radius: ArrayLike, colour: np.ndarray, person: bool) -> None:
+        self.polygon(centre + np.stack([_COS, _SIN], axis=1) * np.asarray(radius), colour, person)
 
     def limb(self, joints: list[np.ndarray], width: float, colour: np.ndarray, person: bool = True) -> None:
         """A line through the joints with round ends."""

@@ -86,7 +86,7 @@ def fit_arm(
         raise ValueError("batch_size: expected at least 2, for features to be shuffled among images, got 1")
     seed_everything(seed)
     model = build_segmenter(**student).to(dls.device)
-    if arm.weights.feature:
+    if arm.weights.feature and targets.source is not None:  # `build_distiller` refuses the one without the other
         tapped = with_projector(model, targets.source, tap, dls.train.size)
     else:
         tapped = TappedStudent(model, tap)

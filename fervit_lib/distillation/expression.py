@@ -188,11 +188,10 @@ def fit_expression(
     """
     seed_everything(seed)
     plain = model_name.replace("_distilled", "")
-    options = {"pretrained": "none", "image_size": image_size}
     if kind == "token":
-        student: nn.Module = TokenViT(len(dls.classes), model_name=model_name, **options)
+        student: nn.Module = TokenViT(len(dls.classes), model_name=model_name, pretrained="none", image_size=image_size)
     else:
-        student = ImageModel(len(dls.classes), model_name=plain, **options)
+        student = ImageModel(len(dls.classes), model_name=plain, pretrained="none", image_size=image_size)
     learn = build_expression_learner(student, teacher, dls, ExpressionLoss(kind, **loss), folder=folder, cbs=[])
     _fit_best(learn, folder, epochs, lr, seed)
     return student.eval()

@@ -59,30 +59,34 @@ class Targets:
 
     @torch.no_grad()
     def logits(self, images: Tensor, keys: Sequence[str]) -> Tensor:
-        """The teacher's, (B, 1, S, S) float32."""
-        return self._kept("teacher", self._run_teacher, images, keys)
+        """The teacher's, (B, 1, S, S) float32. Raises ValueError where there is none."""
+        if (teacher := self.teacher) is None:
+            raise ValueError("teacher: expected one, for its outputs, got none; name one as `teacher`")
+
+        def compute(images: Tensor) -> Tensor:
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+                return teacher(images).float()
+
+        return self._kept("teacher", compute, images, keys)
 
     def features(self, images: Tensor, keys: Sequence[str]) -> Tensor:
-        """The detector's, (B, C, h, w) float32; of other images where they are shuffled."""
+        """The detector's, (B, C, h, w) float32; of other images where they are shuffled. Raises as `logits`."""
+        if self.source is None:
+            raise ValueError("source: expected a detector, for its features, got none; name one as `detector`")
         found = self._kept("features", self.source, images, keys)
         return found.roll(1, 0) if self.shuffle else found
-
-    def _run_teacher(self, images: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.teacher(images).float()
 
     def _kept(self, kind: str, compute: Callable[[Tensor], Tensor], images: Tensor, keys: Sequence[str]) -> Tensor:
         if not self.cache.max_bytes:
             return compute(images)
         full = [(kind, self._keys[kind], key) for key in keys]
-        found = [self.cache.get(key) for key in full]
-        missing = [i for i, value in enumerate(found) if value is None]
-        if missing:
+        found = {i: kept for i, key in enumerate(full) if (kept := self.cache.get(key)) is not None}
+        if missing := [i for i in range(len(full)) if i not in found]:
             chosen = images if len(missing) == len(images) else images[missing]
             for i, value in zip(missing, compute(chosen), strict=True):
                 found[i] = (value,)
                 self.cache.put(full[i], (value,))
-        return torch.stack([value for (value,) in found])
+        return torch.stack([found[i][0] for i in range(len(full))])
 
 
 class GiveTargets(Callback):

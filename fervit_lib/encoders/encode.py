@@ -111,7 +111,8 @@ def encode_faces(
         tqdm(total=len(faces), initial=done, desc=f"encode {split}", unit="face") as progress,
     ):
         for index in claim_shards(folder, split, missing):
-            path, shard, codes = shard_path(folder, split, index), shards[index], []
+            path, shard = shard_path(folder, split, index), shards[index]
+            codes: list[Tensor] = []
             if read_fingerprint(path) == prints[index]:  # another process made it meanwhile
                 progress.update(len(shard))
                 continue

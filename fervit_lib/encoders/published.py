@@ -138,14 +138,14 @@ def _w_distance(generator: Mapping[str, Tensor], latent_avg: Tensor, samples: in
 
     The mapping network: Karras et al. 2020, 8 equalised layers at a hundredth of the learning rate.
     """
-    layers = [(generator.get(f"style.{i}.weight"), generator.get(f"style.{i}.bias")) for i in range(1, 9)]
+    layers = [(f"style.{i}.weight", f"style.{i}.bias") for i in range(1, 9)]
     dim = latent_avg.shape[1]
-    if any(w is None or b is None or w.shape != (dim, dim) for w, b in layers):
+    if any(w not in generator or b not in generator or generator[w].shape != (dim, dim) for w, b in layers):
         return None
     x = torch.randn(samples, dim, generator=torch.Generator().manual_seed(0))
     x = x * x.square().mean(1, keepdim=True).add(1e-8).rsqrt()
     for weight, bias in layers:
-        x = F.linear(x, weight.float() * (0.01 / math.sqrt(dim)), bias.float() * 0.01)
+        x = F.linear(x, generator[weight].float() * (0.01 / math.sqrt(dim)), generator[bias].float() * 0.01)
         x = F.leaky_relu(x, 0.2) * math.sqrt(2)
     return (x - latent_avg[0]).norm(dim=1).median().item()
 

@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def time_calls(call: Callable[[], Any], device: torch.device, repeats: int, limi
     """Seconds of each of `repeats` calls after a warm-up, by device events on a GPU; fewer after `limit` seconds."""
     for _ in range(WARM_UP if repeats > 3 else 1):
         call()
-    times, started = [], time.perf_counter()
+    times: list[float] = []
+    started = time.perf_counter()
     while len(times) < repeats and (len(times) < 3 or time.perf_counter() - started < limit):
         times.append(_time_one(call, device))
     return np.array(times)
@@ -72,10 +74,10 @@ def measure_model(predictor: Predictor, inputs: Tensor, repeats: int = 50) -> di
     single = 1000 * time_calls(lambda: model(one), device, repeats)
     found |= {"latency_p50_ms": float(np.median(single)), "latency_p95_ms": float(np.quantile(single, 0.95))}
     reset_peak_memory(device)
-    best, best_batch = 0.0, None
+    best, best_batch = 0.0, one
     for size in BATCHES:
         batch = inputs[torch.arange(size) % len(inputs)].to(device)
-        rate = size / float(np.median(time_calls(lambda batch=batch: model(batch), device, 3)))
+        rate = size / float(np.median(time_calls(partial(model, batch), device, 3)))
         gained = rate > 1.1 * best
         if rate > best:
             best, best_batch = rate, batch
@@ -96,7 +98,8 @@ def _energy(call: Callable[[], Any], faces: int, device: torch.device, seconds: 
         call()
         calls += 1
         torch.cuda.synchronize(device)
-    return (gpu_energy(device) - before) / (calls * faces)
+    after = gpu_energy(device)
+    return None if after is None else (after - before) / (calls * faces)
 
 
 def measure_whole_way(predictor: Predictor, images: Sequence[Image.Image], repeats: int = 20) -> dict[str, float]:

@@ -107,7 +107,7 @@ def export_run(predictor: Predictor, folder: Path, pictures: Sequence[Image.Imag
         path = export_onnx(model, folder / f"{what.replace(' + ', '-')}.onnx")
         difference = onnx_difference(path, model, inputs)
         row = {"what": what, "file": path.name, "mb": path.stat().st_size / 1e6, "difference": difference}
-        row |= {"agrees": difference < TOLERANCE} | measure_onnx(path, as_onnx_input(model, inputs[:1].cpu()))
+        row |= {"agrees": difference < TOLERANCE, **measure_onnx(path, as_onnx_input(model, inputs[:1].cpu()))}
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -158,7 +158,9 @@ class Predictor:
 
     def inputs(self, images: Sequence[Image.Image]) -> Tensor:
         """Pictures of faces → what the model takes: codes (N, 18, 512), or images (N, 3, S, S) uint8."""
-        return images_to_pixels(images, *self.takes) if self.takes else self.encoder(images)
+        if self.encoder is not None:
+            return self.encoder(images)
+        return images_to_pixels(images, self.model.image_size, self.model.resize_method)
 
     def predict(self, images: Sequence[Image.Image | Path | str]) -> Read:
         """The emotion in each picture of a face (a PIL image, or a file).

@@ -97,7 +97,7 @@ def ten_crops(pictures: Sequence[Image.Image]) -> list[list[Image.Image]]:
 
 def _read_all(predictors: Mapping[str, Predictor], pictures: Sequence[Image.Image]) -> Iterator[tuple[str, np.ndarray]]:
     """Name and probabilities of each predictor; pictures are encoded once for all that take codes."""
-    prepared: dict[int, Tensor] = {}
+    prepared: dict[tuple[int, str] | None, Tensor] = {}
     for name, predictor in predictors.items():
         if predictor.takes not in prepared:
             prepared[predictor.takes] = predictor.inputs(pictures)

@@ -59,9 +59,9 @@ def write_comparison(table: pd.DataFrame, folder: Path) -> list[Path]:
     return paths
 
 
-def _cell(name: str, value: object) -> str:
-    if name == "variant":
-        return str(value).replace("_", r"\_")
+def _cell(name: str, value: str | float) -> str:
+    if isinstance(value, str):  # the run's name
+        return value.replace("_", r"\_")
     return "--" if pd.isna(value) else _LATEX[name][1].format(value * _SCALE.get(name, 1))
 
 

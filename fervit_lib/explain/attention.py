@@ -59,10 +59,9 @@ def attention_rollout(maps: Sequence[Tensor]) -> Tensor:
     Args:
         maps: as `attention_maps` gives them, first block first.
     """
-    rolled = None
-    for attn in maps:
-        mixed = (attn.mean(1) + _identity(attn)) / 2
-        rolled = mixed if rolled is None else mixed @ rolled
+    rolled, *later = ((attn.mean(1) + _identity(attn)) / 2 for attn in maps)
+    for mixed in later:
+        rolled = mixed @ rolled
     return rolled[:, 0]
 
 

@@ -127,7 +127,8 @@ def swap_effect(predict: Predict, first: Tensor, second: Tensor) -> pd.DataFrame
 
 def layers_off(predict: Predict, codes: Tensor, fill: Tensor) -> tuple[list[str], np.ndarray]:
     """Faces (n, 18, dim) with nothing, a band or a layer off: names, probabilities (n, 1 + 3 + 18, num_classes)."""
-    choices = {"nothing": []} | {band: range(s.start, s.stop) for band, s in BANDS.items()}
+    choices: dict[str, Iterable[int]] = {"nothing": []}
+    choices |= {band: range(s.start, s.stop) for band, s in BANDS.items()}
     choices |= {str(layer): [layer] for layer in range(codes.shape[1])}
     probs = [predict(replace_layers(codes, layers, fill)) for layers in choices.values()]
     return list(choices), np.stack(probs, axis=1)

@@ -168,7 +168,7 @@ def cka_matrix(
     cross = own = others = 0.0
     asked = (model, inputs), (other, inputs if other_inputs is None else other_inputs)
     if len(asked[0][1]) != len(asked[1][1]):
-        raise ValueError(f"other_inputs: expected the same {len(inputs)} faces, got {len(other_inputs)}")
+        raise ValueError(f"other_inputs: expected the same {len(inputs)} faces, got {len(asked[1][1])}")
     for batches in zip(*(faces.split(batch_size) for _, faces in asked), strict=True):
         if len(batches[0]) < 4:
             continue

@@ -28,8 +28,8 @@ def plot_code_statistics(mean_norm: np.ndarray, spread: np.ndarray) -> go.Figure
         first, last = place.start, min(place.stop, layers) - 1
         fill = (BAND, "#E6EFF5")[i % 2]
         figure.add_vrect(first - 0.5, last + 0.5, fillcolor=fill, layer="below", line_width=0, row="all", col=1)
-        place = {"x": (first + last) / 2, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
-        figure.add_annotation(text=band, font_color="#555555", **place)
+        label = {"x": (first + last) / 2, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
+        figure.add_annotation(text=band, font_color="#555555", **label)
     figure.update_xaxes(range=[-0.5, layers - 0.5], dtick=1, showgrid=False)
     figure.update_xaxes(title_text="layer", row=2)
     figure.update_yaxes(title_text="mean length", rangemode="tozero", row=1)
@@ -66,7 +66,7 @@ def plot_embedding(points: np.ndarray, labels: np.ndarray, classes: Sequence[str
     require(points.ndim == 2 and points.shape[1] == 2, "points", "shape (N, 2)", points.shape)
     require(labels.shape == points.shape[:1], "labels", f"shape ({len(points)},)", labels.shape)
     known = np.isin(labels, range(len(classes)))
-    require(known.all(), "labels", f"class numbers below {len(classes)}", np.unique(labels[~known]))
+    require(bool(known.all()), "labels", f"class numbers below {len(classes)}", np.unique(labels[~known]))
     figure = new_figure("Codes in two dimensions", f"{len(points):,} faces", 500, margin_t=110)
     for number, name in enumerate(escape_labels(classes)):
         x, y = points[labels == number].T

@@ -1,6 +1,6 @@
 """The look of every figure, and what all of them need."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 import pandas as pd
@@ -59,6 +59,6 @@ def new_figure(title: str, subtitle: str = "", height: int = 400, **layout: obje
     return go.Figure(layout={"template": _TEMPLATE, "title": title_text, "height": height, **layout})
 
 
-def escape_labels(names: Sequence[object]) -> list[str]:
+def escape_labels(names: Iterable[object]) -> list[str]:
     """Names as plotly shall show them: it would read `<b>` as markup."""
     return [escape(str(name), quote=False) for name in names]

@@ -41,8 +41,8 @@ def plot_rates_tried(tried: pd.DataFrame, chosen: float) -> go.Figure:
         chosen: the rate that was taken.
     """
     require_columns("tried", tried, ["lr", "loss"])
-    axes = {"xaxis": {"title": "learning rate", "type": "log"}, "yaxis": {"title": "loss"}}
-    figure = new_figure("Learning rates tried", f"chosen: {chosen:.1e}", **axes)
+    x = {"title": "learning rate", "type": "log"}
+    figure = new_figure("Learning rates tried", f"chosen: {chosen:.1e}", xaxis=x, yaxis={"title": "loss"})
     figure.add_scatter(x=tried["lr"], y=tried["loss"], mode="lines", name="loss")
     figure.add_vline(x=chosen, line_dash="dash", line_color="#555555")
     return figure
@@ -67,7 +67,7 @@ def plot_reconstruction(target: np.ndarray, painted: np.ndarray, mask: np.ndarra
         error = ((target[hidden, token] - painted[hidden, token]) ** 2).mean() if hidden.any() else np.nan
         scores.append(1 - error * target[:, token].size / max(spread, 1e-12))
     subtitle = f"over {len(target)} faces; 1: exact, 0: no better than the mean"
-    axes = {"xaxis": {"title": "token", "tickformat": "d"}, "yaxis": {"title": "R²"}}
-    figure = new_figure("Hidden tokens painted in", subtitle, **axes)
+    x = {"title": "token", "tickformat": "d"}
+    figure = new_figure("Hidden tokens painted in", subtitle, xaxis=x, yaxis={"title": "R²"})
     figure.add_bar(x=np.arange(target.shape[1]), y=scores, hovertemplate="token %{x}: %{y:.2f}<extra></extra>")
     return figure

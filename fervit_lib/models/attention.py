@@ -59,9 +59,9 @@ class Heads:
     `attn` and `outputs` are what the pass went on with: the gradient of its result with respect to them can be taken.
     """
 
-    attn: Tensor | None = None  # (B, num_heads, N, N), before attention dropout: rows sum to 1
-    values: Tensor | None = None  # (B, num_heads, N, head_dim)
-    outputs: Tensor | None = None  # (B, num_heads, N, head_dim), as they enter the output projection
+    attn: Tensor  # (B, num_heads, N, N), before attention dropout: rows sum to 1
+    values: Tensor  # (B, num_heads, N, head_dim)
+    outputs: Tensor  # (B, num_heads, N, head_dim), as they enter the output projection
 
 
 def attention_modules(model: nn.Module) -> list[nn.Module]:
@@ -79,7 +79,7 @@ def attention_modules(model: nn.Module) -> list[nn.Module]:
 class _ShowWeights(TorchFunctionMode):
     """Have a fused attention call carried out by torch's own step-by-step form of it, which also gives its weights."""
 
-    def __init__(self, open_heads: list[Heads]) -> None:
+    def __init__(self, open_heads: list[dict[str, Tensor]]) -> None:
         super().__init__()
         self.open_heads = open_heads  # of the attention modules that are being run, the innermost last
 
@@ -104,7 +104,7 @@ class _ShowWeights(TorchFunctionMode):
         output, attn = torch.ops.aten._scaled_dot_product_attention_math(
             query, key, value, attn_mask, 0.0, is_causal, None, scale=scale, enable_gqa=enable_gqa
         )
-        self.open_heads[-1].attn = attn
+        self.open_heads[-1]["attn"] = attn
         return F.dropout(attn, dropout_p) @ value if dropout_p else output
 
 
@@ -115,23 +115,23 @@ def capture_heads(model: nn.Module) -> Iterator[list[Heads]]:
     The weights kept are those that the pass multiplies its values with. On leaving, no hook stays behind.
     """
     captured: list[Heads] = []
-    open_heads: list[Heads] = []
+    open_heads: list[dict[str, Tensor]] = []
 
     def start(module: nn.Module, inputs: tuple) -> None:
-        open_heads.append(Heads())
+        open_heads.append({})
 
     def stop(module: nn.Module, inputs: tuple, output: Any) -> None:
-        captured.append(open_heads.pop())
+        captured.append(Heads(**open_heads.pop()))
 
     def keep_weights(module: nn.Module, inputs: tuple) -> None:
-        open_heads[-1].attn = inputs[0]  # an unfused module hands its weights to its dropout
+        open_heads[-1]["attn"] = inputs[0]  # an unfused module hands its weights to its dropout
 
     def hooks_of_parts(num_heads: int) -> tuple[Any, Any]:
         def keep_values(module: nn.Module, inputs: tuple, qkv: Tensor) -> None:
-            open_heads[-1].values = qkv.chunk(3, dim=-1)[2].unflatten(-1, (num_heads, -1)).transpose(1, 2)
+            open_heads[-1]["values"] = qkv.chunk(3, dim=-1)[2].unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
         def keep_outputs(module: nn.Module, inputs: tuple) -> tuple:
-            outputs = open_heads[-1].outputs = inputs[0].unflatten(-1, (num_heads, -1)).transpose(1, 2)
+            outputs = open_heads[-1]["outputs"] = inputs[0].unflatten(-1, (num_heads, -1)).transpose(1, 2)
             return (outputs.transpose(1, 2).flatten(2),)  # the pass goes on with what is kept, and so does a gradient
 
         return keep_values, keep_outputs

@@ -43,7 +43,7 @@ def _revision(config: Mapping[str, Any]) -> str:
     return f"{config['git_revision'][:10]}{' with uncommitted changes' if config.get('git_dirty') else ''}"
 
 
-def _date(iso: str | None) -> str:
+def _date(iso: Any) -> str:
     try:
         return datetime.fromisoformat(iso).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
     except (TypeError, ValueError):

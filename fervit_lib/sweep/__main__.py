@@ -53,7 +53,7 @@ def show(file: Path, reports: Path) -> None:
     """Run 06_sweep over the trials, and write the pages."""
     run = Run(reports, read_sweep(file).name, "sweep", "all")
     run_notebook(SWEEP_NOTEBOOK, run.folder, {"config": display_path(file), "reports": str(reports)})
-    index = [sys.executable, "-m", "fervit_lib.report", "index", run.folder.parents[1]]
+    index = [sys.executable, "-m", "fervit_lib.report", "index", str(run.folder.parents[1])]
     subprocess.run(index, cwd=PROJECT_ROOT, check=True)
     print(f"Report: {display_path(run.folder / 'notebook.html')}\nBest: {run.result['winner']}")
 

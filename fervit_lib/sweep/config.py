@@ -9,19 +9,20 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import optuna
 import papermill
 import yaml
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from fervit_lib.runs import check_name
 from fervit_lib.runtime import PROJECT_ROOT, display_path
 
 TRAIN_NOTEBOOK = PROJECT_ROOT / "notebooks" / "02_train.ipynb"
 METHODS = ("grid", "random", "bayes")
-GOALS = ("minimize", "maximize")
+Goal = Literal["minimize", "maximize"]
+GOALS = get_args(Goal)
 METRICS = ("train_loss", "valid_loss", "accuracy", "macro_f1", "recall", "precision", "roc_auc")  # of metrics.csv
 SET_HERE = {"experiment", "variant", "reports", "resume"}
 
@@ -38,7 +39,9 @@ _DISTRIBUTIONS = {
     "log_uniform": ("min", "max"),  # of the logarithm
     "log_uniform_values": ("min", "max"),
 }
-_TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool}
+_TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "bool": bool}
+
+Distribution = CategoricalDistribution | IntDistribution | FloatDistribution
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,9 @@ class Sweep:
     name: str
     method: str
     metric: str
-    goal: str
+    goal: Goal
     fixed: dict[str, Any]
-    space: dict[str, BaseDistribution]
+    space: dict[str, Distribution]
     run_cap: int | None
     early: dict[str, Any] | None
     source: dict[str, Any]
@@ -73,7 +76,9 @@ class Sweep:
 
     @property
     def num_trials(self) -> int:
-        return self.run_cap if self.method != "grid" else min(len(self.grid), self.run_cap or len(self.grid))
+        if self.run_cap is None:  # only a grid's: it has an end of its own
+            return len(self.grid)
+        return min(len(self.grid), self.run_cap) if self.method == "grid" else self.run_cap
 
     def sampler(self, number: int, seed: int) -> optuna.samplers.BaseSampler:
         """Optuna's sampler for trial `number`: seeded by it, so that workers and later starts never draw alike."""
@@ -127,7 +132,7 @@ def parse_sweep(source: Any) -> Sweep:
     fixed, space = {}, {}
     for name, spec in source["parameters"].items():
         distribution = _read_parameter(f"parameters.{name}", spec)
-        if isinstance(distribution, BaseDistribution):
+        if distribution is not None:
             space[name] = distribution
         else:
             fixed[name] = spec["value"]
@@ -176,7 +181,7 @@ def _examples(sweep: Sweep, name: str) -> Iterable[Any]:
     return distribution.choices if isinstance(distribution, CategoricalDistribution) else [distribution.low]
 
 
-def _read_parameter(where: str, spec: Any) -> BaseDistribution | None:
+def _read_parameter(where: str, spec: Any) -> Distribution | None:
     """The distribution of one entry of `parameters`; None for a fixed value."""
     _check_mapping(where, spec)
     kind = spec.get("distribution", _infer(spec))
@@ -197,7 +202,7 @@ def _read_parameter(where: str, spec: Any) -> BaseDistribution | None:
     return _range(where, kind, spec)
 
 
-def _range(where: str, kind: str, spec: Mapping[str, Any]) -> BaseDistribution:
+def _range(where: str, kind: str, spec: Mapping[str, Any]) -> Distribution:
     numbers = int if kind == "int_uniform" else (int, float)
     for key in ("min", "max", "q"):
         if key in spec and (not isinstance(spec[key], numbers) or isinstance(spec[key], bool)):
@@ -226,7 +231,7 @@ def _infer(spec: Mapping[str, Any]) -> str:
     return "int_uniform" if whole else "uniform"
 
 
-def _points(distribution: BaseDistribution) -> list[Any]:
+def _points(distribution: Distribution) -> list[Any]:
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     if distribution.step is None:

@@ -68,7 +68,7 @@ def pareto_front(table: pd.DataFrame, metric: str, cost: str, goal: str = "maxim
         [table[metric].to_numpy(float) * (-1 if goal == "maximize" else 1), table[cost].to_numpy(float)], 1
     )
     others, own = points[None], points[:, None]
-    beaten = ((others <= own).all(2) & (others < own).any(2)).any(1)
+    beaten = (np.all(others <= own, axis=2) & np.any(others < own, axis=2)).any(1)
     return pd.Series(~beaten & np.isfinite(points).all(1), index=table.index)
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from fervit_lib.runtime import display_path
-from fervit_lib.sweep.config import Sweep, parse_sweep
+from fervit_lib.sweep.config import Distribution, Sweep, parse_sweep
 
 STORAGES = ("sqlite", "journal")
 VARIABLE = "FERVIT_TRIAL"  # of the environment: which trial a process trains
@@ -35,7 +35,7 @@ def trial_environment(folder: Path, number: int) -> dict[str, str]:
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[bool]:
     """Hold the lock file `path`; gives False, at once, where another process holds it and `wait` is off."""
-    handle = _lock(path, wait)
+    handle = _lock(path) if wait else _try_lock(path)
     try:
         yield handle is not None
     finally:
@@ -43,15 +43,22 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
             handle.close()
 
 
-def _lock(path: Path, wait: bool) -> TextIO | None:
+def _lock(path: Path, how: int = fcntl.LOCK_EX) -> TextIO:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = path.open("w")
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
+        fcntl.flock(handle, how)
+    except BaseException:
         handle.close()
-        return None
+        raise
     return handle
+
+
+def _try_lock(path: Path) -> TextIO | None:
+    try:
+        return _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
 
 
 def load_storage(folder: Path, kind: str | None = None) -> optuna.storages.BaseStorage:
@@ -138,13 +145,12 @@ def propose(study: optuna.Study, sweep: Sweep, trial: optuna.Trial) -> dict[str,
     return sweep.fixed | {name: _draw(trial, name, distribution) for name, distribution in sweep.space.items()}
 
 
-def _draw(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
+def _draw(trial: optuna.Trial, name: str, distribution: Distribution) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         return trial.suggest_categorical(name, distribution.choices)
-    ends = (distribution.low, distribution.high)
     if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(name, *ends, step=distribution.step)
-    return trial.suggest_float(name, *ends, step=distribution.step, log=distribution.log)
+        return trial.suggest_int(name, distribution.low, distribution.high, step=distribution.step)
+    return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
 def live_trial(study: optuna.Study, number: int) -> optuna.Trial:
@@ -158,7 +164,7 @@ def claim(study: optuna.Study, sweep: Sweep, folder: Path, seed: int = 0) -> Cla
         trials = study.get_trials(deepcopy=False)
         begun = [trial for trial in trials if trial.state != TrialState.WAITING]
         for left in begun:
-            if left.state == TrialState.RUNNING and (lock := _lock(_lock_file(folder, left.number), wait=False)):
+            if left.state == TrialState.RUNNING and (lock := _try_lock(_lock_file(folder, left.number))):
                 study.sampler = sweep.sampler(left.number, seed)
                 if taken := _take_up(study, sweep, left, lock):
                     return taken
@@ -166,7 +172,7 @@ def claim(study: optuna.Study, sweep: Sweep, folder: Path, seed: int = 0) -> Cla
             return None
         study.sampler = sweep.sampler(len(begun), seed)
         trial = study.ask()
-        lock = _lock(_lock_file(folder, trial.number), wait=True)
+        lock = _lock(_lock_file(folder, trial.number))
         parameters = propose(study, sweep, trial)
         trial.set_user_attr("starts", 1)
         return Claim(trial, parameters, lock)

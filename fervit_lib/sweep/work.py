@@ -45,7 +45,7 @@ def run_notebook(notebook: Path, folder: Path, parameters: dict[str, Any]) -> No
         raise RuntimeError("the process was killed (was memory short?)") from error
     finally:
         # The page is a floor up, and not for this module to import.
-        page = [sys.executable, "-m", "fervit_lib.report", "page", executed, folder / "notebook.html"]
+        page = [sys.executable, "-m", "fervit_lib.report", "page", str(executed), str(folder / "notebook.html")]
         subprocess.run(page, cwd=PROJECT_ROOT, capture_output=True)
 
 
@@ -122,7 +122,8 @@ def run_sweep(file: Path, reports: Path, *, workers: int = 1, storage: str | Non
     study = open_study(sweep, sweep_folder(reports, sweep), storage)
     if is_complete(study, sweep):
         return
-    command = [sys.executable, "-m", "fervit_lib.sweep", file, "--worker", "--reports", reports, "--seed", str(seed)]
+    options = ["--worker", "--reports", str(reports), "--seed", str(seed)]
+    command = [sys.executable, "-m", "fervit_lib.sweep", str(file), *options]
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     environment = {"OMP_NUM_THREADS": threads} | os.environ
     running = [subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment) for _ in range(workers)]

@@ -31,7 +31,8 @@ class SaveBest(TrackerCallback):
     def __init__(self, save: Callable[[], None], monitor: str = "macro_f1") -> None:
         super().__init__(monitor=monitor, comp=np.greater)
         self.save = save
-        self.best_epoch, self.best_values = -1, {}
+        self.best_epoch = -1
+        self.best_values: dict[str, float] = {}
 
     def after_epoch(self) -> None:
         super().after_epoch()
@@ -178,7 +179,7 @@ class Bf16(Callback):
             self.learn.pred = self.pred.float()
 
     def after_fit(self) -> None:
-        vars(self.model).pop("forward", None)
+        self.model.__dict__.pop("forward", None)
 
 
 class Fp16(MixedPrecision):

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -79,6 +80,14 @@ def training_part(store: LatentStore, *, fraction: float = 1.0, shots: int = 0, 
     return few_shot_mask(labels, shots, seed) if shots else stratified_mask(labels, fraction, seed)
 
 
+class TrainingPart(TypedDict, total=False):
+    """Keywords of `training_part`."""
+
+    fraction: float
+    shots: int
+    seed: int
+
+
 def face_dls(
     model: nn.Module,
     folder: Path,
@@ -87,7 +96,7 @@ def face_dls(
     device: torch.device,
     epoch_faces: int = 0,
     labels: str = "hard",
-    **part: float,
+    **part: Unpack[TrainingPart],
 ) -> DataLoaders:
     """Train and val faces of a store as `model` takes them, resident on `device`.
 
@@ -164,7 +173,11 @@ def load_pixels(store: LatentStore, indices: np.ndarray, image_size: int, resize
     return _stack(faces, [place[store.paths[i]] for i in indices], image_size, _RESIZE[resize_method])
 
 
-_RESIZE = {"squish": Image.Image.resize, "crop": ImageOps.fit, "pad": ImageOps.pad}
+_RESIZE: dict[str, Callable[..., Image.Image]] = {
+    "squish": Image.Image.resize,
+    "crop": ImageOps.fit,
+    "pad": ImageOps.pad,
+}
 
 
 def _stack(faces: FaceDataset, indices: list[int], image_size: int, resize: Callable[..., Image.Image]) -> Tensor:

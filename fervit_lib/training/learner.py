@@ -172,8 +172,8 @@ def fit(
 def _peak_rate(
     learn: Learner, strategy: Strategy, lr: float | None, state: Path | None, identity: dict[str, Any]
 ) -> float:
-    if lr or strategy.lr:
-        return lr or strategy.lr
+    if given := lr or strategy.lr:
+        return given
     if state and (kept := read_state(state, identity)):  # found before the interruption
         return kept[1]["peak"]
     learn.freeze_to(sum(not group.first for group in learn.groups))

@@ -114,12 +114,13 @@ def read_state(path: Path, fit: Mapping[str, Any]) -> tuple[dict[str, Tensor], d
 def _random_state() -> dict[str, Tensor]:
     """Python's, numpy's and torch's generators as tensors."""
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    numpy = np.random.get_state(legacy=False)
+    keys, position = numpy["state"]["key"], numpy["state"]["pos"]
     state = {
         "python": torch.tensor([version, *words], dtype=torch.int64),
         "python_gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
-        "numpy": torch.tensor([*keys.tolist(), position, has_gauss], dtype=torch.int64),
-        "numpy_gauss": torch.tensor([cached], dtype=torch.float64),
+        "numpy": torch.tensor([*keys.tolist(), position, numpy["has_gauss"]], dtype=torch.int64),
+        "numpy_gauss": torch.tensor([numpy["gauss"]], dtype=torch.float64),
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():

@@ -102,7 +102,7 @@ class Plateau(TrackerCallback):
         return {"best": float(self.best), "wait": self.wait, "level": self.schedule.level}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        self.best, self.wait, self.schedule.level = state["best"], state["wait"], state["level"]
+        self.best, self.wait, self.schedule.level = state["best"], int(state["wait"]), state["level"]
 
 
 class EarlyStopping(TrackerCallback):
@@ -127,4 +127,4 @@ class EarlyStopping(TrackerCallback):
         return {"best": float(self.best), "wait": self.wait}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        self.best, self.wait = state["best"], state["wait"]
+        self.best, self.wait = state["best"], int(state["wait"])

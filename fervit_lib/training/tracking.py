@@ -3,12 +3,13 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import wandb
 from fastai.callback.core import Callback
 
-MODES = ("off", "offline", "online")
+Mode = Literal["off", "offline", "online"]
+MODES = get_args(Mode)
 PROJECT = "fervit-lab"
 
 
@@ -24,7 +25,9 @@ class WeightsAndBiases(Callback):
 
     order = 62
 
-    def __init__(self, folder: Path, name: str, mode: str, parameters: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, name: str, mode: Literal["offline", "online"], parameters: Mapping[str, Any]
+    ) -> None:
         self.folder, self.name_of_run, self.mode, self.parameters = folder, name, mode, dict(parameters)
 
     def before_fit(self) -> None:
@@ -62,7 +65,7 @@ class WeightsAndBiases(Callback):
         self.run = True
 
 
-def trackers(mode: str, folder: Path, name: str, parameters: Mapping[str, Any]) -> list[Callback]:
+def trackers(mode: Mode, folder: Path, name: str, parameters: Mapping[str, Any]) -> list[Callback]:
     """The callbacks that log a run elsewhere: none where `mode` is `off`, else see `WeightsAndBiases`."""
     if mode not in MODES:
         raise ValueError(f"wandb: expected one of {', '.join(MODES)}, got {mode!r}")

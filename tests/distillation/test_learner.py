@@ -211,6 +211,13 @@ def test_a_weight_without_what_it_weighs_and_maps_that_do_not_fit_are_errors(
     for weights, word in ((LossWeights(feature=0), "teacher"), (LossWeights(kl=0, mse=0), "detector")):
         with pytest.raises(ValueError, match=f"without a {word}"):
             distillation.build_distiller(model, make_dls(folder), Targets(None), weights, folder=tmp_path)
+    arm = distillation.make_arms(LossWeights(kl=0, mse=0))[2]
+    student = {"encoder": "mobilenet_v2", "decoder": "slim", "weights": "none"}
+    with pytest.raises(ValueError, match="feature_weight: expected 0 without a detector"):
+        distillation.fit_arm(
+            arm, 0, make_dls(folder), Targets(None), tmp_path, student=student, tap="decoder", epochs=1, lr=1e-3,
+            settings={},
+        )  # fmt: skip
     source = distillation.OnnxFeatures(detector, "/body/body.0/act/Relu_output_0", CPU)
     with pytest.raises(ValueError, match="is 1x16x16x16, expected a map of 4x4"):
         distillation.with_projector(model.student, source, "decoder", 32)

@@ -141,8 +141,8 @@ def plot_class_metrics(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
 def plot_class_heatmap(scores: pd.DataFrame, title: str) -> go.Figure:
     """A score of each class (column) and run (row), written into the cells; blue is 1."""
     require(scores.size > 0, "scores", "at least one run and class", f"a table of shape {scores.shape}")
-    axes = {"xaxis": {"showgrid": False, "side": "top"}, "yaxis": {"showgrid": False, "autorange": "reversed"}}
-    figure = new_figure(title, height=120 + 30 * max(3, len(scores)), margin_t=84, **axes)
+    x, y = {"showgrid": False, "side": "top"}, {"showgrid": False, "autorange": "reversed"}
+    figure = new_figure(title, height=120 + 30 * max(3, len(scores)), margin_t=84, xaxis=x, yaxis=y)
     figure.add_heatmap(
         z=scores, x=escape_labels(scores.columns), y=escape_labels(scores.index),
         texttemplate="%{z:.2f}", showscale=False,

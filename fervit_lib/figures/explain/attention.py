@@ -36,7 +36,7 @@ def plot_attention(
     # Every group lies in the figure, side by side in the bars and below one another in the map; the menu moves the
     # window, the sliders choose the trace and its numbers. So three choices go together without a program of ours.
     labels = ["CLS", *LAYERS]
-    x, place = np.arange(groups * tokens), {"row": 1, "col": 1}
+    x = np.arange(groups * tokens)
     colors = ["#777777", *(BAND_COLORS[band] for band, s in BANDS.items() for _ in range(s.start, s.stop))] * groups
 
     def of_layer(layer: int) -> dict[str, list]:
@@ -55,7 +55,7 @@ def plot_attention(
         errors = {"array": first["error_y.array"][h], "thickness": 1.2, "width": 2, "color": "#333333"}
         hover = "%{text}: %{y:.3f}<extra></extra>"
         bars = {"text": labels * groups, "textposition": "none", "hovertemplate": hover, "marker_color": colors}
-        figure.add_bar(x=x, y=first["y"][h], visible=h == 0, showlegend=False, error_y=errors, **bars, **place)
+        figure.add_bar(x=x, y=first["y"][h], visible=h == 0, showlegend=False, error_y=errors, row=1, col=1, **bars)
     for h in range(1 + num_heads):
         heat = {"hovertemplate": "to %{x}: %{z:.1f} %<extra></extra>", "colorscale": SEQUENTIAL}
         bar = {"len": 0.55, "y": 0, "yanchor": "bottom", "thickness": 12, "title": {"text": "weight, %"}}
@@ -63,7 +63,7 @@ def plot_attention(
             z=first["z"][1 + num_heads + h], x=labels, y=x, zmin=0, visible=h == 0, row=2, col=1, colorbar=bar, **heat
         )
     for group in range(groups):
-        shade_bands(figure, group * tokens + 1, **place)
+        shade_bands(figure, group * tokens + 1, row=1, col=1)
     windows = [{"xaxis.range": [g * tokens - 0.5, (g + 1) * tokens - 0.5]} for g in range(groups)]
     for g, window in enumerate(windows):
         window["yaxis2.range"] = [(g + 1) * tokens - 0.5, g * tokens - 0.5]

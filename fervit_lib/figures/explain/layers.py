@@ -25,7 +25,7 @@ def plot_layer_scores(
     figure = new_figure(title, height=400, margin_t=110, yaxis={"title": axis, "tickformat": ".0%"})
     shade_bands(figure)
     for name, color in zip(scores, PALETTE, strict=False):
-        bar = {"name": str(name), "marker_color": color, "hovertemplate": "layer %{x}: %{y:.1%}"}
+        bar: dict[str, object] = {"name": str(name), "marker_color": color, "hovertemplate": "layer %{x}: %{y:.1%}"}
         if errors and name in errors:
             low, high = errors[name]
             values = scores[name].to_numpy()
