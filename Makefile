@@ -65,5 +65,5 @@ lock: ## resolve pyproject.toml into requirements.lock anew (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras --extra dev pyproject.toml -o requirements.lock
 
 clean: ## remove the reports of demo and sweep, toy faces and their codes, and caches (not .venv, not your data)
-	rm -rf reports/demo reports/sweep data/toy data/toy_people data/latents/toy .pytest_cache .ruff_cache
+	rm -rf reports/demo reports/sweep data/toy data/toy_people data/latents/toy .pytest_cache .ruff_cache .mypy_cache
 	find fervit_lib tests -name __pycache__ -prune -exec rm -rf {} +
