@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fervit_lib.encoders.irse import STAGES
 from fervit_lib.encoders.style_encoder import StyleEncoder
+from fervit_lib.files import naming
 
 ENCODER_TYPES = {"GradualStyleEncoder": "psp", "Encoder4Editing": "e4e"}
 E4E_OPTIONS = {"stylegan_size", "progressive_steps", "w_discriminator_lambda"}  # that pSp does not have
@@ -37,6 +38,11 @@ def load_style_encoder(path: Path, kind: str, stages: Sequence[tuple[int, int]] 
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint; place {SOURCES[kind]}, there")
+    with naming(path, "cannot be used as a checkpoint", f"place {SOURCES[kind]}"):
+        return _load(path, kind, stages)
+
+
+def _load(path: Path, kind: str, stages: Sequence[tuple[int, int]]) -> StyleEncoder:
     content = _read(path)
     options = _options(path, content)
     _check_kind(path, options, kind)
@@ -74,7 +80,7 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path}: refused, nothing in it was run: it holds more than tensors and plain options, or is no "
             f"checkpoint ({_shorten(error)}); place an official file"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # torch has no error of its own for a damaged file
         raise ValueError(
             f"{path}: cannot be read as a checkpoint ({_shorten(error)}); it is truncated or something else: "
             f"download it again"
