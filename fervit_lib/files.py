@@ -15,12 +15,13 @@ MAX_PIXELS = 100_000_000  # of one picture, 300 MB in RGB; a small file can clai
 def naming(path: Path, trouble: str, remedy: str) -> Iterator[None]:
     """Turn whatever a damaged file makes its reader raise into a ValueError: `path: trouble (reason); remedy`.
 
-    Errors that name the file pass as they are: those are this project's, or the system's.
+    This project's own errors, which name the file already, pass as they are, and so do the system's.
     """
     try:
         yield
     except Exception as error:  # readers of every format have errors of their own for every kind of damage
-        if display_path(path) in str(error):
+        own = type(error) in (ValueError, FileNotFoundError) and display_path(path) in str(error)
+        if own or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise ValueError(f"{display_path(path)}: {trouble} ({reason_of(error)}); {remedy}") from error
 

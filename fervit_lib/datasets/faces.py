@@ -252,7 +252,7 @@ def _read_table(path: Path, usage: str) -> tuple[list[str], list[np.ndarray], li
         header = [column.strip() for column in next(rows, [])]
         if set(COLUMNS) <= set(header):
             break
-        found.append(f"{name} with {_shorten(header)}")
+        found.append(f"{name} with {_shorten(column[:40] for column in header)}")
     else:
         raise ValueError(
             f"{path}: expected a CSV file with the columns {', '.join(COLUMNS)}, found {_shorten(found)}; give "

@@ -49,7 +49,7 @@ def read_votes(path: Path) -> pd.DataFrame:
     if (wrong := ~np.isfinite(counts.to_numpy(float)) | (counts.to_numpy(float) < 0)).any():
         row, column = np.argwhere(wrong)[0]
         raise ValueError(
-            f"{path}, row {row + 2}: {counts.columns[column]} is {votes[counts.columns[column]].iloc[row]!r}, expected "
+            f"{path}, row {row + 2}: {counts.columns[column]} is {votes[counts.columns[column]].iloc[row]}, expected "
             f"a number of votes; download it again"
         )
     return votes
