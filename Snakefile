@@ -41,8 +41,8 @@ def refuse(message):
 
 def check_folder(where, name):
     """Refuse what is no plain name of a folder, as `runs.check_name` (which would load torch here) does later."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]{,199}", str(name)):
-        refuse(f"{where}: expected letters, digits and . _ = + - (a folder is named so), got {name!r}")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=-]{,199}", str(name)):
+        refuse(f"{where}: expected letters, digits and . _ = - (a folder is named so), got {name!r}")
 
 
 def check_block(step, block, known):
