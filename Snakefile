@@ -6,6 +6,7 @@ stands for one variant per entry; a step with `[]` is left out. Each variant is 
 
 import difflib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -38,6 +39,12 @@ def refuse(message):
     raise SystemExit(f"{', '.join(map(str, workflow.configfiles)) or 'configuration'}: {message}")  # no stack trace
 
 
+def check_folder(where, name):
+    """Refuse what is no plain name of a folder, as `runs.check_name` (which would load torch here) does later."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=-]{,199}", str(name)):
+        refuse(f"{where}: expected letters, digits and . _ = - (a folder is named so), got {name!r}")
+
+
 def check_block(step, block, known):
     """Refuse a parameter that the step's notebook does not have, or a value of another type."""
     if not isinstance(block, dict):
@@ -67,6 +74,7 @@ def variants(step):
             heads = [(defaults | parameters)[name] for name in NAMED_BY[step]]
             words = [f"seed{word}" if key == "seed" else str(word) for key, word in zip(NAMED_BY[step], heads)]
             name = "-".join(words + [f"{key}={parameters[key]}" for key in varied]) or "all"
+            check_folder(step, name)
             if name in named:
                 refuse(f"{step}: two blocks make the variant {name!r}; let a list name what tells them apart")
             named[name] = parameters
@@ -80,6 +88,8 @@ for key in config:
         refuse(f"unknown key {key!r}; {near(key, {*NOTEBOOKS, 'experiment', 'reports', 'data_dir'})}")
 if not isinstance(config.get("experiment"), str):
     refuse("expected `experiment: <name>`, which names the folder under reports/")
+
+check_folder("experiment", config["experiment"])
 
 REPORTS = config.get("reports", "reports")
 DATA = config.get("data_dir", "data")
@@ -126,8 +136,10 @@ rule index:
         [results(step) for step in NOTEBOOKS],
     output:
         f"{EXPERIMENT}/index.html",
+    params:
+        folder=EXPERIMENT,
     shell:
-        f"{sys.executable} -m fervit_lib.report index {EXPERIMENT}"
+        f"{sys.executable} -m fervit_lib.report index {{params.folder:q}}"
 
 
 rule encode:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fervit_lib.files import naming
 from fervit_lib.runs import atomic_write, read_json, write_json
 from fervit_lib.runtime import display_path, resolve
 
@@ -50,7 +51,7 @@ def read_fingerprint(path: Path) -> str | None:
     try:
         with safe_open(path, framework="pt") as file:
             return _read_header(file)["fingerprint"]
-    except (FileNotFoundError, SafetensorError, KeyError, TypeError, json.JSONDecodeError):
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError):
         return None
 
 
@@ -175,7 +176,7 @@ class LatentStore:
                 f"{folder}: no complete store of codes there (store.json is missing); run 01_encode, which goes on "
                 f"where an interrupted run stood"
             )
-        store = read_json(folder / "store.json")
+        store = read_store(folder)
         if split not in store["num_codes"]:
             raise FileNotFoundError(f"{folder}: no split {split!r}; this store has {', '.join(store['num_codes'])}")
         expected = store["num_codes"][split]
@@ -203,7 +204,7 @@ class LatentStore:
     def open_views(cls, folder: Path | str) -> list[Self]:
         """Every view of the training faces that a store holds, the faces as they are first."""
         first = cls.open(folder, view_split(0))
-        splits = read_json(Path(folder) / "store.json")["num_codes"]
+        splits = read_store(Path(folder))["num_codes"]
         return [first] + [cls.open(folder, view_split(v)) for v in range(1, len(splits)) if view_split(v) in splits]
 
     @property
@@ -226,21 +227,40 @@ class LatentStore:
         return [path for shard in self.shards for path in shard["paths"]]
 
 
+def read_store(folder: Path) -> dict[str, Any]:
+    """What `complete_store` wrote. Raises ValueError where it is something else."""
+    store = read_json(folder / "store.json")
+    kinds = {"encoder": str, "classes": list, "faces": str, "synthetic": bool, "num_codes": dict, "made_by": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(store.get(name), kind)]
+    if not wrong and any(type(n) is not int or n < 1 for n in store["num_codes"].values()):
+        wrong = ["num_codes"]
+    if not wrong and not all(isinstance(name, str) for name in store["classes"]):
+        wrong = ["classes"]
+    if wrong:
+        raise ValueError(
+            f"{folder / 'store.json'}: {wrong[0]}: expected what 01_encode writes, got {store.get(wrong[0])!r:.80}; "
+            f"run 01_encode, which keeps whole shards"
+        )
+    return store
+
+
 def _read_header(file: Any) -> dict[str, Any]:
     return json.loads(file.metadata()["shard"])
 
 
 def _read_shard(path: Path) -> dict[str, Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            shard = {name: file.get_tensor(name) for name in ("codes", "labels")}
-            shard["paths"] = _read_header(file)["paths"]
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: shard missing; run 01_encode, which makes what is missing") from error
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a whole shard ({error}); delete it and run 01_encode") from error
-    if shard["codes"].ndim != 3 or not len(shard["codes"]) == len(shard["labels"]) == len(shard["paths"]):
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: shard missing; run 01_encode, which makes what is missing")
+    again = "delete it and run 01_encode"
+    with naming(path, "not a whole shard", again), safe_open(path, framework="pt") as file:
+        codes, labels = file.get_tensor("codes"), file.get_tensor("labels")
+        paths = _read_header(file)["paths"]
+        if not isinstance(paths, list) or not all(isinstance(name, str) for name in paths):
+            raise TypeError("its paths are no list of names")
+    fits = codes.ndim == 3 and codes.is_floating_point() and labels.ndim == 1 and labels.dtype == torch.int64
+    if not fits or not len(codes) == len(labels) == len(paths) or (labels < 0).any():
         raise ValueError(
-            f"{path}: codes {tuple(shard['codes'].shape)} do not fit its labels and paths; delete it and run 01_encode"
+            f"{path}: codes {tuple(codes.shape)} {codes.dtype} do not fit its labels {tuple(labels.shape)} and "
+            f"{len(paths)} paths; {again}"
         )
-    return shard
+    return {"codes": codes, "labels": labels, "paths": paths}

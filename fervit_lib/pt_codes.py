@@ -20,16 +20,19 @@ from tqdm.auto import tqdm
 
 from fervit_lib.datasets import EMOTIONS, SPLITS, stratified_mask
 from fervit_lib.datasets.faces import VAL_FRACTION, VAL_SEED
+from fervit_lib.files import check_link
 from fervit_lib.latents import (
     LATENT_DIM,
+    NUM_LAYERS,
     SHARD_SIZE,
     LatentStore,
     complete_store,
+    read_store,
     shard_fingerprint,
     shard_path,
     write_shard,
 )
-from fervit_lib.runs import atomic_write, read_json
+from fervit_lib.runs import atomic_write
 
 
 def import_pt_folder(
@@ -53,7 +56,7 @@ def import_pt_folder(
     """
     if not source.is_dir():
         raise FileNotFoundError(f"{source}: no such folder; give the one that holds train/, val/ and test/")
-    files = {split: sorted((source / split).rglob("*.pt")) for split in SPLITS}
+    files = {split: [check_link(p, source) for p in sorted((source / split).rglob("*.pt"))] for split in SPLITS}
     files = {split: paths for split, paths in files.items() if paths}
     if "train" not in files:
         raise ValueError(f"{source}: expected .pt files in {source / 'train'}, found none; name the folders {SPLITS}")
@@ -81,7 +84,7 @@ def export_pt_folder(folder: Path, target: Path) -> dict[str, int]:
     Returns:
         Number of files by split.
     """
-    stores = {split: LatentStore.open(folder, split) for split in read_json(folder / "store.json")["num_codes"]}
+    stores = {split: LatentStore.open(folder, split) for split in read_store(folder)["num_codes"]}
     for split, store in stores.items():
         (target / split).mkdir(parents=True, exist_ok=True)
         for i, path in enumerate(tqdm(store.paths, desc=f"export {split}", unit="file")):
@@ -121,15 +124,16 @@ def _read_file(file: Path, classes: Sequence[str]) -> tuple[Tensor, int, str]:
             f"{file}: refused, nothing in it was run: expected a tensor, a number and a path ({error}); save it anew "
             f"with plain values, or remove it"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except Exception as error:  # torch has no error of its own for a damaged file
         raise ValueError(
             f"{file}: expected {{latent, label, img_path}}, but it is damaged or something else ({error!r}); write it "
             f"again, or remove it"
         ) from error
     latent = latent.squeeze(0) if isinstance(latent, Tensor) and latent.ndim == 3 else latent
-    if not isinstance(latent, Tensor) or latent.ndim != 2 or latent.shape[1] != LATENT_DIM:
-        came = tuple(latent.shape) if isinstance(latent, Tensor) else type(latent).__name__
-        raise ValueError(f"{file}: latent: expected shape (layers, {LATENT_DIM}), got {came}")
+    plain = isinstance(latent, Tensor) and latent.layout == torch.strided and latent.is_floating_point()
+    if not plain or latent.ndim != 2 or latent.shape[1] != LATENT_DIM or not 0 < len(latent) <= NUM_LAYERS:
+        came = f"{tuple(latent.shape)} {latent.dtype}" if isinstance(latent, Tensor) else type(latent).__name__
+        raise ValueError(f"{file}: latent: expected shape (layers, {LATENT_DIM}), floats, got {came}; write it again")
     if not 0 <= label < len(classes):
         raise ValueError(f"{file}: label: expected 0 to {len(classes) - 1} for {', '.join(classes)}, got {label}")
     return latent.detach(), label, str(img_path)

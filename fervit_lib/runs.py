@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fervit_lib.files import naming
 from fervit_lib.runtime import PROJECT_ROOT
 
 REPORTED_PACKAGES = ("torch", "torchvision", "timm", "fastai", "numpy", "papermill", "plotly")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{,199}")  # a file system takes 255
 
 
 @contextmanager
@@ -65,7 +66,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: expected a JSON object, but it does not parse ({error}); make it anew") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a JSON object, got a {type(content).__name__}; make it anew")
@@ -88,15 +89,12 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint; run the notebook that writes it first")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {})["fervit"])
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path}: expected a safetensors checkpoint written by this project, but it is truncated or something "
-            f"else ({error!r}); train again, or restore the file"
-        ) from error
+    trouble = "expected a safetensors checkpoint written by this project, but it is truncated or something else"
+    with naming(path, trouble, "train again, or restore the file"), safe_open(path, framework="pt") as file:
+        metadata = json.loads((file.metadata() or {})["fervit"])
+        if not isinstance(metadata, dict):
+            raise TypeError(f"its metadata is a {type(metadata).__name__}")
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
 
 
 @dataclass(frozen=True)
@@ -151,8 +149,10 @@ def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_name(argument: str, name: str) -> str:
     """Return `name` if it can name a folder on every system, else raise a ValueError that says what can."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{argument}: expected letters, digits and . _ = - (a folder is named so), got {name!r}")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{argument}: expected letters, digits and . _ = -, 200 at most (a folder is named so), got {name!r}"
+        )
     return name
 
 

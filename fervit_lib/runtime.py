@@ -30,7 +30,7 @@ def seed_everything(seed: int) -> None:
     The same seed gives the same result bit for bit on one CPU with the same number of threads. On a GPU a few
     operations have no deterministic kernel; torch then warns and runs the fast one.
     """
-    if not 0 <= seed < 2**32:
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"seed: expected an integer in [0, 2**32), got {seed}")
     random.seed(seed)
     np.random.seed(seed)
@@ -47,11 +47,14 @@ def get_device(name: str = "auto") -> torch.device:
     """`auto` is the first GPU where there is one, else the CPU; any torch device string is taken as it is.
 
     Raises:
-        ValueError: `name` asks for a GPU that this machine does not have.
+        ValueError: `name` is no device, or asks for a GPU that this machine does not have.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device: expected auto, cpu, cuda or another of torch's, got {name!r}") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device: {name!r} was asked for, but torch sees no GPU; use device='auto' or 'cpu'")
     return device

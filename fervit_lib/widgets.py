@@ -9,6 +9,8 @@ from IPython.display import display
 from PIL import Image
 
 from fervit_lib.figures import contact_sheet
+from fervit_lib.figures.evaluation import table_of_reading
+from fervit_lib.files import check_pixels
 
 
 def upload_faces(predict: Callable[[Sequence[Image.Image]], pd.DataFrame]) -> ipywidgets.VBox:
@@ -35,12 +37,12 @@ def show_reading(files: Sequence[dict], predict: Callable[[Sequence[Image.Image]
     for file in files:
         try:
             with Image.open(io.BytesIO(file["content"])) as image:
-                pictures[file["name"]] = image.convert("RGB")
-        except OSError as error:
+                pictures[file["name"]] = check_pixels(image).convert("RGB")
+        except Exception as error:  # on broken bytes Pillow raises anything from SyntaxError to struct.error
             raise ValueError(f"{file['name']}: expected a picture, but it does not open as one ({error})") from error
     if not pictures:
         return
     table = predict(list(pictures.values()))
     table.index = list(pictures)
     display(contact_sheet({name: [picture] for name, picture in pictures.items()}, size=96, title=""))
-    display(table.style.format("{:.1%}", subset=[name for name in table if name != "emotion"]))
+    display(table_of_reading(table))

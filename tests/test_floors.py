@@ -10,6 +10,7 @@ import fervit_lib
 LIBRARY = Path(fervit_lib.__file__).parent
 FLOORS = {
     "datasets": 0,
+    "files": 0,
     "latents": 0,
     "pt_codes": 0,
     "runs": 0,

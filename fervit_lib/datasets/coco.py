@@ -5,11 +5,13 @@ Format: cocodataset.org, *Data format*, `instances`. A crowd is an area with per
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from fervit_lib.files import MAX_PIXELS, check_link, naming
 
 IGNORE = 255
 CATEGORY = "person"
@@ -28,15 +30,22 @@ class CocoMask:
         """(height, width) uint8: 1 where a person is, 255 where only a crowd, else 0. `name`: of the image."""
         mask = np.zeros(self.size[::-1], np.uint8)
         for annotation in sorted(self.annotations, key=lambda a: not a.get("iscrowd", 0)):  # persons over crowds
-            shape = annotation["segmentation"]
-            area = _draw_polygons(shape, self.size) if isinstance(shape, list) else decode_rle(shape, name)
-            if area.shape != mask.shape:
-                raise ValueError(
-                    f"{name}: annotation {annotation.get('id')} is {area.shape[1]}x{area.shape[0]} pixels, expected "
-                    f"{self.size[0]}x{self.size[1]} as the image; the file is damaged: download it again"
-                )
+            where = f"annotation {annotation.get('id')} of the annotation file"
+            with naming(Path(name), f"{where} is damaged", "download that again"):
+                area = self._area(annotation["segmentation"], name, where)
             mask[area] = IGNORE if annotation.get("iscrowd") else 1
         return mask
+
+    def _area(self, shape: Any, name: str, where: str) -> np.ndarray:
+        if isinstance(shape, list):
+            return _draw_polygons(shape, self.size)
+        height, width = shape["size"]
+        if (width, height) != self.size:  # before its runs are spread out
+            raise ValueError(
+                f"{name}: {where} is {width}x{height} pixels, expected {self.size[0]}x{self.size[1]} as the image; "
+                f"the file is damaged: download it again"
+            )
+        return decode_rle(shape, name)
 
 
 def find_coco_files(folder: Path, split: str) -> tuple[Path, tuple[float, float]]:
@@ -60,19 +69,15 @@ def read_coco(file: Path, folder: Path, allow_empty: bool) -> tuple[list[Path], 
     Raises:
         ValueError: the file does not parse, has no category `person` or no such image, or the images' folder is gone.
     """
-    try:
+    with naming(file, "expected COCO's instances, but it does not parse", "download it again"):
         content = json.loads(file.read_text(encoding="utf-8"))
-        images = {image["id"]: image["file_name"] for image in content["images"]}
-        sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+        images = {image["id"]: _file_name(image["file_name"]) for image in content["images"]}
+        sizes = {image["id"]: _size(image["width"], image["height"]) for image in content["images"]}
         people = {category["id"] for category in content["categories"] if category["name"] == CATEGORY}
         found: dict[Any, list[dict[str, Any]]] = {number: [] for number in images}
         for annotation in content["annotations"]:
             if annotation["category_id"] in people:
                 found[annotation["image_id"]].append(annotation)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{file}: expected COCO's instances, but it does not parse ({error!r}); download it again"
-        ) from error
     if not people:
         known = ", ".join(sorted(str(category["name"]) for category in content["categories"])[:8])
         raise ValueError(f"{file}: no category {CATEGORY!r}, found {known}; give annotations of persons")
@@ -86,7 +91,21 @@ def read_coco(file: Path, folder: Path, allow_empty: bool) -> tuple[list[Path], 
             f"{folder}: expected {images[kept[0]]} of {file.name} in {names[0]}/ or images/; unpack COCO's images there"
         )
     masks = [CocoMask(sizes[number], tuple(found[number])) for number in kept]
-    return [places[0] / images[number] for number in kept], masks
+    return [check_link(places[0] / images[number], folder) for number in kept], masks
+
+
+def _file_name(name: str) -> str:
+    """`name` if it stays in its folder, whatever the system's separators."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or not {"..", ":", "\0"}.isdisjoint({*path.parts, *name}):
+        raise ValueError(f"file_name: expected a file within the images' folder, got {name!r}")
+    return name
+
+
+def _size(width: int, height: int) -> tuple[int, int]:
+    if not (type(width) is type(height) is int and min(width, height) > 0 and width * height <= MAX_PIXELS):
+        raise ValueError(f"width, height: expected at least 1 and {MAX_PIXELS:,} pixels at most, got {width}, {height}")
+    return width, height
 
 
 def _draw_polygons(polygons: list[list[float]], size: tuple[int, int]) -> np.ndarray:

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fervit_lib.files import naming
+
 VOTES = "fer2013new.csv"
 _OURS = {
     "neutral": "neutral",
@@ -35,13 +37,21 @@ def read_votes(path: Path) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a column is missing.
+        ValueError: a column is missing, or a cell is no number of votes.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no FER+ votes there; place fer2013new.csv of FER+ beside the faces")
-    votes = pd.read_csv(path)
+    with naming(path, "cannot be read as FER+ votes", "download it again"):
+        votes = pd.read_csv(path)
     if missing := [name for name in ("Usage", *_OURS, *_NO_FACE) if name not in votes]:
         raise ValueError(f"{path}: expected FER+ votes, but it has no column {', '.join(missing)}; download it again")
+    counts = votes[[*_OURS, *_NO_FACE]].apply(pd.to_numeric, errors="coerce")
+    if (wrong := ~np.isfinite(counts.to_numpy(float)) | (counts.to_numpy(float) < 0)).any():
+        row, column = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"{path}, row {row + 2}: {counts.columns[column]} is {votes[counts.columns[column]].iloc[row]}, expected "
+            f"a number of votes; download it again"
+        )
     return votes
 
 

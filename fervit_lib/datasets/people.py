@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from fervit_lib.datasets.coco import IGNORE, CocoMask, find_coco_files, read_coco
 from fervit_lib.datasets.faces import SPLITS, SUFFIXES
 from fervit_lib.datasets.toy_set import MARKER
+from fervit_lib.files import check_link, check_pixels
 
 RESIZE = ("letterbox", "stretch")
 SPLIT_SEED = 2017  # fixed: a test image must never become a training image in another run
@@ -97,7 +98,7 @@ def load_people(path: Path | str, split: str, allow_empty: bool = False) -> Peop
         file, share = find_coco_files(path, split)
         images, masks = read_coco(file, path, allow_empty)
     elif (path / split / "images").is_dir():
-        images, masks = _pairs(path / split)
+        images, masks = _pairs(check_link(path / split, path))
         share = (0.0, 1.0)
     elif (path / "images").is_dir():
         images, masks = _pairs(path)
@@ -139,7 +140,7 @@ def _open(path: Path) -> tuple[Image.Image, int]:
     """The image upright in RGB, and the EXIF orientation that it was stored in (1: upright)."""
     try:
         with Image.open(path) as image:
-            orientation = image.getexif().get(_ORIENTATION, 1)
+            orientation = check_pixels(image).getexif().get(_ORIENTATION, 1)
             return ImageOps.exif_transpose(image).convert("RGB"), orientation
     except Exception as error:  # on broken bytes Pillow raises anything from SyntaxError to struct.error
         raise OSError(f"{path}: cannot be read as an image ({error})") from error
@@ -149,7 +150,7 @@ def _read_mask(path: Path) -> np.ndarray:
     """(H, W) uint8 of 0, 1 and 255, from any of the ways in which people store masks."""
     try:
         with Image.open(path) as file:
-            mask = ImageOps.exif_transpose(file)
+            mask = ImageOps.exif_transpose(check_pixels(file))
             mask.load()
     except Exception as error:
         raise OSError(f"{path}: cannot be read as a mask ({error})") from error
@@ -186,7 +187,11 @@ def _turn_to(mask: np.ndarray, image: Image.Image, orientation: int, name: str, 
 def _pairs(folder: Path) -> tuple[list[Path], list[Path]]:
     """The images of a folder and their masks, by name."""
     images, masks = (
-        {p.stem: p for p in sorted((folder / kind).glob("*")) if p.suffix.lower() in SUFFIXES}
+        {
+            p.stem: check_link(p, folder)
+            for p in sorted(check_link(folder / kind, folder).glob("*"))
+            if p.suffix.lower() in SUFFIXES
+        }
         for kind in ("images", "masks")
     )
     if not images:

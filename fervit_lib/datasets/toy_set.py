@@ -93,8 +93,8 @@ def _refuse_foreign_files(folder: Path, marker: dict | None, what: str, ours: Co
         return
     remedy = f"choose another folder for the {what}, or move these files away"
     if not folder.is_dir() or (marker is None and any(folder.iterdir())):
-        raise ValueError(f"folder {folder} holds files that are not {what} (no {MARKER}): {remedy}")
+        raise ValueError(f"folder {folder} holds files that are not {what} (no {MARKER}); {remedy}")
     for path in folder.rglob("*"):
         drawn = path.suffix == ".png" and path.stem.isdecimal() and path.parent in ours
         if path.is_file() and path != folder / MARKER and not drawn:
-            raise ValueError(f"folder {folder} holds {what} to be redrawn, but also {path.name}: {remedy}")
+            raise ValueError(f"folder {folder} holds {what} to be redrawn, but also {path.name}; {remedy}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fervit_lib.distillation.cache import content_key
+from fervit_lib.files import naming
 from fervit_lib.models.segmentation import denormalise
 from fervit_lib.runtime import display_path, resolve
 
@@ -46,16 +47,17 @@ class OnnxFeatures:
             )
         self.key = content_key(self.path.read_bytes(), tensor.encode())
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        with tempfile.TemporaryDirectory() as folder:
+        wanted = self._providers(providers or PROVIDERS)
+        with naming(self.path, "cannot be run as ONNX", "download it again"), tempfile.TemporaryDirectory() as folder:
             cut = cut_graph(self.path, tensor, Path(folder) / "cut.onnx")
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
             options.intra_op_num_threads = torch.get_num_threads()
-            self.session = onnxruntime.InferenceSession(
-                str(cut), options, providers=self._providers(providers or PROVIDERS)
-            )
-        [given] = self.session.get_inputs()
-        self.input, self.shape = given.name, given.shape
+            self.session = onnxruntime.InferenceSession(str(cut), options, providers=wanted)
+            [given] = self.session.get_inputs()
+            self.input, self.shape = given.name, given.shape
+            if len(self.shape) != 4:
+                raise ValueError(f"its input has shape {self.shape}, expected images (B, 3, S, S)")
 
     def _providers(self, wanted: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
         there = onnxruntime.get_available_providers()

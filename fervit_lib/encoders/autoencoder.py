@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fervit_lib.encoders.images import tensor_to_images
+from fervit_lib.files import naming
 from fervit_lib.latents import BANDS, LATENT_DIM
 from fervit_lib.runs import load_checkpoint, save_checkpoint
 
@@ -145,7 +146,11 @@ def load_autoencoder(path: Path) -> tuple[Autoencoder, str]:
     """The model in eval mode, and what it was trained on."""
     tensors, metadata = load_checkpoint(path)
     if metadata.get("kind") != "autoencoder":
-        raise ValueError(f"{path}: expected an autoencoder checkpoint, got kind {metadata.get('kind')!r}")
-    model = Autoencoder(metadata["img_size"])
-    model.load_state_dict(tensors)
-    return model.eval(), metadata["trained_on"]
+        raise ValueError(
+            f"{path}: expected an autoencoder checkpoint, got kind {metadata.get('kind')!r}; name "
+            f"one that 01_encode wrote"
+        )
+    with naming(path, "not the weights of this autoencoder", "remove it and run 01_encode, which trains one"):
+        model = Autoencoder(metadata["img_size"])
+        model.load_state_dict(tensors)
+        return model.eval(), metadata["trained_on"]

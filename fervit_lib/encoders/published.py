@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fervit_lib.encoders.irse import STAGES
 from fervit_lib.encoders.style_encoder import StyleEncoder
+from fervit_lib.files import naming, reason_of
 
 ENCODER_TYPES = {"GradualStyleEncoder": "psp", "Encoder4Editing": "e4e"}
 E4E_OPTIONS = {"stylegan_size", "progressive_steps", "w_discriminator_lambda"}  # that pSp does not have
@@ -37,6 +38,11 @@ def load_style_encoder(path: Path, kind: str, stages: Sequence[tuple[int, int]] 
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint; place {SOURCES[kind]}, there")
+    with naming(path, "cannot be used as a checkpoint", f"place {SOURCES[kind]}"):
+        return _load(path, kind, stages)
+
+
+def _load(path: Path, kind: str, stages: Sequence[tuple[int, int]]) -> StyleEncoder:
     content = _read(path)
     options = _options(path, content)
     _check_kind(path, options, kind)
@@ -48,7 +54,7 @@ def load_style_encoder(path: Path, kind: str, stages: Sequence[tuple[int, int]] 
         model.load_state_dict(weights, strict=True, assign=True)
     except (RuntimeError, ValueError) as error:
         raise ValueError(
-            f"{path}: its weights are not those of {kind} with an IR-SE50 backbone ({_shorten(error)}); place "
+            f"{path}: its weights are not those of {kind} with an IR-SE50 backbone ({reason_of(error)}); place "
             f"{SOURCES[kind]}"
         ) from error
     model.starts_from_latent_avg = bool(options.get("start_from_latent_avg", True))
@@ -72,11 +78,11 @@ def _read(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: refused, nothing in it was run: it holds more than tensors and plain options, or is no "
-            f"checkpoint ({_shorten(error)}); place an official file"
+            f"checkpoint ({reason_of(error)}); place an official file"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # torch has no error of its own for a damaged file
         raise ValueError(
-            f"{path}: cannot be read as a checkpoint ({_shorten(error)}); it is truncated or something else: "
+            f"{path}: cannot be read as a checkpoint ({reason_of(error)}); it is truncated or something else; "
             f"download it again"
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
@@ -148,8 +154,3 @@ def _w_distance(generator: Mapping[str, Tensor], latent_avg: Tensor, samples: in
         x = F.linear(x, generator[weight].float() * (0.01 / math.sqrt(dim)), generator[bias].float() * 0.01)
         x = F.leaky_relu(x, 0.2) * math.sqrt(2)
     return (x - latent_avg[0]).norm(dim=1).median().item()
-
-
-def _shorten(error: Exception, limit: int = 300) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= limit else text[:limit] + " …"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fervit_lib.datasets import face_crop
 from fervit_lib.encoders import images_to_tensor, load_encoder
+from fervit_lib.files import check_pixels, naming
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import load_model
 from fervit_lib.runs import Run, atomic_write
@@ -89,8 +90,9 @@ def read_predictions(path: Path) -> dict[str, Predictions]:
     """What `write_predictions` wrote, by split. FileNotFoundError where there is none."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no predictions there; run 04_evaluate")
-    frame = pd.read_parquet(path)
-    return {split: Predictions.from_frame(part) for split, part in frame.groupby("split", sort=False)}
+    with naming(path, "not the predictions of this project", "run 04_evaluate again"):
+        frame = pd.read_parquet(path)
+        return {split: Predictions.from_frame(part) for split, part in frame.groupby("split", sort=False)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +186,7 @@ def _open(image: Image.Image | Path | str) -> Image.Image:
         return image
     try:
         with Image.open(image) as file:
-            return file.convert("RGB")
+            return check_pixels(file).convert("RGB")
     except FileNotFoundError:
         raise
     except Exception as error:  # on broken bytes Pillow raises anything from SyntaxError to struct.error

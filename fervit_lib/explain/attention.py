@@ -57,8 +57,10 @@ def attention_rollout(maps: Sequence[Tensor]) -> Tensor:
     (Abnar and Zuidema 2020, Quantifying Attention Flow in Transformers).
 
     Args:
-        maps: as `attention_maps` gives them, first block first.
+        maps: as `attention_maps` gives them, first block first; at least one.
     """
+    if not maps:
+        raise ValueError("maps: expected those of at least one block, got none; see attention_maps")
     rolled, *later = ((attn.mean(1) + _identity(attn)) / 2 for attn in maps)
     for mixed in later:
         rolled = mixed @ rolled

@@ -44,7 +44,9 @@ def table_of_trials(table: pd.DataFrame, searched: Sequence[str], metric: str) -
     named = table[list(shown)].set_axis([heading for heading, _ in shown.values()], axis=1)
     left = {"text-align": "left", "white-space": "nowrap"}
     styled = (
-        named.style.hide().format(dict(shown.values()), na_rep="").set_properties(["trial", "state", "model"], **left)
+        named.style.hide()
+        .format(dict(shown.values()), na_rep="", escape="html")
+        .set_properties(["trial", "state", "model"], **left)
     )
     heads = [{"selector": f"th.col{column}", "props": [("text-align", "left")]} for column in range(3)]
     return styled.set_table_styles(heads)

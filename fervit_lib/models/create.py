@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from fervit_lib.files import naming
 from fervit_lib.models.hybrid_vit import HybridLatentViT
 from fervit_lib.models.image_vit import ImageModel
 from fervit_lib.models.latent_cnn import LatentCNN
@@ -19,18 +20,33 @@ APPROACHES: dict[str, type[nn.Module]] = {
     "image": ImageModel,
     "latent_cnn": LatentCNN,
 }
+_COUNTS = ("num_classes", "embed_dim", "depth", "num_heads", "latent_dim", "num_tokens")
+_COUNTS_OR_NONE = ("adapter_dim", "image_size", "patch_size")  # 0: none, or the model's own
+_SHARES = ("drop_rate", "attn_drop_rate")
 
 
 def create_model(approach: str, num_classes: int = 7, **options: Any) -> nn.Module:
     """A model by approach: one of `APPROACHES`; `options` are the keywords of its class.
 
     Raises:
-        ValueError: an unknown approach or option, with the known ones.
+        ValueError: an unknown approach or option, with the known ones; or a number out of range.
     """
     known = _known_options(approach)
     if unknown := set(options) - known:
         raise ValueError(f"options: {approach} has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
+    for name, value in {"num_classes": num_classes, **options}.items():
+        _check_range(name, value)
     return APPROACHES[approach](num_classes, **options)
+
+
+def _check_range(name: str, value: Any) -> None:
+    least = 1 if name in _COUNTS else 0
+    if name in (*_COUNTS, *_COUNTS_OR_NONE) and (type(value) is not int or value < least):
+        raise ValueError(f"{name}: expected a whole number from {least} up, got {value!r}")
+    if name in _SHARES and (not isinstance(value, int | float) or not 0 <= value < 1):
+        raise ValueError(f"{name}: expected a share in [0, 1), got {value!r}")
+    if name == "mlp_ratio" and (not isinstance(value, int | float) or not 0 < value < 100):
+        raise ValueError(f"mlp_ratio: expected a number above 0 and below 100, got {value!r}")
 
 
 def options_of(approach: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,14 +77,15 @@ def load_model(path: Path) -> tuple[nn.Module, tuple[str, ...]]:
     """
     tensors, metadata = load_checkpoint(path)
     if "approach" not in metadata:
-        raise ValueError(f"{path}: expected a trained model, got a checkpoint of kind {metadata.get('kind')!r}")
-    classes = tuple(metadata["classes"])
-    options = metadata["options"]
-    if "pretrained" in options:
-        options |= {"pretrained": "none"}  # all weights are in the checkpoint
-    model = create_model(metadata["approach"], len(classes), **options)
-    try:
+        raise ValueError(
+            f"{path}: expected a trained model, got a checkpoint of kind {metadata.get('kind')!r}; name "
+            f"best.safetensors of a run of 02_train"
+        )
+    with naming(path, "made by another version of the model", "train again"):
+        classes = tuple(metadata["classes"])
+        options = metadata["options"]
+        if "pretrained" in options:
+            options |= {"pretrained": "none"}  # all weights are in the checkpoint
+        model = create_model(metadata["approach"], len(classes), **options)
         model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: made by another version of the model, train again ({error})") from error
-    return model.eval(), classes
+        return model.eval(), classes

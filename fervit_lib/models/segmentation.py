@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
+import timm
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fervit_lib.files import naming
 from fervit_lib.runs import load_checkpoint, save_checkpoint
 from fervit_lib.runtime import display_path, resolve
 
@@ -37,7 +39,7 @@ def build_segmenter(encoder: str = STUDENT_ENCODER, decoder: str = "full", weigh
         raise ValueError(f"decoder: expected one of {', '.join(DECODERS)}, got {decoder!r}")
     if weights not in ("none", "imagenet"):
         raise ValueError(f"weights: expected none or imagenet, got {weights!r}")
-    if encoder not in smp.encoders.encoders and not encoder.startswith("tu-"):
+    if encoder not in smp.encoders.encoders and not timm.is_model(encoder.removeprefix("tu-")):
         raise ValueError(
             f"encoder: segmentation_models.pytorch has no {encoder!r}; take {STUDENT_ENCODER}, {TEACHER_ENCODER} or "
             f"another of smp.encoders.get_encoder_names()"
@@ -109,10 +111,14 @@ def load_student(path: Path) -> nn.Module:
     """The student of a checkpoint, in eval mode. Raises ValueError if it is another kind of checkpoint."""
     tensors, metadata = load_checkpoint(path)
     if metadata.get("kind") != "segmenter":
-        raise ValueError(f"{path}: expected a person segmenter, got a checkpoint of kind {metadata.get('kind')!r}")
-    student = build_segmenter(**metadata["options"])
-    student.load_state_dict(tensors)
-    return student.eval()
+        raise ValueError(
+            f"{path}: expected a person segmenter, got a checkpoint of kind {metadata.get('kind')!r}; name "
+            f"one that 03_distill wrote"
+        )
+    with naming(path, "not the weights of this segmenter", "run 03_distill again"):
+        student = build_segmenter(**metadata["options"] | {"weights": "none"})  # all weights are in the checkpoint
+        student.load_state_dict(tensors)
+        return student.eval()
 
 
 def normalise(images: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from nbconvert.filters import strip_ansi
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 from nbformat import NotebookNode
 
+from fervit_lib.files import naming
 from fervit_lib.report.html import SYNTHETIC, figure_div, read_object, write_html
 
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
@@ -123,11 +124,12 @@ def write_page(notebook: Path, page: Path, title: str | None = None) -> Path:
         FileNotFoundError: there is no such notebook.
         ValueError: the file is not a notebook.
     """
-    try:
-        with warnings.catch_warnings(action="ignore"):  # cells without an id, which older notebooks have
-            content = nbformat.read(notebook, as_version=4)
-    except nbformat.reader.NotJSONError as error:
-        raise ValueError(f"{notebook}: expected a Jupyter notebook, but it does not parse; run it anew") from error
+    with (
+        naming(notebook, "expected a Jupyter notebook, but it does not parse", "run it anew"),
+        warnings.catch_warnings(action="ignore"),  # cells without an id, which older notebooks have
+    ):
+        content = nbformat.read(notebook, as_version=4)
+        nbformat.validate(content)
     content.cells = [cell for cell in content.cells if PAPERMILL_TAG not in cell.metadata.get("tags", [])]
     if failure := _find_failure(content):
         _mark_failure(failure)

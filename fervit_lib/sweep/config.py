@@ -16,6 +16,7 @@ import papermill
 import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from fervit_lib.files import naming
 from fervit_lib.runs import check_name
 from fervit_lib.runtime import PROJECT_ROOT, display_path
 
@@ -39,6 +40,7 @@ _DISTRIBUTIONS = {
     "log_uniform": ("min", "max"),  # of the logarithm
     "log_uniform_values": ("min", "max"),
 }
+MAX_GRID = 100_000
 _TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "bool": bool}
 
 Distribution = CategoricalDistribution | IntDistribution | FloatDistribution
@@ -91,6 +93,15 @@ class Sweep:
         return optuna.pruners.HyperbandPruner(**self.early) if self.early else optuna.pruners.NopPruner()
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases: a few lines of them can stand for more than fits into memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"expected values, got the alias *{self.peek_event().anchor}")
+        return super().compose_node(parent, index)
+
+
 def read_sweep(path: Path, notebook: Path = TRAIN_NOTEBOOK) -> Sweep:
     """Read and check a sweep's YAML file.
 
@@ -101,10 +112,10 @@ def read_sweep(path: Path, notebook: Path = TRAIN_NOTEBOOK) -> Sweep:
         FileNotFoundError: there is no such file.
         ValueError: it is not W&B's format, asks for what is not supported here, or names what the notebook has not.
     """
-    try:
-        source = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{display_path(path)}: expected YAML, but it does not parse ({error})") from error
+    if not path.is_file():
+        raise FileNotFoundError(f"{display_path(path)}: no such file; give a sweep as configs/sweep.yaml is one")
+    with naming(path, "expected YAML, but it does not parse", "configs/sweep.yaml shows how it is written"):
+        source = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)  # noqa: S506  (a SafeLoader)
     try:
         sweep = parse_sweep(source)
         check_parameters(sweep, notebook)
@@ -154,8 +165,10 @@ def parse_sweep(source: Any) -> Sweep:
         early=_read_hyperband(source["early_terminate"], fixed) if "early_terminate" in source else None,
         source=source,
     )
-    if sweep.method == "grid":
-        sweep.grid  # noqa: B018  (refuses a range without steps)
+    if sweep.method == "grid" and (size := math.prod(map(_count_points, space.values()))) > MAX_GRID:
+        raise ValueError(
+            f"method: expected a grid of at most {MAX_GRID:,} points, got {size:,}; widen q, or say random"
+        )
     return sweep
 
 
@@ -185,7 +198,7 @@ def _read_parameter(where: str, spec: Any) -> Distribution | None:
     """The distribution of one entry of `parameters`; None for a fixed value."""
     _check_mapping(where, spec)
     kind = spec.get("distribution", _infer(spec))
-    if kind not in _DISTRIBUTIONS:
+    if not isinstance(kind, str) or kind not in _DISTRIBUTIONS:
         supported = ", ".join(_DISTRIBUTIONS)
         raise ValueError(
             f"{where}.distribution: expected one of {supported}, got {kind!r}, which is not supported here"
@@ -210,6 +223,8 @@ def _range(where: str, kind: str, spec: Mapping[str, Any]) -> Distribution:
             wanted = "a whole number" if numbers is int else "a number"
             raise ValueError(f"{where}.{key}: expected {wanted}, got {spec[key]!r}{hint}")
     low, high, step = spec["min"], spec["max"], spec.get("q", 1)
+    if not all(math.isfinite(number) for number in (low, high, step)):
+        raise ValueError(f"{where}: expected finite numbers, got {spec}")
     if low >= high or step <= 0 or (kind == "log_uniform_values" and low <= 0):
         raise ValueError(f"{where}: expected min below max (above 0 for log_uniform_values) and q above 0, got {spec}")
     if kind == "q_uniform" and not all(isinstance(number, int) for number in (low, high, step)):
@@ -217,6 +232,8 @@ def _range(where: str, kind: str, spec: Mapping[str, Any]) -> Distribution:
     if kind in ("int_uniform", "q_uniform"):
         return IntDistribution(low, low + step * ((high - low) // step), step=step)
     if kind == "log_uniform":
+        if high > 700:
+            raise ValueError(f"{where}.max: expected the logarithm of a number, got {high}")
         low, high = math.exp(low), math.exp(high)
     return FloatDistribution(low, high, log=kind != "uniform")
 
@@ -231,13 +248,22 @@ def _infer(spec: Mapping[str, Any]) -> str:
     return "int_uniform" if whole else "uniform"
 
 
+def _step(distribution: IntDistribution | FloatDistribution) -> float:
+    if distribution.step is None:
+        raise ValueError("method: grid needs values (or int_uniform, q_uniform) of every parameter, got a range")
+    return distribution.step
+
+
+def _count_points(distribution: Distribution) -> int:
+    if isinstance(distribution, CategoricalDistribution):
+        return len(distribution.choices)
+    return round((distribution.high - distribution.low) / _step(distribution)) + 1
+
+
 def _points(distribution: Distribution) -> list[Any]:
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
-    if distribution.step is None:
-        raise ValueError("method: grid needs values (or int_uniform, q_uniform) of every parameter, got a range")
-    steps = round((distribution.high - distribution.low) / distribution.step)
-    return [distribution.low + i * distribution.step for i in range(steps + 1)]
+    return [distribution.low + i * _step(distribution) for i in range(_count_points(distribution))]
 
 
 def _read_hyperband(spec: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,14 +274,16 @@ def _read_hyperband(spec: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:
     if spec.get("strict") is False:
         raise ValueError("early_terminate.strict: expected true (Optuna's hyperband keeps the best 1/eta), got false")
     for key in ("min_iter", "max_iter", "s", "eta"):
-        if key in spec and (type(spec[key]) is not int or spec[key] < (2 if key == "eta" else 1)):
+        if key in spec and (type(spec[key]) is not int or not (2 if key == "eta" else 1) <= spec[key] <= 10_000):
             raise ValueError(
-                f"early_terminate.{key}: expected a whole number of at least 1 (eta: 2), got {spec[key]!r}"
+                f"early_terminate.{key}: expected a whole number from 1 (eta: 2) to 10,000, got {spec[key]!r}"
             )
     if ("min_iter" in spec) == ("max_iter" in spec) or ("s" in spec) != ("max_iter" in spec):
         raise ValueError(f"early_terminate: expected min_iter, or max_iter with s, got {', '.join(spec)}")
     eta = spec.get("eta", 3)
     last = spec.get("max_iter", fixed.get("epochs", "auto"))
+    if last != "auto" and type(last) is not int:
+        raise ValueError(f"parameters.epochs: expected int, got {last!r}")
     first = spec.get("min_iter") or max(1, last // eta ** spec["s"])
     if last != "auto" and first > last:
         raise ValueError(f"early_terminate.min_iter: expected at most {last}, the epochs of a trial, got {first}")

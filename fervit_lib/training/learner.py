@@ -22,7 +22,7 @@ from fervit_lib.training.attention_losses import head_penalties
 from fervit_lib.training.callbacks import Bf16, Curves, Ema, Fp16, KeepFrozenStill, StopOnNan
 from fervit_lib.training.metrics import scores
 from fervit_lib.training.resume import KeepLast, ResumableLearner, read_state
-from fervit_lib.training.schedule import EarlyStopping, Phase, Plateau, Schedule
+from fervit_lib.training.schedule import EarlyStopping, Phase, Plateau, Schedule, lr_shape
 from fervit_lib.training.strategies import Strategy, parameter_groups
 
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
@@ -76,8 +76,11 @@ def build_learner(
         raise ValueError(f"precision: fp16 needs a GPU, and this is {dls.device}; use auto, float32 or bf16")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing: expected a share in [0, 1), got {label_smoothing}")
-    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in {"mixup": mixup, "weight_decay": weight_decay, "grad_clip": grad_clip}.items():
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name}: expected a number of 0 or more, got {value}")
     groups = parameter_groups(model, strategy, freeze_stages=freeze_stages)
+    folder.mkdir(parents=True, exist_ok=True)
     weight = class_weights(dls.train.targets, len(dls.classes)) if weighted else None
     # fastai's knows that hard labels cannot be mixed; torch's takes shares of classes, too.
     loss_func = CrossEntropyLossFlat if dls.train.targets.ndim == 1 else nn.CrossEntropyLoss
@@ -148,6 +151,11 @@ def fit(
     """
     if epochs < 1:
         raise ValueError(f"epochs: expected at least 1, got {epochs}")
+    if lr is not None and not 0 <= lr < float("inf"):
+        raise ValueError(f"lr: expected a rate above 0, or 0 for the strategy's own, got {lr}")
+    if patience < 0:
+        raise ValueError(f"patience: expected epochs, or 0 to train to the end, got {patience}")
+    lr_shape(schedule, warmup)  # a wrong one is said before a rate is searched for
     identity = {"epochs": epochs, "lr": lr, **(settings or {})}
     learn.create_opt()
     peak = _peak_rate(learn, strategy, lr, state, identity)

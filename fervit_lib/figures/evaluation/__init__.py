@@ -16,7 +16,7 @@ from fervit_lib.figures.evaluation.costs import (
     plot_learning_curves,
 )
 from fervit_lib.figures.evaluation.menus import write_figure
-from fervit_lib.figures.evaluation.tables import TABLES, table_of
+from fervit_lib.figures.evaluation.tables import TABLES, table_of, table_of_reading
 
 __all__ = [
     "TABLES",
@@ -33,5 +33,6 @@ __all__ = [
     "plot_pairs",
     "plot_reliability",
     "table_of",
+    "table_of_reading",
     "write_figure",
 ]

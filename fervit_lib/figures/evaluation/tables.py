@@ -119,8 +119,19 @@ def table_of(rows: pd.DataFrame, name: str) -> Styler:
     shown = rows[[c for c in columns if rows[c].notna().any()]].reset_index(drop=True)
     headings = [columns[c][0] for c in shown]
     text = [c for c in shown if pd.api.types.is_string_dtype(shown[c])]
-    styler = shown.style.hide().format({c: columns[c][1] for c in shown}, na_rep="–")
+    styler = shown.style.hide().format({c: columns[c][1] for c in shown}, na_rep="–", escape="html")
     styler = styler.set_properties(text, **{"text-align": "left", "white-space": "nowrap"})
     places = ", ".join(f"th.col{shown.columns.get_loc(c)}" for c in text)
     styler = styler.set_table_styles([{"selector": places or "none", "props": "text-align: left"}])
     return styler.format_index(lambda c: headings[shown.columns.get_loc(c)], axis=1)
+
+
+def table_of_reading(table: pd.DataFrame) -> Styler:
+    """What a model read in pictures: a row a picture, `emotion`, then numbers in [0, 1]; see `Read.table`.
+
+    Names of files and classes are anybody's text, and pandas shows them as HTML unless it is told not to.
+    """
+    require_columns("table", table, ["emotion", "confidence"])
+    shares = [name for name in table if name != "emotion"]
+    styler = table.style.format("{:.1%}", subset=shares).format(subset=["emotion"], escape="html")
+    return styler.format_index(escape="html", axis=0).format_index(escape="html", axis=1)
