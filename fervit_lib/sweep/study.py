@@ -165,6 +165,9 @@ def claim(study: optuna.Study, sweep: Sweep, folder: Path, seed: int = 0) -> Cla
         begun = [trial for trial in trials if trial.state != TrialState.WAITING]
         for left in begun:
             if left.state == TrialState.RUNNING and (lock := _try_lock(_lock_file(folder, left.number))):
+                if study.get_trials(deepcopy=False)[left.number].state.is_finished():
+                    lock.close()  # its worker ended it between the look and the lock
+                    continue
                 study.sampler = sweep.sampler(left.number, seed)
                 if taken := _take_up(study, sweep, left, lock):
                     return taken

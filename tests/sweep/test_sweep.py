@@ -37,6 +37,7 @@ from fervit_lib.sweep import (
     run_notebook,
     write_winner,
 )
+from fervit_lib.sweep import study as study_module
 from fervit_lib.sweep.__main__ import main
 from fervit_lib.sweep.callback import ReportTrial
 from fervit_lib.sweep.config import METRICS
@@ -312,6 +313,24 @@ class TestWorkers:
         other = parse_sweep(content(metric={"name": "macro_f1", "goal": "minimize"}))
         with pytest.raises(ValueError, match="metric: .* holds trials of a sweep with another one"):
             work(other, tmp_path, train=lambda *_: 0.0)
+
+    def test_a_trial_that_ends_just_before_it_is_locked_is_not_taken_up(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sweep = parse_sweep(content(run_cap=1))
+        study = open_study(sweep, tmp_path)
+        claimed = claim(study, sweep, tmp_path)
+        take = study_module._try_lock
+
+        def ended_in_between(path: Path) -> Any:
+            study_of_its_worker, _ = load_study(tmp_path)
+            study_of_its_worker.tell(claimed.trial.number, 0.5)
+            claimed.lock.close()
+            return take(path)
+
+        monkeypatch.setattr(study_module, "_try_lock", ended_in_between)
+        assert claim(study, sweep, tmp_path) is None
+        assert study.trials[0].value == 0.5
 
     def test_a_trial_that_somebody_works_on_is_not_taken(self, tmp_path: Path) -> None:
         sweep = parse_sweep(content(run_cap=2))
