@@ -6,12 +6,13 @@ stands for one variant per entry; a step with `[]` is left out. Each variant is 
 
 import difflib
 import json
-import re
 import sys
 from pathlib import Path
 
 import papermill
 from sklearn.model_selection import ParameterGrid
+
+from fervit_lib.names import check_name
 
 NOTEBOOKS = {
     "encode": "notebooks/01_encode.ipynb",
@@ -40,9 +41,11 @@ def refuse(message):
 
 
 def check_folder(where, name):
-    """Refuse what is no plain name of a folder, as `runs.check_name` (which would load torch here) does later."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=-]{,199}", str(name)):
-        refuse(f"{where}: expected letters, digits and . _ = - (a folder is named so), got {name!r}")
+    """Refuse what is no plain name of a folder."""
+    try:
+        check_name(where, name)
+    except ValueError as error:
+        refuse(error)
 
 
 def check_block(step, block, known):

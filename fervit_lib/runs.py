@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -20,10 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fervit_lib.files import naming
+from fervit_lib.names import check_name
 from fervit_lib.runtime import PROJECT_ROOT
 
 REPORTED_PACKAGES = ("torch", "torchvision", "timm", "fastai", "numpy", "papermill", "plotly")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{,199}")  # a file system takes 255
 
 
 @contextmanager
@@ -145,15 +144,6 @@ def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """The text, numbers and switches in a notebook's `globals()`: its parameters, if called first."""
     kinds = (str, int, float, bool)
     return {name: value for name, value in namespace.items() if name[0] != "_" and isinstance(value, kinds)}
-
-
-def check_name(argument: str, name: str) -> str:
-    """Return `name` if it can name a folder on every system, else raise a ValueError that says what can."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(
-            f"{argument}: expected letters, digits and . _ = -, 200 at most (a folder is named so), got {name!r}"
-        )
-    return name
 
 
 def start_run(

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from figure_look import check_look
 
 from fervit_lib.figures import evaluation as plots
-from fervit_lib.figures import theme
 
 CLASSES = ["angry", "<b>happy</b>", "sad"]
 RUNS = pd.DataFrame(
@@ -68,17 +68,8 @@ def every_figure() -> dict:
 
 
 @pytest.mark.parametrize("name", every_figure())
-def test_every_figure_has_a_title_the_theme_and_the_width_of_its_page(name: str) -> None:
-    figure = every_figure()[name]
-    assert 0 < len(figure.layout.title.text) <= 40  # plotly cuts a longer one off on a phone
-    assert figure.layout.template.layout.colorway == theme.PALETTE
-    assert figure.layout.width is None
-    assert figure.layout.height >= 200
-
-
-def test_names_are_no_markup() -> None:
-    for figure in every_figure().values():
-        assert "<b>" not in figure.to_json().replace("\\u003c", "<")
+def test_every_figure_has_a_title_the_theme_the_width_of_its_page_and_no_markup(name: str) -> None:
+    check_look(every_figure()[name])
 
 
 def test_confusion_writes_each_value_and_divides_by_the_true_class() -> None:

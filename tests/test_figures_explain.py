@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from figure_look import check_look
 from PIL import Image
 
 from fervit_lib.figures import explain as figures_explain
-from fervit_lib.figures import theme
 
 RNG = np.random.default_rng(0)
 NAMES = ["all faces", "<b>happy</b>", "face 1"]
@@ -44,17 +44,8 @@ def every_figure() -> dict:
 
 
 @pytest.mark.parametrize("name", every_figure())
-def test_every_figure_has_a_title_the_theme_and_the_width_of_its_page(name: str) -> None:
-    figure = every_figure()[name]
-    assert 0 < len(figure.layout.title.text) <= 40
-    assert figure.layout.template.layout.colorway == theme.PALETTE
-    assert figure.layout.width is None
-    assert figure.layout.height >= 200
-
-
-def test_class_names_are_no_markup() -> None:
-    for name, figure in every_figure().items():
-        assert "<b>" not in figure.to_json().replace("\\u003c", "<"), name
+def test_every_figure_has_a_title_the_theme_the_width_of_its_page_and_no_markup(name: str) -> None:
+    check_look(every_figure()[name])
 
 
 def test_the_block_slider_gives_the_maps_of_that_block_for_every_head() -> None:

@@ -23,6 +23,7 @@ from fervit_lib.distillation.student import TappedStudent, frozen_groups, parame
 from fervit_lib.models.segmentation import freeze
 from fervit_lib.runtime import fast_bf16
 from fervit_lib.training.callbacks import Bf16, Curves, KeepFrozenStill, StopOnNan
+from fervit_lib.training.learner import naming_memory
 from fervit_lib.training.resume import KeepLast, ResumableLearner
 from fervit_lib.training.schedule import Phase, Schedule
 
@@ -216,11 +217,6 @@ def fit_distiller(
     cbs: list[Callback] = [Schedule([Phase(1.0, rates, 0)], schedule)]
     if state:
         cbs.append(KeepLast(state, {"epochs": epochs, "lr": lr, **(settings or {})}, lr))
-    try:
-        with learn.no_bar(), learn.no_logging():
-            learn.fit(epochs, cbs=cbs)
-    except torch.OutOfMemoryError as error:
-        raise ValueError(
-            f"batch_size: {learn.dls.train.bs} images in a step do not fit into the memory of {learn.dls.device} "
-            f"({error}); lower batch_size or image_size"
-        ) from error
+    memory = naming_memory(learn, "images", "lower batch_size or image_size")
+    with memory, learn.no_bar(), learn.no_logging():
+        learn.fit(epochs, cbs=cbs)

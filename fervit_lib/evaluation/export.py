@@ -71,13 +71,17 @@ def write_onnx(model: nn.Module, example: Tensor, name: str, path: Path) -> Path
 
 def onnx_difference(path: Path, model: nn.Module, inputs: Tensor) -> float:
     """Largest absolute difference between ONNX Runtime's and torch's logits of `inputs` (N, …), on the CPU."""
+    return difference_from_torch(path, model, as_onnx_input(model, inputs.cpu()))
+
+
+def difference_from_torch(path: Path, model: nn.Module, inputs: Tensor) -> float:
+    """As `onnx_difference`, for any model that `write_onnx` wrote and inputs as the graph takes them."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     device = next(model.parameters()).device
     with torch.inference_mode():
-        inputs = as_onnx_input(model, inputs.cpu())
-        expected = model.eval().cpu()(inputs).numpy()
+        expected = model.eval().cpu()(inputs.cpu()).numpy()
     model.to(device)
-    [found] = session.run(["logits"], {session.get_inputs()[0].name: inputs.numpy()})
+    [found] = session.run(["logits"], {session.get_inputs()[0].name: inputs.cpu().numpy()})
     return float(np.abs(found - expected).max())
 
 

@@ -5,16 +5,13 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from fervit_lib.evaluation.export import write_onnx
-from fervit_lib.models.segmentation import count_macs
-
-TOLERANCE = 1e-4
+from fervit_lib.evaluation.efficiency import count_macs
+from fervit_lib.evaluation.export import TOLERANCE, difference_from_torch, write_onnx
 
 
 def export_segmenter(model: nn.Module, path: Path, size: int) -> Path:
@@ -28,11 +25,7 @@ def segmenter_difference(path: Path, model: nn.Module, images: Tensor) -> float:
     Raises:
         ValueError: it is above 1e-4.
     """
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    with torch.inference_mode():
-        expected = model.eval().cpu()(images.cpu()).numpy()
-    [found] = session.run(["logits"], {"images": images.cpu().numpy()})
-    if not (difference := float(np.abs(found - expected).max())) <= TOLERANCE:
+    if not (difference := difference_from_torch(path, model, images)) <= TOLERANCE:
         raise ValueError(f"{path}: ONNX Runtime differs from torch by {difference:.1e}, expected {TOLERANCE} at most")
     return difference
 
@@ -80,7 +73,7 @@ def size_and_latency(
                 "model": name,
                 "runtime": runtime,
                 "parameters": sum(p.numel() for p in model.parameters()),
-                "gmac": count_macs(model, size),
+                "gmac": count_macs(model.eval(), images.to(device)) / 1e9,
                 "megabytes": path.stat().st_size / 1e6,
                 "ms": 1000 * statistics.median(taken),
                 "speedup": statistics.median(seconds[first, runtime]) / statistics.median(taken),

@@ -9,7 +9,6 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from fervit_lib.files import naming
 from fervit_lib.runs import load_checkpoint, save_checkpoint
@@ -131,11 +130,3 @@ def denormalise(images: Tensor) -> Tensor:
     """The inverse of `normalise`, as float32 in [0, 1]."""
     mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (MEAN, STD))
     return (images.float() * std + mean).clamp(0, 1)
-
-
-def count_macs(model: nn.Module, size: int) -> float:
-    """Multiply-accumulates of one image of side `size`, in billions."""
-    device = next(model.parameters()).device
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(torch.zeros(1, 3, size, size, device=device))
-    return counter.get_total_flops() / 2e9

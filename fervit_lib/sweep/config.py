@@ -17,7 +17,7 @@ import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from fervit_lib.files import naming
-from fervit_lib.runs import check_name
+from fervit_lib.names import check_name
 from fervit_lib.runtime import PROJECT_ROOT, display_path
 
 TRAIN_NOTEBOOK = PROJECT_ROOT / "notebooks" / "02_train.ipynb"

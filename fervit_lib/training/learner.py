@@ -1,5 +1,7 @@
 """The one Learner: a model, its batches and a strategy; and the one fit."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,14 +169,21 @@ def fit(
         cbs.append(EarlyStopping(patience))
     if state:
         cbs.append(KeepLast(state, identity, peak))
-    try:
+    with naming_memory(learn, "samples", "lower batch_size, or take a smaller model"):
         learn.fit(epochs, cbs=cbs)
+    return peak
+
+
+@contextmanager
+def naming_memory(learn: Learner, what: str, remedy: str) -> Iterator[None]:
+    """Turn torch's out-of-memory error into a ValueError that says which parameter to lower."""
+    try:
+        yield
     except torch.OutOfMemoryError as error:
         raise ValueError(
-            f"batch_size: {learn.dls.train.bs} samples in a step do not fit into the memory of {learn.dls.device} "
-            f"({error}); lower batch_size, or take a smaller model"
+            f"batch_size: {learn.dls.train.bs} {what} in a step do not fit into the memory of {learn.dls.device} "
+            f"({error}); {remedy}"
         ) from error
-    return peak
 
 
 def _peak_rate(
