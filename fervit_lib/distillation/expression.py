@@ -13,6 +13,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from torch import Tensor, nn
 
+from fervit_lib import ranks
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import ImageModel, load_model
 from fervit_lib.models.segmentation import freeze
@@ -99,7 +100,7 @@ class AskTeacher(Callback):
     def before_batch(self) -> None:
         if self.training:
             with torch.no_grad():
-                self.learn.yb = (self.y, self.teacher(self.x))
+                self.learn.yb = (self.y, ranks.in_shares(self.teacher, self.x))
 
 
 def build_expression_learner(
