@@ -167,6 +167,8 @@ def load_pixels(store: LatentStore, indices: np.ndarray, image_size: int, resize
         resize_method: how a face becomes a square: see `ImageModel`.
     """
     faces = load_faces(store.faces, store.split)
+    if store.split == "train" and not {store.paths[i] for i in indices} <= set(faces.paths):
+        faces = faces.joined(load_faces(store.faces, "val"))  # of which 01_encode may move some to train
     place = {path: i for i, path in enumerate(faces.paths)}
     if missing := [store.paths[i] for i in indices if store.paths[i] not in place]:
         raise ValueError(f"{store.faces}: {missing[0]} is gone since its code was made; put it back, or run 01_encode")
