@@ -155,4 +155,6 @@ def take_from_first(tensors: Iterable[Tensor]) -> None:
     """Replace tensors by the first process's."""
     _join()
     for tensor in tensors:
-        dist.broadcast(tensor.detach(), 0)
+        sent = tensor.detach().contiguous()
+        dist.broadcast(sent, 0)
+        tensor.detach().copy_(sent)
