@@ -124,6 +124,12 @@ def results(step):
     return [f"{EXPERIMENT}/{step}/{variant}/result.json" for variant in VARIANTS[step]]
 
 
+# What a step asks for. On one machine --cores is the limit (a step that wants more gets so many) and --resources gpu=2
+# mem_mb=64000, where given; an executor hands the same numbers to its scheduler. --set-threads and --set-resources change
+# them. A training that meets its time limit goes on after its last whole epoch when it is called again.
+localrules: experiment, index
+
+
 # Every result is asked for by name: Snakemake makes a missing file anew only if it is, or if what needs it is old.
 rule experiment:
     input:
@@ -159,9 +165,11 @@ rule encode:
         notebook=f"{EXPERIMENT}/encode/{ENCODE}/notebook.ipynb",
         page=f"{EXPERIMENT}/encode/{ENCODE}/notebook.html",
         text=f"{EXPERIMENT}/encode/{ENCODE}/log.txt",
-    threads: workflow.cores
+    threads: 8
     resources:
         gpu=1,
+        mem_mb=16_000,
+        runtime="8h",
     shell:
         RUN_NOTEBOOK
 
@@ -183,6 +191,8 @@ rule train:
     threads: 1
     resources:
         gpu=1,
+        mem_mb=16_000,
+        runtime="12h",
     shell:
         RUN_NOTEBOOK
 
@@ -201,9 +211,11 @@ rule distill:
         notebook=f"{EXPERIMENT}/distill/{{variant}}/notebook.ipynb",
         page=f"{EXPERIMENT}/distill/{{variant}}/notebook.html",
         text=f"{EXPERIMENT}/distill/{{variant}}/log.txt",
-    threads: workflow.cores
+    threads: 8
     resources:
         gpu=1,
+        mem_mb=32_000,
+        runtime="1d",
     shell:
         RUN_NOTEBOOK
 
@@ -222,9 +234,11 @@ rule evaluate:
         notebook=f"{EXPERIMENT}/evaluate/{{variant}}/notebook.ipynb",
         page=f"{EXPERIMENT}/evaluate/{{variant}}/notebook.html",
         text=f"{EXPERIMENT}/evaluate/{{variant}}/log.txt",
-    threads: workflow.cores
+    threads: 8
     resources:
         gpu=1,
+        mem_mb=16_000,
+        runtime="4h",
     shell:
         RUN_NOTEBOOK
 
@@ -243,8 +257,10 @@ rule explain:
         notebook=f"{EXPERIMENT}/explain/{{variant}}/notebook.ipynb",
         page=f"{EXPERIMENT}/explain/{{variant}}/notebook.html",
         text=f"{EXPERIMENT}/explain/{{variant}}/log.txt",
-    threads: workflow.cores
+    threads: 8
     resources:
         gpu=1,
+        mem_mb=16_000,
+        runtime="4h",
     shell:
         RUN_NOTEBOOK
