@@ -1,6 +1,5 @@
 """People as batches: resized, changed at random in ways that come again, and known by their content."""
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from fervit_lib.datasets import IGNORE, PeopleDataset, load_people, resize_picture
 from fervit_lib.distillation.cache import BoundedCache, content_key
 from fervit_lib.models.segmentation import MEAN, STRIDE, normalise
+from fervit_lib.runtime import cpu_count
 
 _FILL = [round(255 * value) for value in MEAN]
 
@@ -105,7 +105,7 @@ class PeopleBatches(DataLoader):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
         order = torch.randperm(len(self.people)) if self.shuffle else torch.arange(len(self.people))
         chunks = [c.tolist() for c in order.split(self.bs) if len(c) == self.bs or not self.drop_last]
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(16, cpu_count())) as pool:
             ahead = [pool.submit(self.prepare, i) for i in chunks[0]]
             for number, chunk in enumerate(chunks):
                 ready, ahead = (

@@ -3,7 +3,6 @@
 Several processes that encode the same faces into the same folder take different shards, on as many machines as see it.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from fervit_lib.datasets import FaceDataset
 from fervit_lib.encoders.images import change_view, normalise, resize_face, stack_faces
 from fervit_lib.encoders.style_encoder import StyleEncoder
 from fervit_lib.latents import SHARD_SIZE, claim_shards, read_fingerprint, shard_fingerprint, shard_path, write_shard
-from fervit_lib.runtime import fast_bf16
+from fervit_lib.runtime import cpu_count, fast_bf16
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 AHEAD = 3  # batches that are read while one is encoded
@@ -107,7 +106,7 @@ def encode_faces(
     done, made = len(faces) - sum(len(shards[i]) for i in missing), 0
     read = _reader(encoder.img_size, align)
     with (
-        ThreadPoolExecutor(num_workers or os.cpu_count()) as pool,
+        ThreadPoolExecutor(num_workers or cpu_count()) as pool,
         tqdm(total=len(faces), initial=done, desc=f"encode {split}", unit="face") as progress,
     ):
         for index in claim_shards(folder, split, missing):
