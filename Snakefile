@@ -1,4 +1,4 @@
-"""One experiment: `snakemake --configfile configs/<experiment>.yaml --cores all` (the Makefile says it shorter).
+"""One experiment: `snakemake --profile profiles/local --configfile configs/<experiment>.yaml` (`make` says it shorter).
 
 A configuration names parameters of the notebooks, a block a step; a step may hold several blocks, and a list as a value
 stands for one variant per entry; a step with `[]` is left out. Each variant is one papermill run into reports/<experiment>/<step>/<variant>/.
@@ -102,6 +102,13 @@ if len(VARIANTS["encode"]) != 1:
     refuse(f"encode: expected one encoder, got {', '.join(VARIANTS['encode'])}; write a configuration for each")
 [(ENCODE, ENCODE_PARAMETERS)] = VARIANTS["encode"].items()
 LATENTS = f"{DATA}/latents/{ENCODE_PARAMETERS.get('dataset', 'toy')}/{ENCODE}"
+
+# A step takes the first GPU that no other step of this user has on this machine: --resources gpu=2 fills two. The kernel
+# lets go of the lock when its holder ends. A scheduler says which GPU itself.
+shell.prefix(
+    'for gpu in $([ -n "${{CUDA_VISIBLE_DEVICES:-}}" ] || nvidia-smi --query-gpu=uuid --format=csv,noheader 2> /dev/null); '
+    'do exec 9> "${{TMPDIR:-/tmp}}/fervit-$UID-$gpu.lock"; flock -n 9 && export CUDA_VISIBLE_DEVICES=$gpu && break; done; '
+)
 
 # The page is made of a failed notebook, too: it is a log, which Snakemake keeps, and not an output, which it removes.
 # What papermill and the kernel say goes to a file; of a failure, the terminal shows the end of it and where to look.

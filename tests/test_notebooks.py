@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -138,6 +139,26 @@ def test_a_student_is_distilled_and_appears_in_the_report(tmp_path: Path) -> Non
     assert result["synthetic"]
     assert result["onnx_difference"] <= 1e-4
     assert "distill/person/notebook.html" in report.write_index(experiment).read_text()
+
+
+@pytest.mark.notebooks
+def test_two_steps_at_once_take_two_gpus(
+    tmp_path: Path, make_store: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU is needed: what a machine with two says is printed by a script, and each step leaves a lock of its own."""
+    driver = tmp_path / "bin" / "nvidia-smi"
+    driver.parent.mkdir()
+    driver.write_text("#!/bin/sh\nprintf 'GPU-a\\nGPU-b\\nGPU-c\\n'\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{driver.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    make_store(tmp_path / "data" / "latents" / "toy" / "autoencoder")
+    config = write_config(tmp_path, train=[{"lr": -1.0, "seed": [0, 1]}])  # a mistake: they start at once and end soon
+    results = [tmp_path / "reports" / "tiny" / "train" / f"scratch-full-seed{seed}" / "result.json" for seed in (0, 1)]
+    done = snakemake(*results, "--configfile", config, "--keep-going", "--resources", "gpu=2")
+    locks = {path.name for path in tmp_path.glob("*.lock")}
+    assert locks == {f"fervit-{os.getuid()}-GPU-{gpu}.lock" for gpu in "ab"}, done.stderr[-3000:]
 
 
 @pytest.mark.notebooks
