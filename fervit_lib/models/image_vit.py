@@ -58,9 +58,7 @@ class ImageModel(nn.Module):
         if stem not in STEMS:
             raise ValueError(f"stem: expected one of {', '.join(STEMS)}, got {stem!r}")
         if stem == "conv" and pretrained not in ("none", "random"):
-            raise ValueError(
-                f"stem: conv has no published or painted weights, expected pretrained='none', got {pretrained!r}"
-            )
+            raise ValueError(f"stem: conv has no pretrained weights, expected pretrained='none', got {pretrained!r}")
         self.resize_method, self.concat_pool = resize_method, concat_pool
         vit_options: dict[str, Any] = {"img_size": image_size or None, "patch_size": patch_size or None}
         vit_options |= {"depth": num_blocks or None, "embed_layer": ConvStem if stem == "conv" else None}
