@@ -131,6 +131,14 @@ def results(step):
     return [f"{EXPERIMENT}/{step}/{variant}/result.json" for variant in VARIANTS[step]]
 
 
+def distill_needs(parameters):
+    """The codes whose faces are read, and the training run whose weights teach, where it is of this experiment."""
+    teacher = Path(parameters.get("teacher", ""))
+    taught_here = Path(EXPERIMENT, "train") in teacher.parents
+    codes = [f"{LATENTS}/store.json"] if parameters.get("task") == "expression" else []
+    return codes + ([str(teacher.parents[1] / "result.json")] if taught_here else [])
+
+
 # What a step asks for. On one machine --cores is the limit (a step that wants more gets so many) and --resources gpu=2
 # mem_mb=64000, where given; an executor hands the same numbers to its scheduler. --set-threads and --set-resources change
 # them. A training that meets its time limit goes on after its last whole epoch when it is called again.
@@ -208,7 +216,7 @@ rule distill:
     message:
         "distill: {wildcards.variant}"
     input:
-        lambda wildcards: [f"{LATENTS}/store.json"] if VARIANTS["distill"][wildcards.variant].get("task") == "expression" else [],
+        lambda wildcards: distill_needs(VARIANTS["distill"][wildcards.variant]),
         notebook=NOTEBOOKS["distill"],
     output:
         f"{EXPERIMENT}/distill/{{variant}}/result.json",
