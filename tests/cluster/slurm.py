@@ -94,6 +94,7 @@ def running_slurm() -> Iterator[Slurm]:
         _write_configuration(folder)
         for command in _commands(folder):
             with (folder / f"daemon{len(daemons)}.out").open("wb") as log:
+                command = ["setpriv", "--pdeathsig=TERM", *command]  # it ends with this process, however that ends
                 daemons.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
         _wait_for_nodes(slurm, daemons)
         yield slurm
