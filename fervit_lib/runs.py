@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fervit_lib import ranks
 from fervit_lib.files import naming
 from fervit_lib.names import check_name
 from fervit_lib.runtime import PROJECT_ROOT
@@ -49,6 +50,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a run file cannot hold a {type(value).__name__}: {value!r}")
 
 
+@ranks.once
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` whole or not at all."""
     text = json.dumps(content, indent=2, default=_plain, ensure_ascii=False)
@@ -72,6 +74,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+@ranks.once
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write `tensors` and `metadata` (kept as JSON in the header) to a safetensors file, whole or not at all."""
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
@@ -146,6 +149,7 @@ def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in namespace.items() if name[0] != "_" and isinstance(value, kinds)}
 
 
+@ranks.once
 def start_run(
     reports: Path,
     experiment: str,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fervit_lib import ranks
 from fervit_lib.datasets.action_units import EMOTIONS
 from fervit_lib.datasets.toy_faces import toy_face
 
@@ -54,6 +55,7 @@ def draw_toy_faces(folder: Path | str, num_faces: int = 3000, size: int = 64, se
     return write_toy_set(Path(folder), settings, draw(), ours)
 
 
+@ranks.once
 def write_toy_set(
     folder: Path, marker: Mapping[str, Any], pictures: Iterable[tuple[str, Image.Image]], ours: Collection[str]
 ) -> Path:

@@ -13,6 +13,7 @@ import torch
 from fastai.data.core import DataLoaders
 from torch import Tensor
 
+from fervit_lib import ranks
 from fervit_lib.distillation.data import PeopleBatches
 from fervit_lib.distillation.learner import MONITOR, Targets, build_distiller, fit_distiller
 from fervit_lib.distillation.losses import LossWeights
@@ -50,6 +51,7 @@ def make_arms(weights: LossWeights) -> list[Arm]:
     ]
 
 
+@ranks.once
 def clear_arms(folder: Path, resume: bool) -> None:
     """Remove the fits of a run that ended, or all without `resume`. To be called before `runs.start_run`."""
     if not resume or (folder / "result.json").exists():
@@ -125,7 +127,7 @@ def count_split(model: torch.nn.Module, batches: PeopleBatches, targets: Targets
     counts = []
     for images, masks, keys in batches:
         teacher_logits = None if targets.teacher is None else targets.logits(images, keys)
-        counts.append(count_pixels(model(images).float(), masks, teacher_logits))
+        counts.append(count_pixels(ranks.in_shares(model, images).float(), masks, teacher_logits))
     return torch.cat(counts)
 
 

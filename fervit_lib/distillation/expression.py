@@ -14,6 +14,7 @@ from fastai.learner import Learner
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from fervit_lib import ranks
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import ImageModel, load_model
 from fervit_lib.models.segmentation import freeze
@@ -106,7 +107,7 @@ class AskTeacher(Callback):
 def teacher_logits(teacher: nn.Module, images: Tensor) -> Tensor:
     """(B, 3, H, W) as `ImageModel` takes them → (B, C) float32, in bf16 inside where the device is fast in it."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=fast_bf16(images.device)):
-        return teacher(images).float()
+        return ranks.in_shares(teacher, images).float()
 
 
 def ask_of_all(teacher: nn.Module, images: Tensor) -> Tensor:

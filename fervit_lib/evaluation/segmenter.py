@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from fervit_lib import ranks
 from fervit_lib.evaluation.efficiency import count_macs
 from fervit_lib.evaluation.export import TOLERANCE, difference_from_torch, write_onnx
 
@@ -30,6 +31,7 @@ def segmenter_difference(path: Path, model: nn.Module, images: Tensor) -> float:
     return difference
 
 
+@ranks.once
 def measure_segmenters(
     models: Mapping[str, nn.Module], folder: Path, size: int, device: torch.device, repeats: int = 15
 ) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from fastai.callback.tracker import TrackerCallback
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from fervit_lib import ranks
 from fervit_lib.runs import atomic_write
 
 
@@ -69,17 +70,25 @@ class Curves(Callback):
         names = self.recorder.metric_names[1:-1]
         row = {"epoch": self.epoch} | dict(zip(names, map(float, self.recorder.values[-1]), strict=True))
         self.rows.append(row | {"seconds": time.perf_counter() - self.started})
-        with atomic_write(self.folder / "metrics.csv") as temporary:
-            pd.DataFrame(self.rows).to_csv(temporary, index=False)
+        self._write_table()
 
     def after_fit(self) -> None:
         if self.run and self.rows:
-            with SummaryWriter(str(self.folder / "tensorboard")) as writer:
-                for row in self.rows:
-                    for name, value in row.items():
-                        if name not in ("epoch", "seconds"):
-                            writer.add_scalar(name, value, int(row["epoch"]))
+            self._write_tensorboard()
         self.run = True
+
+    @ranks.once
+    def _write_table(self) -> None:
+        with atomic_write(self.folder / "metrics.csv") as temporary:
+            pd.DataFrame(self.rows).to_csv(temporary, index=False)
+
+    @ranks.once
+    def _write_tensorboard(self) -> None:
+        with SummaryWriter(str(self.folder / "tensorboard")) as writer:
+            for row in self.rows:
+                for name, value in row.items():
+                    if name not in ("epoch", "seconds"):
+                        writer.add_scalar(name, value, int(row["epoch"]))
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}

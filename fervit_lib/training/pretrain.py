@@ -17,6 +17,7 @@ from fervit_lib.runs import load_checkpoint, save_checkpoint
 from fervit_lib.runtime import fast_bf16
 from fervit_lib.training.callbacks import Bf16, Curves, StopOnNan
 from fervit_lib.training.schedule import Phase, Schedule
+from fervit_lib.training.share import Share
 
 
 class _Unlabelled(Callback):
@@ -77,7 +78,7 @@ def fit_masked(
         loss_func=_HiddenError(masked),
         opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
         path=folder,
-        cbs=[_Unlabelled(), StopOnNan(), curves, schedule, *([Bf16()] if fast_bf16(dls.device) else [])],
+        cbs=[_Unlabelled(), Share(), StopOnNan(), curves, schedule, *([Bf16()] if fast_bf16(dls.device) else [])],
     )
     learn.first_epoch = 0
     learn.fit(epochs)
