@@ -13,6 +13,7 @@ FLOORS = {
     "files": 0,
     "latents": 0,
     "names": 0,
+    "progress": 0,
     "pt_codes": 0,
     "runs": 0,
     "runtime": 0,

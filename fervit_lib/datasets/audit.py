@@ -13,9 +13,9 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from fervit_lib.datasets.faces import FaceDataset
+from fervit_lib.progress import progress
 
 THUMBNAIL = 16  # side in pixels
 NEAR_THRESHOLD = 0.995
@@ -85,9 +85,7 @@ class Audit:
         return cleaned
 
 
-def audit_faces(
-    datasets: dict[str, FaceDataset], near_threshold: float = NEAR_THRESHOLD, progress: bool = True
-) -> Audit:
+def audit_faces(datasets: dict[str, FaceDataset], near_threshold: float = NEAR_THRESHOLD) -> Audit:
     """Read every image once; count, list what cannot be read, and group what occurs more than once.
 
     Images are exact duplicates if they decode to the same pixels. They are near duplicates if the cosine similarity of
@@ -97,7 +95,6 @@ def audit_faces(
     Args:
         datasets: sets of the same classes, by split.
         near_threshold: in (0, 1]; smaller finds more, and more that is not the same.
-        progress: show a progress bar.
 
     Raises:
         ValueError: no sets, sets of different classes, or a threshold out of range.
@@ -108,7 +105,7 @@ def audit_faces(
     if not 0 < near_threshold <= 1:
         raise ValueError(f"near_threshold: expected a similarity in (0, 1], got {near_threshold}")
     rows, hashes, thumbnails, unreadable = [], [], [], []
-    with tqdm(total=sum(map(len, datasets.values())), desc="audit", unit="face", disable=not progress) as bar:
+    with progress(total=sum(map(len, datasets.values())), desc="audit", unit=" faces") as bar:
         for split, faces in datasets.items():
             for index, path in enumerate(faces.paths):
                 try:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from fastai.data.core import DataLoaders
-from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from fervit_lib.runs import atomic_write
 from fervit_lib.runtime import seed_everything
 from fervit_lib.training import SaveBest
 from fervit_lib.training.callbacks import StopOnNan
+from fervit_lib.training.resume import ResumableLearner
 from fervit_lib.training.share import Share
 
 TOY_TENSOR = "/neck/act/Relu_output_0"  # in the middle of its graph: 64 channels at an eighth of the side
@@ -88,9 +88,9 @@ def make_toy_detector(dls: DataLoaders, folder: Path, *, epochs: int, seed: int,
     model = nn.Sequential(_Denormalise(), detector)
     adamw = partial(OptimWrapper, opt=torch.optim.AdamW)
     cbs = [StopOnNan(), CountEpochs(), Share()]
-    learn = Learner(dls, model, loss_func=detection_loss, opt_func=adamw, train_bn=False, cbs=cbs)
-    with learn.no_bar(), learn.no_logging():
-        learn.fit(epochs, 2e-3)
+    shown = {"what": "toy detector", "unit": " images"}
+    learn = ResumableLearner(dls, model, loss_func=detection_loss, opt_func=adamw, train_bn=False, cbs=cbs, **shown)
+    learn.fit(epochs, 2e-3)
     return _export(detector, path, dls.train.size)
 
 
@@ -136,9 +136,8 @@ def make_toy_teacher(
         path.with_suffix(".state").unlink(missing_ok=True)
 
     best = SaveBest(save, "fg_iou")
-    learn = build_distiller(
-        TappedStudent(teacher), dls, Targets(None), masks_only, folder=folder / "toy_teacher", cbs=[best]
-    )
+    place, tapped = folder / "toy_teacher", TappedStudent(teacher)
+    learn = build_distiller(tapped, dls, Targets(None), masks_only, folder=place, cbs=[best], what="toy teacher")
     fit_distiller(learn, epochs=epochs, lr=lr, schedule="one_cycle", state=path.with_suffix(".state"), settings=told)
     keep_best()
     return path

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
-from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
 from fervit_lib.encoders.autoencoder import Autoencoder, load_autoencoder, save_autoencoder
-from fervit_lib.runtime import fast_bf16
+from fervit_lib.runtime import fast_bf16, seed_everything
 from fervit_lib.training.callbacks import Bf16, Curves
 from fervit_lib.training.data import TensorBatches
+from fervit_lib.training.resume import KeepLast, ResumableLearner
 from fervit_lib.training.share import Share
 
 FINE_WEIGHT = 4.0  # the full picture counts most; the two coarser ones keep the bands in order
@@ -66,6 +66,8 @@ def fit_autoencoder(
 ) -> Autoencoder:
     """Train on images (N, 3, S, S) in [-1, 1] and save to `checkpoint`; if it holds just this training, load it.
 
+    An interrupted fit goes on after its last whole epoch.
+
     Returns:
         The model in eval mode.
     """
@@ -77,6 +79,8 @@ def fit_autoencoder(
         if trained_on == digest.hexdigest():
             return model.to(device)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    state = checkpoint.with_name("last.safetensors")
+    seed_everything(seed)
     # Channels last: convolutions are 1.5 times as fast so, on CPU and GPU.
     model = Autoencoder(train.shape[-1]).to(memory_format=torch.channels_last)
     train, val = (images.to(device, memory_format=torch.channels_last) for images in (train, val))
@@ -85,16 +89,16 @@ def fit_autoencoder(
         TensorBatches([val], val, bs=min(256, len(val))),
         device=device,
     )
-    learn = Learner(
+    learn = ResumableLearner(
         dls,
         _Reconstruct(model),
         loss_func=reconstruction_loss,
         opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
         path=checkpoint.parent.parent,
-        cbs=[MirrorHalf(), Share(), Curves(checkpoint.parent.parent)],
+        cbs=[MirrorHalf(), Share(), Curves(checkpoint.parent.parent), *([Bf16()] if fast_bf16(device) else [])],
+        what="autoencoder",
     )
-    if fast_bf16(device):
-        learn.add_cb(Bf16())
-    learn.fit_one_cycle(epochs, lr)
+    learn.fit_one_cycle(epochs, lr, cbs=[KeepLast(state, {"digest": digest.hexdigest()}, lr)])
     save_autoencoder(checkpoint, model, digest.hexdigest())
+    state.unlink(missing_ok=True)
     return load_autoencoder(checkpoint)[0].to(device)
