@@ -12,6 +12,7 @@ FLOORS = {
     "datasets": 0,
     "files": 0,
     "latents": 0,
+    "locks": 0,
     "names": 0,
     "pt_codes": 0,
     "runs": 0,

@@ -112,7 +112,9 @@ def make_toy_teacher(
     """
     told = {"encoder": encoder, "epochs": epochs, "lr": lr, "seed": seed} | settings
     path = _named(folder, "toy_teacher", ".pth", told)
+    state = path.with_suffix(".state")
     if path.is_file():
+        state.unlink(missing_ok=True)
         return path
     seed_everything(seed)
     teacher = build_segmenter(encoder)
@@ -126,7 +128,7 @@ def make_toy_teacher(
     learn = build_distiller(
         TappedStudent(teacher), dls, Targets(None), masks_only, folder=folder / "toy_teacher", cbs=[best]
     )
-    fit_distiller(learn, epochs=epochs, lr=lr, schedule="one_cycle", state=path.with_suffix(".state"), settings=told)
+    fit_distiller(learn, epochs=epochs, lr=lr, schedule="one_cycle", state=state, settings=told)
     path.with_suffix(".best").rename(path)
-    path.with_suffix(".state").unlink(missing_ok=True)
+    state.unlink()
     return path

@@ -16,6 +16,7 @@ from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
 from fervit_lib.encoders.autoencoder import Autoencoder, load_autoencoder, save_autoencoder
+from fervit_lib.locks import locked
 from fervit_lib.runtime import fast_bf16
 from fervit_lib.training.callbacks import Bf16
 from fervit_lib.training.data import TensorBatches
@@ -72,11 +73,20 @@ def fit_autoencoder(
     settings = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "shape": list(train.shape)}
     digest = hashlib.sha256(json.dumps(settings).encode())
     digest.update(train.numpy().tobytes())
-    if checkpoint.is_file():
-        model, trained_on = load_autoencoder(checkpoint)
-        if trained_on == digest.hexdigest():
-            return model.to(device)
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    with locked(checkpoint.with_name(f".{checkpoint.name}.lock")):  # another process of this run may learn it now
+        if checkpoint.is_file():
+            model, trained_on = load_autoencoder(checkpoint)
+            if trained_on == digest.hexdigest():
+                return model.to(device)
+        model = _train(train, val, checkpoint.parent.parent, epochs, lr, batch_size, device)
+        save_autoencoder(checkpoint, model, digest.hexdigest())
+    return load_autoencoder(checkpoint)[0].to(device)
+
+
+def _train(
+    train: Tensor, val: Tensor, folder: Path, epochs: int, lr: float, batch_size: int, device: torch.device
+) -> Autoencoder:
+    """A new one, learned; its curves go to `folder/metrics.csv`."""
     # Channels last: convolutions are 1.5 times as fast so, on CPU and GPU.
     model = Autoencoder(train.shape[-1]).to(memory_format=torch.channels_last)
     train, val = (images.to(device, memory_format=torch.channels_last) for images in (train, val))
@@ -90,11 +100,10 @@ def fit_autoencoder(
         _Reconstruct(model),
         loss_func=reconstruction_loss,
         opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
-        path=checkpoint.parent.parent,
+        path=folder,
         cbs=[MirrorHalf(), CSVLogger(fname="metrics.csv")],
     )
     if fast_bf16(device):
         learn.add_cb(Bf16())
     learn.fit_one_cycle(epochs, lr)
-    save_autoencoder(checkpoint, model, digest.hexdigest())
-    return load_autoencoder(checkpoint)[0].to(device)
+    return model

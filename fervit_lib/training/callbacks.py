@@ -1,6 +1,7 @@
 """What happens around a fit: curves, best weights, frozen parts kept still, averages, and a stop where sense ends."""
 
 import math
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from fastai.callback.tracker import TrackerCallback
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from fervit_lib.files import naming_disk
 from fervit_lib.runs import atomic_write
 
 
@@ -74,7 +76,9 @@ class Curves(Callback):
 
     def after_fit(self) -> None:
         if self.run and self.rows:
-            with SummaryWriter(str(self.folder / "tensorboard")) as writer:
+            folder = self.folder / "tensorboard"
+            shutil.rmtree(folder, ignore_errors=True)  # of a run before this one, or half written
+            with naming_disk(folder), SummaryWriter(str(folder)) as writer:
                 for row in self.rows:
                     for name, value in row.items():
                         if name not in ("epoch", "seconds"):

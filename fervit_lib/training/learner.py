@@ -1,5 +1,6 @@
 """The one Learner: a model, its batches and a strategy; and the one fit."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -194,8 +195,11 @@ def _peak_rate(
     if state and (kept := read_state(state, identity)):  # found before the interruption
         return kept[1]["peak"]
     learn.freeze_to(sum(not group.first for group in learn.groups))
+    kept = learn.path / learn.model_dir  # fastai's copy of the weights, of which it and a kill leave the folder
+    shutil.rmtree(kept, ignore_errors=True)
     with learn.no_bar():
         found = learn.lr_find(show_plot=False).valley
+    shutil.rmtree(kept)
     learn.rates_tried = pd.DataFrame(
         {"lr": learn.recorder.lrs, "loss": [float(loss) for loss in learn.recorder.losses]}
     )

@@ -1,0 +1,59 @@
+"""Locks on files, which the system lets go of when their holder ends, however it ends."""
+
+import fcntl
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from fervit_lib.files import naming_disk
+
+
+def take_lock(path: Path) -> IO[str]:
+    """Hold the lock file `path`, after whoever else does, until what is returned is closed."""
+    return _take(path, fcntl.LOCK_EX)
+
+
+def try_lock(path: Path) -> IO[str] | None:
+    """As `take_lock`; None, at once, where somebody else holds it, see `holder`."""
+    try:
+        return _take(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+
+
+def _take(path: Path, how: int) -> IO[str]:
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError), ExitStack() as on_failure:
+            file = on_failure.enter_context(path.open("a", encoding="utf-8"))
+            fcntl.flock(file, how)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                on_failure.pop_all()
+                break
+        # The one before removed the file, with its folder: once more.
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
+    file.flush()
+    return file
+
+
+def holder(path: Path) -> str:
+    """Who holds the lock `path`, in words."""
+    return path.read_text(encoding="utf-8") or "another process"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, after whoever else does.
+
+    Raises:
+        OSError: it cannot be made: the disk is full, or not to be written to.
+    """
+    with naming_disk(path):
+        file = take_lock(path)
+    with file:
+        yield
