@@ -40,7 +40,8 @@ def naming_disk(path: Path) -> Iterator[None]:
         free = shutil.disk_usage(there).free / 1e6
         raise OSError(
             f"{display_path(path)}: could not be written ({reason_of(error)}); {free:,.0f} MB are free there. What was "
-            f"whole stays: make room, or let it be written to, or name another folder; the same run again goes on there"
+            f"whole stays: make room, or let it be written to, or name another folder, and run the same again: it goes "
+            f"on there"
         ) from error
 
 

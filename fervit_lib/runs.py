@@ -126,6 +126,9 @@ class Run:
     variant: str
     lock: IO[str] | None = field(default=None, repr=False, compare=False)  # of who works on it, until its result
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"lock": None}  # which is its process's own
+
     @property
     def folder(self) -> Path:
         return self.reports / self.experiment / self.step / self.variant

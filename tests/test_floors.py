@@ -15,6 +15,7 @@ FLOORS = {
     "locks": 0,
     "names": 0,
     "pt_codes": 0,
+    "reading": 0,
     "runs": 0,
     "runtime": 0,
     "encoders": 1,

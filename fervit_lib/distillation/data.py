@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from fervit_lib.datasets import IGNORE, PeopleDataset, load_people, resize_picture
 from fervit_lib.distillation.cache import BoundedCache, content_key
 from fervit_lib.models.segmentation import MEAN, STRIDE, normalise
+from fervit_lib.reading import Readers, Reading
 
 _FILL = [round(255 * value) for value in MEAN]
 
@@ -105,17 +105,17 @@ class PeopleBatches(DataLoader):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
         order = torch.randperm(len(self.people)) if self.shuffle else torch.arange(len(self.people))
         chunks = [c.tolist() for c in order.split(self.bs) if len(c) == self.bs or not self.drop_last]
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-            ahead = [pool.submit(self.prepare, i) for i in chunks[0]]
-            for number, chunk in enumerate(chunks):
-                ready, ahead = (
-                    ahead,
-                    [pool.submit(self.prepare, i) for i in (chunks[number + 1 : number + 2] or [[]])[0]],
-                )
-                images, masks, keys = zip(*(future.result() for future in ready), strict=True)
+        with Readers(min(16, os.cpu_count() or 1)) as readers:
+            ahead = self._read(readers, chunks[0])
+            for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):
+                ready, ahead = ahead, self._read(readers, following)
+                images, masks, keys = zip(*(reading.result() for reading in ready), strict=True)
                 self.last_names = tuple(self.people.images[i].name for i in chunk)
                 images = torch.stack(images).to(self.device, non_blocking=True)
                 yield normalise(images), torch.stack(masks).to(self.device, non_blocking=True), keys
+
+    def _read(self, readers: Readers, chunk: list[int]) -> list[Reading]:
+        return [readers.submit(self.people.files(i), self.prepare, i) for i in chunk]
 
 
 class CountEpochs(Callback):
