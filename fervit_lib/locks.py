@@ -4,7 +4,7 @@ import fcntl
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -26,19 +26,31 @@ def try_lock(path: Path) -> IO[str] | None:
 
 
 def _take(path: Path, how: int) -> IO[str]:
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError), ExitStack() as on_failure:
-            file = on_failure.enter_context(path.open("a", encoding="utf-8"))
-            fcntl.flock(file, how)
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                on_failure.pop_all()
-                break
-        # The one before removed the file, with its folder: once more.
+    while (file := _lock(path, how)) is None:
+        pass
     file.truncate(0)
     file.write(f"process {os.getpid()} on {platform.node()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
     file.flush()
     return file
+
+
+def _lock(path: Path, how: int) -> IO[str] | None:
+    """None where whoever held it has removed it meanwhile, with its folder."""
+    with ExitStack() as on_failure:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = on_failure.enter_context(path.open("a", encoding="utf-8"))
+            fcntl.flock(file, how)
+            if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return None
+        except FileNotFoundError:
+            return None
+        except FileExistsError:  # as mkdir says where the folder was there a moment ago
+            if path.parent.is_file():
+                raise
+            return None
+        on_failure.pop_all()
+        return file
 
 
 def holder(path: Path) -> str:

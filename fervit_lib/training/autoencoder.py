@@ -9,7 +9,6 @@ import fastai.callback.schedule  # noqa: F401  (gives Learner its fit_one_cycle)
 import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
-from fastai.callback.progress import CSVLogger
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from fervit_lib.encoders.autoencoder import Autoencoder, load_autoencoder, save_autoencoder
 from fervit_lib.locks import locked
 from fervit_lib.runtime import fast_bf16
-from fervit_lib.training.callbacks import Bf16
+from fervit_lib.training.callbacks import Bf16, Curves
 from fervit_lib.training.data import TensorBatches
 
 FINE_WEIGHT = 4.0  # the full picture counts most; the two coarser ones keep the bands in order
@@ -101,7 +100,7 @@ def _train(
         loss_func=reconstruction_loss,
         opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
         path=folder,
-        cbs=[MirrorHalf(), CSVLogger(fname="metrics.csv")],
+        cbs=[MirrorHalf(), Curves(folder)],
     )
     if fast_bf16(device):
         learn.add_cb(Bf16())
