@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -48,9 +49,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 def remove_torn(folder: Path) -> None:
     """Remove what killed writers left half written in `folder` and below; nothing that somebody writes now."""
-    for torn in folder.rglob(".*.tmp"):
-        if lock := try_lock(torn / "lock"):
-            _remove(torn, lock)
+    for place, names, _ in os.walk(folder):  # which does not mind what goes meanwhile
+        for name in names:
+            if name.startswith(".") and name.endswith(".tmp") and (lock := try_lock(Path(place, name, "lock"))):
+                _remove(Path(place, name), lock)
 
 
 def _remove(folder: Path, lock: IO[str]) -> None:

@@ -14,9 +14,9 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from fervit_lib.datasets.faces import FaceDataset
+from fervit_lib.progress import progress
 from fervit_lib.reading import Readers
 
 THUMBNAIL = 16  # side in pixels
@@ -87,9 +87,7 @@ class Audit:
         return cleaned
 
 
-def audit_faces(
-    datasets: dict[str, FaceDataset], near_threshold: float = NEAR_THRESHOLD, progress: bool = True
-) -> Audit:
+def audit_faces(datasets: dict[str, FaceDataset], near_threshold: float = NEAR_THRESHOLD) -> Audit:
     """Read every image once; count, list what cannot be read, and group what occurs more than once.
 
     Images are exact duplicates if they decode to the same pixels. They are near duplicates if the cosine similarity of
@@ -99,7 +97,6 @@ def audit_faces(
     Args:
         datasets: sets of the same classes, by split.
         near_threshold: in (0, 1]; smaller finds more, and more that is not the same.
-        progress: show a progress bar.
 
     Raises:
         ValueError: no sets, sets of different classes, or a threshold out of range.
@@ -115,7 +112,7 @@ def audit_faces(
     thumbnails: list[np.ndarray] = []
     unreadable: list[tuple] = []
     total = sum(map(len, datasets.values()))
-    with Readers() as readers, tqdm(total=total, desc="audit", unit="face", disable=not progress) as bar:
+    with Readers() as readers, progress(total=total, desc="audit", unit=" faces") as bar:
         for split, faces in datasets.items():
             looked_at = readers.read(partial(_look_at, faces), range(len(faces)), faces.file)
             for index, (path, seen) in enumerate(zip(faces.paths, looked_at, strict=True)):

@@ -13,6 +13,7 @@ from fervit_lib.datasets.action_units import EMOTIONS
 from fervit_lib.datasets.toy_faces import toy_face
 from fervit_lib.files import naming_disk
 from fervit_lib.locks import locked
+from fervit_lib.progress import progress
 
 VERSION = 2  # of the drawing: a set drawn otherwise is drawn anew
 MARKER = "SYNTHETIC.json"
@@ -46,7 +47,7 @@ def draw_toy_faces(folder: Path | str, num_faces: int = 3000, size: int = 64, se
     settings = {"generator": "toy_faces", "version": VERSION, "num_faces": num_faces, "size": size, "seed": seed}
 
     def draw() -> Iterable[tuple[str, Image.Image]]:
-        for index in range(num_faces):
+        for index in progress(range(num_faces), desc="draw faces", unit=" faces"):
             number, label = divmod(index, len(EMOTIONS))
             name = f"{_SPLITS[number % len(_SPLITS)]}/{EMOTIONS[label]}/{index:06d}.png"
             yield name, toy_face(EMOTIONS[label], np.random.default_rng((seed, index)), size)

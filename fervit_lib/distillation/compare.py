@@ -19,6 +19,7 @@ from fervit_lib.distillation.metrics import SCORES, count_pixels, scores_from
 from fervit_lib.distillation.pictures import SavePictures
 from fervit_lib.distillation.student import TappedStudent, with_projector
 from fervit_lib.models.segmentation import build_segmenter, load_student, normalise, save_student
+from fervit_lib.progress import progress
 from fervit_lib.runtime import seed_everything
 from fervit_lib.training import SaveBest
 
@@ -88,7 +89,9 @@ def fit_arm(
     checkpoint = folder / "checkpoints" / "best.safetensors"
     best = SaveBest(lambda: save_student(checkpoint, model, student), MONITOR)
     pictures = SavePictures(folder, shown_batch(dls.valid, targets), max(1, epochs // 5), show)
-    learn = build_distiller(tapped, dls, chosen, arm.weights, folder=folder, cbs=[best, pictures], **options)
+    learn = build_distiller(
+        tapped, dls, chosen, arm.weights, folder=folder, cbs=[best, pictures], what=f"{arm.name} {seed}", **options
+    )
     told = {"arm": arm.name, "seed": seed, "tap": tap, **student, **settings}
     fit_distiller(learn, epochs=epochs, lr=lr, state=folder / "checkpoints" / "last.safetensors", settings=told)
     return {
@@ -126,7 +129,7 @@ def count_runs(
 ) -> dict[str, Tensor]:
     """Test counts of every run: {arm: (seeds, N, 8)}."""
     found: dict[str, list[Tensor]] = {}
-    for row in rows:
+    for row in progress(rows, desc="test", unit=" students"):
         student = load_student(folder / row["checkpoint"])
         found.setdefault(row["arm"], []).append(count_split(student, batches, targets))
     return {arm: torch.stack(counts) for arm, counts in found.items()}

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from fastai.data.core import DataLoaders
-from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from fervit_lib.runs import atomic_write
 from fervit_lib.runtime import seed_everything
 from fervit_lib.training import SaveBest
 from fervit_lib.training.callbacks import StopOnNan
+from fervit_lib.training.resume import ResumableLearner
 
 TOY_TENSOR = "/neck/act/Relu_output_0"  # in the middle of its graph: 64 channels at an eighth of the side
 
@@ -86,9 +86,9 @@ def make_toy_detector(dls: DataLoaders, folder: Path, *, epochs: int, seed: int,
     model = nn.Sequential(_Denormalise(), detector)
     adamw = partial(OptimWrapper, opt=torch.optim.AdamW)
     cbs = [StopOnNan(), CountEpochs()]
-    learn = Learner(dls, model, loss_func=detection_loss, opt_func=adamw, train_bn=False, cbs=cbs)
-    with learn.no_bar(), learn.no_logging():
-        learn.fit(epochs, 2e-3)
+    shown = {"what": "toy detector", "unit": " images"}
+    learn = ResumableLearner(dls, model, loss_func=detection_loss, opt_func=adamw, train_bn=False, cbs=cbs, **shown)
+    learn.fit(epochs, 2e-3)
     example = torch.zeros(2, 3, dls.train.size, dls.train.size)
     with atomic_write(path) as temporary:
         torch.onnx.export(
@@ -125,9 +125,8 @@ def make_toy_teacher(
             save_teacher(temporary, teacher)
 
     best = SaveBest(save, "fg_iou")
-    learn = build_distiller(
-        TappedStudent(teacher), dls, Targets(None), masks_only, folder=folder / "toy_teacher", cbs=[best]
-    )
+    place, tapped = folder / "toy_teacher", TappedStudent(teacher)
+    learn = build_distiller(tapped, dls, Targets(None), masks_only, folder=place, cbs=[best], what="toy teacher")
     fit_distiller(learn, epochs=epochs, lr=lr, schedule="one_cycle", state=state, settings=told)
     path.with_suffix(".best").rename(path)
     state.unlink()

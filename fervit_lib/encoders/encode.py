@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from fervit_lib.datasets import FaceDataset
 from fervit_lib.encoders.images import change_view, normalise, resize_face, stack_faces
 from fervit_lib.encoders.style_encoder import StyleEncoder
 from fervit_lib.latents import SHARD_SIZE, claim_shards, read_fingerprint, shard_fingerprint, shard_path, write_shard
+from fervit_lib.progress import progress
 from fervit_lib.reading import Readers
 from fervit_lib.runtime import fast_bf16
 
@@ -108,13 +108,13 @@ def encode_faces(
     read = _reader(encoder.img_size, align)
     with (
         Readers(num_workers) as readers,
-        tqdm(total=len(faces), initial=done, desc=f"encode {split}", unit="face") as progress,
+        progress(total=len(faces), initial=done, desc=f"encode {split}", unit=" faces") as bar,
     ):
         for index in claim_shards(folder, split, missing):
             path, shard = shard_path(folder, split, index), shards[index]
             codes: list[Tensor] = []
             if read_fingerprint(path) == prints[index]:  # another process made it meanwhile
-                progress.update(len(shard))
+                bar.update(len(shard))
                 continue
             (folder / "store.json").unlink(missing_ok=True)  # an older store is complete no more
             for pixels in _batches(shard, partial(read, shard), batch_size, readers):
@@ -122,7 +122,7 @@ def encode_faces(
                 pixels = pixels if view > 1 else _to(device, pixels)
                 images = _to(device, change_view(normalise(pixels), view, seed=first))
                 codes.append(encoder(images.to(encoder_dtype(encoder))))
-                progress.update(len(images))
+                bar.update(len(images))
             write_shard(path, torch.cat(codes).cpu(), shard.labels, shard.paths, prints[index])
             made += len(shard)
     return made

@@ -150,10 +150,9 @@ def claim(study: optuna.Study, sweep: Sweep, folder: Path, seed: int = 0) -> Cla
         return Claim(trial, parameters, lock)
 
 
-def is_complete(study: optuna.Study, sweep: Sweep) -> bool:
-    """Whether every trial has ended."""
-    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    return len(ended) >= sweep.num_trials
+def num_ended(study: optuna.Study) -> int:
+    """How many trials have ended, well or not."""
+    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
 
 
 def _take_up(study: optuna.Study, sweep: Sweep, left: FrozenTrial, lock: IO[str]) -> Claim | None:

@@ -17,7 +17,43 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from fervit_lib.files import naming_disk
+from fervit_lib.progress import progress
 from fervit_lib.runs import atomic_write
+
+
+class FitBar(Callback):
+    """One bar over a whole fit: samples a second, time left, and the losses and scores of the latest epoch.
+
+    fastai's has no rate, and breaks where a fit begins at a later epoch.
+    """
+
+    order = 60  # after the Recorder has this epoch's metrics
+
+    def __init__(self, what: str, unit: str) -> None:
+        self.what, self.unit, self.bar = what, unit, None
+
+    def before_train(self) -> None:
+        if self.bar is None:  # not before the fit: only now is it known where it goes on
+            searching, batches = hasattr(self.learn, "lr_finder"), len(self.dls.train)
+            total = self.lr_finder.num_it if searching else self.n_epoch * batches
+            size, what = self.dls.train.bs, "find lr" if searching else self.what
+            done = self.learn.first_epoch * batches * size
+            self.bar = progress(total=total * size, initial=done, desc=what, unit=self.unit)
+
+    def after_batch(self) -> None:
+        if self.training and self.bar is not None:
+            self.bar.update(len(self.xb[0]))
+
+    def after_epoch(self) -> None:
+        if self.bar is not None and not hasattr(self.learn, "lr_finder"):
+            names, values = self.recorder.metric_names[1:5], self.recorder.values[-1][:4]
+            said = [f"{name} {value:.3f}" for name, value in zip(names, values, strict=False) if name != "time"]
+            self.bar.set_postfix_str(f"epoch {self.epoch + 1} of {self.n_epoch}: {', '.join(said)}")
+
+    def after_fit(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
 
 
 class SaveBest(TrackerCallback):

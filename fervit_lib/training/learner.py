@@ -33,6 +33,10 @@ PRECISIONS = ("auto", "float32", "bf16", "fp16")
 WEIGHT_DECAY = 0.01
 
 
+class _MixUp(MixUp):
+    stack_y = False  # fastai's asks for it even where a fit breaks off before it is set
+
+
 def class_weights(labels: Tensor, num_classes: int) -> Tensor:
     """N / (C · n_c) for each class: a rare class weighs as much as a common one. `labels` (N,) or (N, C) → (C,)."""
     counts = torch.bincount(labels, minlength=num_classes) if labels.ndim == 1 else labels.sum(0)
@@ -103,7 +107,7 @@ def build_learner(
             KeepFrozenStill(),
             StopOnNan(),
             Curves(folder),
-            *([MixUp(mixup)] if mixup else []),
+            *([_MixUp(mixup)] if mixup else []),
             *head_penalties(disagreement, disagreement_weight, head_margin, margin_weight),
             *([GradientClip(grad_clip)] if grad_clip else []),
             *([Ema(ema)] if ema else []),
@@ -199,8 +203,7 @@ def _peak_rate(
     learn.freeze_to(sum(not group.first for group in learn.groups))
     kept = learn.path / learn.model_dir  # fastai's copy of the weights, of which it and a kill leave the folder
     shutil.rmtree(kept, ignore_errors=True)
-    with learn.no_bar():
-        found = learn.lr_find(show_plot=False).valley
+    found = learn.lr_find(show_plot=False).valley
     shutil.rmtree(kept)
     learn.rates_tried = pd.DataFrame(
         {"lr": learn.recorder.lrs, "loss": [float(loss) for loss in learn.recorder.losses]}

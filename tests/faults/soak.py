@@ -8,6 +8,7 @@ end codes, weights, curves and results have to be those of the undisturbed run, 
 import argparse
 import json
 import math
+import os
 import random
 import shutil
 import signal
@@ -15,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -135,7 +137,7 @@ def disturb(step: Step, folder: Path, log: Path, delays: Iterator[float], draw: 
                 victim.kill()
                 victim.join()
                 if victim.exitcode == -signal.SIGKILL:  # else it had just ended
-                    seen += Counter(kills=1, writes=bool(list(folder.rglob(".*.tmp"))))
+                    seen += Counter(kills=1, writes=any(".tmp/" in name for name in files_of(folder)))
                     check_whole(folder)
                     running[running.index(victim)] = fork(log, step.work, folder)
             for process in [process for process in running if process.exitcode is not None]:
@@ -150,27 +152,34 @@ def disturb(step: Step, folder: Path, log: Path, delays: Iterator[float], draw: 
 
 def files_of(folder: Path) -> dict[str, Path]:
     """Every file by its name within `folder`; TensorBoard's, which hold the time and the process, by their kind."""
-    return {
-        "/".join("events" if part.startswith("events.out") else part for part in path.relative_to(folder).parts): path
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    found = {}
+    for place, _, names in os.walk(folder):  # which does not mind what a process at work removes meanwhile
+        for name in names:
+            path = Path(place, name)
+            told = path.with_name("events") if name.startswith("events.out") else path
+            found[str(told.relative_to(folder))] = path
+    return found
 
 
 def check_whole(folder: Path) -> None:
     """Every file can be read to its end, but what lies aside to be written."""
     for name, path in files_of(folder).items():
-        if ".tmp/" in name or ".drawing/" in name:
-            continue
-        if path.suffix == ".json":
-            json.loads(path.read_text())
-        elif path.suffix in (".safetensors", ".state"):
-            with safe_open(path, framework="pt") as file:
-                assert all(file.get_tensor(key) is not None for key in file.keys())  # noqa: SIM118
-        elif path.suffix == ".csv":
-            assert len(pd.read_csv(path).dropna(axis=1, how="all"))
-        elif path.suffix == ".png":
-            Image.open(path).load()
+        if ".tmp/" not in name and ".drawing/" not in name:
+            with suppress(FileNotFoundError):  # another process is at work
+                read_to_the_end(path)
+
+
+def read_to_the_end(path: Path) -> None:
+    if path.suffix == ".json":
+        json.loads(path.read_text())
+    elif path.suffix in (".safetensors", ".state"):
+        with safe_open(path, framework="pt") as file:
+            assert all(file.get_tensor(key) is not None for key in file.keys())  # noqa: SIM118
+    elif path.suffix == ".csv":
+        assert len(pd.read_csv(path))
+    elif path.suffix == ".png":
+        with Image.open(path) as image:
+            image.load()
 
 
 def check_same(step: Step, whole: Path, killed: Path) -> None:

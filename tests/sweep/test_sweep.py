@@ -42,7 +42,7 @@ from fervit_lib.sweep import study as study_module
 from fervit_lib.sweep.__main__ import main
 from fervit_lib.sweep.callback import ReportTrial
 from fervit_lib.sweep.config import METRICS
-from fervit_lib.sweep.study import MAX_STARTS, claim, is_complete, live_trial, propose
+from fervit_lib.sweep.study import MAX_STARTS, claim, live_trial, num_ended, propose
 from fervit_lib.sweep.wandb_agent import for_wandb
 from fervit_lib.sweep.work import work
 
@@ -248,7 +248,7 @@ class TestWorkers:
 
         assert end(*[start_worker(source, tmp_path, train) for _ in range(2)]) == [0, 0]
         study = study_of(tmp_path, source)
-        assert is_complete(study, parse_sweep(source))
+        assert num_ended(study) == parse_sweep(source).num_trials
         assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 8
         assert {(trial.params["lr"], trial.params["depth"]) for trial in study.trials} == {
             (lr, depth) for lr in (0.1, 0.2, 0.3, 0.4) for depth in (1, 2)
