@@ -1,7 +1,6 @@
 """What each term buys: the same student from the same seeds, with and without it."""
 
 import copy
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,14 +49,6 @@ def make_arms(weights: LossWeights) -> list[Arm]:
     return [Arm("none", none), Arm("outputs", outputs), Arm("outputs_features", weights)] + [
         Arm("shuffled_features", weights, shuffle=True)
     ]
-
-
-@ranks.once
-def clear_arms(folder: Path, resume: bool) -> None:
-    """Remove the fits of a run that ended, or all without `resume`. To be called before `runs.start_run`."""
-    if not resume or (folder / "result.json").exists():
-        for fit in folder.glob("*-seed*"):
-            shutil.rmtree(fit)
 
 
 def fit_arm(

@@ -119,7 +119,9 @@ def make_toy_teacher(
     """
     told = {"encoder": encoder, "epochs": epochs, "lr": lr, "seed": seed} | settings
     path = _named(folder, "toy_teacher", ".pth", told)
+    state = path.with_suffix(".state")
     if path.is_file():
+        state.unlink(missing_ok=True)
         return path
     seed_everything(seed)
     teacher = build_segmenter(encoder)
@@ -133,11 +135,11 @@ def make_toy_teacher(
     @ranks.once
     def keep_best() -> None:
         path.with_suffix(".best").rename(path)
-        path.with_suffix(".state").unlink(missing_ok=True)
+        state.unlink()
 
     best = SaveBest(save, "fg_iou")
     place, tapped = folder / "toy_teacher", TappedStudent(teacher)
     learn = build_distiller(tapped, dls, Targets(None), masks_only, folder=place, cbs=[best], what="toy teacher")
-    fit_distiller(learn, epochs=epochs, lr=lr, schedule="one_cycle", state=path.with_suffix(".state"), settings=told)
+    fit_distiller(learn, epochs=epochs, lr=lr, schedule="one_cycle", state=state, settings=told)
     keep_best()
     return path

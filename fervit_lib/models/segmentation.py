@@ -1,5 +1,6 @@
 """Person segmentation: U-Nets by segmentation_models.pytorch, teacher and student, and their files."""
 
+import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -93,7 +94,9 @@ def load_teacher(
 
 def save_teacher(path: Path, model: nn.Module) -> None:
     """Write `model` in the form of the published teacher. Written beside and renamed by the caller's `atomic_write`."""
-    torch.save({"state_dict": {f"{_PREFIX}{name}": value for name, value in model.state_dict().items()}}, path)
+    buffer = io.BytesIO()  # torch has no words of its own for a full disk
+    torch.save({"state_dict": {f"{_PREFIX}{name}": value for name, value in model.state_dict().items()}}, buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 def freeze(model: nn.Module) -> nn.Module:

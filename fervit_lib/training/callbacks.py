@@ -1,6 +1,7 @@
 """What happens around a fit: curves, best weights, frozen parts kept still, averages, and a stop where sense ends."""
 
 import math
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from fervit_lib import ranks
+from fervit_lib.files import naming_disk
 from fervit_lib.progress import progress
 from fervit_lib.runs import atomic_write
 
@@ -120,7 +122,9 @@ class Curves(Callback):
 
     @ranks.once
     def _write_tensorboard(self) -> None:
-        with SummaryWriter(str(self.folder / "tensorboard")) as writer:
+        folder = self.folder / "tensorboard"
+        shutil.rmtree(folder, ignore_errors=True)  # of a run before this one, or half written
+        with naming_disk(folder), SummaryWriter(str(folder)) as writer:
             for row in self.rows:
                 for name, value in row.items():
                     if name not in ("epoch", "seconds"):

@@ -1,5 +1,6 @@
 """The one Learner: a model, its batches and a strategy; and the one fit."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -203,8 +204,11 @@ def _peak_rate(
     if state and (kept := read_state(state, identity)):  # found before the interruption
         return kept[1]["peak"]
     learn.freeze_to(sum(not group.first for group in learn.groups))
+    learn.model_dir = f"lr_find-{ranks.index()}"  # for fastai's copy of the weights, which it and a kill leave there
+    shutil.rmtree(learn.path / learn.model_dir, ignore_errors=True)
     with ranks.alone():  # a hundred batches, alike in every process: fastai searches in one only
         found = learn.lr_find(show_plot=False).valley
+    shutil.rmtree(learn.path / learn.model_dir)
     learn.rates_tried = pd.DataFrame(
         {"lr": learn.recorder.lrs, "loss": [float(loss) for loss in learn.recorder.losses]}
     )

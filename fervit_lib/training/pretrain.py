@@ -16,7 +16,7 @@ from fervit_lib.models import MaskedAutoencoder, set_fused_attention
 from fervit_lib.runs import load_checkpoint, save_checkpoint
 from fervit_lib.runtime import fast_bf16
 from fervit_lib.training.callbacks import Bf16, Curves, StopOnNan
-from fervit_lib.training.resume import KeepLast, ResumableLearner
+from fervit_lib.training.resume import KeepLast, ResumableLearner, randomness_kept
 from fervit_lib.training.schedule import Phase, Schedule
 from fervit_lib.training.share import Share
 
@@ -39,6 +39,7 @@ class _HiddenError(nn.Module):
         return self.masked.loss(*painted, inputs)
 
 
+@randomness_kept()  # or a model that is loaded would go another way than one that has just been pretrained
 def fit_masked(
     model: nn.Module,
     dls: DataLoaders,
@@ -65,15 +66,16 @@ def fit_masked(
     masked = MaskedAutoencoder(model, mask_ratio=mask_ratio).to(dls.device)
     set_fused_attention(masked, dls.device.type != "cpu")
     checkpoint = folder / "masked.safetensors"
+    state = folder / "masked_last.safetensors"
     made_by = {"epochs": epochs, "lr": lr, "mask_ratio": mask_ratio, "settings": settings or {}}
     if checkpoint.is_file():
         tensors, metadata = load_checkpoint(checkpoint)
         if metadata.get("made_by") == made_by:
             masked.load_state_dict(tensors)
+            state.unlink(missing_ok=True)
             return masked, pd.DataFrame(metadata["curves"])
     curves = Curves(folder / "masked")
     schedule = Schedule([Phase(1.0, np.array([lr]), 0)], "one_cycle")
-    state = folder / "masked_last.safetensors"
     learn = ResumableLearner(
         dls,
         masked,

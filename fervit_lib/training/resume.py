@@ -6,7 +6,8 @@ epoch that was over, and ends with the weights of one that was never killed, on 
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,16 @@ def read_state(path: Path, fit: Mapping[str, Any]) -> tuple[dict[str, Tensor], d
         return None
     tensors, metadata = load_checkpoint(path)
     return (tensors, metadata) if metadata.get("fit") == dict(fit) else None
+
+
+@contextmanager
+def randomness_kept() -> Iterator[None]:
+    """Leave the random states as they were: what comes after draws the same, however much was drawn within."""
+    state = _random_state()
+    try:
+        yield
+    finally:
+        _set_random_state(state)
 
 
 def _random_state() -> dict[str, Tensor]:
