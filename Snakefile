@@ -124,6 +124,14 @@ def results(step):
     return [f"{EXPERIMENT}/{step}/{variant}/result.json" for variant in VARIANTS[step]]
 
 
+def distill_needs(parameters):
+    """The codes whose faces are read, and the training run whose weights teach, where it is of this experiment."""
+    teacher = Path(parameters.get("teacher", ""))
+    taught_here = Path(EXPERIMENT, "train") in teacher.parents
+    codes = [f"{LATENTS}/store.json"] if parameters.get("task") == "expression" else []
+    return codes + ([str(teacher.parents[1] / "result.json")] if taught_here else [])
+
+
 # Every result is asked for by name: Snakemake makes a missing file anew only if it is, or if what needs it is old.
 rule experiment:
     input:
@@ -191,7 +199,7 @@ rule distill:
     message:
         "distill: {wildcards.variant}"
     input:
-        lambda wildcards: [f"{LATENTS}/store.json"] if VARIANTS["distill"][wildcards.variant].get("task") == "expression" else [],
+        lambda wildcards: distill_needs(VARIANTS["distill"][wildcards.variant]),
         notebook=NOTEBOOKS["distill"],
     output:
         f"{EXPERIMENT}/distill/{{variant}}/result.json",

@@ -3,7 +3,15 @@
 from fervit_lib.datasets.action_units import EMOTIONS
 from fervit_lib.datasets.alignment import FaceCrop, dlib_detector, face_crop, ffhq_crop
 from fervit_lib.datasets.audit import Audit, audit_faces
-from fervit_lib.datasets.faces import PRIVATE_TEST, SPLITS, FaceDataset, few_shot_mask, load_faces, stratified_mask
+from fervit_lib.datasets.faces import (
+    PRIVATE_TEST,
+    SPLITS,
+    FaceDataset,
+    few_shot_mask,
+    load_faces,
+    move_to_train,
+    stratified_mask,
+)
 from fervit_lib.datasets.fer_plus import majority, vote_shares, votes_on, votes_path
 from fervit_lib.datasets.people import IGNORE, RESIZE, PeopleDataset, load_people, resize_picture
 from fervit_lib.datasets.toy_faces import toy_face
@@ -30,6 +38,7 @@ __all__ = [
     "load_faces",
     "load_people",
     "majority",
+    "move_to_train",
     "resize_picture",
     "stratified_mask",
     "toy_face",

@@ -9,7 +9,7 @@ import gzip
 import lzma
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from io import TextIOWrapper
 from pathlib import Path, PurePosixPath
@@ -70,6 +70,20 @@ class FaceDataset:
         shares = None if self.shares is None else self.shares[chosen]
         return replace(self, labels=self.labels[chosen], paths=paths, pixels=pixels, shares=shares)
 
+    def joined(self, other: Self) -> Self:
+        """These faces, and then those of another split of the same source."""
+
+        def both(ours: np.ndarray | None, theirs: np.ndarray | None) -> np.ndarray | None:
+            return None if ours is None or theirs is None else np.concatenate([ours, theirs])
+
+        return replace(
+            self,
+            labels=np.concatenate([self.labels, other.labels]),
+            paths=self.paths + other.paths,
+            pixels=both(self.pixels, other.pixels),
+            shares=both(self.shares, other.shares),
+        )
+
     def stratified(self, fraction: float, seed: int) -> Self:
         """A random part with the same share of every class, at least one face of each.
 
@@ -109,6 +123,26 @@ def _first_of_each(labels: np.ndarray, count: Callable[[int], int], seed: int) -
         members = np.flatnonzero(labels == label)
         mask[np.random.default_rng((seed, label)).permutation(members)[: max(1, count(len(members)))]] = True
     return mask
+
+
+def move_to_train(sets: Mapping[str, FaceDataset], share: float, seed: int) -> dict[str, FaceDataset]:
+    """The splits with a stratified `share` of val's faces, in [0, 1), in train instead; val keeps the others.
+
+    Raises:
+        ValueError: `share` is out of range, or so large that val would lose a class.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"val_to_train: expected a share in [0, 1), got {share}")
+    if not share:
+        return dict(sets)
+    train, val = sets["train"], sets["val"]
+    moved = stratified_mask(val.labels, share, seed)
+    if lost := set(val.labels) - set(val.labels[~moved]):
+        raise ValueError(
+            f"val_to_train: {share} leaves no face of {val.classes[min(lost)]} in val, which is there to pick the best "
+            f"epoch; take a smaller share"
+        )
+    return {**sets, "train": train.joined(val.subset(moved)), "val": val.subset(~moved)}
 
 
 def load_faces(path: Path | str, split: str, labels: str = "hard") -> FaceDataset:

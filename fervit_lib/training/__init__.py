@@ -5,7 +5,7 @@ import warnings
 with warnings.catch_warnings(action="ignore", category=FutureWarning):
     import fastai.learner  # noqa: F401  (its import calls torch.jit, which torch has deprecated)
 
-from fervit_lib.training.augment import AugmentCodes, AugmentImages
+from fervit_lib.training.augment import AugmentCodes, AugmentImages, GrowImages
 from fervit_lib.training.autoencoder import fit_autoencoder
 from fervit_lib.training.callbacks import SaveBest
 from fervit_lib.training.data import face_dls, images_to_pixels, inputs_for, is_image
@@ -25,6 +25,7 @@ __all__ = [
     "STRATEGIES",
     "AugmentCodes",
     "AugmentImages",
+    "GrowImages",
     "SaveBest",
     "Strategy",
     "build_learner",

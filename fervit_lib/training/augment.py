@@ -6,6 +6,8 @@ from fastai.vision.augment import Brightness, Contrast, Flip, RandTransform, Rot
 from fastai.vision.core import TensorImage
 from torch import Tensor
 
+from fervit_lib.models import ImageModel
+
 
 class AugmentCodes(Callback):
     """Training codes with noise, another length, and whole layers hidden.
@@ -91,3 +93,27 @@ class AugmentImages(Callback):
             for transform in self.transforms:
                 images = transform(images, split_idx=0)
             self.learn.xb = (torch.Tensor(images).clamp(0, 1),)
+
+
+class GrowImages(Callback):
+    """The first half of a fit's epochs at a smaller side, which takes a CNN less time (progressive resizing).
+
+    Args:
+        side: pixels, below the model's `image_size`.
+
+    Raises:
+        ValueError: the model is a ViT, whose number of tokens is fixed; or `side` is out of range.
+    """
+
+    def __init__(self, model: ImageModel, side: int) -> None:
+        if model.is_vit:
+            raise ValueError("grow_from: expected 0 for a ViT, whose number of tokens is fixed; take a CNN")
+        if not 32 <= side < model.image_size:
+            raise ValueError(f"grow_from: expected 32 to {model.image_size - 1} pixels, below image_size, got {side}")
+        self.side = side
+
+    def before_epoch(self) -> None:
+        self.model.seen_size = self.side if 2 * (self.epoch + 1) <= self.n_epoch else self.model.image_size
+
+    def after_fit(self) -> None:
+        self.model.seen_size = self.model.image_size

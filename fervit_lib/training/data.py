@@ -26,21 +26,28 @@ class TensorBatches(DataLoader):
     Args:
         views: inputs (N, …), one tensor a view; each time a sample comes up, one of its views is drawn.
         targets: (N, …).
+
+    Attributes:
+        beside: (N, …), what a batch brings beside inputs and targets, for the loss; None: nothing.
     """
+
+    n_inp = 1  # only the first of a batch goes into the model
 
     def __init__(self, views: Sequence[Tensor], targets: Tensor, *, bs: int, shuffle: bool = False) -> None:
         if bs < 1 or bs > len(targets):
             raise ValueError(f"batch_size: expected 1 to {len(targets)}, the number of samples, got {bs}")
         self.views, self.targets = views, targets
+        self.beside: Tensor | None = None
         super().__init__(targets, bs=bs, shuffle=shuffle, drop_last=shuffle, device=targets.device)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         order = torch.randperm(len(self.targets)) if self.shuffle else torch.arange(len(self.targets))
         for chunk in order.to(self.targets.device).split(self.bs):
             if len(chunk) == self.bs or not self.drop_last:
                 inputs = self._draw_view(chunk)
                 # Codes rest in half precision; mixing and layers in float32 want them whole.
-                yield inputs.float() if inputs.dtype == torch.float16 else inputs, self.targets[chunk]
+                inputs = inputs.float() if inputs.dtype == torch.float16 else inputs
+                yield inputs, self.targets[chunk], *([] if self.beside is None else [self.beside[chunk]])
 
     def _draw_view(self, chunk: Tensor) -> Tensor:
         """The inputs (B, …) at `chunk` (B,), each in a view of its own."""
@@ -167,6 +174,8 @@ def load_pixels(store: LatentStore, indices: np.ndarray, image_size: int, resize
         resize_method: how a face becomes a square: see `ImageModel`.
     """
     faces = load_faces(store.faces, store.split)
+    if store.split == "train" and not {store.paths[i] for i in indices} <= set(faces.paths):
+        faces = faces.joined(load_faces(store.faces, "val"))  # of which 01_encode may move some to train
     place = {path: i for i, path in enumerate(faces.paths)}
     if missing := [store.paths[i] for i in indices if store.paths[i] not in place]:
         raise ValueError(f"{store.faces}: {missing[0]} is gone since its code was made; put it back, or run 01_encode")

@@ -19,6 +19,7 @@ from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
+from fervit_lib.models import set_fused_attention
 from fervit_lib.runtime import fast_bf16
 from fervit_lib.training.attention_losses import head_penalties
 from fervit_lib.training.callbacks import Bf16, Curves, Ema, Fp16, KeepFrozenStill, StopOnNan
@@ -82,6 +83,7 @@ def build_learner(
         if not 0 <= value < float("inf"):
             raise ValueError(f"{name}: expected a number of 0 or more, got {value}")
     groups = parameter_groups(model, strategy, freeze_stages=freeze_stages)
+    set_fused_attention(model, dls.device.type != "cpu")
     folder.mkdir(parents=True, exist_ok=True)
     weight = class_weights(dls.train.targets, len(dls.classes)) if weighted else None
     # fastai's knows that hard labels cannot be mixed; torch's takes shares of classes, too.

@@ -12,7 +12,7 @@ from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
-from fervit_lib.models import MaskedAutoencoder
+from fervit_lib.models import MaskedAutoencoder, set_fused_attention
 from fervit_lib.runs import load_checkpoint, save_checkpoint
 from fervit_lib.runtime import fast_bf16
 from fervit_lib.training.callbacks import Bf16, Curves, StopOnNan
@@ -61,6 +61,7 @@ def fit_masked(
     if not hasattr(model, "embed"):
         raise ValueError(f"pretrained: mae needs a ViT, got a {type(model).__name__}; use none")
     masked = MaskedAutoencoder(model, mask_ratio=mask_ratio).to(dls.device)
+    set_fused_attention(masked, dls.device.type != "cpu")
     checkpoint = folder / "masked.safetensors"
     made_by = {"epochs": epochs, "lr": lr, "mask_ratio": mask_ratio, "settings": settings or {}}
     if checkpoint.is_file():

@@ -86,8 +86,12 @@ class KeepLast(Callback):
         self.model.load_state_dict(part("model."))
         for i, parameter in enumerate(self.model.parameters()):
             if moments := part(f"optimiser.{i}."):
-                # A fused optimiser keeps even its count of steps beside the weights.
-                self.opt.opt.state[parameter] = {name: t.to(parameter.device) for name, t in moments.items()}
+                # A fused optimiser keeps even its count of steps beside the weights, and walks through moments and
+                # weights in memory order, which a file does not keep.
+                self.opt.opt.state[parameter] = {
+                    name: torch.empty_like(parameter).copy_(t) if t.shape == parameter.shape else t.to(parameter.device)
+                    for name, t in moments.items()
+                }
         for callback in self.learn.cbs:
             if hasattr(type(callback), "load_state_dict"):
                 callback.load_state_dict(metadata["callbacks"][callback.name])
