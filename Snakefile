@@ -1,4 +1,4 @@
-"""One experiment: `snakemake --configfile configs/<experiment>.yaml --cores all` (the Makefile says it shorter).
+"""One experiment: `snakemake --profile profiles/local --configfile configs/<experiment>.yaml` (`make` says it shorter).
 
 A configuration names parameters of the notebooks, a block a step; a step may hold several blocks, and a list as a value
 stands for one variant per entry; a step with `[]` is left out. Each variant is one papermill run into reports/<experiment>/<step>/<variant>/.
@@ -7,6 +7,7 @@ stands for one variant per entry; a step with `[]` is left out. Each variant is 
 import difflib
 import json
 import sys
+import time
 from pathlib import Path
 
 import papermill
@@ -29,6 +30,7 @@ NAMED_BY = {
     "explain": [],
 }
 SET_HERE = {"experiment", "variant", "reports", "data_dir", "latents", "interactive"}
+STARTED = time.time()
 TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool}
 
 
@@ -103,16 +105,15 @@ if len(VARIANTS["encode"]) != 1:
 [(ENCODE, ENCODE_PARAMETERS)] = VARIANTS["encode"].items()
 LATENTS = f"{DATA}/latents/{ENCODE_PARAMETERS.get('dataset', 'toy')}/{ENCODE}"
 
-# The page is made of a failed notebook, too: it is a log, which Snakemake keeps, and not an output, which it removes.
-# What papermill and the kernel say goes to a file; of a failure, the terminal shows the end of it and where to look.
-RUN_NOTEBOOK = (
-    f"{sys.executable} -m papermill {{input.notebook}} {{log.notebook:q}} -k python3 --log-level WARNING"
-    " --no-progress-bar -y {params.yaml:q} 2> {log.text:q} && status=0 || status=$?; "
-    f"[ ! -f {{log.notebook:q}} ] || {sys.executable} -m fervit_lib.report page {{log.notebook:q}} {{log.page:q}}; "
-    "[ $status = 0 ] || {{ grep -v IPKernelApp {log.text:q} | tail -n 8; "
-    'echo "Failed: {rule}. The page shows where: {log.page}. Mend it and run the same command again."; }} >&2; '
-    "exit $status"
+# A step takes the first GPU that no other step of this user has on this machine: --resources gpu=2 fills two. The kernel
+# lets go of the lock when its holder ends. A scheduler says which GPU itself.
+shell.prefix(
+    'for gpu in $([ -n "${{CUDA_VISIBLE_DEVICES:-}}" ] || nvidia-smi --query-gpu=uuid --format=csv,noheader 2> /dev/null); '
+    'do exec 9> "${{TMPDIR:-/tmp}}/fervit-$UID-$gpu.lock"; flock -n 9 && export CUDA_VISIBLE_DEVICES=$gpu && break; done; '
 )
+
+# The executed notebook and its page are logs, which Snakemake keeps of a failed step, and not outputs, which it removes.
+RUN_NOTEBOOK = f"{sys.executable} -m fervit_lib.report run {{input.notebook}} $(dirname {{log.notebook:q}}) {{params.json:q}}"
 
 
 def parameters_of(step, variant, **more):
@@ -122,6 +123,30 @@ def parameters_of(step, variant, **more):
 
 def results(step):
     return [f"{EXPERIMENT}/{step}/{variant}/result.json" for variant in VARIANTS[step]]
+
+
+def distill_needs(parameters):
+    """The codes whose faces are read, and the training run whose weights teach, where it is of this experiment."""
+    teacher = Path(parameters.get("teacher", ""))
+    taught_here = Path(EXPERIMENT, "train") in teacher.parents
+    codes = [f"{LATENTS}/store.json"] if parameters.get("task") == "expression" else []
+    return codes + ([str(teacher.parents[1] / "result.json")] if taught_here else [])
+
+
+# The last word on a failure is for a reader, and the Makefile shows it: Snakemake's own shows commands. What did run is
+# in the report.
+onerror:
+    from fervit_lib import report
+
+    runs = [(step, variant) for step in NOTEBOOKS for variant in VARIANTS[step]]
+    told = report.describe_failures(Path(EXPERIMENT), runs, STARTED)
+    Path(f".snakemake/{Path(workflow.configfiles[0]).name}.failed").write_text(told + "\n")
+    if Path(EXPERIMENT).is_dir():
+        report.write_index(Path(EXPERIMENT))
+# What a step asks for. On one machine --cores is the limit (a step that wants more gets so many) and --resources gpu=2
+# mem_mb=64000, where given; an executor hands the same numbers to its scheduler. --set-threads and --set-resources change
+# them. A training that meets its time limit goes on after its last whole epoch when it is called again.
+localrules: experiment, index
 
 
 # Every result is asked for by name: Snakemake makes a missing file anew only if it is, or if what needs it is old.
@@ -154,14 +179,16 @@ rule encode:
         f"{EXPERIMENT}/encode/{ENCODE}/result.json",
         f"{LATENTS}/store.json",
     params:
-        yaml=parameters_of("encode", ENCODE, data_dir=DATA),
+        json=parameters_of("encode", ENCODE, data_dir=DATA),
     log:
         notebook=f"{EXPERIMENT}/encode/{ENCODE}/notebook.ipynb",
         page=f"{EXPERIMENT}/encode/{ENCODE}/notebook.html",
         text=f"{EXPERIMENT}/encode/{ENCODE}/log.txt",
-    threads: workflow.cores
+    threads: 8
     resources:
         gpu=1,
+        mem_mb=16_000,
+        runtime="8h",
     shell:
         RUN_NOTEBOOK
 
@@ -175,7 +202,7 @@ rule train:
     output:
         f"{EXPERIMENT}/train/{{variant}}/result.json",
     params:
-        yaml=lambda wildcards: parameters_of("train", wildcards.variant, latents=LATENTS),
+        json=lambda wildcards: parameters_of("train", wildcards.variant, latents=LATENTS),
     log:
         notebook=f"{EXPERIMENT}/train/{{variant}}/notebook.ipynb",
         page=f"{EXPERIMENT}/train/{{variant}}/notebook.html",
@@ -183,6 +210,8 @@ rule train:
     threads: 1
     resources:
         gpu=1,
+        mem_mb=16_000,
+        runtime="12h",
     shell:
         RUN_NOTEBOOK
 
@@ -191,19 +220,21 @@ rule distill:
     message:
         "distill: {wildcards.variant}"
     input:
-        lambda wildcards: [f"{LATENTS}/store.json"] if VARIANTS["distill"][wildcards.variant].get("task") == "expression" else [],
+        lambda wildcards: distill_needs(VARIANTS["distill"][wildcards.variant]),
         notebook=NOTEBOOKS["distill"],
     output:
         f"{EXPERIMENT}/distill/{{variant}}/result.json",
     params:
-        yaml=lambda wildcards: parameters_of("distill", wildcards.variant, latents=LATENTS, data_dir=DATA),
+        json=lambda wildcards: parameters_of("distill", wildcards.variant, latents=LATENTS, data_dir=DATA),
     log:
         notebook=f"{EXPERIMENT}/distill/{{variant}}/notebook.ipynb",
         page=f"{EXPERIMENT}/distill/{{variant}}/notebook.html",
         text=f"{EXPERIMENT}/distill/{{variant}}/log.txt",
-    threads: workflow.cores
+    threads: 8
     resources:
         gpu=1,
+        mem_mb=32_000,
+        runtime="1d",
     shell:
         RUN_NOTEBOOK
 
@@ -217,14 +248,16 @@ rule evaluate:
     output:
         f"{EXPERIMENT}/evaluate/{{variant}}/result.json",
     params:
-        yaml=lambda wildcards: parameters_of("evaluate", wildcards.variant),
+        json=lambda wildcards: parameters_of("evaluate", wildcards.variant),
     log:
         notebook=f"{EXPERIMENT}/evaluate/{{variant}}/notebook.ipynb",
         page=f"{EXPERIMENT}/evaluate/{{variant}}/notebook.html",
         text=f"{EXPERIMENT}/evaluate/{{variant}}/log.txt",
-    threads: workflow.cores
+    threads: 8
     resources:
         gpu=1,
+        mem_mb=16_000,
+        runtime="4h",
     shell:
         RUN_NOTEBOOK
 
@@ -238,13 +271,15 @@ rule explain:
     output:
         f"{EXPERIMENT}/explain/{{variant}}/result.json",
     params:
-        yaml=lambda wildcards: parameters_of("explain", wildcards.variant, interactive=False),
+        json=lambda wildcards: parameters_of("explain", wildcards.variant, interactive=False),
     log:
         notebook=f"{EXPERIMENT}/explain/{{variant}}/notebook.ipynb",
         page=f"{EXPERIMENT}/explain/{{variant}}/notebook.html",
         text=f"{EXPERIMENT}/explain/{{variant}}/log.txt",
-    threads: workflow.cores
+    threads: 8
     resources:
         gpu=1,
+        mem_mb=16_000,
+        runtime="4h",
     shell:
         RUN_NOTEBOOK

@@ -70,8 +70,9 @@ def plain_epoch(folder: Path, batch_size: int, device: torch.device) -> Callable
 
 
 def written_epoch(codes: Path, batch_size: int, device: torch.device) -> Callable[[], None]:
-    """The same batches, precision and optimiser as ours, without fastai."""
+    """The same batches, precision, attention and optimiser as ours, without fastai."""
     model = models.create_model("scratch").to(device)
+    models.set_fused_attention(model, device.type != "cpu")
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     loader = training.face_dls(model, codes, batch_size=batch_size, device=device).train
 

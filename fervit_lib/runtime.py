@@ -45,6 +45,11 @@ def seed_everything(seed: int) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
+def cpu_count() -> int:
+    """Processors that this process may use: a scheduler's share of them, where there is one."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def get_device(name: str = "auto") -> torch.device:
     """`auto` is the first GPU where there is one, else the CPU; any torch device string is taken as it is.
 

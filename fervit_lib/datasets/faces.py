@@ -22,6 +22,7 @@ from fervit_lib.datasets.action_units import EMOTIONS
 from fervit_lib.datasets.fer_plus import majority, vote_shares, votes_on
 from fervit_lib.datasets.toy_set import MARKER
 from fervit_lib.files import check_link, check_pixels, naming
+from fervit_lib.reading import Readers
 
 SPLITS = ("train", "val", "test")
 LABELS = ("hard", "majority", "soft")
@@ -42,7 +43,7 @@ USAGES = {"train": "Training", "val": "Training", "test": "PublicTest", PRIVATE_
 class FaceDataset:
     """Faces with labels: `[i]` → (PIL image in mode L or RGB, int label, or (C,) shares of votes where there are any).
 
-    Images of a folder are opened one by one.
+    Images of a folder are opened one by one, and read ahead where the set is gone through.
     """
 
     classes: tuple[str, ...]
@@ -58,9 +59,17 @@ class FaceDataset:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int | np.ndarray]:
         """Raises OSError that names the file where it is missing, truncated or no image."""
-        path = self.paths[index]
-        image = _open_image(self.source / path) if self.pixels is None else Image.fromarray(self.pixels[index])
+        image = _open_image(self.file(index)) if self.pixels is None else Image.fromarray(self.pixels[index])
         return image, int(self.labels[index]) if self.shares is None else self.shares[index]
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, int | np.ndarray]]:
+        """Raises as `[i]`, and TimeoutError where a file hangs."""
+        with Readers() as readers:
+            yield from readers.read(self.__getitem__, range(len(self)), self.file)
+
+    def file(self, index: int) -> Path:
+        """The file that a face is in."""
+        return self.source / self.paths[index] if self.pixels is None else self.source
 
     def subset(self, indices: Any) -> Self:
         """The faces at `indices` (integers, a boolean mask or a slice), in that order."""
@@ -167,7 +176,7 @@ def load_faces(path: Path | str, split: str, labels: str = "hard") -> FaceDatase
         raise ValueError(f"labels: expected one of {', '.join(LABELS)}, got {labels!r}")
     if split not in USAGES:
         raise ValueError(f"split: expected one of {', '.join(USAGES)}, got {split!r}")
-    if not path.exists():
+    if not (path.is_dir() or path.is_file()):  # but a pipe, which would be waited for
         raise FileNotFoundError(
             f"{path}: no such file or folder; give a folder with {{train,val,test}}/{{class}}/ or Kaggle's fer2013.csv"
         )

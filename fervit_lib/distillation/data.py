@@ -1,8 +1,6 @@
 """People as batches: resized, changed at random in ways that come again, and known by their content."""
 
-import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +17,8 @@ from fervit_lib import ranks
 from fervit_lib.datasets import IGNORE, PeopleDataset, load_people, resize_picture
 from fervit_lib.distillation.cache import BoundedCache, content_key
 from fervit_lib.models.segmentation import MEAN, STRIDE, normalise
+from fervit_lib.reading import Readers, Reading
+from fervit_lib.runtime import cpu_count
 
 _FILL = [round(255 * value) for value in MEAN]
 
@@ -107,18 +107,19 @@ class PeopleBatches(DataLoader):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
         order = torch.randperm(len(self.people)) if self.shuffle else torch.arange(len(self.people))
         chunks = [c.tolist() for c in order.split(self.bs) if len(c) == self.bs or not self.drop_last]
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-            ahead = self._read(pool, chunks[0])
+        with Readers(min(16, cpu_count())) as readers:
+            ahead = self._read(readers, chunks[0])
             for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):
-                ready, ahead = ahead, self._read(pool, following)
-                *pixels, keys = zip(*(future.result() for future in ready), strict=True)
+                ready, ahead = ahead, self._read(readers, following)
+                *pixels, keys = zip(*(reading.result() for reading in ready), strict=True)
                 self.last_names = tuple(self.people.images[i].name for i in chunk)
                 own = tuple(torch.stack(parts).to(self.device, non_blocking=True) for parts in pixels)
                 images, masks = ranks.gather(own, len(chunk))
                 yield normalise(images), masks, ranks.gather_names(keys, len(chunk))
 
-    def _read(self, pool: ThreadPoolExecutor, chunk: list[int]) -> list[Future]:
-        return [pool.submit(self.prepare, chunk[i]) for i in ranks.own_part(len(chunk))]
+    def _read(self, readers: Readers, chunk: list[int]) -> list[Reading]:
+        own = [chunk[i] for i in ranks.own_part(len(chunk))]
+        return [readers.submit(self.people.files(i), self.prepare, i) for i in own]
 
 
 class CountEpochs(Callback):

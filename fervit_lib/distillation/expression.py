@@ -17,8 +17,9 @@ from fervit_lib import ranks
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import ImageModel, load_model
 from fervit_lib.models.segmentation import freeze
+from fervit_lib.progress import progress
 from fervit_lib.runs import load_checkpoint, save_checkpoint
-from fervit_lib.runtime import resolve, seed_everything
+from fervit_lib.runtime import fast_bf16, resolve, seed_everything
 from fervit_lib.training import (
     STRATEGIES,
     AugmentImages,
@@ -99,31 +100,54 @@ class AskTeacher(Callback):
 
     def before_batch(self) -> None:
         if self.training:
-            with torch.no_grad():
-                self.learn.yb = (self.y, ranks.in_shares(self.teacher, self.x))
+            self.learn.yb = (self.y, teacher_logits(self.teacher, self.x))
+
+
+@torch.no_grad()
+def teacher_logits(teacher: nn.Module, images: Tensor) -> Tensor:
+    """(B, 3, H, W) as `ImageModel` takes them → (B, C) float32, in bf16 inside where the device is fast in it."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=fast_bf16(images.device)):
+        return ranks.in_shares(teacher, images).float()
+
+
+def ask_of_all(teacher: nn.Module, images: Tensor) -> Tensor:
+    """The teacher's mean logits of each image and its mirror image: (N, 3, H, W) → (N, C)."""
+    parts = progress(images.split(256), desc="ask the teacher", unit=" batches")
+    return torch.cat([(teacher_logits(teacher, part) + teacher_logits(teacher, part.flip(-1))) / 2 for part in parts])
 
 
 def build_expression_learner(
-    student: nn.Module, teacher: nn.Module, dls: DataLoaders, loss: ExpressionLoss, *, folder: Path, cbs: list[Callback]
+    student: nn.Module,
+    teacher: nn.Module,
+    dls: DataLoaders,
+    loss: ExpressionLoss,
+    *,
+    folder: Path,
+    ask_once: bool = False,
+    cbs: list[Callback],
+    **options: Any,
 ) -> Learner:
     """`training.build_learner` of the whole student with the teacher beside it; `training.fit` trains it.
 
     Args:
         teacher: any model over the same images; frozen here.
         dls: as `training.face_dls` of the student.
+        ask_once: the teacher says what it sees in each face, and in its mirror image, once and for all. That costs two
+            passes in all; else one for every image as it was changed, which says more of the teacher.
+        options: as of `training.build_learner`.
 
     Raises:
         ValueError: a `token` without a `TokenViT`, or a teacher of other classes.
     """
     if (loss.kind == "token") != isinstance(student, TokenViT):
         raise ValueError(f"student: expected a TokenViT for kind token and only there, got kind {loss.kind!r}")
-    student, teacher = student.to(dls.device), teacher.to(dls.device)
-    with torch.no_grad():
-        found = freeze(teacher)(dls.train.views[0][:2].to(dls.device)).shape[-1]
+    student, teacher = student.to(dls.device), freeze(teacher).to(dls.device)
+    found = teacher_logits(teacher, dls.train.views[0][:2]).shape[-1]
     if found != len(dls.classes):
         raise ValueError(f"teacher: expected {len(dls.classes)} classes as the faces have, got {found}")
-    ask = [AskTeacher(teacher)] if loss.alpha else []
-    learn = build_learner(student, dls, STRATEGIES["full"], folder=folder, cbs=[*ask, *cbs])
+    dls.train.beside = ask_of_all(teacher, dls.train.views[0]) if ask_once and loss.alpha else None
+    ask = [AskTeacher(teacher)] if loss.alpha and not ask_once else []
+    learn = build_learner(student, dls, STRATEGIES["full"], folder=folder, cbs=[*ask, *cbs], **options)
     learn.loss_func = loss
     return learn
 
@@ -139,11 +163,14 @@ def expression_dls(folder: Path, image_size: int, batch_size: int, device: torch
 
 
 def read_rightly(model: nn.Module, dls: DataLoaders) -> np.ndarray:
-    """(N,) bool: which faces of the test split `model` reads rightly."""
+    """(2, N) bool: which faces of the test split `model` reads rightly, alone and together with the mirror image."""
     model = model.eval().to(dls.device)
+    found = []
     with torch.inference_mode():
-        found = [model(part.to(dls.device)).argmax(-1).cpu() for part in dls.test_inputs.split(256)]
-    return torch.cat(found).numpy() == dls.test_labels
+        for part in dls.test_inputs.split(256):
+            plain, mirrored = (model(images.to(dls.device)).softmax(-1) for images in (part, part.flip(-1)))
+            found.append(torch.stack([plain.argmax(-1), (plain + mirrored).argmax(-1)]).cpu())
+    return torch.cat(found, dim=1).numpy() == dls.test_labels
 
 
 def load_or_teach(teacher: str, dls: DataLoaders, folder: Path, **options: Any) -> nn.Module:
@@ -166,7 +193,9 @@ def teach_expressions(
     """A CNN trained on the same faces, its best epoch by macro-F1: what teaches where no trained one is given."""
     seed_everything(seed)
     model = ImageModel(len(dls.classes), model_name=model_name, pretrained="none", image_size=image_size)
-    _fit_best(build_learner(model.to(dls.device), dls, STRATEGIES["full"], folder=folder), folder, epochs, 1e-3, seed)
+    changes = [AugmentImages()]
+    learn = build_learner(model.to(dls.device), dls, STRATEGIES["full"], folder=folder, cbs=changes)
+    _fit_best(learn, folder, epochs, 1e-3, {"seed": seed})
     return model
 
 
@@ -177,44 +206,57 @@ def fit_expression(
     teacher: nn.Module,
     folder: Path,
     *,
-    model_name: str,
-    image_size: int,
+    student: Mapping[str, Any],
     epochs: int,
     lr: float,
+    augment: float = 1.0,
     loss: Mapping[str, float],
+    **options: Any,
 ) -> nn.Module:
-    """A ViT taught as `kind` says, its best epoch by macro-F1; `loss` are keywords of `ExpressionLoss`.
+    """A ViT taught as `kind` says, its best epoch by macro-F1.
 
     For `none`, `soft` and `hard` the student is the same ViT without the token.
+
+    Args:
+        student: `model_name` of a distilled ViT of timm, and other keywords of `ImageModel`.
+        augment: see `AugmentImages`.
+        loss: keywords of `ExpressionLoss`.
+        options: as of `build_expression_learner`.
     """
     seed_everything(seed)
-    plain = model_name.replace("_distilled", "")
+    own = {"pretrained": "none", **student}
     if kind == "token":
-        student: nn.Module = TokenViT(len(dls.classes), model_name=model_name, pretrained="none", image_size=image_size)
+        model: nn.Module = TokenViT(len(dls.classes), **own)
     else:
-        student = ImageModel(len(dls.classes), model_name=plain, pretrained="none", image_size=image_size)
-    learn = build_expression_learner(student, teacher, dls, ExpressionLoss(kind, **loss), folder=folder, cbs=[])
-    _fit_best(learn, folder, epochs, lr, seed)
-    return student.eval()
+        model = ImageModel(len(dls.classes), **own | {"model_name": own["model_name"].replace("_distilled", "")})
+    build = {"folder": folder, "cbs": [AugmentImages(augment)], **options}
+    learn = build_expression_learner(model, teacher, dls, ExpressionLoss(kind, **loss), **build)
+    told = {"kind": kind, "student": dict(student), "loss": dict(loss), "augment": augment, **options}
+    _fit_best(learn, folder, epochs, lr, {"seed": seed, **told})
+    return model.eval()
 
 
-def _fit_best(learn: Learner, folder: Path, epochs: int, lr: float, seed: int) -> None:
+def _fit_best(learn: Learner, folder: Path, epochs: int, lr: float, settings: Mapping[str, Any]) -> None:
     """Fit, resumably, and leave the weights of the best epoch in the model."""
     checkpoint = folder / "checkpoints" / "best.safetensors"
     learn.add_cb(SaveBest(lambda: save_checkpoint(checkpoint, learn.model.state_dict(), {"kind": "expression"})))
-    learn.add_cb(AugmentImages())
     fit(
         learn, STRATEGIES["full"], epochs=epochs, lr=lr, state=folder / "checkpoints" / "last.safetensors",
-        settings={"seed": seed, "faces": len(learn.dls.train.targets)},
+        settings={**settings, "faces": len(learn.dls.train.targets)},
     )  # fmt: skip
     learn.model.load_state_dict(load_checkpoint(checkpoint)[0])
 
 
 def accuracy_table(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """{kind: (seeds, N) whether test face n was read rightly} → a row a kind, with a 95 % interval over the faces."""
+    """{kind: (seeds, 2, N) as `read_rightly` gives it} → a row a kind, with a 95 % interval over the faces.
+
+    `accuracy`, `low` and `high` are of the face alone, `mirrored` of the face together with its mirror image.
+    """
     rows, rng = [], np.random.default_rng(0)
-    for kind, values in correct.items():
+    for kind, both in correct.items():
+        values = np.asarray(both)[:, 0]
         drawn = rng.choice(values.mean(0), (2000, values.shape[1])).mean(1)
         low, high = np.quantile(drawn, (0.025, 0.975))
-        rows.append({"arm": kind, "seeds": len(values), "accuracy": values.mean(), "low": low, "high": high})
+        row = {"arm": kind, "seeds": len(values), "accuracy": values.mean(), "low": low, "high": high}
+        rows.append(row | {"mirrored": np.asarray(both)[:, 1].mean()})
     return pd.DataFrame(rows)

@@ -150,6 +150,7 @@ def build_distiller(
     grad_clip: float = 1.0,
     precision: str = "auto",
     cbs: Sequence[Callback] = (),
+    what: str = "distil",
 ) -> Learner:
     """A fastai Learner over AdamW for a student; `fit_distiller` trains it. `metrics.csv` etc. go to `folder`.
 
@@ -160,6 +161,7 @@ def build_distiller(
         encoder_training: see `student.frozen_groups`.
         grad_clip: largest norm of the gradient; 0: not clipped.
         precision: auto (bf16 where the device is fast in it), float32 or bf16.
+        what: is trained, for the bar.
 
     Raises:
         ValueError: a setting out of range, or a weight for which there is no teacher or no features.
@@ -196,6 +198,8 @@ def build_distiller(
             *([Bf16()] if bf16 else []),
             *cbs,
         ],
+        what=what,
+        unit=" images",
     )
 
 
@@ -220,6 +224,5 @@ def fit_distiller(
     cbs: list[Callback] = [Schedule([Phase(1.0, rates, 0)], schedule)]
     if state:
         cbs.append(KeepLast(state, {"epochs": epochs, "lr": lr, **(settings or {})}, lr))
-    memory = naming_memory(learn, "images", "lower batch_size or image_size")
-    with memory, learn.no_bar(), learn.no_logging():
+    with naming_memory(learn, "images", "lower batch_size or image_size"):
         learn.fit(epochs, cbs=cbs)

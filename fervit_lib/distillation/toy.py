@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from fastai.data.core import DataLoaders
-from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from fervit_lib.runs import atomic_write
 from fervit_lib.runtime import seed_everything
 from fervit_lib.training import SaveBest
 from fervit_lib.training.callbacks import StopOnNan
+from fervit_lib.training.resume import ResumableLearner
 from fervit_lib.training.share import Share
 
 TOY_TENSOR = "/neck/act/Relu_output_0"  # in the middle of its graph: 64 channels at an eighth of the side
@@ -88,9 +88,9 @@ def make_toy_detector(dls: DataLoaders, folder: Path, *, epochs: int, seed: int,
     model = nn.Sequential(_Denormalise(), detector)
     adamw = partial(OptimWrapper, opt=torch.optim.AdamW)
     cbs = [StopOnNan(), CountEpochs(), Share()]
-    learn = Learner(dls, model, loss_func=detection_loss, opt_func=adamw, train_bn=False, cbs=cbs)
-    with learn.no_bar(), learn.no_logging():
-        learn.fit(epochs, 2e-3)
+    shown = {"what": "toy detector", "unit": " images"}
+    learn = ResumableLearner(dls, model, loss_func=detection_loss, opt_func=adamw, train_bn=False, cbs=cbs, **shown)
+    learn.fit(epochs, 2e-3)
     return _export(detector, path, dls.train.size)
 
 
@@ -119,7 +119,9 @@ def make_toy_teacher(
     """
     told = {"encoder": encoder, "epochs": epochs, "lr": lr, "seed": seed} | settings
     path = _named(folder, "toy_teacher", ".pth", told)
+    state = path.with_suffix(".state")
     if path.is_file():
+        state.unlink(missing_ok=True)
         return path
     seed_everything(seed)
     teacher = build_segmenter(encoder)
@@ -133,12 +135,11 @@ def make_toy_teacher(
     @ranks.once
     def keep_best() -> None:
         path.with_suffix(".best").rename(path)
-        path.with_suffix(".state").unlink(missing_ok=True)
+        state.unlink()
 
     best = SaveBest(save, "fg_iou")
-    learn = build_distiller(
-        TappedStudent(teacher), dls, Targets(None), masks_only, folder=folder / "toy_teacher", cbs=[best]
-    )
-    fit_distiller(learn, epochs=epochs, lr=lr, schedule="one_cycle", state=path.with_suffix(".state"), settings=told)
+    place, tapped = folder / "toy_teacher", TappedStudent(teacher)
+    learn = build_distiller(tapped, dls, Targets(None), masks_only, folder=place, cbs=[best], what="toy teacher")
+    fit_distiller(learn, epochs=epochs, lr=lr, schedule="one_cycle", state=state, settings=told)
     keep_best()
     return path

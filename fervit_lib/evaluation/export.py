@@ -16,6 +16,7 @@ from fervit_lib import ranks
 from fervit_lib.encoders import images_to_tensor
 from fervit_lib.evaluation.efficiency import measure_onnx
 from fervit_lib.evaluation.predict import Predictor
+from fervit_lib.progress import progress
 from fervit_lib.runs import atomic_write
 from fervit_lib.training import is_image
 
@@ -109,7 +110,7 @@ def export_run(predictor: Predictor, folder: Path, pictures: Sequence[Image.Imag
         whole = FromImages(predictor.encoder.network, predictor.model)
         parts["encoder + model"] = (whole, pictures_for_onnx(whole, pictures))
     rows = []
-    for what, (model, inputs) in parts.items():
+    for what, (model, inputs) in progress(parts.items(), desc="export", unit=" files"):
         path = export_onnx(model, folder / f"{what.replace(' + ', '-')}.onnx")
         difference = onnx_difference(path, model, inputs)
         row = {"what": what, "file": path.name, "mb": path.stat().st_size / 1e6, "difference": difference}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fervit_lib import ranks
 from fervit_lib.evaluation.efficiency import count_macs
 from fervit_lib.evaluation.export import TOLERANCE, difference_from_torch, write_onnx
+from fervit_lib.progress import progress
 
 
 def export_segmenter(model: nn.Module, path: Path, size: int) -> Path:
@@ -60,7 +61,7 @@ def size_and_latency(
         ways[name, "torch"] = _torch_way(model.eval().to(device), images.to(device))
         ways[name, "ONNX Runtime"] = _onnx_way(path, images, device)
     seconds: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
-    for number in range(2 + repeats):
+    for number in progress(range(2 + repeats), desc="time", unit=" rounds"):
         for way, call in ways.items():
             started = time.perf_counter()
             call()

@@ -28,8 +28,8 @@ def table_of_arms(table: pd.DataFrame) -> Styler:
 
 def table_of_kinds(table: pd.DataFrame) -> Styler:
     """Accuracy by kind of distillation; `table` as `distillation.accuracy_table`."""
-    require_columns("table", table, ["arm", "seeds", "accuracy", "low", "high"])
-    forms = dict.fromkeys(("accuracy", "low", "high"), "{:.1%}")
+    require_columns("table", table, ["arm", "seeds", "accuracy", "low", "high", "mirrored"])
+    forms = dict.fromkeys(("accuracy", "low", "high", "mirrored"), "{:.1%}")
     return table.style.hide().format(forms).set_properties(["arm"], **{"text-align": "left"})
 
 

@@ -1,5 +1,6 @@
 """Networks that read an expression."""
 
+from fervit_lib.models.attention import set_fused_attention
 from fervit_lib.models.create import APPROACHES, create_model, load_model, options_of, save_model
 from fervit_lib.models.hybrid_vit import HybridLatentViT
 from fervit_lib.models.image_vit import ImageModel
@@ -18,4 +19,5 @@ __all__ = [
     "load_model",
     "options_of",
     "save_model",
+    "set_fused_attention",
 ]

@@ -21,7 +21,7 @@ APPROACHES: dict[str, type[nn.Module]] = {
     "latent_cnn": LatentCNN,
 }
 _COUNTS = ("num_classes", "embed_dim", "depth", "num_heads", "latent_dim", "num_tokens")
-_COUNTS_OR_NONE = ("adapter_dim", "image_size", "patch_size")  # 0: none, or the model's own
+_COUNTS_OR_NONE = ("adapter_dim", "image_size", "patch_size", "num_blocks")  # 0: none, or the model's own
 _SHARES = ("drop_rate", "attn_drop_rate")
 
 

@@ -1,14 +1,18 @@
 """Models over pixels: any timm ViT, and any timm CNN beside it."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from fervit_lib.models.conv_stem import ConvStem
 from fervit_lib.models.layers import with_adapters
 from fervit_lib.models.pretrained import create_timm
 
 RESIZE_METHODS = ("squish", "crop", "pad")
+STEMS = ("patch", "conv")
 
 
 class ImageModel(nn.Module):
@@ -22,6 +26,8 @@ class ImageModel(nn.Module):
         pretrained: see `pretrained.create_timm`.
         image_size: side of the square that the model sees, pixels; 0: the model's own.
         patch_size: side of a ViT's patch, pixels; 0: the model's own. Published patch weights are resampled to it.
+        stem: how a ViT's patches become tokens: `patch`, one linear map; or `conv`, see `ConvStem`, never pretrained.
+        num_blocks: blocks of a ViT; 0: the model's own.
         resize_method: how a face that is no square becomes one: `squish`, `crop` to its middle, or `pad` with black.
         concat_pool: the head reads the mean and the maximum over all places side by side (fastai's concat pooling),
             in place of the model's own pooling.
@@ -39,6 +45,8 @@ class ImageModel(nn.Module):
         pretrained: str,
         image_size: int = 0,
         patch_size: int = 0,
+        stem: str = "patch",
+        num_blocks: int = 0,
         resize_method: str = "squish",
         concat_pool: bool = False,
         drop_rate: float = 0.1,
@@ -47,11 +55,18 @@ class ImageModel(nn.Module):
         super().__init__()
         if resize_method not in RESIZE_METHODS:
             raise ValueError(f"resize_method: expected one of {', '.join(RESIZE_METHODS)}, got {resize_method!r}")
+        if stem not in STEMS:
+            raise ValueError(f"stem: expected one of {', '.join(STEMS)}, got {stem!r}")
+        if stem == "conv" and pretrained not in ("none", "random"):
+            raise ValueError(f"stem: conv has no pretrained weights, expected pretrained='none', got {pretrained!r}")
         self.resize_method, self.concat_pool = resize_method, concat_pool
-        vit_options = {"img_size": image_size or None, "patch_size": patch_size or None}
+        vit_options: dict[str, Any] = {"img_size": image_size or None, "patch_size": patch_size or None}
+        vit_options |= {"depth": num_blocks or None, "embed_layer": ConvStem if stem == "conv" else None}
         self.body = create_timm(
             model_name, pretrained, **(vit_options if "vit" in model_name or "deit" in model_name else {})
         )
+        if (stem == "conv" or num_blocks) and not self.is_vit:
+            raise ValueError(f"stem, num_blocks: expected patch and 0 for {model_name}, which is no ViT")
         config = self.body.pretrained_cfg
         self.image_size = image_size or config["input_size"][-1]
         self.seen_size = self.image_size  # a fit may begin with smaller images

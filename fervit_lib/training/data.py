@@ -1,8 +1,6 @@
 """Tensors to fastai batches with no Python per sample."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -16,6 +14,8 @@ from torch import Tensor, nn
 from fervit_lib.datasets import FaceDataset, few_shot_mask, load_faces, stratified_mask, vote_shares, votes_on
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import ImageModel
+from fervit_lib.progress import progress
+from fervit_lib.reading import Readers
 
 
 class TensorBatches(DataLoader):
@@ -26,21 +26,28 @@ class TensorBatches(DataLoader):
     Args:
         views: inputs (N, …), one tensor a view; each time a sample comes up, one of its views is drawn.
         targets: (N, …).
+
+    Attributes:
+        beside: (N, …), what a batch brings beside inputs and targets, for the loss; None: nothing.
     """
+
+    n_inp = 1  # only the first of a batch goes into the model
 
     def __init__(self, views: Sequence[Tensor], targets: Tensor, *, bs: int, shuffle: bool = False) -> None:
         if bs < 1 or bs > len(targets):
             raise ValueError(f"batch_size: expected 1 to {len(targets)}, the number of samples, got {bs}")
         self.views, self.targets = views, targets
+        self.beside: Tensor | None = None
         super().__init__(targets, bs=bs, shuffle=shuffle, drop_last=shuffle, device=targets.device)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         order = torch.randperm(len(self.targets)) if self.shuffle else torch.arange(len(self.targets))
         for chunk in order.to(self.targets.device).split(self.bs):
             if len(chunk) == self.bs or not self.drop_last:
                 inputs = self._draw_view(chunk)
                 # Codes rest in half precision; mixing and layers in float32 want them whole.
-                yield inputs.float() if inputs.dtype == torch.float16 else inputs, self.targets[chunk]
+                inputs = inputs.float() if inputs.dtype == torch.float16 else inputs
+                yield inputs, self.targets[chunk], *([] if self.beside is None else [self.beside[chunk]])
 
     def _draw_view(self, chunk: Tensor) -> Tensor:
         """The inputs (B, …) at `chunk` (B,), each in a view of its own."""
@@ -184,8 +191,9 @@ _RESIZE: dict[str, Callable[..., Image.Image]] = {
 
 def _stack(faces: FaceDataset, indices: list[int], image_size: int, resize: Callable[..., Image.Image]) -> Tensor:
     side = min(image_size, max(faces[indices[0]][0].size))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes outside Python's lock
-        pixels = list(pool.map(lambda index: _pixels(faces[index][0], side, resize), indices))
+    with Readers() as readers:  # Pillow decodes and resizes outside Python's lock
+        read = readers.read(lambda index: _pixels(faces[index][0], side, resize), indices, faces.file)
+        pixels = list(progress(read, desc="read faces", unit=" faces", total=len(indices)))
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
 
 

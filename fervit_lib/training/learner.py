@@ -1,5 +1,6 @@
 """The one Learner: a model, its batches and a strategy; and the one fit."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,6 +21,7 @@ from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
 from fervit_lib import ranks
+from fervit_lib.models import set_fused_attention
 from fervit_lib.runtime import fast_bf16
 from fervit_lib.training.attention_losses import head_penalties
 from fervit_lib.training.callbacks import Bf16, Curves, Ema, Fp16, KeepFrozenStill, StopOnNan
@@ -31,6 +33,10 @@ from fervit_lib.training.strategies import Strategy, parameter_groups
 
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
 WEIGHT_DECAY = 0.01
+
+
+class _MixUp(MixUp):
+    stack_y = False  # fastai's asks for it even where a fit breaks off before it is set
 
 
 def class_weights(labels: Tensor, num_classes: int) -> Tensor:
@@ -84,6 +90,7 @@ def build_learner(
         if not 0 <= value < float("inf"):
             raise ValueError(f"{name}: expected a number of 0 or more, got {value}")
     groups = parameter_groups(model, strategy, freeze_stages=freeze_stages)
+    set_fused_attention(model, dls.device.type != "cpu")
     folder.mkdir(parents=True, exist_ok=True)
     weight = class_weights(dls.train.targets, len(dls.classes)) if weighted else None
     # fastai's knows that hard labels cannot be mixed; torch's takes shares of classes, too.
@@ -103,7 +110,7 @@ def build_learner(
             StopOnNan(),
             Share(),
             Curves(folder),
-            *([MixUp(mixup)] if mixup else []),
+            *([_MixUp(mixup)] if mixup else []),
             *head_penalties(disagreement, disagreement_weight, head_margin, margin_weight),
             *([GradientClip(grad_clip)] if grad_clip else []),
             *([Ema(ema)] if ema else []),
@@ -197,8 +204,11 @@ def _peak_rate(
     if state and (kept := read_state(state, identity)):  # found before the interruption
         return kept[1]["peak"]
     learn.freeze_to(sum(not group.first for group in learn.groups))
-    with learn.no_bar(), ranks.alone():  # a hundred batches, alike in every process: fastai searches in one only
+    learn.model_dir = f"lr_find-{ranks.index()}"  # for fastai's copy of the weights, which it and a kill leave there
+    shutil.rmtree(learn.path / learn.model_dir, ignore_errors=True)
+    with ranks.alone():  # a hundred batches, alike in every process: fastai searches in one only
         found = learn.lr_find(show_plot=False).valley
+    shutil.rmtree(learn.path / learn.model_dir)
     learn.rates_tried = pd.DataFrame(
         {"lr": learn.recorder.lrs, "loss": [float(loss) for loss in learn.recorder.losses]}
     )

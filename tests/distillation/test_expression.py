@@ -11,6 +11,7 @@ from torch import nn
 from fervit_lib import distillation
 from fervit_lib.datasets import draw_toy_faces, load_faces
 from fervit_lib.distillation import ExpressionLoss, TokenViT
+from fervit_lib.distillation.expression import ask_of_all, teacher_logits
 from fervit_lib.latents import complete_store, shard_path, write_shard
 from fervit_lib.models import ImageModel
 
@@ -32,16 +33,19 @@ def dls(tmp_path_factory: pytest.TempPathFactory) -> DataLoaders:
     return distillation.expression_dls(folder / "codes", 32, 7, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("kind", ["soft", "token"])
-def test_a_vit_learns_from_a_cnn_that_stays_as_it_was(dls: DataLoaders, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "ask_once"), [("soft", False), ("soft", True), ("token", False)])
+def test_a_vit_learns_from_a_cnn_that_stays_as_it_was(
+    dls: DataLoaders, tmp_path: Path, kind: str, ask_once: bool
+) -> None:
     teacher = ImageModel(7, model_name="resnet10t", pretrained="none", image_size=32)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    vit = {"model_name": VIT, "image_size": 32, "epochs": 1, "lr": 1e-3}
-    student = distillation.fit_expression(kind, 0, dls, teacher, tmp_path, loss={"alpha": 0.5}, **vit)
+    vit = {"model_name": VIT, "image_size": 32, "num_blocks": 2, "stem": "conv"}
+    told = {"loss": {"alpha": 0.5}, "ask_once": ask_once, "epochs": 1, "lr": 1e-3}
+    student = distillation.fit_expression(kind, 0, dls, teacher, tmp_path, student=vit, **told)
     assert isinstance(student, TokenViT) == (kind == "token")
     assert all(torch.equal(value, teacher.state_dict()[name]) for name, value in before.items())
     right = distillation.read_rightly(student, dls)
-    assert right.shape == (len(dls.test_labels),)
+    assert right.shape == (2, len(dls.test_labels))
     table = distillation.accuracy_table({kind: np.stack([right, right])})
     assert table["low"][0] <= table["accuracy"][0] <= table["high"][0]
     assert (tmp_path / "metrics.csv").is_file()
@@ -66,3 +70,15 @@ def test_what_does_not_fit_is_an_error(dls: DataLoaders, tmp_path: Path) -> None
     other: nn.Module = ImageModel(5, model_name="resnet10t", pretrained="none", image_size=32)
     with pytest.raises(ValueError, match="teacher: expected 7 classes as the faces have, got 5"):
         distillation.build_expression_learner(plain, other, dls, ExpressionLoss("soft"), **build)
+
+
+def test_a_teacher_asked_once_says_of_each_face_what_it_says_of_the_face_and_its_mirror_image(dls: DataLoaders) -> None:
+    teacher = ImageModel(7, model_name="resnet10t", pretrained="none", image_size=32).eval()
+    images = dls.train.views[0][:9]
+    said = ask_of_all(teacher, images)
+    assert torch.equal(said, (teacher_logits(teacher, images) + teacher_logits(teacher, images.flip(-1))) / 2)
+    torch.testing.assert_close(said, ask_of_all(teacher, images.flip(-1)))
+    dls.train.beside = torch.arange(len(dls.train.targets))
+    seen = [(labels, numbers) for _, labels, numbers in dls.train]
+    dls.train.beside = None
+    assert all(torch.equal(labels, dls.train.targets[numbers]) for labels, numbers in seen)

@@ -5,13 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fastai.callback.core import Callback
+from fastai.data.core import DataLoaders
 from fastai.vision.core import TensorImage
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from fervit_lib.models import create_model
+from fervit_lib.models import create_model, set_fused_attention
+from fervit_lib.runtime import seed_everything
+from fervit_lib.training import GrowImages, build_learner, fit, get_strategy
 from fervit_lib.training.augment import GaussianNoise
-from fervit_lib.training.data import _RESIZE
+from fervit_lib.training.data import _RESIZE, TensorBatches
 from fervit_lib.training.metrics import roc_auc
 
 FAMILIES = ("resnet10t", "mobilenetv3_small_050", "test_vit", "test_convnext", "test_efficientnet", "swin_s3_tiny_224")
@@ -66,3 +70,99 @@ def test_roc_auc_is_scikit_learns() -> None:
     assert roc_auc(two, logits[:, :2]) == pytest.approx(roc_auc_score(two, logits[:, 1] - logits[:, 0]))
     assert 0 <= roc_auc(labels[labels > 0], logits[labels > 0]) <= 1  # a class without a face is left out
     assert np.isnan(roc_auc(np.zeros(5), logits[:5]))
+
+
+def cnn(image_size: int = 48) -> torch.nn.Module:
+    return create_model("image", 3, model_name="resnet10t", pretrained="none", image_size=image_size)
+
+
+def image_dls() -> DataLoaders:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (48, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(48) % 3
+    train, val = TensorBatches([images], labels, bs=8, shuffle=True), TensorBatches([images[:9]], labels[:9], bs=9)
+    dls = DataLoaders(train, val, device=torch.device("cpu"))
+    dls.classes = ("a", "b", "c")
+    return dls
+
+
+class BreakOff(Callback):
+    def before_epoch(self) -> None:
+        if self.epoch == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_cnn_goes_on_with_the_very_same_weights(tmp_path: Path) -> None:
+    """Its weights lie channels last in memory, and a file keeps no such order."""
+
+    def run(folder: Path, cbs: list[Callback]) -> dict[str, torch.Tensor]:
+        seed_everything(0)
+        model, plan = cnn(), get_strategy("full")
+        learn = build_learner(model, image_dls(), plan, folder=folder, cbs=[GrowImages(model, 32), *cbs])
+        with learn.no_bar(), learn.no_logging():
+            fit(learn, plan, epochs=4, lr=1e-3, state=folder / "last.safetensors")
+        assert model.seen_size == 48
+        return {name: value.clone() for name, value in model.state_dict().items()}
+
+    whole = run(tmp_path / "whole", [])
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", [BreakOff()])
+    again = run(tmp_path / "broken", [])
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
+
+
+def test_images_grow_half_way(tmp_path: Path) -> None:
+    class Sides(Callback):
+        def after_pred(self) -> None:
+            seen.append((self.epoch, self.model.prepare(self.x).shape[-1]))
+
+    seen: list[tuple[int, int]] = []
+    model, plan = cnn(), get_strategy("full")
+    learn = build_learner(model, image_dls(), plan, folder=tmp_path, cbs=[GrowImages(model, 32), Sides()])
+    with learn.no_bar(), learn.no_logging():
+        fit(learn, plan, epochs=3, lr=1e-3)
+    assert set(seen) == {(0, 32), (1, 48), (2, 48)}
+
+
+def test_only_a_cnn_grows_and_only_upwards() -> None:
+    vit = create_model("image", 3, model_name="test_vit", pretrained="none", image_size=48)
+    with pytest.raises(ValueError, match="grow_from: expected 0 for a ViT"):
+        GrowImages(vit, 32)
+    for side in (16, 48, 64):
+        with pytest.raises(ValueError, match="grow_from: expected 32 to 47 pixels"):
+            GrowImages(cnn(), side)
+
+
+def test_a_convolutional_stem_gives_the_tokens_of_a_patch_embedding() -> None:
+    options = {"model_name": "vit_tiny_patch16_224", "pretrained": "none", "image_size": 64, "num_blocks": 2}
+    plain, conv = (create_model("image", 7, stem=stem, **options) for stem in ("patch", "conv"))
+    images = torch.rand(2, 3, 48, 48)
+    assert plain.embed(images)[1].shape == conv.embed(images)[1].shape == (2, 16, 192)
+    assert conv(images).shape == (2, 7) and len(conv.body.blocks) == 2
+    loss = conv(images).sum()
+    loss.backward()
+    assert all(p.grad is not None for p in conv.body.patch_embed.parameters())
+    with pytest.raises(ValueError, match="patch_size: expected a power of 2 from 4 up"):
+        create_model("image", 7, stem="conv", patch_size=6, **options | {"image_size": 48})
+    with pytest.raises(ValueError, match="stem: conv has no pretrained weights"):
+        create_model("image", 7, stem="conv", **options | {"pretrained": "mae"})
+    with pytest.raises(ValueError, match="stem, num_blocks: expected patch and 0 for resnet10t"):
+        create_model("image", 7, model_name="resnet10t", pretrained="none", stem="conv")
+
+
+@pytest.mark.parametrize(
+    ("approach", "options"), [("scratch", {"embed_dim": 64, "depth": 2}), ("image", {"model_name": "test_vit"})]
+)
+def test_attention_step_by_step_gives_what_fused_attention_gives(approach: str, options: dict) -> None:
+    options |= {"pretrained": "none"} if approach == "image" else {}
+    model = create_model(approach, 7, **options).eval()
+    inputs = torch.randn(3, *model.input_shape)
+    found = []
+    for fused in (True, False):
+        set_fused_attention(model, fused)
+        model.zero_grad()
+        logits = model(inputs)
+        logits.square().sum().backward()
+        found.append([logits, *(p.grad.clone() for p in model.parameters())])
+    for fused_value, step_value in zip(*found, strict=True):
+        torch.testing.assert_close(fused_value, step_value, rtol=1e-4, atol=1e-5)
