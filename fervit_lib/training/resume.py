@@ -19,6 +19,7 @@ from fastai.learner import Learner
 from fastcore.basics import noop
 from torch import Tensor
 
+from fervit_lib import ranks
 from fervit_lib.runs import load_checkpoint, save_checkpoint
 from fervit_lib.training.callbacks import FitBar
 
@@ -74,7 +75,9 @@ class KeepLast(Callback):
         self.learn.first_epoch = 0
         if not self.run:
             return
-        if state := read_state(self.path, self.fit):
+        state = read_state(self.path, self.fit)
+        ranks.wait()
+        if state:
             self._restore(*state)
         else:
             self._keep(epoch=-1)  # else what an interrupt within the first epoch left would be trained on
