@@ -12,8 +12,9 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from torch import Tensor, nn
 
-from fervit_lib import models, ranks, training
+from fervit_lib import distillation, models, ranks, training
 from fervit_lib.runtime import seed_everything
+from fervit_lib.training.callbacks import Bf16
 from fervit_lib.training.data import TensorBatches
 from fervit_lib.training.share import Share
 
@@ -72,6 +73,21 @@ def fit_image(store: Path, folder: Path) -> nn.Module:
     with learn.no_bar(), learn.no_logging():
         training.fit(learn, plan, epochs=2, lr=1e-3)
     return model
+
+
+def fit_taught(store: Path, folder: Path) -> nn.Module:
+    """A ViT with DeiT's token that a CNN teaches, in float32."""
+    seed_everything(0)
+    size = {"pretrained": "none", "image_size": 32, "drop_rate": 0.0}
+    teacher = models.ImageModel(7, model_name="resnet10t", **size)
+    student = distillation.TokenViT(7, **size)
+    dls = training.face_dls(student, store, batch_size=16, device=CPU)
+    loss, cbs = distillation.ExpressionLoss("token"), [training.AugmentImages(1.0)]
+    learn = distillation.build_expression_learner(student, teacher, dls, loss, folder=folder, cbs=cbs)
+    learn.remove_cbs(learn.cbs.filter(lambda cb: isinstance(cb, Bf16)))
+    with learn.no_bar(), learn.no_logging():
+        training.fit(learn, training.get_strategy("full"), epochs=2, lr=1e-4)
+    return student
 
 
 def die_and_go_on(store: Path, folder: Path) -> nn.Module:
@@ -156,6 +172,7 @@ def main(store: Path, faces: Path, folder: Path) -> None:
     weights = {name: digest(fit_case(name, store, folder / name)) for name in CASES}
     weights["cut"] = digest(die_and_go_on(store, folder / "cut"))
     weights["image"] = digest(fit_image(faces, folder / "image"))
+    weights["taught"] = digest(fit_taught(faces, folder / "taught"))
     weights["masked"] = digest(fit_masked(store, folder / "masked"))
     found = {"weights": weights, "dropped": dropped_places(), "error": error_of_first()}
     found["refused"] = refused_batch(store, folder / "refused")

@@ -38,6 +38,7 @@ def fits(make_store: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
     for name in shared_fits.CASES:
         shared_fits.fit_case(name, codes, folder / "alone" / name)
     shared_fits.fit_image(faces, folder / "alone" / "image")
+    shared_fits.fit_taught(faces, folder / "alone" / "taught")
     return Fits(codes, folder / "together", folder / "alone", found)
 
 
@@ -64,7 +65,7 @@ def names_of_files(folder: Path) -> list[str]:
     return sorted(str(path.parent / "events" if path.name.startswith("events.") else path) for path in paths)
 
 
-@pytest.mark.parametrize("name", ["everything", "gradual", "image"])
+@pytest.mark.parametrize("name", ["everything", "gradual", "image", "taught"])
 def test_two_processes_have_the_curves_of_one_with_the_same_batches(fits: Fits, name: str) -> None:
     together, alone = curves(fits.together / name), curves(fits.alone / name)
     pd.testing.assert_frame_equal(together, alone, rtol=1e-4, atol=1e-6)
