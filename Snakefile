@@ -113,7 +113,7 @@ shell.prefix(
 )
 
 # The executed notebook and its page are logs, which Snakemake keeps of a failed step, and not outputs, which it removes.
-RUN_NOTEBOOK = f"{sys.executable} -m fervit_lib.report run {{input.notebook}} $(dirname {{log.notebook:q}}) {{params.json:q}}"
+RUN_NOTEBOOK = f"{sys.executable} -m fervit_lib.report run {{input.notebook}} \"$(dirname {{log.notebook:q}})\" {{params.json:q}}"
 
 
 def parameters_of(step, variant, **more):
