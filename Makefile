@@ -11,10 +11,16 @@ GPUS := $(if $(filter local,$(PROFILE)),$(filter-out 0,$(shell nvidia-smi -L 2>/
 SNAKEMAKE = $(BIN)/snakemake --profile profiles/$(PROFILE) $(CORES:%=--cores %) $(GPUS:%=--resources gpu=%)
 
 # The kernel lets go of this lock however its holder ends; Snakemake's own outlives a kill and then needs --unlock.
+READ_YAML = import sys, yaml; sys.excepthook = lambda kind, error, trace: print(f"expected YAML: {error}"); yaml.safe_load(open(sys.argv[1]))
 define experiment
+@[ -f "$(1)" ] || { echo "CONFIG: expected a file, such as configs/demo.yaml, got '$(1)'; call it as: make run CONFIG=configs/mine.yaml"; exit 1; }
+@$(BIN)/python -c '$(READ_YAML)' $(1)
 @mkdir -p .snakemake
+@rm -f .snakemake/$(notdir $(1)).failed
 @flock --nonblock --conflict-exit-code 75 .snakemake/$(notdir $(1)).lock $(SNAKEMAKE) --nolock --configfile $(1) || { \
-	[ $$? != 75 ] || echo "$(1) is running already, in this folder"; exit 1; }
+	[ $$? != 75 ] || echo "$(1) is running already, in this folder"; \
+	[ ! -s .snakemake/$(notdir $(1)).failed ] || { echo; cat .snakemake/$(notdir $(1)).failed; \
+	echo "What has run is kept. Mend it, then go on with: make $@$(if $(CONFIG), CONFIG=$(CONFIG))"; }; exit 1; }
 endef
 
 .PHONY: help setup run demo fer2013 fer2013_small sweep lab test cluster-test lint format lock clean

@@ -7,6 +7,7 @@ stands for one variant per entry; a step with `[]` is left out. Each variant is 
 import difflib
 import json
 import sys
+import time
 from pathlib import Path
 
 import papermill
@@ -29,6 +30,7 @@ NAMED_BY = {
     "explain": [],
 }
 SET_HERE = {"experiment", "variant", "reports", "data_dir", "latents", "interactive"}
+STARTED = time.time()
 TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool}
 
 
@@ -110,16 +112,8 @@ shell.prefix(
     'do exec 9> "${{TMPDIR:-/tmp}}/fervit-$UID-$gpu.lock"; flock -n 9 && export CUDA_VISIBLE_DEVICES=$gpu && break; done; '
 )
 
-# The page is made of a failed notebook, too: it is a log, which Snakemake keeps, and not an output, which it removes.
-# What papermill and the kernel say goes to a file; of a failure, the terminal shows the end of it and where to look.
-RUN_NOTEBOOK = (
-    f"{sys.executable} -m papermill {{input.notebook}} {{log.notebook:q}} -k python3 --log-level WARNING"
-    " --no-progress-bar -y {params.yaml:q} 2> {log.text:q} && status=0 || status=$?; "
-    f"[ ! -f {{log.notebook:q}} ] || {sys.executable} -m fervit_lib.report page {{log.notebook:q}} {{log.page:q}}; "
-    "[ $status = 0 ] || {{ grep -v IPKernelApp {log.text:q} | tail -n 8; "
-    'echo "Failed: {rule}. The page shows where: {log.page}. Mend it and run the same command again."; }} >&2; '
-    "exit $status"
-)
+# The executed notebook and its page are logs, which Snakemake keeps of a failed step, and not outputs, which it removes.
+RUN_NOTEBOOK = f"{sys.executable} -m fervit_lib.report run {{input.notebook}} \"$(dirname {{log.notebook:q}})\" {{params.json:q}}"
 
 
 def parameters_of(step, variant, **more):
@@ -139,6 +133,16 @@ def distill_needs(parameters):
     return codes + ([str(teacher.parents[1] / "result.json")] if taught_here else [])
 
 
+# The last word on a failure is for a reader, and the Makefile shows it: Snakemake's own shows commands. What did run is
+# in the report.
+onerror:
+    from fervit_lib import report
+
+    runs = [(step, variant) for step in NOTEBOOKS for variant in VARIANTS[step]]
+    told = report.describe_failures(Path(EXPERIMENT), runs, STARTED)
+    Path(f".snakemake/{Path(workflow.configfiles[0]).name}.failed").write_text(told + "\n")
+    if Path(EXPERIMENT).is_dir():
+        report.write_index(Path(EXPERIMENT))
 # What a step asks for. On one machine --cores is the limit (a step that wants more gets so many) and --resources gpu=2
 # mem_mb=64000, where given; an executor hands the same numbers to its scheduler. --set-threads and --set-resources change
 # them. A training that meets its time limit goes on after its last whole epoch when it is called again.
@@ -175,7 +179,7 @@ rule encode:
         f"{EXPERIMENT}/encode/{ENCODE}/result.json",
         f"{LATENTS}/store.json",
     params:
-        yaml=parameters_of("encode", ENCODE, data_dir=DATA),
+        json=parameters_of("encode", ENCODE, data_dir=DATA),
     log:
         notebook=f"{EXPERIMENT}/encode/{ENCODE}/notebook.ipynb",
         page=f"{EXPERIMENT}/encode/{ENCODE}/notebook.html",
@@ -198,7 +202,7 @@ rule train:
     output:
         f"{EXPERIMENT}/train/{{variant}}/result.json",
     params:
-        yaml=lambda wildcards: parameters_of("train", wildcards.variant, latents=LATENTS),
+        json=lambda wildcards: parameters_of("train", wildcards.variant, latents=LATENTS),
     log:
         notebook=f"{EXPERIMENT}/train/{{variant}}/notebook.ipynb",
         page=f"{EXPERIMENT}/train/{{variant}}/notebook.html",
@@ -221,7 +225,7 @@ rule distill:
     output:
         f"{EXPERIMENT}/distill/{{variant}}/result.json",
     params:
-        yaml=lambda wildcards: parameters_of("distill", wildcards.variant, latents=LATENTS, data_dir=DATA),
+        json=lambda wildcards: parameters_of("distill", wildcards.variant, latents=LATENTS, data_dir=DATA),
     log:
         notebook=f"{EXPERIMENT}/distill/{{variant}}/notebook.ipynb",
         page=f"{EXPERIMENT}/distill/{{variant}}/notebook.html",
@@ -244,7 +248,7 @@ rule evaluate:
     output:
         f"{EXPERIMENT}/evaluate/{{variant}}/result.json",
     params:
-        yaml=lambda wildcards: parameters_of("evaluate", wildcards.variant),
+        json=lambda wildcards: parameters_of("evaluate", wildcards.variant),
     log:
         notebook=f"{EXPERIMENT}/evaluate/{{variant}}/notebook.ipynb",
         page=f"{EXPERIMENT}/evaluate/{{variant}}/notebook.html",
@@ -267,7 +271,7 @@ rule explain:
     output:
         f"{EXPERIMENT}/explain/{{variant}}/result.json",
     params:
-        yaml=lambda wildcards: parameters_of("explain", wildcards.variant, interactive=False),
+        json=lambda wildcards: parameters_of("explain", wildcards.variant, interactive=False),
     log:
         notebook=f"{EXPERIMENT}/explain/{{variant}}/notebook.ipynb",
         page=f"{EXPERIMENT}/explain/{{variant}}/notebook.html",

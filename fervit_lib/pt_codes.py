@@ -8,6 +8,7 @@ Earlier tools of this research wrote such folders.
 
 import argparse
 import hashlib
+import io
 import pickle
 from collections.abc import Sequence
 from pathlib import Path, PosixPath, PurePath, WindowsPath
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from fervit_lib.datasets import EMOTIONS, SPLITS, stratified_mask
 from fervit_lib.datasets.faces import VAL_FRACTION, VAL_SEED
@@ -32,6 +32,7 @@ from fervit_lib.latents import (
     shard_path,
     write_shard,
 )
+from fervit_lib.progress import progress
 from fervit_lib.runs import atomic_write
 
 
@@ -87,10 +88,11 @@ def export_pt_folder(folder: Path, target: Path) -> dict[str, int]:
     stores = {split: LatentStore.open(folder, split) for split in read_store(folder)["num_codes"]}
     for split, store in stores.items():
         (target / split).mkdir(parents=True, exist_ok=True)
-        for i, path in enumerate(tqdm(store.paths, desc=f"export {split}", unit="file")):
+        for i, path in enumerate(progress(store.paths, desc=f"export {split}", unit=" files")):
             content = {"latent": store.codes[i].float(), "label": int(store.labels[i]), "img_path": path}
+            torch.save(content, buffer := io.BytesIO())  # torch has no words of its own for a full disk
             with atomic_write(target / split / f"{i:06d}.pt") as temporary:
-                torch.save(content, temporary)
+                temporary.write_bytes(buffer.getbuffer())
     return {split: len(store) for split, store in stores.items()}
 
 
@@ -100,7 +102,7 @@ Contents = tuple[Tensor, np.ndarray, list[str]]  # codes (n, layers, 512) float1
 def _read_files(files: Sequence[Path], split: str, faces: Path, classes: Sequence[str]) -> Contents:
     codes, labels, paths = None, np.zeros(len(files), np.int64), []
     with torch.serialization.safe_globals([PosixPath, WindowsPath]):
-        for i, file in enumerate(tqdm(files, desc=f"import {split}", unit="file")):
+        for i, file in enumerate(progress(files, desc=f"import {split}", unit=" files")):
             latent, labels[i], img_path = _read_file(file, classes)
             if codes is None:
                 codes = torch.empty(len(files), *latent.shape, dtype=torch.float16)

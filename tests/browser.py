@@ -1,5 +1,6 @@
 """A real browser for tests: headless Chromium, spoken to by its DevTools protocol."""
 
+import base64
 import itertools
 import json
 import shutil
@@ -24,7 +25,8 @@ class Page:
         self.socket = websocket.create_connection(address, timeout=60)
         self.numbers = itertools.count(1)
         self.requested: list[str] = []
-        for domain in ("Page", "Runtime", "Network"):
+        self.errors: list[str] = []  # what the console of a reader would show in red
+        for domain in ("Page", "Runtime", "Network", "Log"):
             self.send(f"{domain}.enable")
         self.send("Emulation.setFocusEmulationEnabled", enabled=True)  # without a window nothing else has the focus
 
@@ -33,11 +35,40 @@ class Page:
         self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
             message = json.loads(self.socket.recv())
-            if message.get("method") == "Network.requestWillBeSent":
-                self.requested.append(message["params"]["request"]["url"])
+            self._note(message)
             if message.get("id") == number:
                 assert "error" not in message, message
                 return message["result"]
+
+    def _note(self, message: dict) -> None:
+        told = message.get("params", {})
+        match message.get("method"):
+            case "Network.requestWillBeSent":
+                self.requested.append(told["request"]["url"])
+            case "Runtime.exceptionThrown":
+                self.errors.append(str(told["exceptionDetails"]))
+            case "Runtime.consoleAPICalled" if told["type"] in ("error", "assert"):
+                self.errors.append(str(told["args"]))
+            case "Log.entryAdded" if told["entry"]["level"] == "error":
+                self.errors.append(str(told["entry"]))
+
+    def show_as(self, width: int, height: int, *, dark: bool = False, phone: bool = False) -> None:
+        """Be a screen of so many pixels, of a reader who likes it light or dark."""
+        scale = 2 if phone else 1
+        size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": phone}
+        self.send("Emulation.setDeviceMetricsOverride", **size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.send("Emulation.setEmulatedMedia", features=[scheme])
+
+    def save_picture(self, path: Path, whole: bool = False) -> None:
+        """What the screen shows, or the whole page, as PNG."""
+        shot = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+    def save_pdf(self, path: Path) -> None:
+        """The page as it is printed on A4."""
+        printed = self.send("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, printBackground=False)
+        path.write_bytes(base64.b64decode(printed["data"]))
 
     def go_offline(self) -> None:
         self.send("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)

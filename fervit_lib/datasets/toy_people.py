@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from fervit_lib.datasets.toy_faces import _CLOTHES, _HAIRS, _SKINS, _SUPERSAMPLE, _light, _rgb
 from fervit_lib.datasets.toy_set import write_toy_set
+from fervit_lib.progress import progress
 
 VERSION = 1  # of the drawing: a set drawn otherwise is drawn anew
 # The splits of ten successive scenes: 60/10/30 %. Test is large: it is what a comparison of students rests on.
@@ -153,7 +154,7 @@ def draw_toy_people(folder: Path | str, num_scenes: int = 800, size: int = 96, s
     settings = {"generator": "toy_people", "version": VERSION, "num_scenes": num_scenes, "size": size, "seed": seed}
 
     def draw() -> Iterator[tuple[str, Image.Image]]:
-        for index in range(num_scenes):
+        for index in progress(range(num_scenes), desc="draw people", unit=" scenes"):
             image, mask = toy_person(np.random.default_rng((seed, index)), size)
             split = _SPLITS[index % len(_SPLITS)]
             yield f"{split}/images/{index:06d}.png", image

@@ -1,7 +1,6 @@
 """What each term buys: the same student from the same seeds, with and without it."""
 
 import copy
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from fastai.data.core import DataLoaders
 from torch import Tensor
 
+from fervit_lib import ranks
 from fervit_lib.distillation.data import PeopleBatches
 from fervit_lib.distillation.learner import MONITOR, Targets, build_distiller, fit_distiller
 from fervit_lib.distillation.losses import LossWeights
@@ -20,6 +20,7 @@ from fervit_lib.distillation.metrics import SCORES, count_pixels, scores_from
 from fervit_lib.distillation.pictures import SavePictures
 from fervit_lib.distillation.student import TappedStudent, with_projector
 from fervit_lib.models.segmentation import build_segmenter, load_student, normalise, save_student
+from fervit_lib.progress import progress
 from fervit_lib.runtime import seed_everything
 from fervit_lib.training import SaveBest
 
@@ -48,13 +49,6 @@ def make_arms(weights: LossWeights) -> list[Arm]:
     return [Arm("none", none), Arm("outputs", outputs), Arm("outputs_features", weights)] + [
         Arm("shuffled_features", weights, shuffle=True)
     ]
-
-
-def clear_arms(folder: Path, resume: bool) -> None:
-    """Remove the fits of a run that ended, or all without `resume`. To be called before `runs.start_run`."""
-    if not resume or (folder / "result.json").exists():
-        for fit in folder.glob("*-seed*"):
-            shutil.rmtree(fit)
 
 
 def fit_arm(
@@ -96,7 +90,9 @@ def fit_arm(
     checkpoint = folder / "checkpoints" / "best.safetensors"
     best = SaveBest(lambda: save_student(checkpoint, model, student), MONITOR)
     pictures = SavePictures(folder, shown_batch(dls.valid, targets), max(1, epochs // 5), show)
-    learn = build_distiller(tapped, dls, chosen, arm.weights, folder=folder, cbs=[best, pictures], **options)
+    learn = build_distiller(
+        tapped, dls, chosen, arm.weights, folder=folder, cbs=[best, pictures], what=f"{arm.name} {seed}", **options
+    )
     told = {"arm": arm.name, "seed": seed, "tap": tap, **student, **settings}
     fit_distiller(learn, epochs=epochs, lr=lr, state=folder / "checkpoints" / "last.safetensors", settings=told)
     return {
@@ -125,7 +121,7 @@ def count_split(model: torch.nn.Module, batches: PeopleBatches, targets: Targets
     counts = []
     for images, masks, keys in batches:
         teacher_logits = None if targets.teacher is None else targets.logits(images, keys)
-        counts.append(count_pixels(model(images).float(), masks, teacher_logits))
+        counts.append(count_pixels(ranks.in_shares(model, images).float(), masks, teacher_logits))
     return torch.cat(counts)
 
 
@@ -134,7 +130,7 @@ def count_runs(
 ) -> dict[str, Tensor]:
     """Test counts of every run: {arm: (seeds, N, 8)}."""
     found: dict[str, list[Tensor]] = {}
-    for row in rows:
+    for row in progress(rows, desc="test", unit=" students"):
         student = load_student(folder / row["checkpoint"])
         found.setdefault(row["arm"], []).append(count_split(student, batches, targets))
     return {arm: torch.stack(counts) for arm, counts in found.items()}

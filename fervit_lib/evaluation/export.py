@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from fervit_lib import ranks
 from fervit_lib.encoders import images_to_tensor
 from fervit_lib.evaluation.efficiency import measure_onnx
 from fervit_lib.evaluation.predict import Predictor
+from fervit_lib.progress import progress
 from fervit_lib.runs import atomic_write
 from fervit_lib.training import is_image
 
@@ -48,6 +50,7 @@ def export_onnx(model: nn.Module, path: Path) -> Path:
     return write_onnx(model, torch.zeros(2, *model.input_shape), name, path)
 
 
+@ranks.once
 def write_onnx(model: nn.Module, example: Tensor, name: str, path: Path) -> Path:
     """Write any model of one input, which is called `name`, to one output, `logits`; the batch size is free."""
     device = next(model.parameters()).device
@@ -107,7 +110,7 @@ def export_run(predictor: Predictor, folder: Path, pictures: Sequence[Image.Imag
         whole = FromImages(predictor.encoder.network, predictor.model)
         parts["encoder + model"] = (whole, pictures_for_onnx(whole, pictures))
     rows = []
-    for what, (model, inputs) in parts.items():
+    for what, (model, inputs) in progress(parts.items(), desc="export", unit=" files"):
         path = export_onnx(model, folder / f"{what.replace(' + ', '-')}.onnx")
         difference = onnx_difference(path, model, inputs)
         row = {"what": what, "file": path.name, "mb": path.stat().st_size / 1e6, "difference": difference}

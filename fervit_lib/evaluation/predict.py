@@ -18,6 +18,7 @@ from fervit_lib.encoders import images_to_tensor, load_encoder
 from fervit_lib.files import check_pixels, naming
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import load_model
+from fervit_lib.progress import progress
 from fervit_lib.runs import Run, atomic_write
 from fervit_lib.runtime import display_path, get_device, resolve
 from fervit_lib.training import images_to_pixels, is_image
@@ -106,9 +107,13 @@ class Encoder:
     def __call__(self, images: Sequence[Image.Image], batch_size: int = 128) -> Tensor:
         """Pictures of any size → codes (N, 18, 512) float32 on the CPU."""
         device = next(self.network.parameters()).device
-        chunks = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
-        pixels = ([self.align(image) for image in chunk] for chunk in chunks)
-        return torch.cat([self.network(images_to_tensor(p, self.network.img_size).to(device)).cpu() for p in pixels])
+        codes = []
+        with progress(total=len(images), desc="encode", unit=" faces") as bar:
+            for first in range(0, len(images), batch_size):
+                chunk = [self.align(image) for image in images[first : first + batch_size]]
+                codes.append(self.network(images_to_tensor(chunk, self.network.img_size).to(device)).cpu())
+                bar.update(len(chunk))
+        return torch.cat(codes)
 
 
 def find_encoder(latents: Path, device: torch.device) -> Encoder:

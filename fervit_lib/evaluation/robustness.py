@@ -1,5 +1,6 @@
 """What is left of the accuracy when the test is made harder, fairer, or kinder: always on the same faces."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torchvision.transforms.v2 import functional as F
 from fervit_lib.datasets import FaceDataset, audit_faces, majority, vote_shares, votes_on
 from fervit_lib.evaluation.predict import Predictions, Predictor, predict_probs
 from fervit_lib.evaluation.significance import bootstrap_interval
+from fervit_lib.progress import progress
 
 CROP = 0.9  # side of a crop over the side of the face
 
@@ -109,11 +111,10 @@ def under_corruption(
 ) -> pd.DataFrame:
     """Accuracy of each run under each corruption: run, corruption, level (0: as they are), accuracy."""
     rows = [(name, "none", 0, (probs.argmax(1) == labels).mean()) for name, probs in _read_all(predictors, pictures)]
-    for corruption in CORRUPTIONS:
-        for level in (1, 2, 3):
-            harmed = corrupt(pictures, corruption, level, seed)
-            for name, probs in _read_all(predictors, harmed):
-                rows.append((name, corruption, level, (probs.argmax(1) == labels).mean()))
+    harms = list(itertools.product(CORRUPTIONS, (1, 2, 3)))
+    for corruption, level in progress(harms, desc="corrupt", unit=" ways"):
+        for name, probs in _read_all(predictors, corrupt(pictures, corruption, level, seed)):
+            rows.append((name, corruption, level, (probs.argmax(1) == labels).mean()))
     return pd.DataFrame(rows, columns=["run", "corruption", "level", "accuracy"])
 
 
@@ -124,7 +125,7 @@ def with_augmentation(
     plain, flipped = dict(_read_all(predictors, pictures)), dict(_read_all(predictors, mirrored(pictures)))
     over_pixels = {name: predictor for name, predictor in predictors.items() if predictor.encoder is None}
     crops: dict[str, np.ndarray] = {}
-    for crop in ten_crops(pictures) if over_pixels else []:
+    for crop in progress(ten_crops(pictures), desc="ten crops", unit=" crops") if over_pixels else []:
         for name, probs in _read_all(over_pixels, crop):
             crops[name] = crops.get(name, 0) + probs / 10
     rows = []
@@ -144,7 +145,7 @@ def seen_before(faces: Mapping[str, FaceDataset]) -> np.ndarray:
     Args:
         faces: train, val and test.
     """
-    found = audit_faces(dict(faces), progress=False).cross_split
+    found = audit_faces(dict(faces)).cross_split
     seen = np.zeros(len(faces["test"]), dtype=bool)
     seen[found.loc[found["split"] == "test", "index"].to_numpy(int)] = True
     return seen

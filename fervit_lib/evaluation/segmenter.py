@@ -10,8 +10,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from fervit_lib import ranks
 from fervit_lib.evaluation.efficiency import count_macs
 from fervit_lib.evaluation.export import TOLERANCE, difference_from_torch, write_onnx
+from fervit_lib.progress import progress
 
 
 def export_segmenter(model: nn.Module, path: Path, size: int) -> Path:
@@ -30,6 +32,7 @@ def segmenter_difference(path: Path, model: nn.Module, images: Tensor) -> float:
     return difference
 
 
+@ranks.once
 def measure_segmenters(
     models: Mapping[str, nn.Module], folder: Path, size: int, device: torch.device, repeats: int = 15
 ) -> pd.DataFrame:
@@ -58,7 +61,7 @@ def size_and_latency(
         ways[name, "torch"] = _torch_way(model.eval().to(device), images.to(device))
         ways[name, "ONNX Runtime"] = _onnx_way(path, images, device)
     seconds: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
-    for number in range(2 + repeats):
+    for number in progress(range(2 + repeats), desc="time", unit=" rounds"):
         for way, call in ways.items():
             started = time.perf_counter()
             call()

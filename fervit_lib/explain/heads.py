@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fervit_lib.explain.attention import evaluating
 from fervit_lib.models.attention import SIMILARITIES, attention_modules, capture_heads, head_similarity, scale_heads
+from fervit_lib.progress import progress
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class HeadStatistics:
 def head_statistics(model: nn.Module, inputs: Tensor, batch_size: int = 128) -> HeadStatistics:
     """Entropy, distance and pairwise similarity of all heads over `inputs` (n, …), a batch at a time."""
     sums: dict[str, Tensor | float] = {"entropy": 0.0, "distance": 0.0} | dict.fromkeys(SIMILARITIES, 0.0)
-    for batch in inputs.split(batch_size):
+    for batch in progress(inputs.split(batch_size), desc="heads", unit=" batches"):
         with evaluating(model), capture_heads(model) as captured:
             model(batch.to(_device(model)))
         maps = torch.stack([heads.attn for heads in captured])  # (depth, B, num_heads, N, N)
@@ -77,7 +78,7 @@ def pruning_curve(
     if sorted(order) != list(range(sum(num_heads))):
         raise ValueError(f"order: expected every head from 0 to {sum(num_heads) - 1} once, got {order}")
     scales, accuracies = torch.ones(sum(num_heads)), []
-    for removed in [None, *order]:
+    for removed in progress([None, *order], desc="prune", unit=" heads"):
         if removed is not None:
             scales[removed] = 0
         with evaluating(model), scale_heads(model, scales.split(num_heads)):

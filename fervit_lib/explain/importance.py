@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from fervit_lib.latents import BANDS
+from fervit_lib.progress import progress
 
 Predict = Callable[[Tensor], np.ndarray]  # codes (n, layers, dim) → probabilities (n, num_classes)
 
@@ -40,7 +41,7 @@ def leave_one_out(predict: Predict, codes: Tensor, labels: np.ndarray, fill: Ten
     """Accuracy without each layer: columns layer, band, accuracy, drop with its 95 % interval over faces (paired)."""
     before = predict(codes).argmax(1) == labels
     rows = []
-    for layer in range(codes.shape[1]):
+    for layer in progress(range(codes.shape[1]), desc="leave out", unit=" layers"):
         after = predict(replace_layers(codes, [layer], fill)).argmax(1) == labels
         rows.append({"layer": layer, "band": band_of(layer), "accuracy": after.mean(), **_drop(before, after)})
     return pd.DataFrame(rows)
@@ -56,7 +57,7 @@ def permutation_importance(
     generator = torch.Generator().manual_seed(seed)
     before = np.tile(predict(codes).argmax(1) == labels, repeats)
     rows = []
-    for layer in range(codes.shape[1]):
+    for layer in progress(range(codes.shape[1]), desc="permute", unit=" layers"):
         right = []
         for _ in range(repeats):
             changed = codes.clone()
@@ -85,7 +86,7 @@ def deletion_curve(
     rank = scores.argsort(dim=1, descending=True).argsort(dim=1).to(codes.device)  # 0 counts most
     faces, chosen = np.arange(len(codes)), predict(codes).argmax(1)
     curve = []
-    for step in range(codes.shape[1] + 1):
+    for step in progress(range(codes.shape[1] + 1), desc="put in" if insert else "take out", unit=" layers"):
         keep = rank < step if insert else rank >= step
         probs = predict(torch.where(keep[..., None], codes, fill.to(codes)))
         curve.append(probs[faces, chosen].mean())

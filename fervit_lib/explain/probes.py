@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fervit_lib.datasets import few_shot_mask
 from fervit_lib.explain.similarity import layer_features, pool
+from fervit_lib.progress import progress
 
 
 def pooled_features(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> dict[str, np.ndarray]:
@@ -48,7 +49,7 @@ def probe_layers(
     rows = []
     for number in shots:
         draws = [few_shot_mask(train_labels, number, seed + i) for i in range(repeats)]
-        for name, features in train.items():
+        for name, features in progress(train.items(), desc="probe", unit=" layers"):
             scores = []
             for chosen in draws:
                 reader = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300, tol=1e-3))

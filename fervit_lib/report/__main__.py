@@ -1,11 +1,14 @@
-"""`python -m fervit_lib.report page|index`: make a page of a notebook, or the index of an experiment."""
+"""`python -m fervit_lib.report page|index|run`: a page of a notebook, the index of an experiment, a step of one."""
 
 import argparse
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from fervit_lib.report.index import write_index
 from fervit_lib.report.page import write_page
+from fervit_lib.report.run import PAGE, describe_failure, run_notebook
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -16,11 +19,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     page.add_argument("page", type=Path)
     index = commands.add_parser("index", help="index.html of an experiment")
     index.add_argument("experiment_dir", type=Path)
+    run = commands.add_parser("run", help="execute a notebook into a folder, and make its page")
+    run.add_argument("notebook", type=Path)
+    run.add_argument("folder", type=Path)
+    run.add_argument("parameters", type=json.loads, help="as JSON")
     options = parser.parse_args(arguments)
     if options.command == "page":
         write_page(options.notebook, options.page)
-    else:
+    elif options.command == "index":
         write_index(options.experiment_dir)
+    elif not run_notebook(options.notebook, options.folder, options.parameters):
+        sys.exit(f"{options.folder} {describe_failure(options.folder)}\n  See {options.folder / PAGE}")
 
 
 if __name__ == "__main__":

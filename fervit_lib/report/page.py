@@ -21,6 +21,7 @@ FAILED_TAG = "failed-here"  # the style sheet shows the code of a cell tagged so
 PAPERMILL_TAG = "papermill-error-cell-tag"  # papermill's own remarks on a failure; ours replace them
 PROGRESS = re.compile(r"\s*([^\n]*:\s*)?\d+%\|[^\n]*\s*")  # a bar of tqdm, alone
 LIBRARY_WARNING = re.compile(r"^\S*site-packages\S*:\d+: \w*Warning: .*\n(?:  .*\n?)?", re.MULTILINE)
+FASTAI_REMARK = re.compile(r"Exception occured in `\w+` when calling event `\w+`:\s*")  # before the message itself
 MARKUP = re.compile(r"<style.*?</style>|<progress.*?</progress>|<[^>]*>", re.DOTALL)
 
 
@@ -73,18 +74,42 @@ class Failure:
 
     cell: NotebookNode
     number: int  # as Jupyter counts: the first code cell that ran is 1
+    notebook: str  # that was executed, where papermill says it
     message: str
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    """A notebook, executed or not.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the file is not a notebook.
+    """
+    with (
+        naming(path, "expected a Jupyter notebook, but it does not parse", "run it anew"),
+        warnings.catch_warnings(action="ignore"),  # cells without an id, which older notebooks have
+    ):
+        content = nbformat.read(path, as_version=4)
+        nbformat.validate(content)
+    return content
+
+
+def find_failure(path: Path) -> Failure | None:
+    """Where an executed notebook stopped; None if it ran to its end. Raises as `read_notebook`."""
+    return _find_failure(read_notebook(path))
 
 
 def _find_failure(notebook: NotebookNode) -> Failure | None:
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    source = notebook.metadata.get("papermill", {}).get("input_path", "this notebook")
     for position, cell in enumerate(code, 1):
         number = cell.execution_count or position
         errors = [output for output in cell.outputs if output.output_type == "error"]
         if errors and "raises-exception" not in cell.metadata.get("tags", []):
-            return Failure(cell, number, strip_ansi(f"{errors[0].ename}: {errors[0].evalue}"))
+            reason = FASTAI_REMARK.sub("", errors[0].evalue)
+            return Failure(cell, number, source, strip_ansi(f"{errors[0].ename}: {reason}"))
         if not errors and cell.metadata.get("papermill", {}).get("exception"):
-            return Failure(cell, number, "the kernel stopped without a message (was memory short?)")
+            return Failure(cell, number, source, "the kernel stopped without a message (was memory short?)")
     return None
 
 
@@ -124,12 +149,7 @@ def write_page(notebook: Path, page: Path, title: str | None = None) -> Path:
         FileNotFoundError: there is no such notebook.
         ValueError: the file is not a notebook.
     """
-    with (
-        naming(notebook, "expected a Jupyter notebook, but it does not parse", "run it anew"),
-        warnings.catch_warnings(action="ignore"),  # cells without an id, which older notebooks have
-    ):
-        content = nbformat.read(notebook, as_version=4)
-        nbformat.validate(content)
+    content = read_notebook(notebook)
     content.cells = [cell for cell in content.cells if PAPERMILL_TAG not in cell.metadata.get("tags", [])]
     if failure := _find_failure(content):
         _mark_failure(failure)

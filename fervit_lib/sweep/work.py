@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,11 @@ import pandas as pd
 import papermill
 from optuna.trial import TrialState
 
+from fervit_lib.progress import progress
 from fervit_lib.runs import Run
 from fervit_lib.runtime import PROJECT_ROOT, cpu_count
 from fervit_lib.sweep.config import TRAIN_NOTEBOOK, Sweep, read_sweep
-from fervit_lib.sweep.study import STORAGES, Claim, claim, fail, is_complete, open_study, trial_environment, variant_of
+from fervit_lib.sweep.study import STORAGES, Claim, claim, fail, num_ended, open_study, trial_environment, variant_of
 
 _QUIET = {"extra_arguments": ["--IPKernelApp.log_level=ERROR"]}  # or every kernel warns of how it is reached
 
@@ -120,7 +122,7 @@ def run_sweep(file: Path, reports: Path, *, workers: int = 1, storage: str | Non
         raise ValueError(f"storage: expected one of {', '.join(STORAGES)}, got {storage!r}")
     sweep = read_sweep(file)
     study = open_study(sweep, sweep_folder(reports, sweep), storage)
-    if is_complete(study, sweep):
+    if num_ended(study) >= sweep.num_trials:
         return
     options = ["--worker", "--reports", str(reports), "--seed", str(seed)]
     command = [sys.executable, "-m", "fervit_lib.sweep", str(file), *options]
@@ -128,6 +130,10 @@ def run_sweep(file: Path, reports: Path, *, workers: int = 1, storage: str | Non
     environment = {"OMP_NUM_THREADS": threads} | os.environ
     running = [subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment) for _ in range(workers)]
     try:
+        with progress(total=sweep.num_trials, initial=num_ended(study), desc="sweep", unit=" trials") as bar:
+            while any(process.poll() is None for process in running):
+                time.sleep(0.5)
+                bar.update(num_ended(study) - bar.n)
         codes = [process.wait() for process in running]
     except BaseException:
         for process in running:

@@ -1,6 +1,7 @@
 """What happens around a fit: curves, best weights, frozen parts kept still, averages, and a stop where sense ends."""
 
 import math
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,45 @@ from fastai.callback.tracker import TrackerCallback
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from fervit_lib import ranks
+from fervit_lib.files import naming_disk
+from fervit_lib.progress import progress
 from fervit_lib.runs import atomic_write
+
+
+class FitBar(Callback):
+    """One bar over a whole fit: samples a second, time left, and the losses and scores of the latest epoch.
+
+    fastai's has no rate, and breaks where a fit begins at a later epoch.
+    """
+
+    order = 60  # after the Recorder has this epoch's metrics
+
+    def __init__(self, what: str, unit: str) -> None:
+        self.what, self.unit, self.bar = what, unit, None
+
+    def before_train(self) -> None:
+        if self.bar is None:  # not before the fit: only now is it known where it goes on
+            searching, batches = hasattr(self.learn, "lr_finder"), len(self.dls.train)
+            total = self.lr_finder.num_it if searching else self.n_epoch * batches
+            size, what = self.dls.train.bs, "find lr" if searching else self.what
+            done = self.learn.first_epoch * batches * size
+            self.bar = progress(total=total * size, initial=done, desc=what, unit=self.unit)
+
+    def after_batch(self) -> None:
+        if self.training and self.bar is not None:
+            self.bar.update(len(self.xb[0]))
+
+    def after_epoch(self) -> None:
+        if self.bar is not None and not hasattr(self.learn, "lr_finder"):
+            names, values = self.recorder.metric_names[1:5], self.recorder.values[-1][:4]
+            said = [f"{name} {value:.3f}" for name, value in zip(names, values, strict=False) if name != "time"]
+            self.bar.set_postfix_str(f"epoch {self.epoch + 1} of {self.n_epoch}: {', '.join(said)}")
+
+    def after_fit(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
 
 
 class SaveBest(TrackerCallback):
@@ -69,17 +108,27 @@ class Curves(Callback):
         names = self.recorder.metric_names[1:-1]
         row = {"epoch": self.epoch} | dict(zip(names, map(float, self.recorder.values[-1]), strict=True))
         self.rows.append(row | {"seconds": time.perf_counter() - self.started})
-        with atomic_write(self.folder / "metrics.csv") as temporary:
-            pd.DataFrame(self.rows).to_csv(temporary, index=False)
+        self._write_table()
 
     def after_fit(self) -> None:
         if self.run and self.rows:
-            with SummaryWriter(str(self.folder / "tensorboard")) as writer:
-                for row in self.rows:
-                    for name, value in row.items():
-                        if name not in ("epoch", "seconds"):
-                            writer.add_scalar(name, value, int(row["epoch"]))
+            self._write_tensorboard()
         self.run = True
+
+    @ranks.once
+    def _write_table(self) -> None:
+        with atomic_write(self.folder / "metrics.csv") as temporary:
+            pd.DataFrame(self.rows).to_csv(temporary, index=False)
+
+    @ranks.once
+    def _write_tensorboard(self) -> None:
+        folder = self.folder / "tensorboard"
+        shutil.rmtree(folder, ignore_errors=True)  # of a run before this one, or half written
+        with naming_disk(folder), SummaryWriter(str(folder)) as writer:
+            for row in self.rows:
+                for name, value in row.items():
+                    if name not in ("epoch", "seconds"):
+                        writer.add_scalar(name, value, int(row["epoch"]))
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}

@@ -6,34 +6,58 @@ epoch that was over, and ends with the weights of one that was never killed, on 
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback, CancelEpochException
+from fastai.callback.core import Callback, CancelEpochException, CancelFitException
+from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
+from fastcore.basics import noop
 from torch import Tensor
 
+from fervit_lib import ranks
 from fervit_lib.runs import load_checkpoint, save_checkpoint
+from fervit_lib.training.callbacks import FitBar
 
 
 class ResumableLearner(Learner):
-    """A Learner that can begin a fit at a later epoch. (fastai's `start_epoch` walks through the skipped epochs and
-    calls every callback at their ends.)
+    """A Learner that can begin a fit at a later epoch, and that can be used again after a fit that was interrupted.
+
+    (fastai's `start_epoch` walks through the skipped epochs and calls every callback at their ends; and what its
+    callbacks changed for a fit stays changed where that ends by an interrupt or an error.)
+
+    Args:
+        what, unit: of the bar, see `progress`.
     """
 
     first_epoch = 0
 
+    def __init__(self, *arguments: Any, what: str = "train", unit: str = " faces", **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.remove_cb(ProgressCallback)
+        self.add_cb(FitBar(what, unit))
+        self.logger = noop  # the bar shows what would be printed
+
     def _do_fit(self) -> None:
-        for epoch in range(self.first_epoch, self.n_epoch):
-            self.epoch = epoch
-            self._with_events(self._do_epoch, "epoch", CancelEpochException)
+        try:
+            for epoch in range(self.first_epoch, self.n_epoch):
+                self.epoch = epoch
+                self._with_events(self._do_epoch, "epoch", CancelEpochException)
+        except CancelFitException:
+            raise  # an end like any other
+        except BaseException:
+            self("after_cancel_fit")
+            self("after_fit")
+            self._end_cleanup()
+            raise
 
 
 class KeepLast(Callback):
-    """Write the state of the fit after every epoch, and take it up again at the beginning of one.
+    """Write the state of the fit before the first epoch and after every one, and take it up again at the beginning.
 
     Args:
         path: of `last.safetensors`.
@@ -49,14 +73,21 @@ class KeepLast(Callback):
     def before_fit(self) -> None:
         self.run = not hasattr(self.learn, "lr_finder")
         self.learn.first_epoch = 0
-        if self.run and (state := read_state(self.path, self.fit)):
+        if not self.run:
+            return
+        if state := read_state(self.path, self.fit):
             self._restore(*state)
+        else:
+            self._keep(epoch=-1)  # else what an interrupt within the first epoch left would be trained on
 
     def after_fit(self) -> None:
         self.run = True
         self.learn.first_epoch = 0
 
     def after_epoch(self) -> None:
+        self._keep(self.epoch)
+
+    def _keep(self, epoch: int) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         index = {id(p): i for i, p in enumerate(self.model.parameters())}
         for parameter, moments in self.opt.opt.state.items():
@@ -73,7 +104,7 @@ class KeepLast(Callback):
             "kind": "training state",
             "fit": self.fit,
             "peak": self.peak,
-            "epoch": self.epoch,
+            "epoch": epoch,
             "callbacks": counts,
             "smooth_loss": [float(smooth.val), smooth.count],
         }
@@ -103,6 +134,7 @@ class KeepLast(Callback):
         _set_random_state(part("random."))
 
 
+@ranks.once  # whether there is one: all processes go the same way
 def read_state(path: Path, fit: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """The state at `path` if it is of the same `fit`; None if there is none, or what was fitted has changed since.
 
@@ -113,6 +145,16 @@ def read_state(path: Path, fit: Mapping[str, Any]) -> tuple[dict[str, Tensor], d
         return None
     tensors, metadata = load_checkpoint(path)
     return (tensors, metadata) if metadata.get("fit") == dict(fit) else None
+
+
+@contextmanager
+def randomness_kept() -> Iterator[None]:
+    """Leave the random states as they were: what comes after draws the same, however much was drawn within."""
+    state = _random_state()
+    try:
+        yield
+    finally:
+        _set_random_state(state)
 
 
 def _random_state() -> dict[str, Tensor]:

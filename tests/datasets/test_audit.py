@@ -30,7 +30,7 @@ def audited(tmp_path: Path):
     broken = train / "happy" / "broken.png"
     broken.write_bytes((train / "happy" / "0.png").read_bytes()[:300])
     sets = {split: load_faces(tmp_path, split) for split in ("train", "val", "test")}
-    return sets, audit_faces(sets, progress=False)
+    return sets, audit_faces(sets)
 
 
 def groups(table) -> set[frozenset[str]]:
@@ -80,7 +80,7 @@ def test_near_pairs_across_blocks_and_flat_pictures() -> None:
 def test_wrong_arguments() -> None:
     faces = FaceDataset(("a", "b"), np.array([0]), ("x",), Path("x"), pixels=np.zeros((1, 48, 48), np.uint8))
     with pytest.raises(ValueError, match=r"near_threshold: expected a similarity in \(0, 1\], got 2"):
-        audit_faces({"train": faces}, near_threshold=2, progress=False)
+        audit_faces({"train": faces}, near_threshold=2)
     other = FaceDataset(("a", "c"), faces.labels, faces.paths, faces.source, pixels=faces.pixels)
     with pytest.raises(ValueError, match="expected sets of the same classes"):
-        audit_faces({"train": faces, "test": other}, progress=False)
+        audit_faces({"train": faces, "test": other})

@@ -25,6 +25,7 @@ from wandb.sdk.sweeps.scheduler.optuna import search_space_from_sweep_config
 
 from fervit_lib import models, training
 from fervit_lib.figures import sweep as sweep_figures
+from fervit_lib.latents import complete_store
 from fervit_lib.runs import Run, write_json
 from fervit_lib.runtime import PROJECT_ROOT, seed_everything
 from fervit_lib.sweep import (
@@ -41,7 +42,7 @@ from fervit_lib.sweep import study as study_module
 from fervit_lib.sweep.__main__ import main
 from fervit_lib.sweep.callback import ReportTrial
 from fervit_lib.sweep.config import METRICS
-from fervit_lib.sweep.study import MAX_STARTS, claim, is_complete, live_trial, propose
+from fervit_lib.sweep.study import MAX_STARTS, claim, live_trial, num_ended, propose
 from fervit_lib.sweep.wandb_agent import for_wandb
 from fervit_lib.sweep.work import work
 
@@ -247,7 +248,7 @@ class TestWorkers:
 
         assert end(*[start_worker(source, tmp_path, train) for _ in range(2)]) == [0, 0]
         study = study_of(tmp_path, source)
-        assert is_complete(study, parse_sweep(source))
+        assert num_ended(study) == parse_sweep(source).num_trials
         assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 8
         assert {(trial.params["lr"], trial.params["depth"]) for trial in study.trials} == {
             (lr, depth) for lr in (0.1, 0.2, 0.3, 0.4) for depth in (1, 2)
@@ -320,7 +321,7 @@ class TestWorkers:
         sweep = parse_sweep(content(run_cap=1))
         study = open_study(sweep, tmp_path)
         claimed = claim(study, sweep, tmp_path)
-        take = study_module._try_lock
+        take = study_module.try_lock
 
         def ended_in_between(path: Path) -> Any:
             study_of_its_worker, _ = load_study(tmp_path)
@@ -328,7 +329,7 @@ class TestWorkers:
             claimed.lock.close()
             return take(path)
 
-        monkeypatch.setattr(study_module, "_try_lock", ended_in_between)
+        monkeypatch.setattr(study_module, "try_lock", ended_in_between)
         assert claim(study, sweep, tmp_path) is None
         assert study.trials[0].value == 0.5
 
@@ -404,9 +405,10 @@ class TestResults:
         encoded = Run(tmp_path / "reports", "demo", "encode", "autoencoder")
         used = {"dataset": "toy", "toy_faces": 140, "epochs": 15, "experiment": "demo", "data_dir": str(tmp_path)}
         write_json(encoded.folder / "config.json", {"parameters": used})
-        encoded.write_result(latents=str(tmp_path / "codes/toy/a"))
+        about = {"classes": ("a", "b"), "encoder": "autoencoder", "faces": tmp_path, "synthetic": True}
+        complete_store(tmp_path / "codes/toy/a", {"train": 1}, made_by={"run": str(encoded.folder)}, **about)
         study, _ = load_study(tmp_path / "reports" / "tiny" / "sweep")
-        file = write_winner(tmp_path / "winner.yaml", study, sweep, tmp_path / "reports")
+        file = write_winner(tmp_path / "winner.yaml", study, sweep)
         written = yaml.safe_load(file.read_text())
         assert written["encode"] == {"toy_faces": 140} and written["data_dir"] == str(tmp_path)
         assert written["train"] == {"seed": [0, 1, 2]} | study.best_trial.params
