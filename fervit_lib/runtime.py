@@ -75,7 +75,8 @@ def describe_device(device: torch.device) -> str:
     """One line for reports, e.g. `cuda (NVIDIA H200)` or `cpu (2 threads, bf16)`."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"{device.type} ({torch.get_num_threads()} threads{', fast bf16' if fast_bf16(device) else ''})"
+    threads = torch.get_num_threads()
+    return f"{device.type} ({threads} thread{'s'[: threads != 1]}{', fast bf16' if fast_bf16(device) else ''})"
 
 
 def reset_peak_memory(device: torch.device) -> None:
