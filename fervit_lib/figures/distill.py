@@ -17,7 +17,7 @@ _SHOWN = {
 
 
 def table_of_arms(table: pd.DataFrame) -> Styler:
-    """A row an arm, each score with its 95 % interval; `table` as `distillation.interval_table`."""
+    """A row an arm, each score with its 95% interval; `table` as `distillation.interval_table`."""
     require_columns("table", table, ["arm", "seeds", *_SHOWN])
     shown = pd.DataFrame({"trained with": table["arm"].str.replace("_", " "), "seeds": table["seeds"]})
     for name, label in _SHOWN.items():
@@ -41,12 +41,12 @@ def table_of_sizes(sizes: pd.DataFrame) -> Styler:
 
 
 def plot_differences(pairs: pd.DataFrame, seeds: int, images: int) -> go.Figure:
-    """What each term buys: differences in foreground IoU with their 95 % intervals; `pairs` as `interval_table`."""
+    """What each term buys: differences in foreground IoU with their 95% intervals; `pairs` as `interval_table`."""
     require_columns("pairs", pairs, ["what", "difference", "low", "high"])
     pairs = pairs.iloc[::-1]
     figure = new_figure(
         "What each term buys, in foreground IoU",
-        f"95 % intervals over {seeds} seed{'s'[: seeds != 1]} and {images} test images; one that holds 0 shows nothing",
+        f"95% intervals over {seeds} seed{'s'[: seeds != 1]} and {images} test images; one that holds 0 shows nothing",
         height=170 + 40 * len(pairs),
         xaxis={"title": "difference, points", "ticksuffix": ""},
     )
