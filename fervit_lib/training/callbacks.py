@@ -43,7 +43,7 @@ class FitBar(Callback):
 
     def after_batch(self) -> None:
         if self.training and self.bar is not None:
-            self.bar.update(len(self.xb[0]))
+            self.bar.update(len(self.yb[0]))  # not xb, of which a process may have a part
 
     def after_epoch(self) -> None:
         if self.bar is not None and not hasattr(self.learn, "lr_finder"):
