@@ -89,8 +89,8 @@ def variants(step):
 if not config:
     raise SystemExit("no configuration: run `snakemake --configfile configs/demo.yaml --cores all`")
 for key in config:
-    if key not in {*NOTEBOOKS, "experiment", "reports", "data_dir"}:
-        refuse(f"unknown key {key!r}; {near(key, {*NOTEBOOKS, 'experiment', 'reports', 'data_dir'})}")
+    if key not in (known := {*NOTEBOOKS, "experiment", "question", "reports", "data_dir"}):
+        refuse(f"unknown key {key!r}; {near(key, known)}")
 if not isinstance(config.get("experiment"), str):
     refuse("expected `experiment: <name>`, which names the folder under reports/")
 
@@ -113,7 +113,7 @@ shell.prefix(
 )
 
 # The executed notebook and its page are logs, which Snakemake keeps of a failed step, and not outputs, which it removes.
-RUN_NOTEBOOK = f"{sys.executable} -m fervit_lib.report run {{input.notebook}} $(dirname {{log.notebook:q}}) {{params.json:q}}"
+RUN_NOTEBOOK = f"{sys.executable} -m fervit_lib.report run {{input.notebook}} \"$(dirname {{log.notebook:q}})\" {{params.json:q}}"
 
 
 def parameters_of(step, variant, **more):
@@ -140,9 +140,12 @@ onerror:
 
     runs = [(step, variant) for step in NOTEBOOKS for variant in VARIANTS[step]]
     told = report.describe_failures(Path(EXPERIMENT), runs, STARTED)
-    Path(f".snakemake/{Path(workflow.configfiles[0]).name}.failed").write_text(told + "\n")
-    if Path(EXPERIMENT).is_dir():
-        report.write_index(Path(EXPERIMENT))
+    for file in map(Path, workflow.configfiles[:1]):
+        Path(f".snakemake/{file.name}.failed").write_text(f"{told}\n" if told else "")
+        if Path(EXPERIMENT).is_dir():
+            report.write_index(Path(EXPERIMENT), file)
+
+
 # What a step asks for. On one machine --cores is the limit (a step that wants more gets so many) and --resources gpu=2
 # mem_mb=64000, where given; an executor hands the same numbers to its scheduler. --set-threads and --set-resources change
 # them. A training that meets its time limit goes on after its last whole epoch when it is called again.
@@ -162,12 +165,13 @@ rule index:
         f"report: {EXPERIMENT}/index.html"
     input:
         [results(step) for step in NOTEBOOKS],
+        config=workflow.configfiles[:1],
     output:
         f"{EXPERIMENT}/index.html",
     params:
         folder=EXPERIMENT,
     shell:
-        f"{sys.executable} -m fervit_lib.report index {{params.folder:q}}"
+        f"{sys.executable} -m fervit_lib.report index {{params.folder:q}} --config {{input.config:q}}"
 
 
 rule encode:

@@ -158,9 +158,13 @@ class Run:
 
     def write_result(self, **figures: Any) -> None:
         """Write `result.json`: figures of merit and paths for the next notebook. Its presence says: run complete."""
-        write_json(self.folder / "result.json", figures)
+        write_json(self.folder / "result.json", {**figures, "ended": _now()})
         if self.lock:
             self.lock.close()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _git(*arguments: str) -> str | None:
@@ -228,7 +232,7 @@ def start_run(
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "versions": {"python": platform.python_version(), **versions},
         "device": device,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": _now(),
     }
     write_json(folder / "config.json", config)
     return run

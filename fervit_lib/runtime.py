@@ -88,7 +88,8 @@ def describe_device(device: torch.device) -> str:
     many = f"{ranks.count()} x " if ranks.count() > 1 else ""
     if device.type == "cuda":
         return f"{many}cuda ({torch.cuda.get_device_name(device)})"
-    return f"{many}{device.type} ({torch.get_num_threads()} threads{', fast bf16' if fast_bf16(device) else ''})"
+    threads = torch.get_num_threads()
+    return f"{many}{device.type} ({threads} thread{'s'[: threads != 1]}{', fast bf16' if fast_bf16(device) else ''})"
 
 
 def reset_peak_memory(device: torch.device) -> None:

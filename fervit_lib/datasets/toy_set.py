@@ -18,7 +18,7 @@ from fervit_lib.progress import progress
 
 VERSION = 2  # of the drawing: a set drawn otherwise is drawn anew
 MARKER = "SYNTHETIC.json"
-# The splits of ten successive faces of one class: 70/10/20 %, and each split is there from the fourth face on.
+# The splits of ten successive faces of one class: 70/10/20%, and each split is there from the fourth face on.
 _SPLITS = ("train", "test", "train", "val", "train", "train", "test", "train", "train", "train")
 
 
@@ -34,7 +34,7 @@ def _read_marker(folder: Path, generator: str) -> dict | None:
 def draw_toy_faces(folder: Path | str, num_faces: int = 3000, size: int = 64, seed: int = 0) -> Path:
     """Draw a data set of toy faces into `folder`, laid out as `{train,val,test}/{emotion}/*.png`, and return `folder`.
 
-    70/10/20 % of each class go to train/val/test; classes differ by at most one face. The same arguments give the same
+    70/10/20% of each class go to train/val/test; classes differ by at most one face. The same arguments give the same
     files bit for bit, whatever was drawn before, and a larger `num_faces` only adds faces. `SYNTHETIC.json` beside the
     splits says how they were drawn: a folder drawn with the same values is left as it is, one with others is redrawn.
 

@@ -139,7 +139,7 @@ def count_runs(
 def interval_table(
     counts: Mapping[str, Tensor], *, resamples: int = 1000, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """95 % bootstrap intervals, over seeds and test images drawn anew together, the same for every arm.
+    """95% bootstrap intervals, over seeds and test images drawn anew together, the same for every arm.
 
     Args:
         counts: {arm: (seeds, N, 8)} of the same seeds and images.

@@ -248,7 +248,7 @@ def _fit_best(learn: Learner, folder: Path, epochs: int, lr: float, settings: Ma
 
 
 def accuracy_table(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """{kind: (seeds, 2, N) as `read_rightly` gives it} → a row a kind, with a 95 % interval over the faces.
+    """{kind: (seeds, 2, N) as `read_rightly` gives it} → a row a kind, with a 95% interval over the faces.
 
     `accuracy`, `low` and `high` are of the face alone, `mirrored` of the face together with its mirror image.
     """

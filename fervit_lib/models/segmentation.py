@@ -57,9 +57,9 @@ def build_segmenter(encoder: str = STUDENT_ENCODER, decoder: str = "full", weigh
         raise ValueError(
             f"weights: no {weights} weights for {encoder} ({error}); connect to the network, or say none"
         ) from error
-    for parent in [m for m in model.modules() if any(isinstance(child, Swish) for child in m.children())]:
-        for name, child in parent.named_children():
-            if isinstance(child, Swish):  # the same function in two passes over memory, and three in training
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Swish):  # the same function, in more passes over memory than torch's
                 setattr(parent, name, nn.SiLU(inplace=True))
     return model.to(memory_format=torch.channels_last)
 

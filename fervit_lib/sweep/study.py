@@ -22,7 +22,7 @@ from fervit_lib.sweep.config import Distribution, Sweep, parse_sweep
 
 STORAGES = ("sqlite", "journal")
 VARIABLE = "FERVIT_TRIAL"  # of the environment: which trial a process trains
-MAX_STARTS = 3  # of a trial: one that takes its worker down each time would never end otherwise
+MAX_STARTS = 3  # of a trial without an epoch more: one that takes its worker down each time would never end otherwise
 
 
 def trial_environment(folder: Path, number: int) -> dict[str, str]:
@@ -156,13 +156,15 @@ def num_ended(study: optuna.Study) -> int:
 
 
 def _take_up(study: optuna.Study, sweep: Sweep, left: FrozenTrial, lock: IO[str]) -> Claim | None:
-    starts = left.user_attrs.get("starts", 0) + 1
+    epochs = len(left.intermediate_values)
+    starts = 1 + (left.user_attrs.get("starts", 0) if epochs == left.user_attrs.get("epochs", 0) else 0)
     if starts > MAX_STARTS:
         fail(study, left.number, f"its worker ended {MAX_STARTS} times while it ran (was memory short?)")
         lock.close()
         return None
     trial = live_trial(study, left.number)
     trial.set_user_attr("starts", starts)
+    trial.set_user_attr("epochs", epochs)
     return Claim(trial, propose(study, sweep, trial), lock)
 
 

@@ -1,14 +1,15 @@
 """A real SLURM on this machine for as long as something is tried on it: two nodes, a GPU each on paper, no root needed.
 
 `python tests/cluster/slurm.py <command> …` runs one command in it. Everything lives in one new folder and in processes
-that are children of this one or name that folder in their environment; both are gone at the end. The nodes
-say more processors and memory than there may be: SLURM counts them and binds nothing.
+that are children of this one, or have that folder in their PATH or a file of it open; both are gone at the end. The
+nodes say more processors and memory than there may be: SLURM counts them and binds nothing.
 """
 
 import contextlib
 import getpass
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -90,17 +91,20 @@ def running_slurm() -> Iterator[Slurm]:
     environment = os.environ | {"PATH": f"{folder}:{PATH}", "SLURM_CONF": str(folder / "slurm.conf")}
     slurm = Slurm(folder, environment)
     daemons: list[subprocess.Popen[bytes]] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as any other end, it goes through what follows
     try:
         _write_configuration(folder)
         for command in _commands(folder):
             with (folder / f"daemon{len(daemons)}.out").open("wb") as log:
-                command = ["setpriv", "--pdeathsig=TERM", *command]  # it ends with this process, however that ends
+                # Ctrl-C is for this process, which then needs them to cancel jobs; they end with it, however it ends.
+                command = ["setsid", "setpriv", "--pdeathsig=TERM", *command]
                 daemons.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
         _wait_for_nodes(slurm, daemons)
         yield slurm
     finally:
         _stop(slurm, daemons)
         shutil.rmtree(folder)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _write_configuration(folder: Path) -> None:
@@ -158,10 +162,11 @@ def _stop(slurm: Slurm, daemons: "list[subprocess.Popen[bytes]]") -> None:
         except subprocess.TimeoutExpired:
             daemon.kill()
             daemon.wait()
-    # A job's shepherd is nobody's child, and outlives its node.
+    # A job is nobody's child and outlives its node; so does a Snakemake that still waits for it.
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.environ().get("SLURM_CONF") == slurm.environment["SLURM_CONF"]:
+            from_here = process.environ().get("PATH", "").startswith(f"{slurm.folder}:")
+            if from_here or any(Path(file.path).parent == slurm.folder for file in process.open_files()):
                 process.kill()
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -122,7 +123,8 @@ def finish(step: Step, folder: Path, log: Path) -> float:
 
 
 def disturb(step: Step, folder: Path, log: Path, delays: Iterator[float], draw: random.Random) -> Counter:
-    """Run a step, and kill one of its processes after each of `delays` (seconds) while there are any.
+    """Run a step, and kill one of its processes after each of `delays` (seconds) while there are any, every other time
+    as it writes.
 
     Returns:
         How many kills there were, and how many of them within a write.
@@ -133,11 +135,13 @@ def disturb(step: Step, folder: Path, log: Path, delays: Iterator[float], draw: 
         while running:
             ended = wait([process.sentinel for process in running], next(delays, None))
             if not ended:
+                if seen["kills"] % 2:
+                    await_a_write(folder)
                 victim = draw.choice(running)
                 victim.kill()
                 victim.join()
                 if victim.exitcode == -signal.SIGKILL:  # else it had just ended
-                    seen += Counter(kills=1, writes=any(".tmp/" in name for name in files_of(folder)))
+                    seen += Counter(kills=1, writes=is_writing(folder))
                     check_whole(folder)
                     running[running.index(victim)] = fork(log, step.work, folder)
             for process in [process for process in running if process.exitcode is not None]:
@@ -148,6 +152,17 @@ def disturb(step: Step, folder: Path, log: Path, delays: Iterator[float], draw: 
         for process in running:
             process.kill()
     return seen
+
+
+def await_a_write(folder: Path, seconds: float = 2.0) -> None:
+    """Wait until something is being written, which takes so short that a random kill seldom falls into it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not is_writing(folder):
+        time.sleep(0.0005)
+
+
+def is_writing(folder: Path) -> bool:
+    return any(".tmp/" in name or ".drawing/" in name for name in files_of(folder))
 
 
 def files_of(folder: Path) -> dict[str, Path]:
@@ -238,7 +253,7 @@ def soak(root: Path, kills: int, seed: int, steps: list[Step]) -> None:
         now.rename(whole)  # so that the killed run has the same paths
         rounds, seen = 0, Counter()
         while seen["kills"] < left:
-            delays = iter([draw.uniform(0, seconds) for _ in range(left - seen["kills"])])
+            delays = iter([draw.uniform(0, 0.7 * seconds) for _ in range(left - seen["kills"])])
             seen += disturb(step, now, log, delays, draw)
             check_same(step, whole, now)
             shutil.rmtree(now)
@@ -250,7 +265,11 @@ def soak(root: Path, kills: int, seed: int, steps: list[Step]) -> None:
             flush=True,
         )
         total += seen
-    print(f"{total['kills']} kills, nothing lost, torn or left over: {time.perf_counter() - began:.0f} s, seed {seed}")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(
+        f"{total['kills']} kills, {total['writes']} within a write: nothing lost, torn or left over. "
+        f"{time.perf_counter() - began:.0f} s, {used.ru_utime + used.ru_stime:.0f} s of them on a core; seed {seed}"
+    )
 
 
 if __name__ == "__main__":

@@ -270,6 +270,21 @@ class TestWorkers:
         assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
         assert "its worker ended 3 times" in study.trials[0].user_attrs["reason"]
 
+    def test_a_trial_that_comes_further_each_time_is_not_given_up(self, tmp_path: Path) -> None:
+        source = content(method="grid", parameters={"depth": {"values": [1]}}, run_cap=None)
+
+        def train(_: dict) -> float:
+            study = study_of(tmp_path, source)
+            epoch = len(study.trials[0].intermediate_values) + 1
+            live_trial(study, 0).report(0.5, epoch)
+            if epoch <= MAX_STARTS + 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return 1.0
+
+        codes = [end(start_worker(source, tmp_path, train)) for _ in range(MAX_STARTS + 2)]
+        assert codes == [[-signal.SIGKILL]] * (MAX_STARTS + 1) + [[0]]
+        assert [trial.state for trial in study_of(tmp_path, source).trials] == [TrialState.COMPLETE]
+
     def test_a_trial_that_fails_is_recorded_and_the_sweep_goes_on(self, tmp_path: Path) -> None:
         sweep = parse_sweep(content(run_cap=8))
 
