@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from launched import ACCELERATE, TORCHRUN, launch
 
+from fervit_lib.datasets import draw_toy_people
 from fervit_lib.report.__main__ import main as report_main
 from fervit_lib.runtime import PROJECT_ROOT
 
@@ -83,3 +84,14 @@ def test_03_distill_is_one_run_of_several_processes(tmp_path: Path) -> None:
     )
     assert [arm["arm"] for arm in one["arms"]] == [arm["arm"] for arm in two["arms"]]
     assert [fit["best_epoch"] for fit in one["fits"]] == [fit["best_epoch"] for fit in two["fits"]]
+
+
+def test_what_one_process_cannot_read_ends_all_and_is_told(tmp_path: Path) -> None:
+    people = draw_toy_people(tmp_path / "people", 20, 64)
+    broken = people / "train" / "images" / "000005.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    done = run_together("03_distill.ipynb", tmp_path / "run", PEOPLE | STAND_INS | MODELS | {"people": str(people)})
+    assert done.returncode != 0
+    assert "000005.png: cannot be read as an image" in (tmp_path / "run" / "log.txt").read_text()
+    assert (tmp_path / "run" / "notebook.html").is_file()
+    assert not list(tmp_path.rglob("result.json"))
