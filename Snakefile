@@ -143,6 +143,8 @@ onerror:
     Path(f".snakemake/{Path(workflow.configfiles[0]).name}.failed").write_text(told + "\n")
     if Path(EXPERIMENT).is_dir():
         report.write_index(Path(EXPERIMENT))
+
+
 # What a step asks for. On one machine --cores is the limit (a step that wants more gets so many) and --resources gpu=2
 # mem_mb=64000, where given; an executor hands the same numbers to its scheduler. --set-threads and --set-resources change
 # them. A training that meets its time limit goes on after its last whole epoch when it is called again.
