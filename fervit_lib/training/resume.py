@@ -75,7 +75,9 @@ class KeepLast(Callback):
         self.learn.first_epoch = 0
         if not self.run:
             return
-        if state := read_state(self.path, self.fit):
+        state = read_state(self.path, self.fit)
+        ranks.wait()
+        if state:
             self._restore(*state)
         else:
             self._keep(epoch=-1)  # else what an interrupt within the first epoch left would be trained on
