@@ -1,10 +1,12 @@
-"""Files that somebody else made: they may be damaged, and must not fill the memory or lead elsewhere."""
+"""Files as they may be: damaged, made to fill the memory or to lead elsewhere, and on a disk that is full."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
+from safetensors import SafetensorError
 
 from fervit_lib.runtime import display_path
 
@@ -24,6 +26,23 @@ def naming(path: Path, trouble: str, remedy: str) -> Iterator[None]:
         if own or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise ValueError(f"{display_path(path)}: {trouble} ({reason_of(error)}); {remedy}") from error
+
+
+@contextmanager
+def naming_disk(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write `path` into an OSError that says what to do: full, read-only, not allowed."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # this project's own, which says it already
+            raise
+        there = next(folder for folder in path.absolute().parents if folder.exists())
+        free = shutil.disk_usage(there).free / 1e6
+        raise OSError(
+            f"{display_path(path)}: could not be written ({reason_of(error)}); {free:,.0f} MB are free there. What was "
+            f"whole stays: make room, or let it be written to, or name another folder, and run the same again: it goes "
+            f"on there"
+        ) from error
 
 
 def reason_of(error: BaseException, limit: int = 300) -> str:

@@ -7,7 +7,6 @@ each and `store.json`, which is written last: it says what is in the store and t
 import fcntl
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,8 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fervit_lib.files import naming
-from fervit_lib.runs import atomic_write, read_json, write_json
+from fervit_lib import ranks
+from fervit_lib.files import naming, naming_disk
+from fervit_lib.runs import atomic_write, read_json, remove_torn, write_json
 from fervit_lib.runtime import display_path, resolve
 
 NUM_LAYERS = 18  # styles of a 1024×1024 StyleGAN2
@@ -67,8 +67,10 @@ def claim_shards(folder: Path, split: str, indices: Sequence[int]) -> Iterator[i
     First those that nobody holds, then the others, each when it is let go: it may be made by then, or not. The system
     lets go what a killed process held. What it left half written is removed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".{split}.lock").open("ab") as file:
+    with naming_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / f".{split}.lock").open("ab")
+    with file:
         held_elsewhere: list[int] = []
         for wait, to_do in ((False, indices), (True, held_elsewhere)):
             for index in to_do:
@@ -78,8 +80,6 @@ def claim_shards(folder: Path, split: str, indices: Sequence[int]) -> Iterator[i
                     held_elsewhere.append(index)
                     continue
                 try:
-                    for torn in folder.glob(f".{shard_path(folder, split, index).name}.*.tmp"):
-                        torn.unlink(missing_ok=True)
                     yield index
                 finally:
                     fcntl.lockf(file, fcntl.LOCK_UN, 1, index)
@@ -105,17 +105,11 @@ def write_shard(path: Path, codes: Tensor, labels: np.ndarray, paths: Sequence[s
     tensors = {"codes": half, "labels": torch.as_tensor(labels, dtype=torch.int64)}
     # One entry: safetensors writes several in any order, and the same codes shall be the same bytes.
     metadata = {"shard": json.dumps({"fingerprint": fingerprint, "paths": list(paths)})}
-    try:
-        with atomic_write(path) as temporary:
-            save_file(tensors, temporary, metadata)
-    except (OSError, SafetensorError) as error:
-        free = shutil.disk_usage(path.parent).free / 1e6 if path.parent.exists() else 0
-        raise OSError(
-            f"{path}: could not be written ({error}); {free:,.0f} MB are free there, a shard takes "
-            f"{half.nbytes / 1e6:,.0f}. Whole shards stay: make room and run 01_encode again, it goes on there"
-        ) from error
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata)
 
 
+@ranks.once
 def complete_store(
     folder: Path,
     num_codes: dict[str, int],
@@ -131,12 +125,12 @@ def complete_store(
     Args:
         faces: where `datasets.load_faces` finds the faces again.
         made_by: checkpoint, sha256 (of the checkpoint) and landmarks, with which more faces can be encoded the same
-            way; None: not known.
+            way, and the folder of the run that did it; None: not known.
     """
     for split, n in num_codes.items():
         keep = {shard_path(folder, split, i) for i in range(-(-n // SHARD_SIZE))}
         for path in set(folder.glob(f"{split}-[0-9]*.safetensors")) - keep:
-            path.unlink()  # left by an earlier run on more images
+            path.unlink(missing_ok=True)  # left by an earlier run on more images
     content = {
         "encoder": encoder,
         "classes": list(classes),
@@ -146,6 +140,7 @@ def complete_store(
         "made_by": dict(made_by or {}),
     }
     write_json(folder / "store.json", content)
+    remove_torn(folder)
     return folder / "store.json"
 
 

@@ -8,6 +8,7 @@ Earlier tools of this research wrote such folders.
 
 import argparse
 import hashlib
+import io
 import pickle
 from collections.abc import Sequence
 from pathlib import Path, PosixPath, PurePath, WindowsPath
@@ -89,8 +90,9 @@ def export_pt_folder(folder: Path, target: Path) -> dict[str, int]:
         (target / split).mkdir(parents=True, exist_ok=True)
         for i, path in enumerate(progress(store.paths, desc=f"export {split}", unit=" files")):
             content = {"latent": store.codes[i].float(), "label": int(store.labels[i]), "img_path": path}
+            torch.save(content, buffer := io.BytesIO())  # torch has no words of its own for a full disk
             with atomic_write(target / split / f"{i:06d}.pt") as temporary:
-                torch.save(content, temporary)
+                temporary.write_bytes(buffer.getbuffer())
     return {split: len(store) for split, store in stores.items()}
 
 

@@ -5,6 +5,7 @@ A face in two splits leaks the answer into the test; one face with two labels ca
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from fervit_lib.datasets.faces import FaceDataset
 from fervit_lib.progress import progress
+from fervit_lib.reading import Readers
 
 THUMBNAIL = 16  # side in pixels
 NEAR_THRESHOLD = 0.995
@@ -98,27 +100,40 @@ def audit_faces(datasets: dict[str, FaceDataset], near_threshold: float = NEAR_T
 
     Raises:
         ValueError: no sets, sets of different classes, or a threshold out of range.
+        TimeoutError: a file hangs.
     """
     if len({faces.classes for faces in datasets.values()}) != 1:
         found = {split: faces.classes for split, faces in datasets.items()}
         raise ValueError(f"datasets: expected sets of the same classes, got {found}; load all from one source")
     if not 0 < near_threshold <= 1:
         raise ValueError(f"near_threshold: expected a similarity in (0, 1], got {near_threshold}")
-    rows, hashes, thumbnails, unreadable = [], [], [], []
-    with progress(total=sum(map(len, datasets.values())), desc="audit", unit=" faces") as bar:
+    rows: list[tuple] = []
+    hashes: list[bytes] = []
+    thumbnails: list[np.ndarray] = []
+    unreadable: list[tuple] = []
+    total = sum(map(len, datasets.values()))
+    with Readers() as readers, progress(total=total, desc="audit", unit=" faces") as bar:
         for split, faces in datasets.items():
-            for index, path in enumerate(faces.paths):
-                try:
-                    image, label = faces[index]
-                except OSError as error:
-                    unreadable.append((split, path, str(error)))
+            looked_at = readers.read(partial(_look_at, faces), range(len(faces)), faces.file)
+            for index, (path, seen) in enumerate(zip(faces.paths, looked_at, strict=True)):
+                if isinstance(seen, OSError):
+                    unreadable.append((split, path, str(seen)))
                 else:
-                    rows.append((split, index, path, faces.classes[label]))
-                    hashes.append(_pixel_hash(image))
-                    thumbnails.append(_thumbnail(image))
+                    rows.append((split, index, path, faces.classes[faces.labels[index]]))
+                    hashes.append(seen[0])
+                    thumbnails.append(seen[1])
                 bar.update()
     duplicates = _group_duplicates(rows, hashes, thumbnails, near_threshold)
     return Audit(_count(datasets), pd.DataFrame(unreadable, columns=["split", "path", "error"]), duplicates)
+
+
+def _look_at(faces: FaceDataset, index: int) -> tuple[bytes, np.ndarray] | OSError:
+    """Hash of the pixels and thumbnail; or why the face cannot be read."""
+    try:
+        image, _ = faces[index]
+    except OSError as error:
+        return error
+    return _pixel_hash(image), _thumbnail(image)
 
 
 def _count(datasets: dict[str, FaceDataset]) -> pd.DataFrame:

@@ -55,6 +55,11 @@ class PeopleDataset:
             )
         return image, values
 
+    def files(self, index: int) -> str:
+        """The files that an image and its mask are in."""
+        image, mask = self.images[index], self.masks[index]
+        return f"{image} or {mask}" if isinstance(mask, Path) else str(image)
+
     def subset(self, indices: Any) -> Self:
         """The images at `indices` (integers, a boolean mask or a slice), in that order."""
         chosen = np.arange(len(self))[indices]
@@ -190,7 +195,7 @@ def _pairs(folder: Path) -> tuple[list[Path], list[Path]]:
         {
             p.stem: check_link(p, folder)
             for p in sorted(check_link(folder / kind, folder).glob("*"))
-            if p.suffix.lower() in SUFFIXES
+            if p.suffix.lower() in SUFFIXES and p.is_file()  # no pipe, which would be waited for
         }
         for kind in ("images", "masks")
     )

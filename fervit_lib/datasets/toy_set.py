@@ -1,7 +1,6 @@
 """Toy sets on disk, in the layout that users bring: written whole, and never over a user's files."""
 
 import json
-import os
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -10,8 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fervit_lib import ranks
 from fervit_lib.datasets.action_units import EMOTIONS
 from fervit_lib.datasets.toy_faces import toy_face
+from fervit_lib.files import naming_disk
+from fervit_lib.locks import locked
 from fervit_lib.progress import progress
 
 VERSION = 2  # of the drawing: a set drawn otherwise is drawn anew
@@ -55,6 +57,7 @@ def draw_toy_faces(folder: Path | str, num_faces: int = 3000, size: int = 64, se
     return write_toy_set(Path(folder), settings, draw(), ours)
 
 
+@ranks.once
 def write_toy_set(
     folder: Path, marker: Mapping[str, Any], pictures: Iterable[tuple[str, Image.Image]], ours: Collection[str]
 ) -> Path:
@@ -69,24 +72,34 @@ def write_toy_set(
         ValueError: the folder holds anything else.
     """
     target = folder.resolve()  # a link to a larger disk stays a link
-    found = _read_marker(target, marker["generator"])
-    if found == marker:
+    if _is_drawn(target, marker, ours):
         return folder
-    _refuse_foreign_files(target, found, marker["generator"].replace("_", " "), {target / name for name in ours})
-
-    drawing = target.with_name(f".{target.name}.drawing-{os.getpid()}")
-    try:
-        for name, picture in pictures:
-            path = drawing / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(path)
-        (drawing / MARKER).write_text(json.dumps(marker))
-        if target.exists():
-            shutil.rmtree(target)
-        drawing.rename(target)
-    finally:
-        shutil.rmtree(drawing, ignore_errors=True)
+    drawing = target.with_name(f".{target.name}.drawing")
+    with locked(target.with_name(f".{target.name}.lock")), naming_disk(target):
+        if _is_drawn(target, marker, ours):  # by another process, meanwhile
+            return folder
+        shutil.rmtree(drawing, ignore_errors=True)  # of a process that was killed
+        try:
+            for name, picture in pictures:
+                path = drawing / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                picture.save(path)
+            (drawing / MARKER).write_text(json.dumps(marker))
+            if target.exists():
+                shutil.rmtree(target)
+            drawing.rename(target)
+        finally:
+            shutil.rmtree(drawing, ignore_errors=True)
     return folder
+
+
+def _is_drawn(folder: Path, marker: Mapping[str, Any], ours: Collection[str]) -> bool:
+    """Whether the very set is there. Raises ValueError where anything else is that was not drawn."""
+    found = _read_marker(folder, marker["generator"])
+    if found != marker:
+        what = marker["generator"].replace("_", " ")
+        _refuse_foreign_files(folder, found, what, {folder / name for name in ours})
+    return found == marker
 
 
 def _refuse_foreign_files(folder: Path, marker: dict | None, what: str, ours: Collection[Path]) -> None:

@@ -3,7 +3,6 @@
 from fervit_lib.distillation.cache import BoundedCache, content_key
 from fervit_lib.distillation.compare import (
     ARMS,
-    clear_arms,
     count_runs,
     fit_arm,
     interval_table,
@@ -49,7 +48,6 @@ __all__ = [
     "binary_kl",
     "build_distiller",
     "build_expression_learner",
-    "clear_arms",
     "content_key",
     "count_runs",
     "expression_dls",

@@ -1,7 +1,6 @@
 """What each term buys: the same student from the same seeds, with and without it."""
 
 import copy
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from fastai.data.core import DataLoaders
 from torch import Tensor
 
+from fervit_lib import ranks
 from fervit_lib.distillation.data import PeopleBatches
 from fervit_lib.distillation.learner import MONITOR, Targets, build_distiller, fit_distiller
 from fervit_lib.distillation.losses import LossWeights
@@ -49,13 +49,6 @@ def make_arms(weights: LossWeights) -> list[Arm]:
     return [Arm("none", none), Arm("outputs", outputs), Arm("outputs_features", weights)] + [
         Arm("shuffled_features", weights, shuffle=True)
     ]
-
-
-def clear_arms(folder: Path, resume: bool) -> None:
-    """Remove the fits of a run that ended, or all without `resume`. To be called before `runs.start_run`."""
-    if not resume or (folder / "result.json").exists():
-        for fit in folder.glob("*-seed*"):
-            shutil.rmtree(fit)
 
 
 def fit_arm(
@@ -128,7 +121,7 @@ def count_split(model: torch.nn.Module, batches: PeopleBatches, targets: Targets
     counts = []
     for images, masks, keys in batches:
         teacher_logits = None if targets.teacher is None else targets.logits(images, keys)
-        counts.append(count_pixels(model(images).float(), masks, teacher_logits))
+        counts.append(count_pixels(ranks.in_shares(model, images).float(), masks, teacher_logits))
     return torch.cat(counts)
 
 

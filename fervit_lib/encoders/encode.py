@@ -3,10 +3,9 @@
 Several processes that encode the same faces into the same folder take different shards, on as many machines as see it.
 """
 
-import os
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from fervit_lib.encoders.images import change_view, normalise, resize_face, stac
 from fervit_lib.encoders.style_encoder import StyleEncoder
 from fervit_lib.latents import SHARD_SIZE, claim_shards, read_fingerprint, shard_fingerprint, shard_path, write_shard
 from fervit_lib.progress import progress
+from fervit_lib.reading import Readers
 from fervit_lib.runtime import fast_bf16
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -96,7 +96,7 @@ def encode_faces(
 
     Raises:
         ValueError: no faces.
-        OSError: a face cannot be read, or a shard not be written; whole shards stay.
+        OSError: a face cannot be read, or hangs, or a shard cannot be written; whole shards stay.
     """
     if not len(faces):
         raise ValueError(f"{faces.source}: no faces to encode in split {split!r}; add images")
@@ -107,7 +107,7 @@ def encode_faces(
     done, made = len(faces) - sum(len(shards[i]) for i in missing), 0
     read = _reader(encoder.img_size, align)
     with (
-        ThreadPoolExecutor(num_workers or os.cpu_count()) as pool,
+        Readers(num_workers) as readers,
         progress(total=len(faces), initial=done, desc=f"encode {split}", unit=" faces") as bar,
     ):
         for index in claim_shards(folder, split, missing):
@@ -117,7 +117,7 @@ def encode_faces(
                 bar.update(len(shard))
                 continue
             (folder / "store.json").unlink(missing_ok=True)  # an older store is complete no more
-            for pixels in _batches(shard, read, batch_size, pool):
+            for pixels in _batches(shard, partial(read, shard), batch_size, readers):
                 first = index * SHARD_SIZE + sum(map(len, codes))
                 pixels = pixels if view > 1 else _to(device, pixels)
                 images = _to(device, change_view(normalise(pixels), view, seed=first))
@@ -137,17 +137,12 @@ def _reader(size: int, align: Callable[[Image.Image], Image.Image] | None) -> Ca
 
 
 def _batches(
-    faces: FaceDataset, read: Callable[[FaceDataset, int], np.ndarray], batch_size: int, pool: ThreadPoolExecutor
+    faces: FaceDataset, read: Callable[[int], np.ndarray], batch_size: int, readers: Readers
 ) -> Iterator[Tensor]:
     """Batches (B, 3, S, S) uint8 in order; the next ones are read meanwhile. Pillow works outside Python's lock."""
-    waiting: deque = deque()
-    for first in range(0, len(faces), batch_size):
-        indices = range(first, min(first + batch_size, len(faces)))
-        waiting.append([pool.submit(read, faces, i) for i in indices])
-        if len(waiting) > AHEAD:
-            yield stack_faces([pixels.result() for pixels in waiting.popleft()])
-    for batch in waiting:
-        yield stack_faces([pixels.result() for pixels in batch])
+    pixels = readers.read(read, range(len(faces)), faces.file, ahead=AHEAD * batch_size)
+    while batch := list(islice(pixels, batch_size)):
+        yield stack_faces(batch)
 
 
 def _to(device: torch.device, tensor: Tensor) -> Tensor:

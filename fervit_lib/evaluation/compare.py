@@ -141,7 +141,7 @@ class Faces:
             return inputs_for(model, self.stores[split])
         if (key := (split, model.image_size, model.resize_method)) not in self._kept:
             faces = self.pictures(split)
-            self._kept[key] = images_to_pixels([faces[i][0] for i in range(len(faces))], *key[1:])
+            self._kept[key] = images_to_pixels([face for face, _ in faces], *key[1:])
         return self._kept[key]
 
 

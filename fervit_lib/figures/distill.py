@@ -34,10 +34,21 @@ def table_of_kinds(table: pd.DataFrame) -> Styler:
 
 
 def table_of_sizes(sizes: pd.DataFrame) -> Styler:
-    """A row a model and runtime; `sizes` as `evaluation.size_and_latency`."""
-    forms = {"parameters": "{:,}", "gmac": "{:.2f}", "megabytes": "{:.1f}", "ms": "{:.1f}", "speedup": "{:.2f} ×"}
+    """A row a model and runtime, and how many times as fast it is as the first model in each runtime.
+
+    Bold compares like with like: the same runtime on both sides. `sizes` as `evaluation.measure_segmenters`.
+    """
+    forms = {"parameters": "{:,}", "gmac": "{:.2f}", "megabytes": "{:.1f}", "ms": "{:.1f}"}
     require_columns("sizes", sizes, ["model", "runtime", *forms])
-    return sizes.style.hide().format(forms).set_properties(["model", "runtime"], **{"text-align": "left"})
+    shown, first = sizes[["model", "runtime", *forms]].copy(), sizes["model"].iloc[0]
+    ratios = {}
+    for runtime, ms in sizes.loc[sizes["model"] == first, ["runtime", "ms"]].itertuples(index=False):
+        ratios[f"× {first} in {runtime}"] = runtime
+        shown[f"× {first} in {runtime}"] = ms / sizes["ms"]
+    styler = shown.style.hide().format(forms | dict.fromkeys(ratios, "{:.2f}"))
+    for name, runtime in ratios.items():
+        styler.set_properties(pd.IndexSlice[sizes["runtime"] == runtime, [name]], **{"font-weight": "bold"})
+    return styler.set_properties(["model", "runtime"], **{"text-align": "left"})
 
 
 def plot_differences(pairs: pd.DataFrame, seeds: int, images: int) -> go.Figure:

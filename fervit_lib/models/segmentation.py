@@ -1,5 +1,6 @@
 """Person segmentation: U-Nets by segmentation_models.pytorch, teacher and student, and their files."""
 
+import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from timm.layers.activations import Swish
 from torch import Tensor, nn
 
 from fervit_lib.files import naming
@@ -24,6 +26,8 @@ STRIDE = 32  # sides have to be a multiple of it
 
 def build_segmenter(encoder: str = STUDENT_ENCODER, decoder: str = "full", weights: str = "none") -> smp.Unet:
     """A U-Net: images (B, 3, S, S), ImageNet-normalised, S a multiple of 32 → logits (B, 1, S, S).
+
+    Its weights lie channels last, and so does what it computes: convolutions are up to 1.5 times as fast so.
 
     Args:
         encoder: any encoder of segmentation_models.pytorch. Of EfficientNets take the `timm-` names: those of `tu-`
@@ -46,13 +50,18 @@ def build_segmenter(encoder: str = STUDENT_ENCODER, decoder: str = "full", weigh
     given = None if weights == "none" else weights
     try:
         with warnings.catch_warnings(action="ignore"):  # `timm-` is deprecated, and the published teacher needs it
-            return smp.Unet(encoder, encoder_weights=given, decoder_channels=DECODERS[decoder], classes=1)
+            model = smp.Unet(encoder, encoder_weights=given, decoder_channels=DECODERS[decoder], classes=1)
     except Exception as error:  # of a hub that cannot be reached there are many
         if given is None:
             raise
         raise ValueError(
             f"weights: no {weights} weights for {encoder} ({error}); connect to the network, or say none"
         ) from error
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Swish):  # the same function, in more passes over memory than torch's
+                setattr(parent, name, nn.SiLU(inplace=True))
+    return model.to(memory_format=torch.channels_last)
 
 
 def load_teacher(
@@ -93,7 +102,9 @@ def load_teacher(
 
 def save_teacher(path: Path, model: nn.Module) -> None:
     """Write `model` in the form of the published teacher. Written beside and renamed by the caller's `atomic_write`."""
-    torch.save({"state_dict": {f"{_PREFIX}{name}": value for name, value in model.state_dict().items()}}, path)
+    buffer = io.BytesIO()  # torch has no words of its own for a full disk
+    torch.save({"state_dict": {f"{_PREFIX}{name}": value for name, value in model.state_dict().items()}}, buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 def freeze(model: nn.Module) -> nn.Module:

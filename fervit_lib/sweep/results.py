@@ -11,6 +11,7 @@ import papermill
 import yaml
 from optuna.trial import TrialState
 
+from fervit_lib.latents import read_store
 from fervit_lib.runs import Run, atomic_write, read_json
 from fervit_lib.runtime import PROJECT_ROOT, resolve
 from fervit_lib.sweep.config import Sweep
@@ -89,14 +90,14 @@ def is_synthetic(table: pd.DataFrame, sweep: Sweep, reports: Path) -> bool:
     return any(read_json(f / "result.json")["synthetic"] for f in folders if (f / "result.json").is_file())
 
 
-def write_winner(file: Path, study: optuna.Study, sweep: Sweep, reports: Path) -> Path:
+def write_winner(file: Path, study: optuna.Study, sweep: Sweep) -> Path:
     """Write the winner as a configuration for `make run CONFIG=…`: the same codes and parameters, three seeds.
 
     Raises:
         ValueError: as `winner`.
     """
     train = winner(study, sweep)
-    encode = _encode_parameters(reports, resolve(train.pop("latents", "data/latents/toy/autoencoder")))
+    encode = _encode_parameters(resolve(train.pop("latents", "data/latents/toy/autoencoder")))
     data_dir = encode.pop("data_dir", "data")
     content = {"experiment": f"{sweep.name}_winner"} | ({"data_dir": data_dir} if data_dir != "data" else {})
     content |= {"encode": encode, "train": {"seed": [0, 1, 2]} | train}
@@ -110,17 +111,16 @@ def write_winner(file: Path, study: optuna.Study, sweep: Sweep, reports: Path) -
     return file
 
 
-def _encode_parameters(reports: Path, latents: Path) -> dict[str, Any]:
+def _encode_parameters(latents: Path) -> dict[str, Any]:
     """Those parameters of the run of 01_encode that made the codes in `latents` which are not the notebook's defaults.
 
-    Where no such run is in `reports`: what the folder's name says.
+    Where that run is gone: what the folder's name says.
     """
-    runs = [Run(reports, *path.parts[-4:-1]) for path in reports.glob("*/encode/*/result.json")]
-    made = [run for run in runs if resolve(run.result["latents"]) == latents]
-    if not made:
+    made_by = read_store(latents)["made_by"] if (latents / "store.json").is_file() else {}
+    config = resolve(made_by.get("run", "")) / "config.json"
+    if not config.is_file():
         return {"dataset": latents.parent.name}
-    latest = max(made, key=lambda run: (run.folder / "result.json").stat().st_mtime)
-    used = read_json(latest.folder / "config.json")["parameters"]
+    used = read_json(config)["parameters"]
     known = papermill.inspect_notebook(ENCODE_NOTEBOOK)
     # Literals of a notebook of ours, read as YAML reads them.
     defaults = {name: yaml.safe_load(known[name]["default"]) for name in known}

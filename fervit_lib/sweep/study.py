@@ -5,13 +5,10 @@ it runs, which the system lets go of when the worker dies, however it dies: a tr
 left behind, and whoever asks next takes it up.
 """
 
-import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
@@ -19,46 +16,18 @@ from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from fervit_lib.locks import locked, take_lock, try_lock
 from fervit_lib.runtime import display_path
 from fervit_lib.sweep.config import Distribution, Sweep, parse_sweep
 
 STORAGES = ("sqlite", "journal")
 VARIABLE = "FERVIT_TRIAL"  # of the environment: which trial a process trains
-MAX_STARTS = 3  # of a trial: one that takes its worker down each time would never end otherwise
+MAX_STARTS = 3  # of a trial without an epoch more: one that takes its worker down each time would never end otherwise
 
 
 def trial_environment(folder: Path, number: int) -> dict[str, str]:
     """What a worker sets for the process that trains its trial."""
     return {VARIABLE: json.dumps({"folder": str(folder), "number": number})}
-
-
-@contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock file `path`; gives False, at once, where another process holds it and `wait` is off."""
-    handle = _lock(path) if wait else _try_lock(path)
-    try:
-        yield handle is not None
-    finally:
-        if handle:
-            handle.close()
-
-
-def _lock(path: Path, how: int = fcntl.LOCK_EX) -> TextIO:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = path.open("w")
-    try:
-        fcntl.flock(handle, how)
-    except BaseException:
-        handle.close()
-        raise
-    return handle
-
-
-def _try_lock(path: Path) -> TextIO | None:
-    try:
-        return _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return None
 
 
 def load_storage(folder: Path, kind: str | None = None) -> optuna.storages.BaseStorage:
@@ -137,7 +106,7 @@ class Claim:
 
     trial: optuna.Trial
     parameters: dict[str, Any]
-    lock: TextIO
+    lock: IO[str]
 
 
 def propose(study: optuna.Study, sweep: Sweep, trial: optuna.Trial) -> dict[str, Any]:
@@ -164,7 +133,7 @@ def claim(study: optuna.Study, sweep: Sweep, folder: Path, seed: int = 0) -> Cla
         trials = study.get_trials(deepcopy=False)
         begun = [trial for trial in trials if trial.state != TrialState.WAITING]
         for left in begun:
-            if left.state == TrialState.RUNNING and (lock := _try_lock(_lock_file(folder, left.number))):
+            if left.state == TrialState.RUNNING and (lock := try_lock(_lock_file(folder, left.number))):
                 if study.get_trials(deepcopy=False)[left.number].state.is_finished():
                     lock.close()  # its worker ended it between the look and the lock
                     continue
@@ -175,7 +144,7 @@ def claim(study: optuna.Study, sweep: Sweep, folder: Path, seed: int = 0) -> Cla
             return None
         study.sampler = sweep.sampler(len(begun), seed)
         trial = study.ask()
-        lock = _lock(_lock_file(folder, trial.number))
+        lock = take_lock(_lock_file(folder, trial.number))
         parameters = propose(study, sweep, trial)
         trial.set_user_attr("starts", 1)
         return Claim(trial, parameters, lock)
@@ -186,14 +155,16 @@ def num_ended(study: optuna.Study) -> int:
     return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
 
 
-def _take_up(study: optuna.Study, sweep: Sweep, left: FrozenTrial, lock: TextIO) -> Claim | None:
-    starts = left.user_attrs.get("starts", 0) + 1
+def _take_up(study: optuna.Study, sweep: Sweep, left: FrozenTrial, lock: IO[str]) -> Claim | None:
+    epochs = len(left.intermediate_values)
+    starts = 1 + (left.user_attrs.get("starts", 0) if epochs == left.user_attrs.get("epochs", 0) else 0)
     if starts > MAX_STARTS:
         fail(study, left.number, f"its worker ended {MAX_STARTS} times while it ran (was memory short?)")
         lock.close()
         return None
     trial = live_trial(study, left.number)
     trial.set_user_attr("starts", starts)
+    trial.set_user_attr("epochs", epochs)
     return Claim(trial, propose(study, sweep, trial), lock)
 
 

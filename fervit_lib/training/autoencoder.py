@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +14,14 @@ from fastai.data.core import DataLoaders
 from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
+from fervit_lib import ranks
 from fervit_lib.encoders.autoencoder import Autoencoder, load_autoencoder, save_autoencoder
+from fervit_lib.locks import locked
 from fervit_lib.runtime import fast_bf16, seed_everything
 from fervit_lib.training.callbacks import Bf16, Curves
 from fervit_lib.training.data import TensorBatches
 from fervit_lib.training.resume import KeepLast, ResumableLearner
+from fervit_lib.training.share import Share
 
 FINE_WEIGHT = 4.0  # the full picture counts most; the two coarser ones keep the bands in order
 
@@ -73,13 +77,35 @@ def fit_autoencoder(
     settings = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "shape": list(train.shape)}
     digest = hashlib.sha256(json.dumps(settings).encode())
     digest.update(train.numpy().tobytes())
-    if checkpoint.is_file():
-        model, trained_on = load_autoencoder(checkpoint)
-        if trained_on == digest.hexdigest():
-            return model.to(device)
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
     state = checkpoint.with_name("last.safetensors")
-    seed_everything(seed)
+
+    @ranks.once
+    def is_known() -> bool:
+        return checkpoint.is_file() and load_autoencoder(checkpoint)[1] == digest.hexdigest()
+
+    # Another process that encodes these faces, too, may learn it now.
+    lock = locked(checkpoint.with_name(f".{checkpoint.name}.lock")) if ranks.index() == 0 else nullcontext()
+    with lock:
+        if not is_known():
+            keep = KeepLast(state, {"digest": digest.hexdigest()}, lr)
+            seed_everything(seed)
+            model = _train(train, val, checkpoint.parent.parent, epochs, lr, batch_size, device, keep)
+            save_autoencoder(checkpoint, model, digest.hexdigest())
+        state.unlink(missing_ok=True)
+    return load_autoencoder(checkpoint)[0].to(device)
+
+
+def _train(
+    train: Tensor,
+    val: Tensor,
+    folder: Path,
+    epochs: int,
+    lr: float,
+    batch_size: int,
+    device: torch.device,
+    keep: KeepLast,
+) -> Autoencoder:
+    """A new one, learned; its curves go to `folder`."""
     # Channels last: convolutions are 1.5 times as fast so, on CPU and GPU.
     model = Autoencoder(train.shape[-1]).to(memory_format=torch.channels_last)
     train, val = (images.to(device, memory_format=torch.channels_last) for images in (train, val))
@@ -93,11 +119,9 @@ def fit_autoencoder(
         _Reconstruct(model),
         loss_func=reconstruction_loss,
         opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
-        path=checkpoint.parent.parent,
-        cbs=[MirrorHalf(), Curves(checkpoint.parent.parent), *([Bf16()] if fast_bf16(device) else [])],
+        path=folder,
+        cbs=[MirrorHalf(), Share(), Curves(folder), *([Bf16()] if fast_bf16(device) else [])],
         what="autoencoder",
     )
-    learn.fit_one_cycle(epochs, lr, cbs=[KeepLast(state, {"digest": digest.hexdigest()}, lr)])
-    save_autoencoder(checkpoint, model, digest.hexdigest())
-    state.unlink()
-    return load_autoencoder(checkpoint)[0].to(device)
+    learn.fit_one_cycle(epochs, lr, cbs=[keep])
+    return model

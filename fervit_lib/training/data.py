@@ -1,8 +1,6 @@
 """Tensors to fastai batches with no Python per sample."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -17,6 +15,7 @@ from fervit_lib.datasets import FaceDataset, few_shot_mask, load_faces, stratifi
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import ImageModel
 from fervit_lib.progress import progress
+from fervit_lib.reading import Readers
 
 
 class TensorBatches(DataLoader):
@@ -192,8 +191,8 @@ _RESIZE: dict[str, Callable[..., Image.Image]] = {
 
 def _stack(faces: FaceDataset, indices: list[int], image_size: int, resize: Callable[..., Image.Image]) -> Tensor:
     side = min(image_size, max(faces[indices[0]][0].size))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and resizes outside Python's lock
-        read = pool.map(lambda index: _pixels(faces[index][0], side, resize), indices)
+    with Readers() as readers:  # Pillow decodes and resizes outside Python's lock
+        read = readers.read(lambda index: _pixels(faces[index][0], side, resize), indices, faces.file)
         pixels = list(progress(read, desc="read faces", unit=" faces", total=len(indices)))
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
 

@@ -16,8 +16,9 @@ from fervit_lib.models import MaskedAutoencoder, set_fused_attention
 from fervit_lib.runs import load_checkpoint, save_checkpoint
 from fervit_lib.runtime import fast_bf16
 from fervit_lib.training.callbacks import Bf16, Curves, StopOnNan
-from fervit_lib.training.resume import KeepLast, ResumableLearner
+from fervit_lib.training.resume import KeepLast, ResumableLearner, randomness_kept
 from fervit_lib.training.schedule import Phase, Schedule
+from fervit_lib.training.share import Share
 
 
 class _Unlabelled(Callback):
@@ -38,6 +39,7 @@ class _HiddenError(nn.Module):
         return self.masked.loss(*painted, inputs)
 
 
+@randomness_kept()  # or a model that is loaded would go another way than one that has just been pretrained
 def fit_masked(
     model: nn.Module,
     dls: DataLoaders,
@@ -64,27 +66,28 @@ def fit_masked(
     masked = MaskedAutoencoder(model, mask_ratio=mask_ratio).to(dls.device)
     set_fused_attention(masked, dls.device.type != "cpu")
     checkpoint = folder / "masked.safetensors"
+    state = folder / "masked_last.safetensors"
     made_by = {"epochs": epochs, "lr": lr, "mask_ratio": mask_ratio, "settings": settings or {}}
     if checkpoint.is_file():
         tensors, metadata = load_checkpoint(checkpoint)
         if metadata.get("made_by") == made_by:
             masked.load_state_dict(tensors)
+            state.unlink(missing_ok=True)
             return masked, pd.DataFrame(metadata["curves"])
     curves = Curves(folder / "masked")
     schedule = Schedule([Phase(1.0, np.array([lr]), 0)], "one_cycle")
-    state = folder / "masked_last.safetensors"
     learn = ResumableLearner(
         dls,
         masked,
         loss_func=_HiddenError(masked),
         opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
         path=folder,
-        cbs=[_Unlabelled(), StopOnNan(), curves, schedule, *([Bf16()] if fast_bf16(dls.device) else [])],
+        cbs=[_Unlabelled(), Share(), StopOnNan(), curves, schedule, *([Bf16()] if fast_bf16(dls.device) else [])],
         what="pretrain",
     )
     learn.fit(epochs, cbs=[KeepLast(state, made_by, lr)])
     save_checkpoint(checkpoint, masked.state_dict(), {"kind": "masked", "made_by": made_by, "curves": curves.rows})
-    state.unlink()
+    state.unlink(missing_ok=True)
     return masked, pd.DataFrame(curves.rows)
 
 

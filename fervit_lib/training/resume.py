@@ -6,7 +6,8 @@ epoch that was over, and ends with the weights of one that was never killed, on 
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fastai.learner import Learner
 from fastcore.basics import noop
 from torch import Tensor
 
+from fervit_lib import ranks
 from fervit_lib.runs import load_checkpoint, save_checkpoint
 from fervit_lib.training.callbacks import FitBar
 
@@ -132,6 +134,7 @@ class KeepLast(Callback):
         _set_random_state(part("random."))
 
 
+@ranks.once  # whether there is one: all processes go the same way
 def read_state(path: Path, fit: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """The state at `path` if it is of the same `fit`; None if there is none, or what was fitted has changed since.
 
@@ -142,6 +145,16 @@ def read_state(path: Path, fit: Mapping[str, Any]) -> tuple[dict[str, Tensor], d
         return None
     tensors, metadata = load_checkpoint(path)
     return (tensors, metadata) if metadata.get("fit") == dict(fit) else None
+
+
+@contextmanager
+def randomness_kept() -> Iterator[None]:
+    """Leave the random states as they were: what comes after draws the same, however much was drawn within."""
+    state = _random_state()
+    try:
+        yield
+    finally:
+        _set_random_state(state)
 
 
 def _random_state() -> dict[str, Tensor]:

@@ -1,5 +1,4 @@
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -155,21 +154,6 @@ def test_several_processes_make_disjoint_shards_and_one_that_is_killed_leaves_it
     )
     for path in together.iterdir():
         assert path.read_bytes() == (tmp_path / "alone" / path.name).read_bytes()
-
-
-def test_a_disk_that_is_full_is_said_and_the_next_run_goes_on(tmp_path: Path) -> None:
-    faces = make_faces(1500)  # shards of 1,024 and 476: 18.9 and 8.8 MB
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    encode(tmp_path, faces)
-    shard_path(tmp_path, "train", 0).unlink()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, limits[1]))  # the system writes no more, as on a full disk
-    try:
-        with pytest.raises(OSError, match=r"train-00000\.safetensors: could not be written.*run 01_encode again"):
-            encode(tmp_path, faces)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".train.lock", "train-00001.safetensors"]
-    assert encode(tmp_path, faces) == 1024
 
 
 def test_no_faces(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from wandb.sdk.sweeps.scheduler.optuna import search_space_from_sweep_config
 
 from fervit_lib import models, training
 from fervit_lib.figures import sweep as sweep_figures
+from fervit_lib.latents import complete_store
 from fervit_lib.runs import Run, write_json
 from fervit_lib.runtime import PROJECT_ROOT, seed_everything
 from fervit_lib.sweep import (
@@ -269,6 +270,21 @@ class TestWorkers:
         assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
         assert "its worker ended 3 times" in study.trials[0].user_attrs["reason"]
 
+    def test_a_trial_that_comes_further_each_time_is_not_given_up(self, tmp_path: Path) -> None:
+        source = content(method="grid", parameters={"depth": {"values": [1]}}, run_cap=None)
+
+        def train(_: dict) -> float:
+            study = study_of(tmp_path, source)
+            epoch = len(study.trials[0].intermediate_values) + 1
+            live_trial(study, 0).report(0.5, epoch)
+            if epoch <= MAX_STARTS + 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return 1.0
+
+        codes = [end(start_worker(source, tmp_path, train)) for _ in range(MAX_STARTS + 2)]
+        assert codes == [[-signal.SIGKILL]] * (MAX_STARTS + 1) + [[0]]
+        assert [trial.state for trial in study_of(tmp_path, source).trials] == [TrialState.COMPLETE]
+
     def test_a_trial_that_fails_is_recorded_and_the_sweep_goes_on(self, tmp_path: Path) -> None:
         sweep = parse_sweep(content(run_cap=8))
 
@@ -320,7 +336,7 @@ class TestWorkers:
         sweep = parse_sweep(content(run_cap=1))
         study = open_study(sweep, tmp_path)
         claimed = claim(study, sweep, tmp_path)
-        take = study_module._try_lock
+        take = study_module.try_lock
 
         def ended_in_between(path: Path) -> Any:
             study_of_its_worker, _ = load_study(tmp_path)
@@ -328,7 +344,7 @@ class TestWorkers:
             claimed.lock.close()
             return take(path)
 
-        monkeypatch.setattr(study_module, "_try_lock", ended_in_between)
+        monkeypatch.setattr(study_module, "try_lock", ended_in_between)
         assert claim(study, sweep, tmp_path) is None
         assert study.trials[0].value == 0.5
 
@@ -404,9 +420,10 @@ class TestResults:
         encoded = Run(tmp_path / "reports", "demo", "encode", "autoencoder")
         used = {"dataset": "toy", "toy_faces": 140, "epochs": 15, "experiment": "demo", "data_dir": str(tmp_path)}
         write_json(encoded.folder / "config.json", {"parameters": used})
-        encoded.write_result(latents=str(tmp_path / "codes/toy/a"))
+        about = {"classes": ("a", "b"), "encoder": "autoencoder", "faces": tmp_path, "synthetic": True}
+        complete_store(tmp_path / "codes/toy/a", {"train": 1}, made_by={"run": str(encoded.folder)}, **about)
         study, _ = load_study(tmp_path / "reports" / "tiny" / "sweep")
-        file = write_winner(tmp_path / "winner.yaml", study, sweep, tmp_path / "reports")
+        file = write_winner(tmp_path / "winner.yaml", study, sweep)
         written = yaml.safe_load(file.read_text())
         assert written["encode"] == {"toy_faces": 140} and written["data_dir"] == str(tmp_path)
         assert written["train"] == {"seed": [0, 1, 2]} | study.best_trial.params
