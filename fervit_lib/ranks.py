@@ -43,13 +43,6 @@ def _join() -> None:
     atexit.register(dist.destroy_process_group)
 
 
-def wait() -> None:
-    """Go on when all are here: what each has looked at, none has changed meanwhile."""
-    if count() > 1:
-        _join()
-        dist.all_reduce(torch.zeros(1))
-
-
 @contextmanager
 def alone() -> Iterator[None]:
     """Within, this process is one of its own, for fastai, too: what all do alike, or the first one does."""

@@ -75,9 +75,7 @@ class KeepLast(Callback):
         self.learn.first_epoch = 0
         if not self.run:
             return
-        state = read_state(self.path, self.fit)
-        ranks.wait()
-        if state:
+        if state := read_state(self.path, self.fit):
             self._restore(*state)
         else:
             self._keep(epoch=-1)  # else what an interrupt within the first epoch left would be trained on
