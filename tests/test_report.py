@@ -242,6 +242,13 @@ class TestFailures:
         assert told.splitlines()[0].endswith("before its first cell: No such kernel named python3")
         assert told.splitlines()[1] == f"  See {folder / 'log.txt'}"
 
+    def test_a_step_that_ended_while_its_notebook_was_written_was_stopped_from_outside(self, tmp_path: Path) -> None:
+        self.fail(tmp_path)
+        notebook = tmp_path / "notebook.ipynb"
+        notebook.write_text(notebook.read_text()[:100])
+        (tmp_path / "log.txt").write_text("")
+        assert describe_failure(tmp_path).startswith("stopped from outside")
+
     def test_fastais_remark_is_left_out(self, tmp_path: Path) -> None:
         self.fail(tmp_path, "Exception occured in `StopOnNan` when calling event `after_loss`:\n\tloss is nan")
         assert describe_failure(tmp_path).endswith("ValueError: loss is nan")

@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -52,8 +52,9 @@ def _errors_to(path: Path) -> Iterator[TextIO]:
 def describe_failure(folder: Path) -> str:
     """In a line or a few: in which cell a step failed, and why."""
     executed = folder / NOTEBOOK
-    if executed.is_file() and (failure := find_failure(executed)):
-        return f"failed in cell {failure.number} of {failure.notebook}: {failure.message}"
+    with suppress(ValueError):  # ended while papermill wrote it
+        if executed.is_file() and (failure := find_failure(executed)):
+            return f"failed in cell {failure.number} of {failure.notebook}: {failure.message}"
     log = folder / LOG
     said = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return f"stopped from outside, or before its first cell{f': {said[-1]}' if said else ''}"
