@@ -2,13 +2,13 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
-CORES ?= all
+PROFILE ?= local
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-# One notebook at a time on a GPU; without one, as many as there are cores.
-GPU := $(if $(shell nvidia-smi -L 2>/dev/null),--resources gpu=1)
-SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) $(GPU) --keep-going --rerun-incomplete --quiet host reason
+# Here: a notebook a GPU at a time; without one, as many as there are cores. On a cluster its scheduler knows.
+GPUS := $(if $(filter local,$(PROFILE)),$(filter-out 0,$(shell nvidia-smi -L 2>/dev/null | grep -c ^GPU)))
+SNAKEMAKE = $(BIN)/snakemake --profile profiles/$(PROFILE) $(CORES:%=--cores %) $(GPUS:%=--resources gpu=%)
 
 # The kernel lets go of this lock however its holder ends; Snakemake's own outlives a kill and then needs --unlock.
 READ_YAML = import sys, yaml; sys.excepthook = lambda kind, error, trace: print(f"expected YAML: {error}"); yaml.safe_load(open(sys.argv[1]))
@@ -23,10 +23,10 @@ define experiment
 	echo "What has run is kept. Mend it, then go on with: make $@$(if $(CONFIG), CONFIG=$(CONFIG))"; }; exit 1; }
 endef
 
-.PHONY: help setup run demo fer2013 fer2013_small sweep lab test lint format lock clean
+.PHONY: help setup run demo fer2013 fer2013_small sweep lab test cluster-test lint format lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9_]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 setup: .venv/installed ## make .venv with every package of requirements.lock
 
@@ -58,6 +58,9 @@ lab: setup ## JupyterLab on notebooks/
 test: setup ## all tests
 	$(BIN)/python -m pytest
 
+cluster-test: setup ## an experiment on a SLURM of two nodes, started here (needs slurm-wlm and munge)
+	$(BIN)/python -m pytest -m cluster -rs
+
 lint: setup ## style of the code and the notebooks, types of the library
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -68,7 +71,7 @@ format: setup ## rewrite the code in the project's style
 	$(BIN)/ruff format .
 
 lock: ## resolve pyproject.toml into requirements.lock anew (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras --extra dev pyproject.toml -o requirements.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras --extra dev --extra cluster pyproject.toml -o requirements.lock
 
 clean: ## remove the reports of demo and sweep, toy faces and their codes, and caches (not .venv, not your data)
 	rm -rf reports/demo reports/sweep data/toy data/toy_people data/latents/toy .pytest_cache .ruff_cache .mypy_cache

@@ -1,4 +1,4 @@
-"""One experiment: `snakemake --configfile configs/<experiment>.yaml --cores all` (the Makefile says it shorter).
+"""One experiment: `snakemake --profile profiles/local --configfile configs/<experiment>.yaml` (`make` says it shorter).
 
 A configuration names parameters of the notebooks, a block a step; a step may hold several blocks, and a list as a value
 stands for one variant per entry; a step with `[]` is left out. Each variant is one papermill run into reports/<experiment>/<step>/<variant>/.
@@ -89,8 +89,8 @@ def variants(step):
 if not config:
     raise SystemExit("no configuration: run `snakemake --configfile configs/demo.yaml --cores all`")
 for key in config:
-    if key not in {*NOTEBOOKS, "experiment", "reports", "data_dir"}:
-        refuse(f"unknown key {key!r}; {near(key, {*NOTEBOOKS, 'experiment', 'reports', 'data_dir'})}")
+    if key not in (known := {*NOTEBOOKS, "experiment", "question", "reports", "data_dir"}):
+        refuse(f"unknown key {key!r}; {near(key, known)}")
 if not isinstance(config.get("experiment"), str):
     refuse("expected `experiment: <name>`, which names the folder under reports/")
 
@@ -105,8 +105,15 @@ if len(VARIANTS["encode"]) != 1:
 [(ENCODE, ENCODE_PARAMETERS)] = VARIANTS["encode"].items()
 LATENTS = f"{DATA}/latents/{ENCODE_PARAMETERS.get('dataset', 'toy')}/{ENCODE}"
 
+# A step takes the first GPU that no other step of this user has on this machine: --resources gpu=2 fills two. The kernel
+# lets go of the lock when its holder ends. A scheduler says which GPU itself.
+shell.prefix(
+    'for gpu in $([ -n "${{CUDA_VISIBLE_DEVICES:-}}" ] || nvidia-smi --query-gpu=uuid --format=csv,noheader 2> /dev/null); '
+    'do exec 9> "${{TMPDIR:-/tmp}}/fervit-$UID-$gpu.lock"; flock -n 9 && export CUDA_VISIBLE_DEVICES=$gpu && break; done; '
+)
+
 # The executed notebook and its page are logs, which Snakemake keeps of a failed step, and not outputs, which it removes.
-RUN_NOTEBOOK = f"{sys.executable} -m fervit_lib.report run {{input.notebook}} $(dirname {{log.notebook:q}}) {{params.json:q}}"
+RUN_NOTEBOOK = f"{sys.executable} -m fervit_lib.report run {{input.notebook}} \"$(dirname {{log.notebook:q}})\" {{params.json:q}}"
 
 
 def parameters_of(step, variant, **more):
@@ -133,9 +140,16 @@ onerror:
 
     runs = [(step, variant) for step in NOTEBOOKS for variant in VARIANTS[step]]
     told = report.describe_failures(Path(EXPERIMENT), runs, STARTED)
-    Path(f".snakemake/{Path(workflow.configfiles[0]).name}.failed").write_text(told + "\n")
-    if Path(EXPERIMENT).is_dir():
-        report.write_index(Path(EXPERIMENT))
+    for file in map(Path, workflow.configfiles[:1]):
+        Path(f".snakemake/{file.name}.failed").write_text(f"{told}\n" if told else "")
+        if Path(EXPERIMENT).is_dir():
+            report.write_index(Path(EXPERIMENT), file)
+
+
+# What a step asks for. On one machine --cores is the limit (a step that wants more gets so many) and --resources gpu=2
+# mem_mb=64000, where given; an executor hands the same numbers to its scheduler. --set-threads and --set-resources change
+# them. A training that meets its time limit goes on after its last whole epoch when it is called again.
+localrules: experiment, index
 
 
 # Every result is asked for by name: Snakemake makes a missing file anew only if it is, or if what needs it is old.
@@ -151,12 +165,13 @@ rule index:
         f"report: {EXPERIMENT}/index.html"
     input:
         [results(step) for step in NOTEBOOKS],
+        config=workflow.configfiles[:1],
     output:
         f"{EXPERIMENT}/index.html",
     params:
         folder=EXPERIMENT,
     shell:
-        f"{sys.executable} -m fervit_lib.report index {{params.folder:q}}"
+        f"{sys.executable} -m fervit_lib.report index {{params.folder:q}} --config {{input.config:q}}"
 
 
 rule encode:
@@ -173,9 +188,11 @@ rule encode:
         notebook=f"{EXPERIMENT}/encode/{ENCODE}/notebook.ipynb",
         page=f"{EXPERIMENT}/encode/{ENCODE}/notebook.html",
         text=f"{EXPERIMENT}/encode/{ENCODE}/log.txt",
-    threads: workflow.cores
+    threads: 8
     resources:
         gpu=1,
+        mem_mb=16_000,
+        runtime="8h",
     shell:
         RUN_NOTEBOOK
 
@@ -197,6 +214,8 @@ rule train:
     threads: 1
     resources:
         gpu=1,
+        mem_mb=16_000,
+        runtime="12h",
     shell:
         RUN_NOTEBOOK
 
@@ -215,9 +234,11 @@ rule distill:
         notebook=f"{EXPERIMENT}/distill/{{variant}}/notebook.ipynb",
         page=f"{EXPERIMENT}/distill/{{variant}}/notebook.html",
         text=f"{EXPERIMENT}/distill/{{variant}}/log.txt",
-    threads: workflow.cores
+    threads: 8
     resources:
         gpu=1,
+        mem_mb=32_000,
+        runtime="1d",
     shell:
         RUN_NOTEBOOK
 
@@ -236,9 +257,11 @@ rule evaluate:
         notebook=f"{EXPERIMENT}/evaluate/{{variant}}/notebook.ipynb",
         page=f"{EXPERIMENT}/evaluate/{{variant}}/notebook.html",
         text=f"{EXPERIMENT}/evaluate/{{variant}}/log.txt",
-    threads: workflow.cores
+    threads: 8
     resources:
         gpu=1,
+        mem_mb=16_000,
+        runtime="4h",
     shell:
         RUN_NOTEBOOK
 
@@ -257,8 +280,10 @@ rule explain:
         notebook=f"{EXPERIMENT}/explain/{{variant}}/notebook.ipynb",
         page=f"{EXPERIMENT}/explain/{{variant}}/notebook.html",
         text=f"{EXPERIMENT}/explain/{{variant}}/log.txt",
-    threads: workflow.cores
+    threads: 8
     resources:
         gpu=1,
+        mem_mb=16_000,
+        runtime="4h",
     shell:
         RUN_NOTEBOOK

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fervit_lib import ranks
 from fervit_lib.files import naming, naming_disk
 from fervit_lib.runs import atomic_write, read_json, remove_torn, write_json
 from fervit_lib.runtime import display_path, resolve
@@ -108,6 +109,7 @@ def write_shard(path: Path, codes: Tensor, labels: np.ndarray, paths: Sequence[s
         save_file(tensors, temporary, metadata)
 
 
+@ranks.once
 def complete_store(
     folder: Path,
     num_codes: dict[str, int],

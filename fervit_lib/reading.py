@@ -1,6 +1,5 @@
 """Files read ahead in threads, and not waited for without an end: a disk or a network share may hang."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import TimeoutError as NotYet
@@ -8,7 +7,7 @@ from multiprocessing.pool import AsyncResult, ThreadPool
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from fervit_lib.runtime import display_path
+from fervit_lib.runtime import cpu_count, display_path
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -44,7 +43,7 @@ class Readers:
     """
 
     def __init__(self, number: int | None = None) -> None:
-        self._pool = ThreadPool(number or os.cpu_count())  # daemon threads, which an executor's are not
+        self._pool = ThreadPool(number or cpu_count())  # daemon threads, which an executor's are not
 
     def __enter__(self) -> Self:
         return self

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fervit_lib import ranks
 from fervit_lib.files import naming, naming_disk
 from fervit_lib.locks import holder, take_lock, try_lock
 from fervit_lib.names import check_name
@@ -71,6 +72,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a run file cannot hold a {type(value).__name__}: {value!r}")
 
 
+@ranks.once
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` whole or not at all."""
     text = json.dumps(content, indent=2, default=_plain, ensure_ascii=False)
@@ -94,6 +96,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+@ranks.once
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write `tensors` and `metadata` (kept as JSON in the header) to a safetensors file, whole or not at all."""
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
@@ -155,9 +158,13 @@ class Run:
 
     def write_result(self, **figures: Any) -> None:
         """Write `result.json`: figures of merit and paths for the next notebook. Its presence says: run complete."""
-        write_json(self.folder / "result.json", figures)
+        write_json(self.folder / "result.json", {**figures, "ended": _now()})
         if self.lock:
             self.lock.close()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _git(*arguments: str) -> str | None:
@@ -174,6 +181,7 @@ def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in namespace.items() if name[0] != "_" and isinstance(value, kinds)}
 
 
+@ranks.once
 def start_run(
     reports: Path,
     experiment: str,
@@ -224,7 +232,7 @@ def start_run(
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "versions": {"python": platform.python_version(), **versions},
         "device": device,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": _now(),
     }
     write_json(folder / "config.json", config)
     return run

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fervit_lib import ranks
+
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -43,8 +45,15 @@ def seed_everything(seed: int) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
+def cpu_count() -> int:
+    """Processors that this process may use: a scheduler's share of them, where there is one."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def get_device(name: str = "auto") -> torch.device:
     """`auto` is the first GPU where there is one, else the CPU; any torch device string is taken as it is.
+
+    In a launch of several processes on a machine, `auto` and `cuda` are a GPU for each.
 
     Raises:
         ValueError: `name` is no device, or asks for a GPU that this machine does not have.
@@ -57,6 +66,9 @@ def get_device(name: str = "auto") -> torch.device:
         raise ValueError(f"device: expected auto, cpu, cuda or another of torch's, got {name!r}") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device: {name!r} was asked for, but torch sees no GPU; use device='auto' or 'cpu'")
+    if device == torch.device("cuda") and ranks.count() > 1:
+        device = torch.device("cuda", ranks.local_index())
+        torch.cuda.set_device(device)
     return device
 
 
@@ -72,10 +84,12 @@ def fast_bf16(device: torch.device) -> bool:
 
 
 def describe_device(device: torch.device) -> str:
-    """One line for reports, e.g. `cuda (NVIDIA H200)` or `cpu (2 threads, bf16)`."""
+    """One line for reports, e.g. `cuda (NVIDIA H200)`, `4 x cuda (NVIDIA H200)` or `cpu (2 threads, fast bf16)`."""
+    many = f"{ranks.count()} x " if ranks.count() > 1 else ""
     if device.type == "cuda":
-        return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"{device.type} ({torch.get_num_threads()} threads{', fast bf16' if fast_bf16(device) else ''})"
+        return f"{many}cuda ({torch.cuda.get_device_name(device)})"
+    threads = torch.get_num_threads()
+    return f"{many}{device.type} ({threads} thread{'s'[: threads != 1]}{', fast bf16' if fast_bf16(device) else ''})"
 
 
 def reset_peak_memory(device: torch.device) -> None:

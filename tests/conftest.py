@@ -12,7 +12,7 @@ from fervit_lib.latents import complete_store, shard_path, write_shard
 CLASSES = ("angry", "happy", "sad")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_store() -> Callable[..., Path]:
     """A store of easily told codes: each class has its own direction. Faces are named as in FER+."""
 

@@ -16,6 +16,7 @@ FLOORS = {
     "names": 0,
     "progress": 0,
     "pt_codes": 0,
+    "ranks": 0,
     "reading": 0,
     "runs": 0,
     "runtime": 0,

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from fervit_lib.datasets import load_faces, load_people
-from fervit_lib.datasets.faces import KAGGLE_EMOTIONS
 from fervit_lib.datasets.fer_plus import read_votes
+from fervit_lib.datasets.kaggle_tables import KAGGLE_EMOTIONS
 from fervit_lib.distillation import OnnxFeatures
 from fervit_lib.encoders import load_encoder
 from fervit_lib.evaluation.predict import _open

@@ -262,17 +262,17 @@ class TestParametersAreData:
         assert found == given
 
     def test_the_shell_of_a_step_hands_them_on_as_they_are(self, tmp_path: Path) -> None:
-        """Snakemake's own commands, with a printer in the place of papermill."""
+        """Snakemake's own commands, with a printer in the place of what runs a notebook."""
         config = {"experiment": "tiny", "reports": str(tmp_path / "it's; touch ran"), "train": {"model_name": NASTY}}
         (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
         done = plan(tmp_path / "c.yaml", "--printshellcmds")
         assert done.returncode == 0, done.stderr
-        commands = re.findall(r"-m papermill (.*?) 2> ", done.stdout + done.stderr, re.DOTALL)
+        printed = done.stdout + done.stderr
+        commands = re.findall(r"-m fervit_lib\.report run (.*?\}')$", printed, re.DOTALL | re.MULTILINE)
         assert len(commands) >= 4
         told = [shell_sees(command, tmp_path) for command in commands]
-        assert all(arguments[2:5] == ["-k", "python3", "--log-level"] for arguments in told)
-        parameters = [yaml.safe_load(arguments[arguments.index("-y") + 1]) for arguments in told]
-        assert NASTY in [given.get("model_name") for given in parameters]
+        assert all(len(arguments) == 3 and arguments[1].startswith(config["reports"]) for arguments in told)
+        assert NASTY in [json.loads(parameters).get("model_name") for _, _, parameters in told]
         [index] = re.findall(r"-m fervit_lib\.report index (.*)", done.stdout + done.stderr)
         assert shell_sees(index, tmp_path) == [f"{config['reports']}/tiny"]
         assert not (tmp_path / "ran").exists()

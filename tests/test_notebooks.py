@@ -5,12 +5,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
-import yaml
+from tiny import SMALL, TINY_STUDENT, write_config
 
 from fervit_lib import report, runs
 from fervit_lib.models import APPROACHES
@@ -18,30 +19,11 @@ from fervit_lib.runtime import PROJECT_ROOT
 
 NOTEBOOKS = sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))
 CONFIGS = sorted(path for path in (PROJECT_ROOT / "configs").glob("*.yaml") if path.stem != "sweep")  # not Snakemake's
-SMALL = {"embed_dim": 32, "depth": 1, "num_heads": 2, "epochs": 1}
-TINY = {
-    "experiment": "tiny",
-    "encode": {"toy_faces": 140, "epochs": 1, "num_views": 3, "img_size": 32},
-    "train": [
-        SMALL | {"approach": "scratch", "strategy": "full"},
-        SMALL | {"approach": "scratch", "strategy": "gradual", "depth": 2, "epochs": 2, "lr": 1e-3},
-        {"approach": "hybrid", "strategy": "adapter", "pretrained": "mae", "mae_epochs": 1, "epochs": 1},
-        {"approach": "image", "strategy": "full", "model_name": "resnet18", "image_size": 32, "epochs": 1},
-    ],
-    "explain": {"num_faces": 20, "shots": 2, "repeats": 1},
-}
 
 
 def snakemake(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "snakemake", "--cores", "2", "--nolock", *map(str, arguments)]
     return subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True)
-
-
-def write_config(folder: Path, **changes: object) -> Path:
-    content = TINY | {"reports": str(folder / "reports"), "data_dir": str(folder / "data")} | changes
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -148,10 +130,7 @@ def test_the_whole_pipeline_runs_once_and_redoes_only_what_is_missing(tmp_path: 
 
 @pytest.mark.notebooks
 def test_a_student_is_distilled_and_appears_in_the_report(tmp_path: Path) -> None:
-    small = {"toy_people": 20, "toy_size": 32, "image_size": 32, "batch_size": 4, "epochs": 1, "seeds": 1}
-    stand_ins = {"teacher": "toy", "detector": "toy", "teacher_epochs": 1, "detector_epochs": 1}
-    models = {"teacher_encoder": "resnet18", "student_encoder": "mobilenet_v2", "student_decoder": "slim"}
-    config = write_config(tmp_path, distill=small | stand_ins | models)
+    config = write_config(tmp_path, distill=TINY_STUDENT)
     experiment = tmp_path / "reports" / "tiny"
     done = snakemake(experiment / "distill" / "person" / "result.json", "--configfile", config)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -163,18 +142,46 @@ def test_a_student_is_distilled_and_appears_in_the_report(tmp_path: Path) -> Non
 
 
 @pytest.mark.notebooks
-def test_a_failed_notebook_leaves_its_page_with_the_error_and_the_rest_goes_on(tmp_path: Path) -> None:
-    config = write_config(tmp_path, train=[SMALL | {"approach": ["scratch", "scrach"]}])
-    done = snakemake("--configfile", config, "--keep-going")
+def test_two_steps_at_once_take_two_gpus(
+    tmp_path: Path, make_store: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU is needed: what a machine with two says is printed by a script, and each step leaves a lock of its own."""
+    driver = tmp_path / "bin" / "nvidia-smi"
+    driver.parent.mkdir()
+    driver.write_text("#!/bin/sh\nprintf 'GPU-a\\nGPU-b\\nGPU-c\\n'\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{driver.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    make_store(tmp_path / "data" / "latents" / "toy" / "autoencoder")
+    config = write_config(tmp_path, train=[{"lr": -1.0, "seed": [0, 1]}])  # a mistake: they start at once and end soon
+    results = [tmp_path / "reports" / "tiny" / "train" / f"scratch-full-seed{seed}" / "result.json" for seed in (0, 1)]
+    done = snakemake(*results, "--configfile", config, "--keep-going", "--resources", "gpu=2")
+    locks = {path.name for path in tmp_path.glob("*.lock")}
+    assert locks == {f"fervit-{os.getuid()}-GPU-{gpu}.lock" for gpu in "ab"}, done.stderr[-3000:]
+
+
+@pytest.mark.notebooks
+def test_a_failed_notebook_leaves_a_partial_page_and_the_next_call_redoes_only_what_is_missing(tmp_path: Path) -> None:
+    config = write_config(tmp_path, train=[SMALL | {"seed": [0, 1]}])
+    experiment = tmp_path / "reports" / "tiny"
+    failed, passed = (experiment / "train" / f"scratch-full-seed{seed}" for seed in (0, 1))
+    (failed / "metrics.csv").mkdir(parents=True)  # a folder in the way: training fails, when the notebook is half done
+    done = snakemake("--profile", "profiles/local", "--configfile", config)
     assert done.returncode != 0
-    assert "approach: expected one of scratch, hybrid, image, latent_cnn, got 'scrach'" in done.stderr
-    train = tmp_path / "reports" / "tiny" / "train"
-    assert (train / "scratch-full-seed0" / "result.json").is_file()
-    assert [path.name for path in (train / "scrach-full-seed0").iterdir() if "result" in path.name] == []
-    assert (
-        "approach: expected one of scratch, hybrid, image"
-        in (train / "scrach-full-seed0" / "notebook.html").read_text()
-    )
+    assert f"The page shows where: {failed}/notebook.html" in done.stderr
+    page = (failed / "notebook.html").read_text()
+    assert "training faces, " in page and "IsADirectoryError" in page and "Best epoch 1 of" not in page
+    made = {path.parent for path in experiment.rglob("result.json")}
+    assert made == {experiment / "encode" / "autoencoder", passed}
+
+    (failed / "metrics.csv").rmdir()
+    before = {folder: (folder / "result.json").stat().st_mtime_ns for folder in made}
+    done = snakemake("--profile", "profiles/local", "--configfile", config)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {folder: (folder / "result.json").stat().st_mtime_ns for folder in made} == before
+    assert "Best epoch 1 of" in (failed / "notebook.html").read_text()
+    assert (experiment / "evaluate" / "all" / "result.json").is_file() and (experiment / "index.html").is_file()
 
 
 @pytest.mark.notebooks

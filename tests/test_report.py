@@ -142,7 +142,7 @@ class TestIndex:
         table = tables(experiment / "index.html")[0]
         assert table["run"].tolist() == ["c", "a", "b"]
         assert table["accuracy"].tolist() == ["90.0%", "70.0%", "50.0%"]
-        assert table["95 % interval"][0] == "85.0% – 95.0%"
+        assert table["95% interval"][0] == "85.0% – 95.0%"
         assert table["above majority"][0] == "+65.0 points"
         assert table["training time"][0] == "1 min 15 s"
         assert "Highest accuracy: c with 90.0%" in shown

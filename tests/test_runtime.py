@@ -1,3 +1,4 @@
+import os
 import random
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def test_paths_start_at_the_project_root(tmp_path: Path) -> None:
     assert runtime.resolve(tmp_path) == tmp_path
     assert runtime.display_path(runtime.PROJECT_ROOT / "reports" / "a") == "reports/a"
     assert runtime.display_path(tmp_path) == str(tmp_path)
+
+
+def test_only_the_processors_of_this_process_count() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})  # as a scheduler binds a job
+        assert runtime.cpu_count() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert runtime.cpu_count() == len(before)
 
 
 def test_a_gpu_that_is_not_there_is_refused() -> None:

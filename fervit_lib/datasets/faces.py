@@ -4,15 +4,9 @@ Folders: `{train,val,test}/{class}/*`. Tables: `fer2013.csv` and `icml_face_data
 no validation split, a stratified eighth of the training images becomes one, the same eighth whenever it is asked for.
 """
 
-import csv
-import gzip
-import lzma
-import tarfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from io import TextIOWrapper
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -20,23 +14,17 @@ from PIL import Image
 
 from fervit_lib.datasets.action_units import EMOTIONS
 from fervit_lib.datasets.fer_plus import majority, vote_shares, votes_on
+from fervit_lib.datasets.kaggle_tables import PRIVATE_TEST, SIDE, USAGES, read_table, shorten
 from fervit_lib.datasets.toy_set import MARKER
 from fervit_lib.files import check_link, check_pixels, naming
 from fervit_lib.reading import Readers
 
 SPLITS = ("train", "val", "test")
 LABELS = ("hard", "majority", "soft")
-PRIVATE_TEST = "private_test"  # only in the tables; kept back: no loop over SPLITS touches it
 VAL_FRACTION = 1 / 8
 VAL_SEED = 2013  # fixed: a validation image must never become a training image in another run
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-SIDE = 48  # of the tables' images, pixels
-COLUMNS = ("emotion", "pixels", "Usage")
-MAX_LINE = 1 << 16  # characters; a row has 9,300 at most
-MAX_PACKING = 100  # unpacked over packed size; FER2013's is 3. Below 4 MB nobody asks.
-KAGGLE_EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # by the tables' number
-USAGES = {"train": "Training", "val": "Training", "test": "PublicTest", PRIVATE_TEST: "PrivateTest"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +216,7 @@ def _folders(path: Path) -> tuple[str, ...]:
 def _load_folder(root: Path, split: str) -> FaceDataset:
     if not (root / "train").is_dir():
         raise ValueError(
-            f"{root}: no folder 'train' in it, found {_shorten(p.name for p in root.iterdir())}; expected "
+            f"{root}: no folder 'train' in it, found {shorten(p.name for p in root.iterdir())}; expected "
             f"{{train,val,test}}/{{class}}/ with images; if the faces are in a CSV file, give that file"
         )
     for name in {"train", split} & set(USAGES):
@@ -250,7 +238,7 @@ def _list_images(root: Path, split: str, classes: tuple[str, ...]) -> FaceDatase
     found = _folders(root / split)
     if unknown := set(found) - set(classes):
         raise ValueError(
-            f"{root / split}: class folder {_shorten(unknown)} is not in train, which has {', '.join(classes)}; "
+            f"{root / split}: class folder {shorten(unknown)} is not in train, which has {', '.join(classes)}; "
             f"rename or remove it"
         )
     paths, labels = [], []
@@ -274,108 +262,13 @@ def _is_image(path: Path) -> bool:
 def _load_table(path: Path, usage: str) -> FaceDataset:
     """All rows of one usage."""
     with naming(path, "cannot be read as a CSV file", "expected Kaggle's fer2013.csv; download it again"):
-        emotions, pixels, paths = _read_table(path, usage)
+        emotions, pixels, paths = read_table(path, usage)
     missing = set(EMOTIONS) - set(emotions)
     if missing:
         raise ValueError(
-            f"{path}: no row with Usage {usage!r} of class {_shorten(missing)}; expected all of {', '.join(EMOTIONS)}; "
+            f"{path}: no row with Usage {usage!r} of class {shorten(missing)}; expected all of {', '.join(EMOTIONS)}; "
             f"download the whole file, or use folders for a set with fewer classes"
         )
     labels = np.array([EMOTIONS.index(emotion) for emotion in emotions], np.int64)
     images = np.stack(pixels).reshape(-1, SIDE, SIDE)
     return FaceDataset(EMOTIONS, labels, tuple(paths), path, (path.parent / MARKER).is_file(), images)
-
-
-def _read_table(path: Path, usage: str) -> tuple[list[str], list[np.ndarray], list[str]]:
-    """Emotions, pixels (2304,) uint8 and identities of the rows of one usage; every row's labels are checked."""
-    found = []
-    tables = _tables(path)  # by name: a generator that is let go closes its file
-    for name, text in tables:
-        rows = csv.reader(text, skipinitialspace=True)
-        header = [column.strip() for column in next(rows, [])]
-        if set(COLUMNS) <= set(header):
-            break
-        found.append(f"{name} with {_shorten(column[:40] for column in header)}")
-    else:
-        raise ValueError(
-            f"{path}: expected a CSV file with the columns {', '.join(COLUMNS)}, found {_shorten(found)}; give "
-            f"Kaggle's fer2013.csv or icml_face_data.csv"
-        )
-    emotions, pixels, paths = [], [], []
-    for row in rows:
-        if not row:
-            continue
-        where = f"{path}, row {rows.line_num}"
-        if len(row) != len(header):
-            raise ValueError(f"{where}: has {len(row)} fields, expected {len(header)}; {REMEDY}")
-        cells = dict(zip(header, row, strict=True))
-        if cells["emotion"] not in map(str, range(len(KAGGLE_EMOTIONS))):
-            raise ValueError(f"{where}: emotion is {cells['emotion']!r}, expected 0 to 6; {REMEDY}")
-        if cells["Usage"].strip() not in USAGES.values():
-            expected = ", ".join(dict.fromkeys(USAGES.values()))
-            raise ValueError(f"{where}: Usage is {cells['Usage']!r}, expected one of {expected}; {REMEDY}")
-        if cells["Usage"].strip() == usage:
-            emotions.append(KAGGLE_EMOTIONS[int(cells["emotion"])])
-            pixels.append(_parse_pixels(cells["pixels"], where))
-            paths.append(f"{name}:{rows.line_num}")
-    return emotions, pixels, paths
-
-
-REMEDY = "the file is damaged: correct or delete the row, or download the file again"
-
-
-def _parse_pixels(text: str, where: str) -> np.ndarray:
-    """(2304,) uint8."""
-    try:
-        pixels = np.fromstring(text, dtype=np.int64, sep=" ")
-    except ValueError as error:
-        raise ValueError(f"{where}: pixels hold something else than integers; {REMEDY}") from error
-    if len(pixels) != SIDE * SIDE:
-        raise ValueError(f"{where}: has {len(pixels)} pixels, expected {SIDE * SIDE} = {SIDE}x{SIDE}; {REMEDY}")
-    if pixels.min() < 0 or pixels.max() > 255:
-        raise ValueError(f"{where}: pixels from {pixels.min()} to {pixels.max()}, expected 0 to 255; {REMEDY}")
-    return pixels.astype(np.uint8)
-
-
-def _tables(path: Path) -> Iterator[tuple[str, Iterator[str]]]:
-    """Name and lines of the CSV files in `path`; names are those of the unpacked files: packing changes no identity.
-
-    Archives are read where they lie, nothing of them is written.
-    """
-    kind = path.suffix.lower()
-    most = max(4_000_000, MAX_PACKING * path.stat().st_size)
-    if kind == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if _is_csv(name):
-                    yield PurePosixPath(name).name, _lines(archive.open(name), most)
-    elif path.stem.lower().endswith(".tar") or kind in (".tar", ".tgz"):
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if member.isfile() and _is_csv(member.name):
-                    yield PurePosixPath(member.name).name, _lines(archive.extractfile(member), most)
-    elif kind in (".gz", ".xz"):
-        with (gzip.open if kind == ".gz" else lzma.open)(path) as file:
-            yield path.stem, _lines(file, most)
-    else:
-        with path.open("rb") as file:
-            yield path.name, _lines(file, most)
-
-
-def _is_csv(name: str) -> bool:
-    return name.lower().endswith(".csv") and not PurePosixPath(name).name.startswith(".")
-
-
-def _lines(file: Any, most: int) -> Iterator[str]:
-    """The lines of a table, of `most` characters in all: a small archive can hold any number."""
-    text = TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    while line := text.readline(MAX_LINE):
-        most -= len(line)
-        if len(line) == MAX_LINE or most < 0:
-            raise ValueError(f"a line has more than {MAX_LINE} characters, or all more than {MAX_PACKING}-fold packing")
-        yield line
-
-
-def _shorten(names: Any, limit: int = 5) -> str:
-    names = sorted(names)
-    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "") if names else "nothing"

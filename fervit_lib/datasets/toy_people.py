@@ -17,7 +17,7 @@ from fervit_lib.datasets.toy_set import write_toy_set
 from fervit_lib.progress import progress
 
 VERSION = 1  # of the drawing: a set drawn otherwise is drawn anew
-# The splits of ten successive scenes: 60/10/30 %. Test is large: it is what a comparison of students rests on.
+# The splits of ten successive scenes: 60/10/30%. Test is large: it is what a comparison of students rests on.
 _SPLITS = ("train", "test", "train", "val", "train", "train", "test", "train", "test", "train")
 _COS, _SIN = np.cos(np.linspace(0, 2 * np.pi, 32)), np.sin(np.linspace(0, 2 * np.pi, 32))
 
@@ -142,7 +142,7 @@ def toy_person(rng: np.random.Generator, size: int = 96) -> tuple[Image.Image, I
 def draw_toy_people(folder: Path | str, num_scenes: int = 800, size: int = 96, seed: int = 0) -> Path:
     """Draw toy people into `folder`, as `{train,val,test}/{images,masks}/*.png`, and return `folder`.
 
-    60/10/30 % of the scenes go to train/val/test. The same arguments give the same files bit for bit, and a larger
+    60/10/30% of the scenes go to train/val/test. The same arguments give the same files bit for bit, and a larger
     `num_scenes` only adds scenes. `SYNTHETIC.json` beside the splits says how they were drawn: a folder drawn with the
     same values is left as it is, one with others is redrawn.
 

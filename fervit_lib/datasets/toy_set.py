@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fervit_lib import ranks
 from fervit_lib.datasets.action_units import EMOTIONS
 from fervit_lib.datasets.toy_faces import toy_face
 from fervit_lib.files import naming_disk
@@ -17,7 +18,7 @@ from fervit_lib.progress import progress
 
 VERSION = 2  # of the drawing: a set drawn otherwise is drawn anew
 MARKER = "SYNTHETIC.json"
-# The splits of ten successive faces of one class: 70/10/20 %, and each split is there from the fourth face on.
+# The splits of ten successive faces of one class: 70/10/20%, and each split is there from the fourth face on.
 _SPLITS = ("train", "test", "train", "val", "train", "train", "test", "train", "train", "train")
 
 
@@ -33,7 +34,7 @@ def _read_marker(folder: Path, generator: str) -> dict | None:
 def draw_toy_faces(folder: Path | str, num_faces: int = 3000, size: int = 64, seed: int = 0) -> Path:
     """Draw a data set of toy faces into `folder`, laid out as `{train,val,test}/{emotion}/*.png`, and return `folder`.
 
-    70/10/20 % of each class go to train/val/test; classes differ by at most one face. The same arguments give the same
+    70/10/20% of each class go to train/val/test; classes differ by at most one face. The same arguments give the same
     files bit for bit, whatever was drawn before, and a larger `num_faces` only adds faces. `SYNTHETIC.json` beside the
     splits says how they were drawn: a folder drawn with the same values is left as it is, one with others is redrawn.
 
@@ -56,6 +57,7 @@ def draw_toy_faces(folder: Path | str, num_faces: int = 3000, size: int = 64, se
     return write_toy_set(Path(folder), settings, draw(), ours)
 
 
+@ranks.once
 def write_toy_set(
     folder: Path, marker: Mapping[str, Any], pictures: Iterable[tuple[str, Image.Image]], ours: Collection[str]
 ) -> Path:

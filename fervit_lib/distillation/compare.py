@@ -12,6 +12,7 @@ import torch
 from fastai.data.core import DataLoaders
 from torch import Tensor
 
+from fervit_lib import ranks
 from fervit_lib.distillation.data import PeopleBatches
 from fervit_lib.distillation.learner import MONITOR, Targets, build_distiller, fit_distiller
 from fervit_lib.distillation.losses import LossWeights
@@ -120,7 +121,7 @@ def count_split(model: torch.nn.Module, batches: PeopleBatches, targets: Targets
     counts = []
     for images, masks, keys in batches:
         teacher_logits = None if targets.teacher is None else targets.logits(images, keys)
-        counts.append(count_pixels(model(images).float(), masks, teacher_logits))
+        counts.append(count_pixels(ranks.in_shares(model, images).float(), masks, teacher_logits))
     return torch.cat(counts)
 
 
@@ -138,7 +139,7 @@ def count_runs(
 def interval_table(
     counts: Mapping[str, Tensor], *, resamples: int = 1000, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """95 % bootstrap intervals, over seeds and test images drawn anew together, the same for every arm.
+    """95% bootstrap intervals, over seeds and test images drawn anew together, the same for every arm.
 
     Args:
         counts: {arm: (seeds, N, 8)} of the same seeds and images.

@@ -1,6 +1,5 @@
 """People as batches: resized, changed at random in ways that come again, and known by their content."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,12 @@ from fastai.data.load import DataLoader
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 
+from fervit_lib import ranks
 from fervit_lib.datasets import IGNORE, PeopleDataset, load_people, resize_picture
 from fervit_lib.distillation.cache import BoundedCache, content_key
 from fervit_lib.models.segmentation import MEAN, STRIDE, normalise
 from fervit_lib.reading import Readers, Reading
+from fervit_lib.runtime import cpu_count
 
 _FILL = [round(255 * value) for value in MEAN]
 
@@ -61,8 +62,9 @@ class Augment:
 class PeopleBatches(DataLoader):
     """Batches of images (B, 3, S, S) normalised, masks (B, S, S) uint8 on `device`, and the images' content keys.
 
-    Pictures are read and changed in threads, a batch ahead. The order is drawn from torch's seeded random state; how a
-    picture is changed, from `epoch`, the picture's number and the seed of `augment`.
+    Pictures are read and changed in threads, a batch ahead; in a launch each process reads its part of a batch. The
+    order is drawn from torch's seeded random state; how a picture is changed, from `epoch`, the picture's number and
+    the seed of `augment`.
 
     Args:
         augment: None: as they are, in order, and none left out.
@@ -105,17 +107,19 @@ class PeopleBatches(DataLoader):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
         order = torch.randperm(len(self.people)) if self.shuffle else torch.arange(len(self.people))
         chunks = [c.tolist() for c in order.split(self.bs) if len(c) == self.bs or not self.drop_last]
-        with Readers(min(16, os.cpu_count() or 1)) as readers:
+        with Readers(min(16, cpu_count())) as readers:
             ahead = self._read(readers, chunks[0])
             for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):
                 ready, ahead = ahead, self._read(readers, following)
-                images, masks, keys = zip(*(reading.result() for reading in ready), strict=True)
+                *pixels, keys = zip(*(reading.result() for reading in ready), strict=True)
                 self.last_names = tuple(self.people.images[i].name for i in chunk)
-                images = torch.stack(images).to(self.device, non_blocking=True)
-                yield normalise(images), torch.stack(masks).to(self.device, non_blocking=True), keys
+                own = tuple(torch.stack(parts).to(self.device, non_blocking=True) for parts in pixels)
+                images, masks = ranks.gather(own, len(chunk))
+                yield normalise(images), masks, ranks.gather_names(keys, len(chunk))
 
     def _read(self, readers: Readers, chunk: list[int]) -> list[Reading]:
-        return [readers.submit(self.people.files(i), self.prepare, i) for i in chunk]
+        own = [chunk[i] for i in ranks.own_part(len(chunk))]
+        return [readers.submit(self.people.files(i), self.prepare, i) for i in own]
 
 
 class CountEpochs(Callback):

@@ -12,11 +12,12 @@ from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
+from fervit_lib import ranks
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import ImageModel, load_model
 from fervit_lib.models.segmentation import freeze
+from fervit_lib.progress import progress
 from fervit_lib.runs import load_checkpoint, save_checkpoint
 from fervit_lib.runtime import fast_bf16, resolve, seed_everything
 from fervit_lib.training import (
@@ -106,12 +107,12 @@ class AskTeacher(Callback):
 def teacher_logits(teacher: nn.Module, images: Tensor) -> Tensor:
     """(B, 3, H, W) as `ImageModel` takes them → (B, C) float32, in bf16 inside where the device is fast in it."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=fast_bf16(images.device)):
-        return teacher(images).float()
+        return ranks.in_shares(teacher, images).float()
 
 
 def ask_of_all(teacher: nn.Module, images: Tensor) -> Tensor:
     """The teacher's mean logits of each image and its mirror image: (N, 3, H, W) → (N, C)."""
-    parts = tqdm(images.split(256), desc="ask the teacher", leave=False)
+    parts = progress(images.split(256), desc="ask the teacher", unit=" batches")
     return torch.cat([(teacher_logits(teacher, part) + teacher_logits(teacher, part.flip(-1))) / 2 for part in parts])
 
 
@@ -247,7 +248,7 @@ def _fit_best(learn: Learner, folder: Path, epochs: int, lr: float, settings: Ma
 
 
 def accuracy_table(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """{kind: (seeds, 2, N) as `read_rightly` gives it} → a row a kind, with a 95 % interval over the faces.
+    """{kind: (seeds, 2, N) as `read_rightly` gives it} → a row a kind, with a 95% interval over the faces.
 
     `accuracy`, `low` and `high` are of the face alone, `mirrored` of the face together with its mirror image.
     """

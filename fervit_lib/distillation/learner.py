@@ -14,6 +14,7 @@ from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
+from fervit_lib import ranks
 from fervit_lib.distillation.cache import BoundedCache, content_key, model_key
 from fervit_lib.distillation.data import CountEpochs
 from fervit_lib.distillation.features import OnnxFeatures
@@ -26,6 +27,7 @@ from fervit_lib.training.callbacks import Bf16, Curves, KeepFrozenStill, StopOnN
 from fervit_lib.training.learner import naming_memory
 from fervit_lib.training.resume import KeepLast, ResumableLearner
 from fervit_lib.training.schedule import Phase, Schedule
+from fervit_lib.training.share import Share
 
 MONITOR = "fg_iou"
 
@@ -79,12 +81,12 @@ class Targets:
 
     def _kept(self, kind: str, compute: Callable[[Tensor], Tensor], images: Tensor, keys: Sequence[str]) -> Tensor:
         if not self.cache.max_bytes:
-            return compute(images)
+            return ranks.in_shares(compute, images)
         full = [(kind, self._keys[kind], key) for key in keys]
         found = {i: kept for i, key in enumerate(full) if (kept := self.cache.get(key)) is not None}
         if missing := [i for i in range(len(full)) if i not in found]:
             chosen = images if len(missing) == len(images) else images[missing]
-            for i, value in zip(missing, compute(chosen), strict=True):
+            for i, value in zip(missing, ranks.in_shares(compute, chosen), strict=True):
                 found[i] = (value,)
                 self.cache.put(full[i], (value,))
         return torch.stack([found[i][0] for i in range(len(full))])
@@ -190,6 +192,7 @@ def build_distiller(
             StopOnBadBatch(),
             CountEpochs(),
             Anneal(temperature, encoder_training),
+            Share(),
             Curves(folder),
             *([GradientClip(grad_clip)] if grad_clip else []),
             *([Bf16()] if bf16 else []),

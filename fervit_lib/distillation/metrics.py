@@ -18,7 +18,7 @@ BOUNDARY = 0.02  # of the diagonal: the width of an edge (Cheng et al. 2021)
 
 
 def boundary(mask: Tensor) -> Tensor:
-    """(B, H, W) bool → the pixels of a mask that are no further than 2 % of the diagonal from its outside.
+    """(B, H, W) bool → the pixels of a mask that are no further than 2% of the diagonal from its outside.
 
     The picture's border is outside, as in Cheng et al. 2021, Boundary IoU.
     """

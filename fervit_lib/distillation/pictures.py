@@ -10,6 +10,7 @@ from fastai.callback.core import Callback
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from fervit_lib import ranks
 from fervit_lib.datasets import IGNORE
 from fervit_lib.models.segmentation import denormalise
 from fervit_lib.runs import atomic_write
@@ -73,7 +74,11 @@ class SavePictures(Callback):
         if teacher_logits is not None:
             logits = {"teacher": teacher_logits} | logits
         sheet = mask_sheet(images, masks, logits)
-        with atomic_write(self.folder / "pictures" / f"epoch-{self.epoch + 1:03d}.png") as temporary:
-            sheet.save(temporary, format="PNG")
+        self._write(sheet)
         if self.show:
             self.show(sheet)
+
+    @ranks.once
+    def _write(self, sheet: Image.Image) -> None:
+        with atomic_write(self.folder / "pictures" / f"epoch-{self.epoch + 1:03d}.png") as temporary:
+            sheet.save(temporary, format="PNG")

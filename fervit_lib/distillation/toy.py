@@ -12,6 +12,7 @@ from fastai.data.core import DataLoaders
 from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
+from fervit_lib import ranks
 from fervit_lib.datasets import IGNORE
 from fervit_lib.distillation.cache import content_key
 from fervit_lib.distillation.data import CountEpochs
@@ -24,6 +25,7 @@ from fervit_lib.runtime import seed_everything
 from fervit_lib.training import SaveBest
 from fervit_lib.training.callbacks import StopOnNan
 from fervit_lib.training.resume import ResumableLearner
+from fervit_lib.training.share import Share
 
 TOY_TENSOR = "/neck/act/Relu_output_0"  # in the middle of its graph: 64 channels at an eighth of the side
 
@@ -85,15 +87,20 @@ def make_toy_detector(dls: DataLoaders, folder: Path, *, epochs: int, seed: int,
     detector = ToyDetector().to(dls.device)
     model = nn.Sequential(_Denormalise(), detector)
     adamw = partial(OptimWrapper, opt=torch.optim.AdamW)
-    cbs = [StopOnNan(), CountEpochs()]
+    cbs = [StopOnNan(), CountEpochs(), Share()]
     shown = {"what": "toy detector", "unit": " images"}
     learn = ResumableLearner(dls, model, loss_func=detection_loss, opt_func=adamw, train_bn=False, cbs=cbs, **shown)
     learn.fit(epochs, 2e-3)
-    example = torch.zeros(2, 3, dls.train.size, dls.train.size)
+    return _export(detector, path, dls.train.size)
+
+
+@ranks.once
+def _export(detector: ToyDetector, path: Path, size: int) -> Path:
     with atomic_write(path) as temporary:
         torch.onnx.export(
-            detector.eval().cpu(), (example,), str(temporary), input_names=["images"], output_names=["cells"],
-            dynamic_axes={"images": {0: "batch"}, "cells": {0: "batch"}}, opset_version=17, dynamo=False,
+            detector.eval().cpu(), (torch.zeros(2, 3, size, size),), str(temporary), input_names=["images"],
+            output_names=["cells"], dynamic_axes={"images": {0: "batch"}, "cells": {0: "batch"}}, opset_version=17,
+            dynamo=False,
         )  # fmt: skip
     return path
 
@@ -120,14 +127,19 @@ def make_toy_teacher(
     teacher = build_segmenter(encoder)
     masks_only = LossWeights(kl=0, mse=0, feature=0)
 
+    @ranks.once
     def save() -> None:
         with atomic_write(path.with_suffix(".best")) as temporary:
             save_teacher(temporary, teacher)
+
+    @ranks.once
+    def keep_best() -> None:
+        path.with_suffix(".best").rename(path)
+        state.unlink()
 
     best = SaveBest(save, "fg_iou")
     place, tapped = folder / "toy_teacher", TappedStudent(teacher)
     learn = build_distiller(tapped, dls, Targets(None), masks_only, folder=place, cbs=[best], what="toy teacher")
     fit_distiller(learn, epochs=epochs, lr=lr, schedule="one_cycle", state=state, settings=told)
-    path.with_suffix(".best").rename(path)
-    state.unlink()
+    keep_best()
     return path

@@ -38,7 +38,7 @@ def prepare_encoder(
 
     Args:
         dtype: float32, bfloat16, or auto: bfloat16 for psp and e4e where `device` is fast in it, else float32. With
-            random weights, bfloat16 moves a code by at most 0.4 % of the largest value.
+            random weights, bfloat16 moves a code by at most 0.4% of the largest value.
         compile: let torch.compile translate it at its first batch (a minute or more; pays on many faces).
         group_styles: run psp's and e4e's style blocks together, see `StyleBand`. Measure: benchmarks/encode.py.
 

@@ -58,7 +58,6 @@ from fervit_lib.evaluation.segmenter import (
     export_segmenter,
     measure_segmenters,
     segmenter_difference,
-    size_and_latency,
 )
 from fervit_lib.evaluation.significance import (
     bootstrap_interval,
@@ -121,7 +120,6 @@ __all__ = [
     "score_intervals",
     "seen_before",
     "segmenter_difference",
-    "size_and_latency",
     "summary_metrics",
     "top_confusions",
     "under_corruption",

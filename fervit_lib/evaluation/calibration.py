@@ -1,4 +1,4 @@
-"""Whether a confidence of 80 % is right in 80 of 100 cases, and the one number that mends it."""
+"""Whether a confidence of 80% is right in 80 of 100 cases, and the one number that mends it."""
 
 import numpy as np
 import pandas as pd

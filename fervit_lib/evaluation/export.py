@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from fervit_lib import ranks
 from fervit_lib.encoders import images_to_tensor
 from fervit_lib.evaluation.efficiency import measure_onnx
 from fervit_lib.evaluation.predict import Predictor
@@ -49,6 +50,7 @@ def export_onnx(model: nn.Module, path: Path) -> Path:
     return write_onnx(model, torch.zeros(2, *model.input_shape), name, path)
 
 
+@ranks.once
 def write_onnx(model: nn.Module, example: Tensor, name: str, path: Path) -> Path:
     """Write any model of one input, which is called `name`, to one output, `logits`; the batch size is free."""
     device = next(model.parameters()).device

@@ -92,7 +92,7 @@ def mirrored(pictures: Sequence[Image.Image]) -> list[Image.Image]:
 
 
 def ten_crops(pictures: Sequence[Image.Image]) -> list[list[Image.Image]]:
-    """Corners and centre, and these mirrored, of 90 % of the side: ten lists of pictures."""
+    """Corners and centre, and these mirrored, of 90% of the side: ten lists of pictures."""
     images = _stack(pictures)
     return [_unstack(crop) for crop in F.ten_crop(images, round(CROP * images.shape[-1]))]
 
@@ -152,7 +152,7 @@ def seen_before(faces: Mapping[str, FaceDataset]) -> np.ndarray:
 
 
 def on_part(correct: Mapping[str, np.ndarray], part: np.ndarray) -> pd.DataFrame:
-    """Accuracy on all faces and on a part of them (N,) bool: run, all, part, low and high (95 %), faces of the part."""
+    """Accuracy on all faces and on a part of them (N,) bool: run, all, part, low and high (95%), faces of the part."""
     rows = []
     for name, right in correct.items():
         row: dict[str, Any] = {"run": name, "all": right.mean(), "part": np.nan, "low": np.nan, "high": np.nan}

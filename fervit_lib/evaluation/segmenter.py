@@ -10,9 +10,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from fervit_lib import ranks
 from fervit_lib.evaluation.efficiency import count_macs
 from fervit_lib.evaluation.export import TOLERANCE, difference_from_torch, write_onnx
 from fervit_lib.progress import progress
+from fervit_lib.runtime import fast_bf16
+
+WARM_UP = 2
 
 
 def export_segmenter(model: nn.Module, path: Path, size: int) -> Path:
@@ -31,61 +35,63 @@ def segmenter_difference(path: Path, model: nn.Module, images: Tensor) -> float:
     return difference
 
 
+@ranks.once
 def measure_segmenters(
     models: Mapping[str, nn.Module], folder: Path, size: int, device: torch.device, repeats: int = 15
-) -> pd.DataFrame:
-    """`size_and_latency` of models in torch, and as ONNX files that are written to `folder`."""
-    files = [export_segmenter(model, folder / f"{i}.onnx", size) for i, model in enumerate(models.values())]
-    return size_and_latency(
-        dict(zip(models, zip(models.values(), files, strict=True), strict=True)), size, device, repeats
-    )
-
-
-def size_and_latency(
-    models: Mapping[str, tuple[nn.Module, Path]], size: int, device: torch.device, repeats: int = 15
 ) -> pd.DataFrame:
     """How large and how fast models are, on one image, measured in turns in one run.
 
     Args:
-        models: by name, as torch and as ONNX; the first is what the others are compared with.
+        models: by name; the first is what the others are compared with. Each is written to `folder` as ONNX.
 
     Returns:
-        A row a model and runtime: model, runtime, parameters, gmac, megabytes (of the ONNX file, float32), ms (median)
-        and speedup over the first model in the same runtime.
+        A row a model and runtime (torch; torch bf16 where `device` is fast in it; ONNX Runtime): model, runtime,
+        parameters, gmac, megabytes (of the ONNX file, float32), ms (median) and speedup over the first model in the
+        same runtime.
     """
     images = torch.zeros(1, 3, size, size)
+    files = {
+        name: export_segmenter(model, folder / f"{i}.onnx", size) for i, (name, model) in enumerate(models.items())
+    }
     ways: dict[tuple[str, str], Callable[[], object]] = {}
-    for name, (model, path) in models.items():
-        ways[name, "torch"] = _torch_way(model.eval().to(device), images.to(device))
-        ways[name, "ONNX Runtime"] = _onnx_way(path, images, device)
+    for name, model in models.items():
+        model.eval().to(device)
+        ways[name, "torch"] = _torch_way(model, images.to(device))
+        if fast_bf16(device):
+            ways[name, "torch bf16"] = _torch_way(model, images.to(device), bf16=True)
+        ways[name, "ONNX Runtime"] = _onnx_way(files[name], images, device)
+    ms = _median_ms(ways, repeats)
+    first = next(iter(models))
+    gmac = {name: count_macs(model, images.to(device)) / 1e9 for name, model in models.items()}
+    return pd.DataFrame(
+        {
+            "model": name,
+            "runtime": runtime,
+            "parameters": sum(p.numel() for p in models[name].parameters()),
+            "gmac": gmac[name],
+            "megabytes": files[name].stat().st_size / 1e6,
+            "ms": taken,
+            "speedup": ms[first, runtime] / taken,
+        }
+        for (name, runtime), taken in ms.items()
+    )
+
+
+def _median_ms(ways: Mapping[tuple[str, str], Callable[[], object]], repeats: int) -> dict[tuple[str, str], float]:
+    """Milliseconds of each call, all in turns, so that what else the machine does falls on all alike."""
     seconds: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
-    for number in progress(range(2 + repeats), desc="time", unit=" rounds"):
+    for number in progress(range(WARM_UP + repeats), desc="time", unit=" rounds"):
         for way, call in ways.items():
             started = time.perf_counter()
             call()
-            if number >= 2:
+            if number >= WARM_UP:
                 seconds[way].append(time.perf_counter() - started)
-    first = next(iter(models))
-    rows = []
-    for (name, runtime), taken in seconds.items():
-        model, path = models[name]
-        rows.append(
-            {
-                "model": name,
-                "runtime": runtime,
-                "parameters": sum(p.numel() for p in model.parameters()),
-                "gmac": count_macs(model.eval(), images.to(device)) / 1e9,
-                "megabytes": path.stat().st_size / 1e6,
-                "ms": 1000 * statistics.median(taken),
-                "speedup": statistics.median(seconds[first, runtime]) / statistics.median(taken),
-            }
-        )
-    return pd.DataFrame(rows)
+    return {way: 1000 * statistics.median(taken) for way, taken in seconds.items()}
 
 
-def _torch_way(model: nn.Module, images: Tensor) -> Callable[[], object]:
+def _torch_way(model: nn.Module, images: Tensor, bf16: bool = False) -> Callable[[], object]:
     def call() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
             model(images)
         if images.is_cuda:
             torch.cuda.synchronize(images.device)

@@ -86,7 +86,7 @@ def _identity(attn: Tensor) -> Tensor:
 class AttentionSummary:
     """Mean maps over groups of faces: group 0 is all faces, group 1 + c those of class c.
 
-    `half_width` is that of a 95 % interval of the row of CLS over faces: 1.96 standard errors.
+    `half_width` is that of a 95% interval of the row of CLS over faces: 1.96 standard errors.
     """
 
     count: Tensor  # (G,) faces

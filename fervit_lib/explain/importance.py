@@ -31,14 +31,14 @@ def replace_layers(codes: Tensor, layers: Iterable[int], fill: Tensor) -> Tensor
 
 
 def _drop(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
-    """What accuracy loses, with its 95 % interval over faces: both arguments (n,) say which were right."""
+    """What accuracy loses, with its 95% interval over faces: both arguments (n,) say which were right."""
     lost = before.astype(float) - after
     half = 1.96 * lost.std(ddof=1) / np.sqrt(len(lost))
     return {"drop": lost.mean(), "drop_low": lost.mean() - half, "drop_high": lost.mean() + half}
 
 
 def leave_one_out(predict: Predict, codes: Tensor, labels: np.ndarray, fill: Tensor) -> pd.DataFrame:
-    """Accuracy without each layer: columns layer, band, accuracy, drop with its 95 % interval over faces (paired)."""
+    """Accuracy without each layer: columns layer, band, accuracy, drop with its 95% interval over faces (paired)."""
     before = predict(codes).argmax(1) == labels
     rows = []
     for layer in progress(range(codes.shape[1]), desc="leave out", unit=" layers"):
@@ -136,7 +136,7 @@ def layers_off(predict: Predict, codes: Tensor, fill: Tensor) -> tuple[list[str]
 
 
 def band_shares(scores: Tensor) -> pd.DataFrame:
-    """How scores ≥ 0 of the layers (n, 18) divide among the bands, each face's sum 1; 95 % intervals over faces.
+    """How scores ≥ 0 of the layers (n, 18) divide among the bands, each face's sum 1; 95% intervals over faces.
 
     A row a band: share, low, high, and `even`, what a model that knows nothing of layers would give.
     """

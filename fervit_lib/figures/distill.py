@@ -17,7 +17,7 @@ _SHOWN = {
 
 
 def table_of_arms(table: pd.DataFrame) -> Styler:
-    """A row an arm, each score with its 95 % interval; `table` as `distillation.interval_table`."""
+    """A row an arm, each score with its 95% interval; `table` as `distillation.interval_table`."""
     require_columns("table", table, ["arm", "seeds", *_SHOWN])
     shown = pd.DataFrame({"trained with": table["arm"].str.replace("_", " "), "seeds": table["seeds"]})
     for name, label in _SHOWN.items():
@@ -34,19 +34,30 @@ def table_of_kinds(table: pd.DataFrame) -> Styler:
 
 
 def table_of_sizes(sizes: pd.DataFrame) -> Styler:
-    """A row a model and runtime; `sizes` as `evaluation.size_and_latency`."""
-    forms = {"parameters": "{:,}", "gmac": "{:.2f}", "megabytes": "{:.1f}", "ms": "{:.1f}", "speedup": "{:.2f} ×"}
+    """A row a model and runtime, and how many times as fast it is as the first model in each runtime.
+
+    Bold compares like with like: the same runtime on both sides. `sizes` as `evaluation.measure_segmenters`.
+    """
+    forms = {"parameters": "{:,}", "gmac": "{:.2f}", "megabytes": "{:.1f}", "ms": "{:.1f}"}
     require_columns("sizes", sizes, ["model", "runtime", *forms])
-    return sizes.style.hide().format(forms).set_properties(["model", "runtime"], **{"text-align": "left"})
+    shown, first = sizes[["model", "runtime", *forms]].copy(), sizes["model"].iloc[0]
+    ratios = {}
+    for runtime, ms in sizes.loc[sizes["model"] == first, ["runtime", "ms"]].itertuples(index=False):
+        ratios[f"× {first} in {runtime}"] = runtime
+        shown[f"× {first} in {runtime}"] = ms / sizes["ms"]
+    styler = shown.style.hide().format(forms | dict.fromkeys(ratios, "{:.2f}"))
+    for name, runtime in ratios.items():
+        styler.set_properties(pd.IndexSlice[sizes["runtime"] == runtime, [name]], **{"font-weight": "bold"})
+    return styler.set_properties(["model", "runtime"], **{"text-align": "left"})
 
 
 def plot_differences(pairs: pd.DataFrame, seeds: int, images: int) -> go.Figure:
-    """What each term buys: differences in foreground IoU with their 95 % intervals; `pairs` as `interval_table`."""
+    """What each term buys: differences in foreground IoU with their 95% intervals; `pairs` as `interval_table`."""
     require_columns("pairs", pairs, ["what", "difference", "low", "high"])
     pairs = pairs.iloc[::-1]
     figure = new_figure(
         "What each term buys, in foreground IoU",
-        f"95 % intervals over {seeds} seed{'s'[: seeds != 1]} and {images} test images; one that holds 0 shows nothing",
+        f"95% intervals over {seeds} seed{'s'[: seeds != 1]} and {images} test images; one that holds 0 shows nothing",
         height=170 + 40 * len(pairs),
         xaxis={"title": "difference, points", "ticksuffix": ""},
     )

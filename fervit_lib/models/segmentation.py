@@ -9,6 +9,7 @@ from typing import Any
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from timm.layers.activations import Swish
 from torch import Tensor, nn
 
 from fervit_lib.files import naming
@@ -25,6 +26,8 @@ STRIDE = 32  # sides have to be a multiple of it
 
 def build_segmenter(encoder: str = STUDENT_ENCODER, decoder: str = "full", weights: str = "none") -> smp.Unet:
     """A U-Net: images (B, 3, S, S), ImageNet-normalised, S a multiple of 32 → logits (B, 1, S, S).
+
+    Its weights lie channels last, and so does what it computes: convolutions are up to 1.5 times as fast so.
 
     Args:
         encoder: any encoder of segmentation_models.pytorch. Of EfficientNets take the `timm-` names: those of `tu-`
@@ -47,13 +50,18 @@ def build_segmenter(encoder: str = STUDENT_ENCODER, decoder: str = "full", weigh
     given = None if weights == "none" else weights
     try:
         with warnings.catch_warnings(action="ignore"):  # `timm-` is deprecated, and the published teacher needs it
-            return smp.Unet(encoder, encoder_weights=given, decoder_channels=DECODERS[decoder], classes=1)
+            model = smp.Unet(encoder, encoder_weights=given, decoder_channels=DECODERS[decoder], classes=1)
     except Exception as error:  # of a hub that cannot be reached there are many
         if given is None:
             raise
         raise ValueError(
             f"weights: no {weights} weights for {encoder} ({error}); connect to the network, or say none"
         ) from error
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Swish):  # the same function, in more passes over memory than torch's
+                setattr(parent, name, nn.SiLU(inplace=True))
+    return model.to(memory_format=torch.channels_last)
 
 
 def load_teacher(

@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     page.add_argument("page", type=Path)
     index = commands.add_parser("index", help="index.html of an experiment")
     index.add_argument("experiment_dir", type=Path)
+    index.add_argument("--config", type=Path, nargs="?", help="its configuration, to be kept with it")
     run = commands.add_parser("run", help="execute a notebook into a folder, and make its page")
     run.add_argument("notebook", type=Path)
     run.add_argument("folder", type=Path)
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.command == "page":
         write_page(options.notebook, options.page)
     elif options.command == "index":
-        write_index(options.experiment_dir)
+        write_index(options.experiment_dir, options.config)
     elif not run_notebook(options.notebook, options.folder, options.parameters):
         sys.exit(f"{options.folder} {describe_failure(options.folder)}\n  See {options.folder / PAGE}")
 

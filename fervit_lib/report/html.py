@@ -14,6 +14,7 @@ import plotly.io
 from plotly.offline import get_plotlyjs
 from pygments.formatters import HtmlFormatter
 
+from fervit_lib.figures.theme import CONFIG
 from fervit_lib.runs import atomic_write, read_json
 
 SYNTHETIC = (
@@ -24,9 +25,18 @@ SYNTHETIC = (
 
 def figure_div(figure: Any) -> str:
     """A figure, or its JSON as a notebook stores it, as a div for a page that has plotly.js."""
-    config = {"responsive": True, "displaylogo": False}
     options = {"include_plotlyjs": False, "full_html": False, "validate": False, "default_height": "450px"}
-    return plotly.io.to_html(figure, config=config, **options)
+    kind = "figure wide" if _is_wide(figure if isinstance(figure, Mapping) else figure.to_plotly_json()) else "figure"
+    return f'<div class="{kind}">{plotly.io.to_html(figure, config=CONFIG, **options)}</div>'
+
+
+def _is_wide(figure: Mapping[str, Any]) -> bool:
+    """Whether a figure needs more than the width of a phone: panels side by side, a menu, a long legend or subtitle."""
+    layout, data = figure.get("layout", {}), figure.get("data", [])
+    starts = {axis["domain"][0] for name, axis in layout.items() if name.startswith("xaxis") and "domain" in axis}
+    names = {trace["name"] for trace in data if trace.get("name") and trace.get("showlegend", True)}
+    subtitle = layout.get("title", {}).get("subtitle", {}).get("text") or ""
+    return len(starts) > 1 or bool(layout.get("updatemenus")) or len(names) > 4 or len(subtitle) > 60
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -37,7 +47,7 @@ def read_object(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _revision(config: Mapping[str, Any]) -> str:
+def revision(config: Mapping[str, Any]) -> str:
     if not config.get("git_revision"):
         return "no git revision"
     return f"{config['git_revision'][:10]}{' with uncommitted changes' if config.get('git_dirty') else ''}"
@@ -76,7 +86,7 @@ def write_html(page: Path, template: str, *, figures: bool, **content: Any) -> P
     """Fill a template of ours, with plotly.js if there are figures, and write it whole or not at all."""
     environment = jinja2.Environment(loader=jinja2.PackageLoader("fervit_lib"), autoescape=True, trim_blocks=True)
     environment.filters |= {
-        "revision": _revision,
+        "revision": revision,
         "date": _date,
         "shown": shown,
         "duration": _duration,

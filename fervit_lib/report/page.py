@@ -50,7 +50,7 @@ class PageOutputs(Preprocessor):
         if PLOTLY in data:
             stored = data[PLOTLY]
             figure = {key: stored[key] for key in ("data", "layout", "frames") if stored.get(key)}
-            output.data = NotebookNode({"text/html": f'<div class="figure">{figure_div(figure)}</div>'})
+            output.data = NotebookNode({"text/html": figure_div(figure)})
             return True
         if data.pop(WIDGET, None) is not None and not data.keys() & {"text/html", "image/png", "image/svg+xml"}:
             text = data.get("text/plain", "")
@@ -166,7 +166,7 @@ def write_page(notebook: Path, page: Path, title: str | None = None) -> Path:
     return write_html(
         page,
         "notebook.html.j2",
-        figures='class="figure"' in cells,
+        figures='class="figure' in cells,
         title=title or " – ".join(filter(None, (named, config.get("variant")))),
         has_heading=heading is not None,
         synthetic=SYNTHETIC if _is_synthetic(notebook.parent) else "",

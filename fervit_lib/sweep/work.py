@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from fervit_lib.progress import progress
 from fervit_lib.runs import Run
-from fervit_lib.runtime import PROJECT_ROOT
+from fervit_lib.runtime import PROJECT_ROOT, cpu_count
 from fervit_lib.sweep.config import TRAIN_NOTEBOOK, Sweep, read_sweep
 from fervit_lib.sweep.study import STORAGES, Claim, claim, fail, num_ended, open_study, trial_environment, variant_of
 
@@ -126,7 +126,7 @@ def run_sweep(file: Path, reports: Path, *, workers: int = 1, storage: str | Non
         return
     options = ["--worker", "--reports", str(reports), "--seed", str(seed)]
     command = [sys.executable, "-m", "fervit_lib.sweep", str(file), *options]
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    threads = str(max(1, cpu_count() // workers))
     environment = {"OMP_NUM_THREADS": threads} | os.environ
     running = [subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment) for _ in range(workers)]
     try:

@@ -7,6 +7,7 @@ import torch
 from fastai.callback.core import Callback
 from torch import Tensor
 
+from fervit_lib import ranks
 from fervit_lib.models.attention import SIMILARITIES, Heads, attention_modules, capture_heads, head_similarity
 
 DISAGREEMENTS = ("none", *SIMILARITIES)
@@ -24,7 +25,7 @@ def disagreement_loss(heads: Heads, kind: str) -> Tensor:
     Args:
         kind: subspace, position or output, see `head_similarity`.
     """
-    return _pairs(head_similarity(heads, kind)).mean()
+    return _pairs(ranks.mean(head_similarity(heads, kind))).mean()
 
 
 def margin_diversity_loss(heads: Heads, margin: float) -> Tensor:
@@ -32,7 +33,7 @@ def margin_diversity_loss(heads: Heads, margin: float) -> Tensor:
 
     Distance is one minus the cosine of their rows, 0 to 1. Heads further apart than `margin` are left alone.
     """
-    return (margin - (1 - _pairs(head_similarity(heads, "position")))).relu().mean()
+    return (margin - (1 - _pairs(ranks.mean(head_similarity(heads, "position"))))).relu().mean()
 
 
 class HeadPenalty(Callback):

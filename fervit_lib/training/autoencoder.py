@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from fastai.data.core import DataLoaders
 from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
+from fervit_lib import ranks
 from fervit_lib.encoders.autoencoder import Autoencoder, load_autoencoder, save_autoencoder
 from fervit_lib.locks import locked
 from fervit_lib.runtime import fast_bf16, seed_everything
 from fervit_lib.training.callbacks import Bf16, Curves
 from fervit_lib.training.data import TensorBatches
 from fervit_lib.training.resume import KeepLast, ResumableLearner
+from fervit_lib.training.share import Share
 
 FINE_WEIGHT = 4.0  # the full picture counts most; the two coarser ones keep the bands in order
 
@@ -75,9 +78,15 @@ def fit_autoencoder(
     digest = hashlib.sha256(json.dumps(settings).encode())
     digest.update(train.numpy().tobytes())
     state = checkpoint.with_name("last.safetensors")
-    with locked(checkpoint.with_name(f".{checkpoint.name}.lock")):  # another process of this run may learn it now
-        known = load_autoencoder(checkpoint) if checkpoint.is_file() else None
-        if known is None or known[1] != digest.hexdigest():
+
+    @ranks.once
+    def is_known() -> bool:
+        return checkpoint.is_file() and load_autoencoder(checkpoint)[1] == digest.hexdigest()
+
+    # Another process that encodes these faces, too, may learn it now.
+    lock = locked(checkpoint.with_name(f".{checkpoint.name}.lock")) if ranks.index() == 0 else nullcontext()
+    with lock:
+        if not is_known():
             keep = KeepLast(state, {"digest": digest.hexdigest()}, lr)
             seed_everything(seed)
             model = _train(train, val, checkpoint.parent.parent, epochs, lr, batch_size, device, keep)
@@ -111,7 +120,7 @@ def _train(
         loss_func=reconstruction_loss,
         opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
         path=folder,
-        cbs=[MirrorHalf(), Curves(folder), *([Bf16()] if fast_bf16(device) else [])],
+        cbs=[MirrorHalf(), Share(), Curves(folder), *([Bf16()] if fast_bf16(device) else [])],
         what="autoencoder",
     )
     learn.fit_one_cycle(epochs, lr, cbs=[keep])

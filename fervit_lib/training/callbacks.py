@@ -13,9 +13,10 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.tracker import TrackerCallback
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from fervit_lib import ranks
 from fervit_lib.files import naming_disk
 from fervit_lib.progress import progress
 from fervit_lib.runs import atomic_write
@@ -42,7 +43,7 @@ class FitBar(Callback):
 
     def after_batch(self) -> None:
         if self.training and self.bar is not None:
-            self.bar.update(len(self.xb[0]))
+            self.bar.update(len(self.yb[0]))  # not xb, of which a process may have a part
 
     def after_epoch(self) -> None:
         if self.bar is not None and not hasattr(self.learn, "lr_finder"):
@@ -107,19 +108,27 @@ class Curves(Callback):
         names = self.recorder.metric_names[1:-1]
         row = {"epoch": self.epoch} | dict(zip(names, map(float, self.recorder.values[-1]), strict=True))
         self.rows.append(row | {"seconds": time.perf_counter() - self.started})
-        with atomic_write(self.folder / "metrics.csv") as temporary:
-            pd.DataFrame(self.rows).to_csv(temporary, index=False)
+        self._write_table()
 
     def after_fit(self) -> None:
         if self.run and self.rows:
-            folder = self.folder / "tensorboard"
-            shutil.rmtree(folder, ignore_errors=True)  # of a run before this one, or half written
-            with naming_disk(folder), SummaryWriter(str(folder)) as writer:
-                for row in self.rows:
-                    for name, value in row.items():
-                        if name not in ("epoch", "seconds"):
-                            writer.add_scalar(name, value, int(row["epoch"]))
+            self._write_tensorboard()
         self.run = True
+
+    @ranks.once
+    def _write_table(self) -> None:
+        with atomic_write(self.folder / "metrics.csv") as temporary:
+            pd.DataFrame(self.rows).to_csv(temporary, index=False)
+
+    @ranks.once
+    def _write_tensorboard(self) -> None:
+        folder = self.folder / "tensorboard"
+        shutil.rmtree(folder, ignore_errors=True)  # of a run before this one, or half written
+        with naming_disk(folder), SummaryWriter(str(folder)) as writer:
+            for row in self.rows:
+                for name, value in row.items():
+                    if name not in ("epoch", "seconds"):
+                        writer.add_scalar(name, value, int(row["epoch"]))
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
@@ -201,6 +210,32 @@ class StopOnNan(Callback):
             )
 
 
+def enter_bf16(model: nn.Module, device: torch.device) -> None:
+    """Let `model` compute under bf16 autocast, until `leave_bf16`.
+
+    On a CPU depthwise convolutions stay in float32: with a stride, their gradient has no fast bf16 kernel there and
+    takes eight times as long. They are few of the operations, but were a fifth of a student's step.
+    """
+    for convolution in _depthwise(model) if device.type == "cpu" else []:
+        convolution.forward = _in_float32(convolution.forward)
+    model.forward = torch.autocast(device.type, torch.bfloat16)(model.forward)
+
+
+def leave_bf16(model: nn.Module) -> None:
+    """Let `model` compute as before `enter_bf16`."""
+    for module in (model, *_depthwise(model)):
+        module.__dict__.pop("forward", None)
+
+
+def _depthwise(model: nn.Module) -> list[nn.Conv2d]:
+    return [m for m in model.modules() if isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels]
+
+
+def _in_float32(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    whole = torch.autocast("cpu", enabled=False)(forward)
+    return lambda images: whole(images.float())
+
+
 class Bf16(Callback):
     """The model's forward pass under bf16 autocast while it is fitted; losses and metrics in full precision.
 
@@ -212,14 +247,14 @@ class Bf16(Callback):
 
     def before_fit(self) -> None:
         self.after_fit()  # what an interrupted fit left
-        self.model.forward = torch.autocast(self.dls.device.type, torch.bfloat16)(self.model.forward)
+        enter_bf16(self.model, self.dls.device)
 
     def after_pred(self) -> None:
         if isinstance(self.pred, torch.Tensor):
             self.learn.pred = self.pred.float()
 
     def after_fit(self) -> None:
-        self.model.__dict__.pop("forward", None)
+        leave_bf16(self.model)
 
 
 class Fp16(MixedPrecision):

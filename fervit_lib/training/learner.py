@@ -20,6 +20,7 @@ from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
+from fervit_lib import ranks
 from fervit_lib.models import set_fused_attention
 from fervit_lib.runtime import fast_bf16
 from fervit_lib.training.attention_losses import head_penalties
@@ -27,6 +28,7 @@ from fervit_lib.training.callbacks import Bf16, Curves, Ema, Fp16, KeepFrozenSti
 from fervit_lib.training.metrics import scores
 from fervit_lib.training.resume import KeepLast, ResumableLearner, read_state
 from fervit_lib.training.schedule import EarlyStopping, Phase, Plateau, Schedule, lr_shape
+from fervit_lib.training.share import Share
 from fervit_lib.training.strategies import Strategy, parameter_groups
 
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
@@ -106,6 +108,7 @@ def build_learner(
         cbs=[
             KeepFrozenStill(),
             StopOnNan(),
+            Share(),
             Curves(folder),
             *([_MixUp(mixup)] if mixup else []),
             *head_penalties(disagreement, disagreement_weight, head_margin, margin_weight),
@@ -201,12 +204,13 @@ def _peak_rate(
     if state and (kept := read_state(state, identity)):  # found before the interruption
         return kept[1]["peak"]
     learn.freeze_to(sum(not group.first for group in learn.groups))
-    kept = learn.path / learn.model_dir  # fastai's copy of the weights, of which it and a kill leave the folder
-    shutil.rmtree(kept, ignore_errors=True)
-    found = learn.lr_find(show_plot=False).valley
-    shutil.rmtree(kept)
+    learn.model_dir = f"lr_find-{ranks.index()}"  # for fastai's copy of the weights, which it and a kill leave there
+    shutil.rmtree(learn.path / learn.model_dir, ignore_errors=True)
+    with ranks.alone():  # a hundred batches, alike in every process: fastai searches in one only
+        found = learn.lr_find(show_plot=False).valley
+    shutil.rmtree(learn.path / learn.model_dir)
     learn.rates_tried = pd.DataFrame(
         {"lr": learn.recorder.lrs, "loss": [float(loss) for loss in learn.recorder.losses]}
     )
     learn.create_opt()  # nothing of the search is left in the moments
-    return float(found)
+    return ranks.once(lambda: float(found))()

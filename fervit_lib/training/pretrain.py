@@ -18,6 +18,7 @@ from fervit_lib.runtime import fast_bf16
 from fervit_lib.training.callbacks import Bf16, Curves, StopOnNan
 from fervit_lib.training.resume import KeepLast, ResumableLearner, randomness_kept
 from fervit_lib.training.schedule import Phase, Schedule
+from fervit_lib.training.share import Share
 
 
 class _Unlabelled(Callback):
@@ -81,12 +82,12 @@ def fit_masked(
         loss_func=_HiddenError(masked),
         opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
         path=folder,
-        cbs=[_Unlabelled(), StopOnNan(), curves, schedule, *([Bf16()] if fast_bf16(dls.device) else [])],
+        cbs=[_Unlabelled(), Share(), StopOnNan(), curves, schedule, *([Bf16()] if fast_bf16(dls.device) else [])],
         what="pretrain",
     )
     learn.fit(epochs, cbs=[KeepLast(state, made_by, lr)])
     save_checkpoint(checkpoint, masked.state_dict(), {"kind": "masked", "made_by": made_by, "curves": curves.rows})
-    state.unlink()
+    state.unlink(missing_ok=True)
     return masked, pd.DataFrame(curves.rows)
 
 

@@ -19,6 +19,7 @@ from fastai.learner import Learner
 from fastcore.basics import noop
 from torch import Tensor
 
+from fervit_lib import ranks
 from fervit_lib.runs import load_checkpoint, save_checkpoint
 from fervit_lib.training.callbacks import FitBar
 
@@ -133,6 +134,7 @@ class KeepLast(Callback):
         _set_random_state(part("random."))
 
 
+@ranks.once  # whether there is one: all processes go the same way
 def read_state(path: Path, fit: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """The state at `path` if it is of the same `fit`; None if there is none, or what was fitted has changed since.
 

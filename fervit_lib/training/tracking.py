@@ -8,6 +8,8 @@ from typing import Any, Literal, get_args
 import wandb
 from fastai.callback.core import Callback
 
+from fervit_lib import ranks
+
 Mode = Literal["off", "offline", "online"]
 MODES = get_args(Mode)
 PROJECT = "fervit-lab"
@@ -66,7 +68,9 @@ class WeightsAndBiases(Callback):
 
 
 def trackers(mode: Mode, folder: Path, name: str, parameters: Mapping[str, Any]) -> list[Callback]:
-    """The callbacks that log a run elsewhere: none where `mode` is `off`, else see `WeightsAndBiases`."""
+    """The callbacks that log a run elsewhere, from its first process: none where `mode` is `off`, else see
+    `WeightsAndBiases`.
+    """
     if mode not in MODES:
         raise ValueError(f"wandb: expected one of {', '.join(MODES)}, got {mode!r}")
-    return [] if mode == "off" else [WeightsAndBiases(folder, name, mode, parameters)]
+    return [] if mode == "off" or ranks.index() else [WeightsAndBiases(folder, name, mode, parameters)]

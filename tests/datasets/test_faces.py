@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fervit_lib.datasets import EMOTIONS, SPLITS, load_faces, move_to_train
-from fervit_lib.datasets.faces import KAGGLE_EMOTIONS
+from fervit_lib.datasets.kaggle_tables import KAGGLE_EMOTIONS
 
 USAGES = ("Training", "PublicTest", "PrivateTest")
 

@@ -149,6 +149,10 @@ def test_what_does_not_belong_together_is_named(tmp_path: Path) -> None:
     Image.new("RGB", (8, 6)).save(tmp_path / "a" / "train" / "images" / "two.png")
     with pytest.raises(ValueError, match=r"masks/one.png: mask without image"):
         load_people(tmp_path / "a", "train")
+    write_pair(tmp_path / "e" / "train", "one", Image.new("L", (8, 6), 255))
+    (tmp_path / "e" / "train" / "masks" / "one.png").unlink()
+    with pytest.raises(ValueError, match=r"images/one.png: image without mask, one of 1"):
+        load_people(tmp_path / "e", "train")
     write_pair(tmp_path / "b" / "train", "one", Image.new("L", (9, 6), 255))
     with pytest.raises(ValueError, match=r"one.png: 9x6 pixels, expected 8x6"):
         load_people(tmp_path / "b", "train")[0]

@@ -85,7 +85,7 @@ def test_every_action_unit_moves_the_face() -> None:
 
 
 def test_a_linear_model_on_pixels_is_not_enough() -> None:
-    """Below 80 % on 1,000 faces after 2,800; above 55 %, or they would be no expressions at all."""
+    """Below 80% on 1,000 faces after 2,800; above 55%, or they would be no expressions at all."""
     labels = np.arange(3800) % 7
     pixels = [
         np.asarray(toy_face(EMOTIONS[label], np.random.default_rng((0, i))).convert("L").resize((32, 32))).ravel()

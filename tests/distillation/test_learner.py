@@ -3,16 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
+from timm.layers import DropPath
 
 from fervit_lib import distillation
 from fervit_lib.datasets import draw_toy_people
 from fervit_lib.distillation import Augment, BoundedCache, LossWeights, TappedStudent, Targets
 from fervit_lib.distillation.student import encoder_stages, frozen_groups, parameter_groups
-from fervit_lib.evaluation import count_macs
 from fervit_lib.models import segmentation
 from fervit_lib.models.segmentation import build_segmenter
 from fervit_lib.runs import load_checkpoint
@@ -90,6 +91,50 @@ def test_a_frozen_encoder_is_bit_identical_after_an_epoch_and_the_rest_is_not(
     assert all(torch.equal(value, targets.teacher.state_dict()[name]) for name, value in teacher.items())
     in_optimiser = {id(p) for group in learn.opt.param_lists for p in group}
     assert not in_optimiser & {id(p) for p in targets.teacher.parameters()}
+
+
+def test_every_epoch_has_its_temperature_its_scores_and_gradients_within_the_bound(
+    folder: Path, detector: Path, tmp_path: Path
+) -> None:
+    temperatures, norms = [], []
+
+    class Watch(Callback):
+        order = 80
+
+        def before_train(self) -> None:
+            temperatures.append(self.learn.loss_func.temperature)
+
+        def before_step(self) -> None:
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            norms.append(torch.stack([g.norm() for g in gradients]).norm().item())
+
+    fit(folder, tmp_path, make_targets(detector), epochs=3, grad_clip=0.1, cbs=(Watch(),))
+    assert temperatures == pytest.approx([3, 2, 1])
+    assert max(norms) <= 0.1 + 1e-5
+    rows = pd.read_csv(tmp_path / "metrics.csv")
+    assert list(rows["epoch"]) == [0, 1, 2]
+    scores = {"miou", "fg_iou", "fg_iou_per_image", "boundary_iou", "teacher_agreement"}
+    terms = {f"{name}_term" for name in ("kl", "mse", "bce", "dice", "feature")}
+    assert rows[sorted(scores | terms | {"train_loss", "valid_loss", "seconds"})].notna().all(axis=None)
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_nothing_is_drawn_in_a_frozen_encoder_and_something_in_one_that_trains(
+    folder: Path, detector: Path, tmp_path: Path
+) -> None:
+    class Count(Callback):
+        order = 80
+
+        def before_batch(self) -> None:
+            if self.training:
+                dropping = [m for m in self.model.student.encoder.modules() if isinstance(m, DropPath)]
+                drawn.add(any(m.training for m in dropping))
+                assert dropping
+
+    for tap, expected in (("encoder_frozen", {False}), ("encoder", {True})):
+        drawn: set[bool] = set()
+        fit(folder, tmp_path / tap, make_targets(detector), tap=tap, encoder=ENCODER, cbs=(Count(),))
+        assert drawn == expected, tap
 
 
 def test_the_cache_changes_no_curve_and_saves_the_work(folder: Path, detector: Path, tmp_path: Path) -> None:
@@ -220,43 +265,3 @@ def test_a_weight_without_what_it_weighs_and_maps_that_do_not_fit_are_errors(
     source = distillation.OnnxFeatures(detector, "/body/body.0/act/Relu_output_0", CPU)
     with pytest.raises(ValueError, match="is 1x16x16x16, expected a map of 4x4"):
         distillation.with_projector(model.student, source, "decoder", 32)
-
-
-def test_a_teacher_loads_strictly_from_the_published_form(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    teacher = build_segmenter("resnet18", "slim")
-    segmentation.save_teacher(tmp_path / "t.pth", teacher)
-    saved = torch.load(tmp_path / "t.pth", weights_only=True)["state_dict"]
-    assert all(name.startswith("model.") for name in saved)
-    loaded = segmentation.load_teacher(tmp_path / "t.pth", "resnet18", "slim")
-    assert not loaded.training
-    assert not any(p.requires_grad for p in loaded.parameters())
-    images = torch.randn(1, 3, 32, 32)
-    torch.testing.assert_close(loaded(images), teacher.eval()(images))
-
-    saved.pop("model.segmentation_head.0.bias")
-    torch.save({"state_dict": saved}, tmp_path / "less.pth")
-    with pytest.raises(ValueError, match=r"less.pth: not the weights of a U-Net with resnet18.*segmentation_head"):
-        segmentation.load_teacher(tmp_path / "less.pth", "resnet18", "slim")
-    (tmp_path / "bad.pth").write_bytes(b"no weights")
-    with pytest.raises(ValueError, match="bad.pth: expected a dict with `state_dict`"):
-        segmentation.load_teacher(tmp_path / "bad.pth")
-    with pytest.raises(FileNotFoundError, match="none.pth: no weights of the teacher there"):
-        segmentation.load_teacher(tmp_path / "none.pth")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"encoder": "resnet19"}, "encoder: "), ({"decoder": "wide"}, "decoder: "), ({"weights": "yours"}, "weights: ")],
-)
-def test_an_unknown_segmenter_is_an_error(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        build_segmenter(**options)
-
-
-def test_the_published_pair_costs_what_the_paper_trail_says() -> None:
-    published = {(segmentation.TEACHER_ENCODER, "full"): 23.8, (ENCODER, "full"): 18.5, (ENCODER, "slim"): 7.7}
-    for (encoder, decoder), expected in published.items():
-        images = torch.zeros(1, 3, 128, 128)
-        macs = count_macs(build_segmenter(encoder, decoder).eval(), images) / 1e9 * (640 / 128) ** 2
-        assert macs == pytest.approx(expected, rel=0.05)

@@ -49,7 +49,7 @@ def test_nothing_to_find_and_nothing_found_is_1_and_something_found_is_0() -> No
 
 def test_boundary_iou_sees_edges_more_than_iou_does() -> None:
     edge = boundary(masks_of((8, 8, 24, 24)) == 1)
-    assert edge.sum() == 16 * 16 - 14 * 14  # 2 % of this diagonal is 0.9: one pixel
+    assert edge.sum() == 16 * 16 - 14 * 14  # 2% of this diagonal is 0.9: one pixel
     true, found = masks_of((4, 4, 28, 28)), masks_of((5, 5, 27, 27))
     scores = scores_from(count_pixels(as_logits(found), true))
     assert scores["boundary_iou"] < 0.1 < 0.8 < scores["fg_iou"]

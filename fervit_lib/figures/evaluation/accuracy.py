@@ -14,7 +14,7 @@ _ORANGE_TO_BLUE = [[0, PALETTE[3]], [0.5, "#FFFFFF"], [1, PALETTE[0]]]
 
 
 def plot_accuracy_intervals(runs: pd.DataFrame, majority: float) -> go.Figure:
-    """A dot a run with its 95 % interval, the best on top; a dashed line where guessing the majority class is.
+    """A dot a run with its 95% interval, the best on top; a dashed line where guessing the majority class is.
 
     Args:
         runs: columns variant, accuracy, accuracy_low, accuracy_high, as fractions.
@@ -27,7 +27,7 @@ def plot_accuracy_intervals(runs: pd.DataFrame, majority: float) -> go.Figure:
     right = min(1.0, max(majority, runs["accuracy_high"].max()) + 0.04)
     figure = new_figure(
         "Accuracy on the test split",
-        "95 % intervals over the test faces",
+        "95% intervals over the test faces",
         height=160 + 30 * len(runs),
         margin_t=90,
         xaxis={"tickformat": ".0%", "title": "accuracy", "range": [left, right]},

@@ -4,7 +4,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from fervit_lib.figures.theme import PALETTE, escape_labels, new_figure, require_columns
+from fervit_lib.figures.theme import PALETTE, escape_labels, log_ticks, new_figure, require_columns
 
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 _COSTS = {  # column, title of its panel
@@ -33,8 +33,8 @@ def plot_accuracy_by_parameters(runs: pd.DataFrame) -> go.Figure:
     require_columns("runs", runs, needed)
     approaches, strategies = list(runs["approach"].unique()), list(runs["strategy"].unique())
     figure = new_figure(
-        "Accuracy against trained parameters", "95 % intervals over the test faces", height=440, margin_t=110,
-        xaxis={"type": "log", "title": "trained parameters", "exponentformat": "SI", "dtick": 1},
+        "Accuracy against trained parameters", "95% intervals over the test faces", height=440, margin_t=110,
+        xaxis={"title": "trained parameters", **log_ticks(runs["trainable_parameters"])},
         yaxis={"title": "accuracy", "tickformat": ".0%"},
     )  # fmt: skip
     for (approach, strategy), group in runs.groupby(["approach", "strategy"], sort=False):
@@ -72,7 +72,7 @@ def plot_costs(runs: pd.DataFrame) -> go.Figure:
                 text=escape_labels(group["variant"]),
                 hovertemplate="%{text}: %{y:.1%} at %{x:,.4g}<extra></extra>", row=row, col=column,
             )  # fmt: skip
-        figure.update_xaxes(title_text=title, type="log", exponentformat="SI", nticks=5, row=row, col=column)
+        figure.update_xaxes(title_text=title, **log_ticks(runs[cost].dropna()), row=row, col=column)
     subtitle = "one run of each recipe; higher and further left is better, but for faces a second"
     lines = -(-len(runs.groupby(["approach", "strategy"])) // 5)
     layout = new_figure(
@@ -115,7 +115,7 @@ def plot_learning_curves(curves: pd.DataFrame) -> go.Figure:
         figure.update_xaxes(tickvals=sorted(curves.loc[curves["kind"] == kind, "share"].unique()), row=1, col=column)
     if "fraction" in kinds:
         figure.update_xaxes(tickformat=".0%", row=1, col=1)
-    subtitle = "bands: one standard deviation over seeds and draws; of a single run, 95 % over the test faces"
+    subtitle = "bands: one standard deviation over seeds and draws; of a single run, 95% over the test faces"
     lines = -(-len(shown) // 4)
     layout = new_figure("Accuracy on fewer training faces", subtitle, 400 + 22 * lines, margin_t=74 + 22 * lines).layout
     figure.update_layout(layout)

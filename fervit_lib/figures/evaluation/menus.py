@@ -6,7 +6,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from fervit_lib.figures.theme import escape_labels
+from fervit_lib.figures.theme import CONFIG, escape_labels
 from fervit_lib.runs import atomic_write
 
 MENU = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "pad": {"l": 0, "b": 4}, "showactive": True}
@@ -37,7 +37,7 @@ def write_figure(figure: go.Figure, path: Path) -> list[Path]:
     """Write an interactive page `path` that needs no network, and a PNG beside it where kaleido is installed."""
     written = [path]
     with atomic_write(path) as temporary:
-        figure.write_html(temporary, include_plotlyjs=True, config={"displaylogo": False})
+        figure.write_html(temporary, include_plotlyjs=True, config=CONFIG)
     if importlib.util.find_spec("kaleido"):
         written.append(path.with_suffix(".png"))
         with atomic_write(written[1]) as temporary:

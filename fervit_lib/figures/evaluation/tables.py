@@ -12,11 +12,11 @@ TABLES = {  # name: {column: (heading, format)}
     "runs": _RUN
     | {
         "accuracy": ("accuracy", "{:.1%}"),
-        "accuracy_low": ("95 % from", "{:.1%}"),
+        "accuracy_low": ("95% from", "{:.1%}"),
         "accuracy_high": ("to", "{:.1%}"),
         "balanced_accuracy": ("balanced", "{:.1%}"),
         "macro_f1": ("macro-F1", "{:.3f}"),
-        "macro_f1_low": ("95 % from", "{:.3f}"),
+        "macro_f1_low": ("95% from", "{:.3f}"),
         "macro_f1_high": ("to", "{:.3f}"),
         "weighted_f1": ("weighted F1", "{:.3f}"),
         "roc_auc": ("ROC-AUC", "{:.3f}"),
@@ -88,7 +88,7 @@ TABLES = {  # name: {column: (heading, format)}
     | {
         "all": ("all test faces", "{:.1%}"),
         "part": ("without duplicates", "{:.1%}"),
-        "low": ("95 % from", "{:.1%}"),
+        "low": ("95% from", "{:.1%}"),
         "high": ("to", "{:.1%}"),
         "faces": ("faces", "{:,}"),
     },

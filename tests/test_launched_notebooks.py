@@ -1,0 +1,87 @@
+"""02_train and 03_distill by two processes of one launch: the run directory and the curves of one process."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+import papermill
+import pytest
+from launched import launch
+
+from fervit_lib.runtime import PROJECT_ROOT
+
+pytestmark = pytest.mark.notebooks
+SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 2, "drop_rate": 0.0, "epochs": 2, "batch_size": 16, "lr": 1e-3}
+PEOPLE = {"toy_people": 20, "toy_size": 64, "image_size": 64, "batch_size": 4, "epochs": 2, "seeds": 1}
+STAND_INS = {"teacher": "toy", "detector": "toy", "teacher_epochs": 1, "detector_epochs": 1}
+MODELS = {"teacher_encoder": "resnet18", "student_encoder": "resnet18", "student_decoder": "slim"}
+
+
+def run_alone(notebook: str, reports: Path, parameters: Mapping[str, Any]) -> None:
+    reports.mkdir(exist_ok=True)
+    papermill.execute_notebook(
+        PROJECT_ROOT / "notebooks" / notebook,
+        reports / "notebook.ipynb",
+        {"reports": str(reports), "experiment": "tiny", "precision": "float32"} | dict(parameters),
+        kernel_name="python3",
+        progress_bar=False,
+    )
+
+
+def run_together(notebook: str, reports: Path, parameters: Mapping[str, Any]) -> None:
+    reports.mkdir()
+    given = {"reports": str(reports), "experiment": "tiny", "precision": "float32"} | dict(parameters)
+    options = [text for name, value in given.items() for text in ("-p", name, str(value))]
+    target = reports / "notebook.ipynb"
+    done = launch("-m", "fervit_lib.papermill", f"notebooks/{notebook}", target, "-k", "python3", *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def files_of(reports: Path) -> list[str]:
+    """All files, TensorBoard's own names left out."""
+    paths = (path.relative_to(reports) for path in reports.rglob("*") if path.is_file())
+    return sorted(str(path.parent / "events" if path.name.startswith("events.") else path) for path in paths)
+
+
+def check_same(reports: Path, other: Path) -> None:
+    """The same files, and the same curves but for rounding; a pixel may fall on the other side of a threshold."""
+    assert files_of(reports) == files_of(other)
+    for path in reports.rglob("metrics.csv"):
+        one, two = (pd.read_csv(p).drop(columns="seconds") for p in (path, other / path.relative_to(reports)))
+        losses = [name for name in one if "loss" in name or "term" in name]
+        pd.testing.assert_frame_equal(one[losses], two[losses], rtol=1e-4, atol=1e-6)
+        pd.testing.assert_frame_equal(one, two, rtol=1e-2, atol=1e-3)
+
+
+def test_02_train_is_one_run_of_several_processes(make_store: Callable[..., Path], tmp_path: Path) -> None:
+    codes = make_store(tmp_path / "codes", {"train": 96, "val": 31, "test": 30}, noise=4.0)
+    parameters = SMALL | {"latents": str(codes), "mixup": 0.4, "class_weights": True}
+    run_alone("02_train.ipynb", tmp_path / "alone", parameters)
+    run_together("02_train.ipynb", tmp_path / "together", parameters)
+    check_same(tmp_path / "alone", tmp_path / "together")
+    run = tmp_path / "together" / "tiny" / "train" / "scratch-full-seed0"
+    assert json.loads((run / "config.json").read_text())["device"].startswith("2 x cpu")
+    assert json.loads((run / "result.json").read_text())["epochs"] == 2
+    shown = nbformat.read(tmp_path / "together" / "notebook.ipynb", as_version=4)
+    assert all(cell.execution_count for cell in shown.cells if cell.cell_type == "code")
+
+
+def test_03_distill_is_one_run_of_several_processes(tmp_path: Path) -> None:
+    parameters = PEOPLE | STAND_INS | MODELS | {"data_dir": str(tmp_path / "data")}
+    run_together("03_distill.ipynb", tmp_path / "together", parameters)
+    person = tmp_path / "together" / "tiny" / "distill" / "person"
+    # The stand-ins are trained in bf16 where that is fast, and would not be the same to the last digit.
+    stand_ins = shutil.ignore_patterns("*-seed*", "*.json", "compared", "student.onnx")
+    shutil.copytree(person, tmp_path / "alone" / "tiny" / "distill" / "person", ignore=stand_ins)
+    run_alone("03_distill.ipynb", tmp_path / "alone", parameters)
+    check_same(tmp_path / "alone", tmp_path / "together")
+    one, two = (
+        json.loads((folder / "tiny/distill/person/result.json").read_text())
+        for folder in (tmp_path / "alone", tmp_path / "together")
+    )
+    assert [arm["arm"] for arm in one["arms"]] == [arm["arm"] for arm in two["arms"]]
+    assert [fit["best_epoch"] for fit in one["fits"]] == [fit["best_epoch"] for fit in two["fits"]]
