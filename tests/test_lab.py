@@ -27,7 +27,7 @@ class Lab:
         request = urllib.request.Request(f"{self.address}{path}", data, headers, method=method)
         opener = urllib.request.build_opener(NoRedirection)
         try:
-            return opener.open(request, timeout=30).status
+            return opener.open(request, timeout=120).status
         except urllib.error.HTTPError as error:
             return error.code
 
