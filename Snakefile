@@ -131,13 +131,10 @@ def distill_needs(parameters):
     return codes + ([str(teacher.parents[1] / "result.json")] if taught_here else [])
 
 
-# A log beside no result is of a failure in this call: clocks jump, so no date decides.
 onstart:
-    for step in NOTEBOOKS:
-        for variant in VARIANTS[step]:
-            folder = Path(EXPERIMENT, step, variant)
-            if not (folder / "result.json").is_file():
-                (folder / "log.txt").unlink(missing_ok=True)
+    from fervit_lib import report
+
+    report.forget_failures(Path(EXPERIMENT), [(step, variant) for step in NOTEBOOKS for variant in VARIANTS[step]])
 
 
 # The last word on a failure is for a reader, and the Makefile shows it: Snakemake's own shows commands. What did run is

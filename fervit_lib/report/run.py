@@ -59,6 +59,13 @@ def describe_failure(folder: Path) -> str:
     return f"stopped from outside, or before its first cell{f': {said[-1]}' if said else ''}"
 
 
+def forget_failures(experiment: Path, runs: Sequence[tuple[str, str]]) -> None:
+    """Remove the logs of runs without a result: one there tells of this call then, whatever the clock says."""
+    for step, variant in runs:
+        if not (experiment / step / variant / "result.json").is_file():
+            (experiment / step / variant / LOG).unlink(missing_ok=True)
+
+
 def describe_failures(experiment: Path, runs: Sequence[tuple[str, str]]) -> str:
     """What went wrong in an experiment: every failed run with its cell, the reason and the page, and what waits for it.
 
