@@ -60,13 +60,19 @@ def describe_failure(folder: Path) -> str:
     return f"stopped from outside, or before its first cell{f': {said[-1]}' if said else ''}"
 
 
-def describe_failures(experiment: Path, runs: Sequence[tuple[str, str]], since: float) -> str:
+def forget_failures(experiment: Path, runs: Sequence[tuple[str, str]]) -> None:
+    """Remove the logs of runs without a result: one there tells of this call then, whatever the clock says."""
+    for step, variant in runs:
+        if not (experiment / step / variant / "result.json").is_file():
+            (experiment / step / variant / LOG).unlink(missing_ok=True)
+
+
+def describe_failures(experiment: Path, runs: Sequence[tuple[str, str]]) -> str:
     """What went wrong in an experiment: every failed run with its cell, the reason and the page, and what waits for it.
 
     Args:
         experiment: `reports/<experiment>`.
-        runs: step and variant of all.
-        since: seconds since the epoch: what failed before is not told again.
+        runs: step and variant of all; one with a log and without a result has failed, one without both was not run.
     """
     told, waiting = [], []
     for step, variant in runs:
@@ -74,7 +80,7 @@ def describe_failures(experiment: Path, runs: Sequence[tuple[str, str]], since: 
         if (folder / "result.json").is_file():
             continue
         log = folder / LOG
-        if log.is_file() and log.stat().st_mtime >= since:
+        if log.is_file():
             reason = describe_failure(folder).replace("\n", "\n  ")
             place = folder / PAGE if (folder / PAGE).is_file() else log
             told.append(f"{step}/{variant} {reason}\n  See {place}")
