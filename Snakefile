@@ -103,15 +103,23 @@ if len(VARIANTS["encode"]) != 1:
 [(ENCODE, ENCODE_PARAMETERS)] = VARIANTS["encode"].items()
 LATENTS = f"{DATA}/latents/{ENCODE_PARAMETERS.get('dataset', 'toy')}/{ENCODE}"
 
-# A step takes the first GPU that no other step of this user has on this machine: --resources gpu=2 fills two. The kernel
-# lets go of the lock when its holder ends. A scheduler says which GPU itself.
-shell.prefix(
-    'for gpu in $([ -n "${{CUDA_VISIBLE_DEVICES:-}}" ] || nvidia-smi --query-gpu=uuid --format=csv,noheader 2> /dev/null); '
-    'do exec 9> "${{TMPDIR:-/tmp}}/fervit-$UID-$gpu.lock"; flock -n 9 && export CUDA_VISIBLE_DEVICES=$gpu && break; done; '
+# A step takes the first GPUs that no other step of this user has on this machine: --resources gpu=2 fills two. The kernel
+# lets go of the locks when their holder ends. A scheduler says which GPUs itself.
+TAKE_GPUS = (
+    'free=(); for gpu in $([ -n "${{CUDA_VISIBLE_DEVICES:-}}" ] || nvidia-smi --query-gpu=uuid --format=csv,noheader 2> /dev/null); '
+    'do [ ${{#free[@]}} -lt {resources.gpu} ] || break; exec {{lock}}> "${{TMPDIR:-/tmp}}/fervit-$UID-$gpu.lock"; '
+    "flock -n $lock && free+=($gpu) || exec {{lock}}>&-; done; "
+    '[ ${{#free[@]}} = 0 ] || export CUDA_VISIBLE_DEVICES=$(IFS=,; echo "${{free[*]}}"); '
 )
 
 # The executed notebook and its page are logs, which Snakemake keeps of a failed step, and not outputs, which it removes.
-RUN_NOTEBOOK = f"{sys.executable} -m fervit_lib.report run {{input.notebook}} \"$(dirname {{log.notebook:q}})\" {{params.json:q}}"
+REPORT_RUN = '-m fervit_lib.report run {input.notebook} "$(dirname {log.notebook:q})" {params.json:q}'
+RUN_NOTEBOOK = f"{TAKE_GPUS}{sys.executable} {REPORT_RUN}"
+# With several GPUs, as --set-resources train:gpu=4 gives them, a step is one run of so many processes.
+SHARE_NOTEBOOK = (
+    f"{TAKE_GPUS}{sys.executable} $([ {{resources.gpu}} -lt 2 ] ||"
+    f" echo -m torch.distributed.run --standalone --nproc-per-node {{resources.gpu}}) {REPORT_RUN}"
+)
 
 
 def parameters_of(step, variant, **more):
@@ -198,7 +206,7 @@ rule encode:
         mem_mb=16_000,
         runtime="8h",
     shell:
-        RUN_NOTEBOOK
+        SHARE_NOTEBOOK
 
 
 rule train:
@@ -221,7 +229,7 @@ rule train:
         mem_mb=16_000,
         runtime="12h",
     shell:
-        RUN_NOTEBOOK
+        SHARE_NOTEBOOK
 
 
 rule distill:
@@ -244,7 +252,7 @@ rule distill:
         mem_mb=32_000,
         runtime="1d",
     shell:
-        RUN_NOTEBOOK
+        SHARE_NOTEBOOK
 
 
 rule evaluate:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -10,25 +11,34 @@ from typing import Any, TextIO
 
 import papermill
 
+from fervit_lib import ranks
 from fervit_lib.report.page import find_failure, write_page
 
 LOG, NOTEBOOK, PAGE = "log.txt", "notebook.ipynb", "notebook.html"
+GRACE = 10.0  # seconds in which the first process of a launch, whose page is kept, may fail as another one did
 
 
 def run_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) -> bool:
     """Execute `notebook` into `folder`, and make its page, failed or not; whether it ran to its end.
 
-    What papermill and the kernel say goes to `log.txt` there.
+    What papermill and the kernel say goes to `log.txt` there. In a launch every process executes the notebook, see
+    `ranks`; what the first one's shows is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     executed, ended = folder / NOTEBOOK, True
-    executed.unlink(missing_ok=True)  # an older one would tell of an older failure
+    if ranks.index():
+        executed = Path(os.devnull)
+    else:
+        executed.unlink(missing_ok=True)  # an older one would tell of an older failure
+        (folder / LOG).write_text("")  # not removed: another process of the launch may have opened it
     with _errors_to(folder / LOG) as log:
         try:
             papermill.execute_notebook(notebook, executed, parameters, kernel_name="python3", progress_bar=False)
         except Exception:
             ended = False
             traceback.print_exc(file=log)
+            if ranks.index():
+                time.sleep(GRACE)
         if executed.is_file():
             write_page(executed, folder / PAGE)
     return ended
@@ -40,7 +50,7 @@ def _errors_to(path: Path) -> Iterator[TextIO]:
     sys.stderr.flush()
     kept = os.dup(2)
     try:
-        with path.open("w", encoding="utf-8") as log:
+        with path.open("a", encoding="utf-8") as log:
             os.dup2(log.fileno(), 2)
             yield log
     finally:
