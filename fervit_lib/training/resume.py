@@ -54,6 +54,7 @@ class ResumableLearner(Learner):
                 self("after_cancel_fit")
                 self("after_fit")
                 self._end_cleanup()
+                self.model.zero_grad()  # the next fit would add to what this one left
             raise
 
 
