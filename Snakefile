@@ -7,7 +7,6 @@ stands for one variant per entry; a step with `[]` is left out. Each variant is 
 import difflib
 import json
 import sys
-import time
 from pathlib import Path
 
 import papermill
@@ -30,7 +29,6 @@ NAMED_BY = {
     "explain": [],
 }
 SET_HERE = {"experiment", "variant", "reports", "data_dir", "latents", "interactive"}
-STARTED = time.time()
 TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool}
 
 
@@ -141,13 +139,19 @@ def distill_needs(parameters):
     return codes + ([str(teacher.parents[1] / "result.json")] if taught_here else [])
 
 
+onstart:
+    from fervit_lib import report
+
+    report.forget_failures(Path(EXPERIMENT), [(step, variant) for step in NOTEBOOKS for variant in VARIANTS[step]])
+
+
 # The last word on a failure is for a reader, and the Makefile shows it: Snakemake's own shows commands. What did run is
 # in the report.
 onerror:
     from fervit_lib import report
 
     runs = [(step, variant) for step in NOTEBOOKS for variant in VARIANTS[step]]
-    told = report.describe_failures(Path(EXPERIMENT), runs, STARTED)
+    told = report.describe_failures(Path(EXPERIMENT), runs)
     for file in map(Path, workflow.configfiles[:1]):
         Path(f".snakemake/{file.name}.failed").write_text(f"{told}\n" if told else "")
         if Path(EXPERIMENT).is_dir():

@@ -56,13 +56,6 @@ def _meeting() -> Iterator[None]:
         ) from error
 
 
-def wait() -> None:
-    """Go on when all are here: what each has looked at, none has changed meanwhile."""
-    if count() > 1:
-        with _meeting():
-            dist.all_reduce(torch.zeros(1))
-
-
 @contextmanager
 def alone() -> Iterator[None]:
     """Within, this process is one of its own, for fastai, too: what all do alike, or the first one does."""

@@ -54,6 +54,7 @@ class ResumableLearner(Learner):
                 self("after_cancel_fit")
                 self("after_fit")
                 self._end_cleanup()
+                self.model.zero_grad()  # the next fit would add to what this one left
             raise
 
 
@@ -76,9 +77,7 @@ class KeepLast(Callback):
         self.learn.first_epoch = 0
         if not self.run:
             return
-        state = read_state(self.path, self.fit)
-        ranks.wait()
-        if state:
+        if state := read_state(self.path, self.fit):
             self._restore(*state)
         else:
             self._keep(epoch=-1)  # else what an interrupt within the first epoch left would be trained on
