@@ -1,6 +1,7 @@
 """What the documents say, tried: every command, snippet, link and table."""
 
 import itertools
+import json
 import os
 import re
 import shlex
@@ -115,8 +116,10 @@ def check_module(words: list[str], lab: Path) -> None:
 
 
 def check_launch(words: list[str], lab: Path) -> None:
-    check_parameters(words)  # and test_launched_notebooks runs it
-    assert (lab / (words[words.index("-m") + 1].replace(".", "/") + ".py")).is_file()
+    check_module(words, lab)
+    command, notebook, _, parameters = words[words.index("-m") + 2 :]
+    assert command == "run"  # and test_launched_notebooks runs it
+    assert set(json.loads(parameters)) <= set(papermill.inspect_notebook(PROJECT_ROOT / notebook))
 
 
 def check_copy(words: list[str], lab: Path) -> None:
@@ -129,7 +132,7 @@ CHECKS = {
     ".venv/bin/snakemake": check_snakemake,
     ".venv/bin/papermill": check_papermill,
     ".venv/bin/python": check_module,
-    ".venv/bin/accelerate": check_launch,
+    ".venv/bin/torchrun": check_launch,
 }
 
 
