@@ -40,6 +40,8 @@ class SubPixelBlock(nn.Module):
         self.shuffle = nn.PixelShuffle(2)
         self.conv2 = Conv2dReLU(out_channels, out_channels, 3, padding=1)
         initialize_decoder(self)
+        kernel = self.conv1[0].weight.data  # the four pixels alike at first, else a grid shows (Aitken et al. 2017)
+        kernel.copy_(kernel[::4].repeat_interleave(4, 0))
 
     def forward(self, maps: Tensor, height: int, width: int, skip_connection: None = None) -> Tensor:
         """As a block of the library's decoder, which tells the size and has no encoder's map for the last one."""
