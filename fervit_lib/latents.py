@@ -207,9 +207,24 @@ class LatentStore:
         """Layers of a code: 18, or 16 or 14 of a smaller StyleGAN."""
         return self.shards[0]["codes"].shape[1]
 
+    def take(self, indices: np.ndarray | Tensor | Sequence[int]) -> Tensor:
+        """The codes at positions `indices` (n,), in that order, (n, 18, 512) float16; of the others nothing is read."""
+        wanted = torch.as_tensor(indices, dtype=torch.int64)
+        if ((wanted < 0) | (wanted >= len(self))).any():
+            raise IndexError(
+                f"indices: expected 0 to {len(self) - 1}, the {self.split} codes, got {wanted.tolist()!s:.80}"
+            )
+        order = wanted.argsort()
+        ends = torch.tensor([len(shard["labels"]) for shard in self.shards]).cumsum(0)
+        parts = order.tensor_split(torch.searchsorted(wanted[order], ends)[:-1])
+        taken = torch.empty(len(wanted), *self.shards[0]["codes"].shape[1:], dtype=self.shards[0]["codes"].dtype)
+        for shard, end, part in zip(self.shards, ends, parts, strict=True):
+            taken[part] = shard["codes"][wanted[part] - (end - len(shard["labels"]))]
+        return taken
+
     @cached_property
     def codes(self) -> Tensor:
-        """(N, 18, 512) float16; one shard stays a memory map, several are joined in memory."""
+        """All, (N, 18, 512) float16; one shard stays a memory map, several are joined in memory."""
         return torch.cat([shard["codes"] for shard in self.shards]) if len(self.shards) > 1 else self.shards[0]["codes"]
 
     @cached_property

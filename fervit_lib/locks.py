@@ -4,7 +4,7 @@ import fcntl
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -28,9 +28,10 @@ def try_lock(path: Path) -> IO[str] | None:
 def _take(path: Path, how: int) -> IO[str]:
     while (file := _lock(path, how)) is None:
         pass
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {platform.node()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
-    file.flush()
+    said = f"process {os.getpid()} on {platform.node()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    with suppress(OSError):  # a disk that is full takes no word, but the lock holds
+        file.truncate(0)
+        os.write(file.fileno(), said.encode())
     return file
 
 

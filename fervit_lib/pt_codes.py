@@ -89,7 +89,7 @@ def export_pt_folder(folder: Path, target: Path) -> dict[str, int]:
     for split, store in stores.items():
         (target / split).mkdir(parents=True, exist_ok=True)
         for i, path in enumerate(progress(store.paths, desc=f"export {split}", unit=" files")):
-            content = {"latent": store.codes[i].float(), "label": int(store.labels[i]), "img_path": path}
+            content = {"latent": store.take([i])[0].float(), "label": int(store.labels[i]), "img_path": path}
             torch.save(content, buffer := io.BytesIO())  # torch has no words of its own for a full disk
             with atomic_write(target / split / f"{i:06d}.pt") as temporary:
                 temporary.write_bytes(buffer.getbuffer())

@@ -105,6 +105,34 @@ class Page:
             self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
 
+FIGURES = "[...document.querySelectorAll('.figure')]"
+DRAWN = f"{FIGURES}.every(f => f.querySelector('.js-plotly-plot .main-svg')?.getBoundingClientRect().height > 50)"
+WIDEST = "Math.max(0, ...[...document.querySelectorAll('.js-plotly-plot .main-svg')].map(s => s.clientWidth))"
+
+
+def check_report(page: Page, file: Path) -> None:
+    """A page of a report as readers meet it: on a laptop, on a phone in the dark, and on paper, without a network."""
+    page.go_offline()
+    for width, height, phone in ((1366, 768, False), (390, 844, True)):
+        page.errors.clear()
+        page.requested.clear()
+        page.show_as(width, height, dark=phone, phone=phone)
+        page.open(file.as_uri())
+        page.wait_for(f"location.href === {json.dumps(file.as_uri())} && document.readyState === 'complete'")
+        assert page.evaluate("window.figuresDrawn ? window.figuresDrawn.then(() => true) : true")
+        assert page.evaluate(DRAWN), f"{file}: a figure is not drawn"
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{file}: wider than {width} pixels"
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert page.evaluate(WIDEST) <= 700, f"{file}: a figure is wider than paper"
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert not page.evaluate("document.body.innerText.includes('undefined')")
+        assert not page.errors, f"{file}: {page.errors}"
+        local = ("file:", "data:", "blob:")
+        assert all(address.startswith(local) for address in page.requested), f"{file}: {page.requested}"
+    buttons = page.evaluate("[...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title)")
+    assert not any("Share" in title or "Studio" in title for title in buttons), f"{file}: sends data away"
+
+
 @contextmanager
 def open_browser(folder: Path) -> Iterator[Page]:
     """A tab of a Chromium of its own, whose files go to `folder`."""

@@ -274,7 +274,7 @@ class TestParametersAreData:
         assert all(len(arguments) == 3 and arguments[1].startswith(config["reports"]) for arguments in told)
         assert NASTY in [json.loads(parameters).get("model_name") for _, _, parameters in told]
         [index] = re.findall(r"-m fervit_lib\.report index (.*)", done.stdout + done.stderr)
-        assert shell_sees(index, tmp_path) == [f"{config['reports']}/tiny"]
+        assert shell_sees(index, tmp_path) == [f"{config['reports']}/tiny", "--config", str(tmp_path / "c.yaml")]
         assert not (tmp_path / "ran").exists()
 
     @pytest.mark.parametrize(

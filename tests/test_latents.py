@@ -40,6 +40,16 @@ def test_round_trip_over_shards(tmp_path: Path) -> None:
     assert store.synthetic
 
 
+def test_chosen_codes_come_in_the_order_asked_for_from_any_shard(tmp_path: Path) -> None:
+    codes = fill(tmp_path, 2500).half()
+    store = LatentStore.open(tmp_path, "train")
+    for indices in ([2499, 0, 1023, 1024, 1024, 7], [1200], [], np.arange(2500), torch.randperm(2500)):
+        assert torch.equal(store.take(indices), codes[torch.as_tensor(indices, dtype=torch.int64)])
+    for wrong in (2500, -1):
+        with pytest.raises(IndexError, match="indices: expected 0 to 2499, the train codes"):
+            store.take([3, wrong])
+
+
 def test_shards_beyond_the_store_are_removed(tmp_path: Path) -> None:
     fill(tmp_path, 1500)
     fill(tmp_path, 100)

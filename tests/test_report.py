@@ -1,9 +1,11 @@
 import json
 import re
+import time
 from pathlib import Path
 
 import nbformat
 import pandas as pd
+import plotly.graph_objects as go
 import plotly.utils
 import pytest
 from bs4 import BeautifulSoup
@@ -12,8 +14,9 @@ from test_figures_evaluation import RUNS
 
 from fervit_lib import runs
 from fervit_lib.figures import evaluation as figures_evaluation
-from fervit_lib.report import write_index, write_page
+from fervit_lib.report import describe_failure, describe_failures, write_index, write_page
 from fervit_lib.report.__main__ import main
+from fervit_lib.report.html import figure_div
 from fervit_lib.runs import write_json
 
 REMOTE = re.compile(r"""(?:src|href)\s*=\s*["']\s*(?:https?:)?//|@import|url\(\s*["']?(?:https?:)?//""")
@@ -164,10 +167,100 @@ class TestIndex:
         row = seeds[seeds["recipe"] == "scratch-full"].iloc[0]
         assert (row["seeds"], row["mean accuracy"], row["lowest – highest"]) == ("2", "75.0%", "70.0% – 80.0%")
 
+    def test_it_answers_with_what_was_measured(self, experiment: Path) -> None:
+        curve = {"kind": "fraction", "faces": 10, "runs": 1, "mean": 0.5, "low": 0.4, "high": 0.6}
+        curves = [curve | {"recipe": "<b>r", "share": share} for share in (0.1, 1.0)]
+        write_json(experiment / "evaluate" / "all" / "evaluation_results.json", {"curves": curves})
+        explain = runs.start_run(experiment.parent, "demo", "explain", "all", parameters={}, seed=0, device="cpu")
+        lost = {f"accuracy_lost{end}": [0.1] * 18 for end in ("", "_low", "_high")}
+        explain.write_result(synthetic=True, runs=["<b>r"], **lost)
+        html = write_index(experiment).read_text(encoding="utf-8")
+        for title in ("Accuracy on the test split", "trained parameters", "fewer training faces", "without a layer"):
+            assert title in html
+        assert html.count("Plotly.newPlot(") >= 4
+
+    def test_its_question_and_how_it_was_made(self, experiment: Path, tmp_path: Path) -> None:
+        config = tmp_path / "mine.yaml"
+        config.write_text("experiment: demo\nquestion: Do <b>glasses matter?\n")
+        shown = body(write_index(experiment, config).read_text(encoding="utf-8"))
+        assert shown.index("Do &lt;b&gt;glasses matter?") < shown.index("All runs")
+        made = shown.split("How it was made")[1]
+        version = runs.read_json(experiment / "train" / "c" / "config.json")["versions"]["torch"]
+        assert f"torch {version}" in made and "cpu" in made and "all runs together" in made
+        again = body(write_index(experiment).read_text(encoding="utf-8"))  # the configuration stayed with it
+        assert "Do &lt;b&gt;glasses matter?" in again and "question: Do" in again
+
     def test_an_experiment_that_has_not_begun(self, tmp_path: Path) -> None:
         assert "Nothing has run yet" in write_index(tmp_path).read_text(encoding="utf-8")
         with pytest.raises(NotADirectoryError, match="nowhere: no experiment there"):
             write_index(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("layout", "names", "wide"),
+    [
+        ({}, ["a"], False),
+        ({"xaxis": {"domain": [0, 0.4]}, "xaxis2": {"domain": [0.6, 1]}}, ["a"], True),
+        ({"updatemenus": [{"buttons": []}]}, ["a"], True),
+        ({}, list("abcde"), True),
+        ({"title": {"subtitle": {"text": "s" * 80}}}, ["a"], True),
+    ],
+)
+def test_a_figure_that_a_phone_is_too_narrow_for_can_be_swiped(layout: dict, names: list[str], wide: bool) -> None:
+    figure = go.Figure([go.Bar(y=[1], name=name) for name in names], layout)
+    assert figure_div(figure).startswith('<div class="figure wide">' if wide else '<div class="figure">')
+
+
+class TestFailures:
+    def fail(self, folder: Path, reason: str = "lr: expected more") -> None:
+        error = new_output("error", ename="ValueError", evalue=reason, traceback=["trace"])
+        path = write_notebook(folder, ran("import torch"), ran("train(lr=0)", error, number=2))
+        content = nbformat.read(path, as_version=4)
+        content.metadata["papermill"] = {"input_path": "notebooks/02_train.ipynb"}
+        nbformat.write(content, path)
+        (folder / "notebook.html").touch()
+        (folder / "log.txt").write_text("trace\nValueError: lr: expected more\n")
+
+    def test_each_says_its_cell_the_reason_and_where_to_look_and_what_waits(self, tmp_path: Path) -> None:
+        self.fail(tmp_path / "train" / "a")
+        write_json(tmp_path / "train" / "b" / "result.json", {})
+        told = describe_failures(tmp_path, [("train", "a"), ("train", "b"), ("evaluate", "all")], since=0)
+        first, second, third = told.splitlines()
+        assert first == "train/a failed in cell 2 of notebooks/02_train.ipynb: ValueError: lr: expected more"
+        assert second == f"  See {tmp_path}/train/a/notebook.html"
+        assert third == "Not run yet: evaluate/all"
+
+    def test_one_from_before_is_not_told_again(self, tmp_path: Path) -> None:
+        self.fail(tmp_path / "train" / "a")
+        assert describe_failures(tmp_path, [("train", "a")], since=time.time() + 60) == ""
+
+    def test_a_step_that_never_came_to_a_cell_says_what_its_log_ends_with(self, tmp_path: Path) -> None:
+        folder = tmp_path / "train" / "a"
+        folder.mkdir(parents=True)
+        (folder / "log.txt").write_text("\nNo such kernel named python3\n\n")
+        told = describe_failures(tmp_path, [("train", "a")], since=0)
+        assert told.splitlines()[0].endswith("before its first cell: No such kernel named python3")
+        assert told.splitlines()[1] == f"  See {folder / 'log.txt'}"
+
+    def test_fastais_remark_is_left_out(self, tmp_path: Path) -> None:
+        self.fail(tmp_path, "Exception occured in `StopOnNan` when calling event `after_loss`:\n\tloss is nan")
+        assert describe_failure(tmp_path).endswith("ValueError: loss is nan")
+
+
+@pytest.mark.notebooks
+def test_a_step_keeps_its_notebook_its_page_and_its_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "source.ipynb"
+    cells = [new_code_cell("word = 'none'  # one", metadata={"tags": ["parameters"]})]
+    cells.append(new_code_cell("import os\nos.write(2, b'said to the error stream')\nassert word == 'right', word"))
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), source)
+    main(["run", str(source), str(tmp_path / "good"), '{"word": "right"}'])
+    assert describe_failure(tmp_path / "good").startswith("stopped from outside")  # no cell failed
+    with pytest.raises(SystemExit, match=r"bad failed in cell 3 of .*source.ipynb: AssertionError: wrong\n  See "):
+        main(["run", str(source), str(tmp_path / "bad"), '{"word": "wrong"}'])
+    assert "said to the error stream" in (tmp_path / "bad" / "log.txt").read_text()
+    assert "AssertionError: wrong" in (tmp_path / "bad" / "notebook.html").read_text()
+    assert capfd.readouterr().err == ""
 
 
 def test_the_command_line(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from fervit_lib.datasets.faces import FaceDataset
@@ -22,7 +23,8 @@ from fervit_lib.reading import Readers
 THUMBNAIL = 16  # side in pixels
 NEAR_THRESHOLD = 0.995
 MIN_STD = 2.0  # grey levels of 255; flatter thumbnails are noise or a gradient, and resemble each other by chance
-BLOCK = 2048  # thumbnails compared at once: 16 MB of similarities
+DIRECTIONS = 8  # of a thumbnail, in which near ones are looked for: those in which thumbnails differ most
+BLOCK = 2048  # thumbnails whose near ones are looked for at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,9 +111,9 @@ def audit_faces(datasets: dict[str, FaceDataset], near_threshold: float = NEAR_T
         raise ValueError(f"near_threshold: expected a similarity in (0, 1], got {near_threshold}")
     rows: list[tuple] = []
     hashes: list[bytes] = []
-    thumbnails: list[np.ndarray] = []
     unreadable: list[tuple] = []
     total = sum(map(len, datasets.values()))
+    thumbnails = np.empty((total, THUMBNAIL**2), np.float32)
     with Readers() as readers, progress(total=total, desc="audit", unit=" faces") as bar:
         for split, faces in datasets.items():
             looked_at = readers.read(partial(_look_at, faces), range(len(faces)), faces.file)
@@ -119,11 +121,11 @@ def audit_faces(datasets: dict[str, FaceDataset], near_threshold: float = NEAR_T
                 if isinstance(seen, OSError):
                     unreadable.append((split, path, str(seen)))
                 else:
-                    rows.append((split, index, path, faces.classes[faces.labels[index]]))
+                    thumbnails[len(rows)] = seen[1]
                     hashes.append(seen[0])
-                    thumbnails.append(seen[1])
+                    rows.append((split, index, path, faces.classes[faces.labels[index]]))
                 bar.update()
-    duplicates = _group_duplicates(rows, hashes, thumbnails, near_threshold)
+    duplicates = _group_duplicates(rows, hashes, thumbnails[: len(rows)], near_threshold)
     return Audit(_count(datasets), pd.DataFrame(unreadable, columns=["split", "path", "error"]), duplicates)
 
 
@@ -154,7 +156,7 @@ def _thumbnail(image: Image.Image) -> np.ndarray:
 
 
 def _group_duplicates(
-    rows: list[tuple], hashes: list[bytes], thumbnails: list[np.ndarray], near_threshold: float
+    rows: list[tuple], hashes: list[bytes], thumbnails: np.ndarray, near_threshold: float
 ) -> pd.DataFrame:
     """The table `Audit.duplicates`; groups are numbered from 0 in the order of their first image."""
     table = pd.DataFrame(rows, columns=["split", "index", "path", "label"])
@@ -162,7 +164,7 @@ def _group_duplicates(
         return table.assign(group=0, kind="")[["group", "kind", "split", "index", "path", "label"]]
     content, unique = pd.factorize(pd.Series(hashes))  # images of equal pixels have one content number
     first = np.unique(content, return_index=True)[1]
-    pairs = near_pairs(torch.from_numpy(np.stack([thumbnails[i] for i in first])), near_threshold)
+    pairs = near_pairs(torch.from_numpy(thumbnails[first]), near_threshold)
     graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(len(unique), len(unique)))
     group = connected_components(graph, directed=False)[1][content]
     same_pixels, same_group = np.bincount(content)[content], np.bincount(group)[group]
@@ -176,6 +178,10 @@ def _group_duplicates(
 def near_pairs(thumbnails: Tensor, threshold: float) -> np.ndarray:
     """Pairs of thumbnails that look the same.
 
+    Unit vectors whose cosine is at least t are no further apart than sqrt(2 - 2t), along any few directions, too: only
+    thumbnails that are so near along those in which all differ most are compared. Comparing each with each would take
+    the square of their number.
+
     Args:
         thumbnails: (N, D) float32 grey levels, 0 to 255.
         threshold: the smallest cosine similarity, after each thumbnail's mean is taken off.
@@ -186,9 +192,16 @@ def near_pairs(thumbnails: Tensor, threshold: float) -> np.ndarray:
     centred = thumbnails - thumbnails.mean(1, keepdim=True)
     textured = (centred.square().mean(1).sqrt() >= MIN_STD).nonzero()[:, 0]
     unit = torch.nn.functional.normalize(centred[textured], dim=1)
-    pairs = [torch.empty(0, 2, dtype=torch.int64)]
-    for i in range(0, len(unit), BLOCK):
-        for j in range(i, len(unit), BLOCK):
-            found = (unit[i : i + BLOCK] @ unit[j : j + BLOCK].T >= threshold).nonzero() + torch.tensor([i, j])
-            pairs.append(found[found[:, 0] < found[:, 1]])
-    return textured[torch.cat(pairs)].numpy()
+    directions = torch.linalg.eigh(unit.T @ unit).eigenvectors[:, -DIRECTIONS:]
+    places = (unit @ directions).numpy()
+    tree, reach = KDTree(places), (2 - 2 * threshold) ** 0.5 + 1e-4  # more than rounding moves a place
+    pairs = [np.empty((0, 2), np.int64)]
+    for start in range(0, len(unit), BLOCK):
+        near = tree.query_ball_point(places[start : start + BLOCK], reach)
+        i = start + np.repeat(np.arange(len(near)), [len(found) for found in near])
+        j = np.concatenate(near).astype(np.int64)
+        candidates = torch.from_numpy(np.stack([i, j], 1)[i < j])
+        for part in candidates.split(BLOCK):
+            alike = (unit[part[:, 0]] * unit[part[:, 1]]).sum(1) >= threshold
+            pairs.append(textured[part[alike]].numpy())
+    return np.concatenate(pairs)

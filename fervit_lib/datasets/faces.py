@@ -61,8 +61,8 @@ class FaceDataset:
 
     def subset(self, indices: Any) -> Self:
         """The faces at `indices` (integers, a boolean mask or a slice), in that order."""
-        chosen = np.arange(len(self))[indices]
-        paths = tuple(self.paths[i] for i in chosen)
+        chosen = indices if isinstance(indices, slice) else np.arange(len(self))[indices]
+        paths = self.paths[chosen] if isinstance(chosen, slice) else tuple(self.paths[i] for i in chosen)
         pixels = None if self.pixels is None else self.pixels[chosen]
         shares = None if self.shares is None else self.shares[chosen]
         return replace(self, labels=self.labels[chosen], paths=paths, pixels=pixels, shares=shares)

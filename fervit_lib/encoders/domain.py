@@ -2,7 +2,6 @@
 
 import warnings
 
-import torch
 from torch import Tensor
 
 from fervit_lib.encoders.style_encoder import StyleEncoder
@@ -13,9 +12,7 @@ FAR, NEAR = 5.0, 0.05
 
 def distance_from_average(codes: Tensor, encoder: StyleEncoder) -> Tensor:
     """(N,) Euclidean distance of the layers of codes (N, layers, 512) from `latent_avg`, mean over the layers."""
-    latent_avg = encoder.latent_avg.cpu()
-    # In parts: codes on disk are float16, and all of them in float32 may not fit into memory.
-    return torch.cat([(part.float() - latent_avg).norm(dim=-1).mean(-1) for part in codes.split(1024)])
+    return (codes.float() - encoder.latent_avg.cpu()).norm(dim=-1).mean(-1)
 
 
 def check_domain(distance: Tensor, encoder: StyleEncoder) -> tuple[float, float, float]:

@@ -101,19 +101,24 @@ def encode_faces(
     if not len(faces):
         raise ValueError(f"{faces.source}: no faces to encode in split {split!r}; add images")
     encoder = encoder.eval().to(device)
-    shards = [faces.subset(slice(first, first + SHARD_SIZE)) for first in range(0, len(faces), SHARD_SIZE)]
-    prints = [shard_fingerprint(encoder_sha256, shard.paths, shard.labels) for shard in shards]
-    missing = [i for i, print_ in enumerate(prints) if read_fingerprint(shard_path(folder, split, i)) != print_]
-    done, made = len(faces) - sum(len(shards[i]) for i in missing), 0
+
+    def shard_of(index: int) -> tuple[FaceDataset, str, bool]:
+        """Its faces, the fingerprint that it shall have, and whether it is there already."""
+        shard = faces.subset(slice(index * SHARD_SIZE, (index + 1) * SHARD_SIZE))
+        fingerprint = shard_fingerprint(encoder_sha256, shard.paths, shard.labels)
+        return shard, fingerprint, read_fingerprint(shard_path(folder, split, index)) == fingerprint
+
+    missing = [index for index in range(-(-len(faces) // SHARD_SIZE)) if not shard_of(index)[2]]
+    to_make, made = sum(min(SHARD_SIZE, len(faces) - index * SHARD_SIZE) for index in missing), 0
     read = _reader(encoder.img_size, align)
     with (
         Readers(num_workers) as readers,
-        progress(total=len(faces), initial=done, desc=f"encode {split}", unit=" faces") as bar,
+        progress(total=len(faces), initial=len(faces) - to_make, desc=f"encode {split}", unit=" faces") as bar,
     ):
         for index in claim_shards(folder, split, missing):
-            path, shard = shard_path(folder, split, index), shards[index]
+            shard, fingerprint, is_there = shard_of(index)
             codes: list[Tensor] = []
-            if read_fingerprint(path) == prints[index]:  # another process made it meanwhile
+            if is_there:  # another process made it meanwhile
                 bar.update(len(shard))
                 continue
             (folder / "store.json").unlink(missing_ok=True)  # an older store is complete no more
@@ -123,7 +128,8 @@ def encode_faces(
                 images = _to(device, change_view(normalise(pixels), view, seed=first))
                 codes.append(encoder(images.to(encoder_dtype(encoder))))
                 bar.update(len(images))
-            write_shard(path, torch.cat(codes).cpu(), shard.labels, shard.paths, prints[index])
+            path = shard_path(folder, split, index)
+            write_shard(path, torch.cat(codes).cpu(), shard.labels, shard.paths, fingerprint)
             made += len(shard)
     return made
 

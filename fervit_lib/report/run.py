@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import papermill
 
@@ -23,26 +23,26 @@ def run_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) ->
     folder.mkdir(parents=True, exist_ok=True)
     executed, ended = folder / NOTEBOOK, True
     executed.unlink(missing_ok=True)  # an older one would tell of an older failure
-    with _errors_to(folder / LOG):
+    with _errors_to(folder / LOG) as log:
         try:
             papermill.execute_notebook(notebook, executed, parameters, kernel_name="python3", progress_bar=False)
         except Exception:
             ended = False
-            traceback.print_exc()
+            traceback.print_exc(file=log)
         if executed.is_file():
             write_page(executed, folder / PAGE)
     return ended
 
 
 @contextmanager
-def _errors_to(log: Path) -> Iterator[None]:
+def _errors_to(path: Path) -> Iterator[TextIO]:
     """Send the error stream of this process, and of those it starts, to a file."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
-        with log.open("w", encoding="utf-8") as file:
-            os.dup2(file.fileno(), 2)
-            yield
+        with path.open("w", encoding="utf-8") as log:
+            os.dup2(log.fileno(), 2)
+            yield log
     finally:
         sys.stderr.flush()
         os.dup2(kept, 2)

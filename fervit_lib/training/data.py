@@ -157,12 +157,12 @@ def inputs_for(model: nn.Module, store: LatentStore, indices: np.ndarray | None 
     indices = np.arange(len(store)) if indices is None else indices
     if is_image(model):
         return load_pixels(store, indices, model.image_size, model.resize_method)
-    if store.codes.shape[1:] != model.input_shape:
+    if (found := store.shards[0]["codes"].shape[1:]) != model.input_shape:
         raise ValueError(
             f"{store.folder}: expected codes of shape {model.input_shape}, as the model takes them, got "
-            f"{tuple(store.codes.shape[1:])}; give the model latent_dim and num_tokens of these codes, or encode again"
+            f"{tuple(found)}; give the model latent_dim and num_tokens of these codes, or encode again"
         )
-    return store.codes[torch.from_numpy(indices)]
+    return store.take(indices)
 
 
 def load_pixels(store: LatentStore, indices: np.ndarray, image_size: int, resize_method: str = "squish") -> Tensor:

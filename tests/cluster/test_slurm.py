@@ -24,7 +24,7 @@ OPTIONS += [f"{step}=1" for step in ("encode", "train", "distill", "evaluate", "
 
 @pytest.fixture
 def slurm() -> Iterator[Slurm]:
-    pytest.importorskip("snakemake_executor_plugin_slurm", reason="pip install -e .[cluster] has not been done")
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason="the extra `cluster` is not installed")
     with running_slurm() as cluster:
         yield cluster
 

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageEnhance
 
 from fervit_lib.datasets import FaceDataset, audit_faces, load_faces, toy_face
@@ -72,9 +73,19 @@ def test_near_pairs_across_blocks_and_flat_pictures() -> None:
     thumbnails = rng.uniform(0, 255, (BLOCK + 20, 256)).astype(np.float32)
     thumbnails[BLOCK + 10] = 0.8 * thumbnails[3] + 20  # darker and paler: the same picture
     thumbnails[5] = thumbnails[6] = 99.0  # flat: like everything and nothing
-    import torch
-
     assert near_pairs(torch.from_numpy(thumbnails), 0.995).tolist() == [[3, BLOCK + 10]]
+
+
+def test_near_pairs_are_those_that_comparing_each_with_each_finds() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    smooth = torch.nn.functional.interpolate(torch.rand(600, 1, 3, 3, generator=drawn), 16, mode="bilinear").flatten(1)
+    thumbnails = 255 * (smooth + 0.02 * torch.rand(600, 256, generator=drawn))
+    centred = torch.nn.functional.normalize(thumbnails - thumbnails.mean(1, keepdim=True), dim=1)
+    for threshold in (0.95, 0.9, 0.2):
+        expected = (centred @ centred.T >= threshold).triu(1).nonzero()
+        found = near_pairs(thumbnails, threshold)
+        assert len(expected) > 0
+        assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, expected.tolist()))
 
 
 def test_wrong_arguments() -> None:

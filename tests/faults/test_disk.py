@@ -1,0 +1,121 @@
+"""A disk that is full or read-only: one clear error, whole files stay, and once there is room it goes on."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fastai.callback.core import Callback
+from torch import nn
+
+from fervit_lib import runs
+from fervit_lib.datasets import FaceDataset, draw_toy_faces
+from fervit_lib.encoders import encode_faces
+from fervit_lib.latents import LatentStore, complete_store
+from fervit_lib.models.segmentation import build_segmenter, save_teacher
+from fervit_lib.runs import load_checkpoint
+from fervit_lib.sweep import open_study, parse_sweep
+from tests.faults.conftest import CPU, Disk, MeanColour, same_weights
+
+MEGABYTE = 1_000_000
+SAID = "could not be written .*(No space left|Read-only file system).* MB are free there.*make room.*run the same again"
+
+
+def encode(folder: Path) -> int:
+    pixels = np.random.default_rng(0).integers(0, 256, (1500, 48, 48), dtype=np.uint8)
+    paths = tuple(f"f.csv:{i}" for i in range(1500))
+    faces = FaceDataset(("a", "b"), np.arange(1500) % 2, paths, Path("f.csv"), pixels=pixels)
+    return encode_faces(MeanColour(), "sha", faces, folder, "train", device=CPU)
+
+
+def start(reports: Path) -> runs.Run:
+    return runs.start_run(reports, "e", "train", "v", parameters={}, seed=0, device="cpu")
+
+
+def test_encoding_keeps_whole_shards(make_disk: Callable[[int], Disk], tmp_path: Path) -> None:
+    disk = make_disk(22 * MEGABYTE)  # a shard of 18.9 and none of 8.8 MB
+    with pytest.raises(OSError, match=rf"train-00001\.safetensors: {SAID}"):
+        encode(disk.folder)
+    assert sorted(p.name for p in disk.folder.iterdir()) == [".train.lock", "train-00000.safetensors"]
+    disk.grow(60 * MEGABYTE)
+    assert encode(disk.folder) == 1500 - 1024
+    encode(tmp_path / "roomy")
+    about = {"classes": ("a", "b"), "encoder": "mean", "faces": tmp_path, "synthetic": False}
+    for folder in (disk.folder, tmp_path / "roomy"):
+        complete_store(folder, {"train": 1500}, **about)
+    assert torch.equal(*(LatentStore.open(f, "train").codes for f in (disk.folder, tmp_path / "roomy")))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's own thread
+def test_training_keeps_its_last_state_and_ends_as_if_nothing_had_been(
+    make_disk: Callable[[int], Disk], fit: Callable[..., nn.Module], tmp_path: Path
+) -> None:
+    disk = make_disk(8 * MEGABYTE)
+    state = disk.folder / "last.safetensors"
+
+    class FillUp(Callback):
+        def after_epoch(self) -> None:
+            if self.epoch == 2:
+                disk.fill()
+
+    with pytest.raises(OSError, match=SAID):
+        fit(disk.folder, FillUp())
+    assert load_checkpoint(state)[1]["epoch"] in (1, 2)
+    load_checkpoint(disk.folder / "best.safetensors")
+    assert not list(disk.folder.rglob(".*.tmp"))
+    (disk.folder / "ballast").unlink()
+    assert same_weights(fit(disk.folder), fit(tmp_path / "roomy"))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's own thread
+def test_curves_are_not_half_written_in_silence(
+    make_disk: Callable[[int], Disk], fit: Callable[..., nn.Module]
+) -> None:
+    disk = make_disk(8 * MEGABYTE)
+
+    class FillUp(Callback):
+        order = -100  # before the curves are written, after the last state is
+
+        def after_fit(self) -> None:
+            disk.fill()
+
+    with pytest.raises(OSError, match=f"tensorboard: {SAID}"):
+        fit(disk.folder, FillUp())
+
+
+@pytest.mark.parametrize("write", ["result", "teacher"])
+def test_what_does_not_fit_is_not_there(make_disk: Callable[[int], Disk], write: str) -> None:
+    disk = make_disk(MEGABYTE)
+    run = start(disk.folder)
+    written = run.folder / "teacher.pth" if write == "teacher" else run.folder / "result.json"
+    with pytest.raises(OSError, match=f"{written.name}: {SAID}"):
+        if write == "result":
+            run.write_result(numbers=list(range(300_000)))
+        else:
+            with runs.atomic_write(written) as temporary:
+                save_teacher(temporary, build_segmenter("mobilenet_v2", "slim"))
+    assert sorted(p.name for p in run.folder.iterdir()) == [".lock", "config.json"]
+    run.write_result(accuracy=0.5)
+    assert json.loads((run.folder / "result.json").read_text())["accuracy"] == 0.5
+
+
+def sweep(folder: Path) -> Any:
+    parameters = {"lr": {"values": [1]}}
+    metric = {"name": "accuracy", "goal": "maximize"}
+    return open_study(parse_sweep({"name": "s", "method": "grid", "metric": metric, "parameters": parameters}), folder)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [start, encode, sweep, lambda folder: draw_toy_faces(folder / "toy", 28)],
+    ids=["run", "codes", "sweep", "toy faces"],
+)
+def test_a_folder_that_is_not_to_be_written_to(make_disk: Callable[[int], Disk], write: Callable[[Path], Any]) -> None:
+    disk = make_disk(MEGABYTE)
+    disk.forbid_writing()
+    with pytest.raises(OSError, match=SAID):
+        write(disk.folder)
+    assert not list(disk.folder.iterdir())
