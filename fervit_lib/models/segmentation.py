@@ -51,7 +51,7 @@ class SubPixelBlock(nn.Module):
 def build_segmenter(encoder: str = STUDENT_ENCODER, decoder: str = "full", weights: str = "none") -> smp.Unet:
     """A U-Net: images (B, 3, S, S), ImageNet-normalised, S a multiple of 32 → logits (B, 1, S, S).
 
-    Its weights lie channels last, and so does what it computes: convolutions are up to 1.5 times as fast so.
+    Its weights lie channels last, and so does what it computes: convolutions are up to 1.4 times as fast so.
 
     Args:
         encoder: any encoder of segmentation_models.pytorch. Of EfficientNets take the `timm-` names: those of `tu-`
