@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PROFILE ?= local
 BIN := .venv/bin
+AUDIT := .venv-audit/bin/pip-audit --disable-pip --no-deps --progress-spinner off
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # Here: a notebook a GPU at a time; without one, as many as there are cores. On a cluster its scheduler knows.
@@ -23,7 +24,7 @@ define experiment
 	echo "What has run is kept. Mend it, then go on with: make $@$(if $(CONFIG), CONFIG=$(CONFIG))"; }; exit 1; }
 endef
 
-.PHONY: help setup run demo fer2013 fer2013_small sweep lab test cluster-test lint format lock clean
+.PHONY: help setup run demo fer2013 fer2013_small sweep lab test cluster-test soak audit lint format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -60,6 +61,19 @@ test: setup ## all tests
 
 cluster-test: setup ## an experiment on a SLURM of two nodes, started here (needs slurm-wlm and munge)
 	$(BIN)/python -m pytest -m cluster -rs
+
+soak: setup ## kill encoding, training, distilling and a sweep 50 times at random: the results must be those undisturbed (10 min)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.faults.soak
+
+audit: .venv-audit/bin/pip-audit ## known advisories of the locked packages, where PyPI tells of them
+	@echo "jinja2==2.10" > .venv-audit/known.txt
+	@if $(AUDIT) -r .venv-audit/known.txt > .venv-audit/said.txt 2>&1 || ! grep -q "jinja2 .*2\.10 " .venv-audit/said.txt; then \
+		echo "Skipped: PyPI's advisories cannot be asked from here, not even those of jinja2 2.10:"; tail -n 3 .venv-audit/said.txt; \
+	else $(AUDIT) -r requirements.lock; fi
+
+.venv-audit/bin/pip-audit:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet pip-audit==2.10.1
 
 lint: setup ## style of the code and the notebooks, types of the library
 	$(BIN)/ruff check .

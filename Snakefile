@@ -7,7 +7,6 @@ stands for one variant per entry; a step with `[]` is left out. Each variant is 
 import difflib
 import json
 import sys
-import time
 from pathlib import Path
 
 import papermill
@@ -30,7 +29,6 @@ NAMED_BY = {
     "explain": [],
 }
 SET_HERE = {"experiment", "variant", "reports", "data_dir", "latents", "interactive"}
-STARTED = time.time()
 TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool}
 
 
@@ -105,15 +103,23 @@ if len(VARIANTS["encode"]) != 1:
 [(ENCODE, ENCODE_PARAMETERS)] = VARIANTS["encode"].items()
 LATENTS = f"{DATA}/latents/{ENCODE_PARAMETERS.get('dataset', 'toy')}/{ENCODE}"
 
-# A step takes the first GPU that no other step of this user has on this machine: --resources gpu=2 fills two. The kernel
-# lets go of the lock when its holder ends. A scheduler says which GPU itself.
-shell.prefix(
-    'for gpu in $([ -n "${{CUDA_VISIBLE_DEVICES:-}}" ] || nvidia-smi --query-gpu=uuid --format=csv,noheader 2> /dev/null); '
-    'do exec 9> "${{TMPDIR:-/tmp}}/fervit-$UID-$gpu.lock"; flock -n 9 && export CUDA_VISIBLE_DEVICES=$gpu && break; done; '
+# A step takes the first GPUs that no other step of this user has on this machine: --resources gpu=2 fills two. The kernel
+# lets go of the locks when their holder ends. A scheduler says which GPUs itself.
+TAKE_GPUS = (
+    'free=(); for gpu in $([ -n "${{CUDA_VISIBLE_DEVICES:-}}" ] || nvidia-smi --query-gpu=uuid --format=csv,noheader 2> /dev/null); '
+    'do [ ${{#free[@]}} -lt {resources.gpu} ] || break; exec {{lock}}> "${{TMPDIR:-/tmp}}/fervit-$UID-$gpu.lock"; '
+    "flock -n $lock && free+=($gpu) || exec {{lock}}>&-; done; "
+    '[ ${{#free[@]}} = 0 ] || export CUDA_VISIBLE_DEVICES=$(IFS=,; echo "${{free[*]}}"); '
 )
 
 # The executed notebook and its page are logs, which Snakemake keeps of a failed step, and not outputs, which it removes.
-RUN_NOTEBOOK = f"{sys.executable} -m fervit_lib.report run {{input.notebook}} \"$(dirname {{log.notebook:q}})\" {{params.json:q}}"
+REPORT_RUN = '-m fervit_lib.report run {input.notebook} "$(dirname {log.notebook:q})" {params.json:q}'
+RUN_NOTEBOOK = f"{TAKE_GPUS}{sys.executable} {REPORT_RUN}"
+# With several GPUs, as --set-resources train:gpu=4 gives them, a step is one run of so many processes.
+SHARE_NOTEBOOK = (
+    f"{TAKE_GPUS}{sys.executable} $([ {{resources.gpu}} -lt 2 ] ||"
+    f" echo -m torch.distributed.run --standalone --nproc-per-node {{resources.gpu}}) {REPORT_RUN}"
+)
 
 
 def parameters_of(step, variant, **more):
@@ -133,13 +139,19 @@ def distill_needs(parameters):
     return codes + ([str(teacher.parents[1] / "result.json")] if taught_here else [])
 
 
+onstart:
+    from fervit_lib import report
+
+    report.forget_failures(Path(EXPERIMENT), [(step, variant) for step in NOTEBOOKS for variant in VARIANTS[step]])
+
+
 # The last word on a failure is for a reader, and the Makefile shows it: Snakemake's own shows commands. What did run is
 # in the report.
 onerror:
     from fervit_lib import report
 
     runs = [(step, variant) for step in NOTEBOOKS for variant in VARIANTS[step]]
-    told = report.describe_failures(Path(EXPERIMENT), runs, STARTED)
+    told = report.describe_failures(Path(EXPERIMENT), runs)
     for file in map(Path, workflow.configfiles[:1]):
         Path(f".snakemake/{file.name}.failed").write_text(f"{told}\n" if told else "")
         if Path(EXPERIMENT).is_dir():
@@ -194,7 +206,7 @@ rule encode:
         mem_mb=16_000,
         runtime="8h",
     shell:
-        RUN_NOTEBOOK
+        SHARE_NOTEBOOK
 
 
 rule train:
@@ -217,7 +229,7 @@ rule train:
         mem_mb=16_000,
         runtime="12h",
     shell:
-        RUN_NOTEBOOK
+        SHARE_NOTEBOOK
 
 
 rule distill:
@@ -240,7 +252,7 @@ rule distill:
         mem_mb=32_000,
         runtime="1d",
     shell:
-        RUN_NOTEBOOK
+        SHARE_NOTEBOOK
 
 
 rule evaluate:

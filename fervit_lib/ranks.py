@@ -44,6 +44,19 @@ def _join() -> None:
 
 
 @contextmanager
+def _meeting() -> Iterator[None]:
+    """Within, this process waits for the others. Raises RuntimeError where one of them has ended."""
+    _join()
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeError(
+            "another process of this launch has ended, expected it to come here, too; its error stands before this one "
+            "in log.txt, or in what the launcher shows"
+        ) from error
+
+
+@contextmanager
 def alone() -> Iterator[None]:
     """Within, this process is one of its own, for fastai, too: what all do alike, or the first one does."""
     hidden = {name: os.environ.pop(name) for name in VARIABLES if name in os.environ}
@@ -60,7 +73,6 @@ def once(action: Callable[P, R]) -> Callable[P, R]:
     def by_the_first(*args: P.args, **kwargs: P.kwargs) -> R:
         if count() == 1:
             return action(*args, **kwargs)
-        _join()
         said: list[Any] = [None, None]
         if index() == 0:
             try:
@@ -68,7 +80,8 @@ def once(action: Callable[P, R]) -> Callable[P, R]:
                     said[0] = action(*args, **kwargs)
             except Exception as error:
                 said[1] = error
-        dist.broadcast_object_list(said)
+        with _meeting():
+            dist.broadcast_object_list(said)
         if said[1] is not None:
             raise said[1]
         return said[0]
@@ -100,10 +113,10 @@ def gather(own: Any, n: int) -> Any:
         return own
     if isinstance(own, list | tuple):
         return type(own)(gather(part, n) for part in own)
-    _join()
     sent = own.detach().contiguous()
     parts = [torch.empty_like(sent) for _ in range(count())]
-    dist.all_gather(parts, sent)
+    with _meeting():
+        dist.all_gather(parts, sent)
     parts[index()] = own
     return torch.cat(parts)[:n]
 
@@ -112,9 +125,9 @@ def gather_names(own: Sequence[str], n: int) -> tuple[str, ...]:
     """As `gather`, of texts."""
     if count() == 1:
         return tuple(own)
-    _join()
     parts: list[Any] = [None] * count()
-    dist.all_gather_object(parts, list(own))
+    with _meeting():
+        dist.all_gather_object(parts, list(own))
     return tuple(name for part in parts for name in part)[:n]
 
 
@@ -134,7 +147,8 @@ class SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:
         total = own.clone()
-        dist.all_reduce(total)
+        with _meeting():
+            dist.all_reduce(total)
         return total
 
     @staticmethod
@@ -146,15 +160,16 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Replace the gradients of parameters that train by their sums over the processes, in one message."""
     gradients = [p.grad for p in parameters if p.requires_grad and p.grad is not None]
     together = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(together)
+    with _meeting():
+        dist.all_reduce(together)
     for gradient, total in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(total.view_as(gradient))
 
 
 def take_from_first(tensors: Iterable[Tensor]) -> None:
     """Replace tensors by the first process's."""
-    _join()
-    for tensor in tensors:
-        sent = tensor.detach().contiguous()
-        dist.broadcast(sent, 0)
-        tensor.detach().copy_(sent)
+    with _meeting():
+        for tensor in tensors:
+            sent = tensor.detach().contiguous()
+            dist.broadcast(sent, 0)
+            tensor.detach().copy_(sent)

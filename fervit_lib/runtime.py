@@ -83,6 +83,11 @@ def fast_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
+def takes_bf16(precision: str, device: torch.device) -> bool:
+    """Whether a `precision` of auto, float32, bf16 or fp16 means bf16 on `device`."""
+    return precision == "bf16" or (precision == "auto" and fast_bf16(device))
+
+
 def describe_device(device: torch.device) -> str:
     """One line for reports, e.g. `cuda (NVIDIA H200)`, `4 x cuda (NVIDIA H200)` or `cpu (2 threads, fast bf16)`."""
     many = f"{ranks.count()} x " if ranks.count() > 1 else ""

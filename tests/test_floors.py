@@ -14,7 +14,6 @@ FLOORS = {
     "latents": 0,
     "locks": 0,
     "names": 0,
-    "papermill": 0,
     "progress": 0,
     "pt_codes": 0,
     "ranks": 0,

@@ -207,6 +207,9 @@ def test_a_failed_notebook_leaves_a_partial_page_and_the_next_call_redoes_only_w
     assert "training faces, " in page and "IsADirectoryError" in page and "Best epoch 1 of" not in page
     made = {path.parent for path in experiment.rglob("result.json")}
     assert made == {experiment / "encode" / "autoencoder", passed}
+    told = (PROJECT_ROOT / ".snakemake" / f"{config.name}.failed").read_text()  # what the Makefile shows at last
+    assert "train/scratch-full-seed0 failed in cell" in told and "IsADirectoryError" in told
+    assert f"See {failed / 'notebook.html'}" in told and "Not run yet: evaluate/all" in told
 
     (failed / "metrics.csv").rmdir()
     before = {folder: (folder / "result.json").stat().st_mtime_ns for folder in made}

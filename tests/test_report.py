@@ -1,6 +1,5 @@
 import json
 import re
-import time
 from pathlib import Path
 
 import nbformat
@@ -14,7 +13,7 @@ from test_figures_evaluation import RUNS
 
 from fervit_lib import runs
 from fervit_lib.figures import evaluation as figures_evaluation
-from fervit_lib.report import describe_failure, describe_failures, write_index, write_page
+from fervit_lib.report import describe_failure, describe_failures, forget_failures, write_index, write_page
 from fervit_lib.report.__main__ import main
 from fervit_lib.report.html import figure_div
 from fervit_lib.runs import write_json
@@ -224,7 +223,7 @@ class TestFailures:
     def test_each_says_its_cell_the_reason_and_where_to_look_and_what_waits(self, tmp_path: Path) -> None:
         self.fail(tmp_path / "train" / "a")
         write_json(tmp_path / "train" / "b" / "result.json", {})
-        told = describe_failures(tmp_path, [("train", "a"), ("train", "b"), ("evaluate", "all")], since=0)
+        told = describe_failures(tmp_path, [("train", "a"), ("train", "b"), ("evaluate", "all")])
         first, second, third = told.splitlines()
         assert first == "train/a failed in cell 2 of notebooks/02_train.ipynb: ValueError: lr: expected more"
         assert second == f"  See {tmp_path}/train/a/notebook.html"
@@ -232,15 +231,26 @@ class TestFailures:
 
     def test_one_from_before_is_not_told_again(self, tmp_path: Path) -> None:
         self.fail(tmp_path / "train" / "a")
-        assert describe_failures(tmp_path, [("train", "a")], since=time.time() + 60) == ""
+        self.fail(tmp_path / "train" / "b")
+        write_json(tmp_path / "train" / "b" / "result.json", {})
+        forget_failures(tmp_path, [("train", "a"), ("train", "b"), ("train", "c")])
+        assert describe_failures(tmp_path, [("train", "a"), ("train", "b")]) == ""
+        assert (tmp_path / "train" / "b" / "log.txt").is_file()
 
     def test_a_step_that_never_came_to_a_cell_says_what_its_log_ends_with(self, tmp_path: Path) -> None:
         folder = tmp_path / "train" / "a"
         folder.mkdir(parents=True)
         (folder / "log.txt").write_text("\nNo such kernel named python3\n\n")
-        told = describe_failures(tmp_path, [("train", "a")], since=0)
+        told = describe_failures(tmp_path, [("train", "a")])
         assert told.splitlines()[0].endswith("before its first cell: No such kernel named python3")
         assert told.splitlines()[1] == f"  See {folder / 'log.txt'}"
+
+    def test_a_step_that_ended_while_its_notebook_was_written_was_stopped_from_outside(self, tmp_path: Path) -> None:
+        self.fail(tmp_path)
+        notebook = tmp_path / "notebook.ipynb"
+        notebook.write_text(notebook.read_text()[:100])
+        (tmp_path / "log.txt").write_text("")
+        assert describe_failure(tmp_path).startswith("stopped from outside")
 
     def test_fastais_remark_is_left_out(self, tmp_path: Path) -> None:
         self.fail(tmp_path, "Exception occured in `StopOnNan` when calling event `after_loss`:\n\tloss is nan")

@@ -19,7 +19,7 @@ from fervit_lib.models import ImageModel, load_model
 from fervit_lib.models.segmentation import freeze
 from fervit_lib.progress import progress
 from fervit_lib.runs import load_checkpoint, save_checkpoint
-from fervit_lib.runtime import fast_bf16, resolve, seed_everything
+from fervit_lib.runtime import resolve, seed_everything, takes_bf16
 from fervit_lib.training import (
     STRATEGIES,
     AugmentImages,
@@ -95,25 +95,27 @@ class AskTeacher(Callback):
 
     order = -4  # after AugmentImages, before anything is cast
 
-    def __init__(self, teacher: nn.Module) -> None:
-        self.teacher = freeze(teacher)
+    def __init__(self, teacher: nn.Module, bf16: bool) -> None:
+        self.teacher, self.bf16 = freeze(teacher), bf16
 
     def before_batch(self) -> None:
         if self.training:
-            self.learn.yb = (self.y, teacher_logits(self.teacher, self.x))
+            self.learn.yb = (self.y, teacher_logits(self.teacher, self.x, self.bf16))
 
 
 @torch.no_grad()
-def teacher_logits(teacher: nn.Module, images: Tensor) -> Tensor:
-    """(B, 3, H, W) as `ImageModel` takes them → (B, C) float32, in bf16 inside where the device is fast in it."""
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=fast_bf16(images.device)):
+def teacher_logits(teacher: nn.Module, images: Tensor, bf16: bool) -> Tensor:
+    """(B, 3, H, W) as `ImageModel` takes them → (B, C) float32."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
         return ranks.in_shares(teacher, images).float()
 
 
-def ask_of_all(teacher: nn.Module, images: Tensor) -> Tensor:
+def ask_of_all(teacher: nn.Module, images: Tensor, bf16: bool) -> Tensor:
     """The teacher's mean logits of each image and its mirror image: (N, 3, H, W) → (N, C)."""
-    parts = progress(images.split(256), desc="ask the teacher", unit=" batches")
-    return torch.cat([(teacher_logits(teacher, part) + teacher_logits(teacher, part.flip(-1))) / 2 for part in parts])
+    said = []
+    for part in progress(images.split(256), desc="ask the teacher", unit=" batches"):
+        said.append((teacher_logits(teacher, part, bf16) + teacher_logits(teacher, part.flip(-1), bf16)) / 2)
+    return torch.cat(said)
 
 
 def build_expression_learner(
@@ -124,6 +126,7 @@ def build_expression_learner(
     *,
     folder: Path,
     ask_once: bool = False,
+    precision: str = "auto",
     cbs: list[Callback],
     **options: Any,
 ) -> Learner:
@@ -134,6 +137,7 @@ def build_expression_learner(
         dls: as `training.face_dls` of the student.
         ask_once: the teacher says what it sees in each face, and in its mirror image, once and for all. That costs two
             passes in all; else one for every image as it was changed, which says more of the teacher.
+        precision: of the teacher, too.
         options: as of `training.build_learner`.
 
     Raises:
@@ -142,12 +146,14 @@ def build_expression_learner(
     if (loss.kind == "token") != isinstance(student, TokenViT):
         raise ValueError(f"student: expected a TokenViT for kind token and only there, got kind {loss.kind!r}")
     student, teacher = student.to(dls.device), freeze(teacher).to(dls.device)
-    found = teacher_logits(teacher, dls.train.views[0][:2]).shape[-1]
+    bf16 = takes_bf16(precision, dls.device)
+    found = teacher_logits(teacher, dls.train.views[0][:2], bf16).shape[-1]
     if found != len(dls.classes):
         raise ValueError(f"teacher: expected {len(dls.classes)} classes as the faces have, got {found}")
-    dls.train.beside = ask_of_all(teacher, dls.train.views[0]) if ask_once and loss.alpha else None
-    ask = [AskTeacher(teacher)] if loss.alpha and not ask_once else []
-    learn = build_learner(student, dls, STRATEGIES["full"], folder=folder, cbs=[*ask, *cbs], **options)
+    dls.train.beside = ask_of_all(teacher, dls.train.views[0], bf16) if ask_once and loss.alpha else None
+    ask = [AskTeacher(teacher, bf16)] if loss.alpha and not ask_once else []
+    fitting: dict[str, Any] = {"folder": folder, "precision": precision, "cbs": [*ask, *cbs], **options}
+    learn = build_learner(student, dls, STRATEGIES["full"], **fitting)
     learn.loss_func = loss
     return learn
 
@@ -188,14 +194,22 @@ def load_or_teach(teacher: str, dls: DataLoaders, folder: Path, **options: Any) 
 
 
 def teach_expressions(
-    dls: DataLoaders, folder: Path, *, model_name: str, image_size: int, epochs: int, seed: int = 0
+    dls: DataLoaders,
+    folder: Path,
+    *,
+    model_name: str,
+    image_size: int,
+    epochs: int,
+    precision: str = "auto",
+    seed: int = 0,
 ) -> nn.Module:
     """A CNN trained on the same faces, its best epoch by macro-F1: what teaches where no trained one is given."""
     seed_everything(seed)
     model = ImageModel(len(dls.classes), model_name=model_name, pretrained="none", image_size=image_size)
-    changes = [AugmentImages()]
-    learn = build_learner(model.to(dls.device), dls, STRATEGIES["full"], folder=folder, cbs=changes)
-    _fit_best(learn, folder, epochs, 1e-3, {"seed": seed})
+    fitting: dict[str, Any] = {"folder": folder, "precision": precision, "cbs": [AugmentImages()]}
+    learn = build_learner(model.to(dls.device), dls, STRATEGIES["full"], **fitting)
+    told = {"seed": seed, "model_name": model_name, "image_size": image_size, "precision": precision}
+    _fit_best(learn, folder, epochs, 1e-3, told)
     return model
 
 

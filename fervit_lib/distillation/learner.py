@@ -22,7 +22,7 @@ from fervit_lib.distillation.losses import TERMS, DistillLoss, LossWeights, temp
 from fervit_lib.distillation.metrics import all_metrics
 from fervit_lib.distillation.student import TappedStudent, frozen_groups, parameter_groups
 from fervit_lib.models.segmentation import freeze
-from fervit_lib.runtime import fast_bf16
+from fervit_lib.runtime import takes_bf16
 from fervit_lib.training.callbacks import Bf16, Curves, KeepFrozenStill, StopOnNan
 from fervit_lib.training.learner import naming_memory
 from fervit_lib.training.resume import KeepLast, ResumableLearner
@@ -175,7 +175,7 @@ def build_distiller(
     temperature_at(0.0, *temperature)  # a wrong schedule is said now
     frozen_groups(encoder_training, model.tap, 2, 0.0)
     folder.mkdir(parents=True, exist_ok=True)
-    bf16 = precision == "bf16" or (precision == "auto" and fast_bf16(dls.device))
+    bf16 = takes_bf16(precision, dls.device)
     return ResumableLearner(
         dls,
         model.to(dls.device),

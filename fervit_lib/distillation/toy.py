@@ -111,13 +111,21 @@ class _Denormalise(nn.Module):
 
 
 def make_toy_teacher(
-    dls: DataLoaders, folder: Path, *, encoder: str, epochs: int, lr: float, seed: int, settings: dict[str, Any]
+    dls: DataLoaders,
+    folder: Path,
+    *,
+    encoder: str,
+    epochs: int,
+    lr: float,
+    precision: str = "auto",
+    seed: int,
+    settings: dict[str, Any],
 ) -> Path:
     """Train a teacher on the masks alone and write it to `folder` in the form of the published one, unless it is there.
 
     The best epoch by foreground IoU on the validation split is kept.
     """
-    told = {"encoder": encoder, "epochs": epochs, "lr": lr, "seed": seed} | settings
+    told = {"encoder": encoder, "epochs": epochs, "lr": lr, "precision": precision, "seed": seed} | settings
     path = _named(folder, "toy_teacher", ".pth", told)
     state = path.with_suffix(".state")
     if path.is_file():
@@ -139,7 +147,8 @@ def make_toy_teacher(
 
     best = SaveBest(save, "fg_iou")
     place, tapped = folder / "toy_teacher", TappedStudent(teacher)
-    learn = build_distiller(tapped, dls, Targets(None), masks_only, folder=place, cbs=[best], what="toy teacher")
+    shown: dict[str, Any] = {"folder": place, "precision": precision, "cbs": [best], "what": "toy teacher"}
+    learn = build_distiller(tapped, dls, Targets(None), masks_only, **shown)
     fit_distiller(learn, epochs=epochs, lr=lr, schedule="one_cycle", state=state, settings=told)
     keep_best()
     return path

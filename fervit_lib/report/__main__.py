@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fervit_lib import ranks
 from fervit_lib.report.index import write_index
 from fervit_lib.report.page import write_page
 from fervit_lib.report.run import PAGE, describe_failure, run_notebook
@@ -30,7 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.command == "index":
         write_index(options.experiment_dir, options.config)
     elif not run_notebook(options.notebook, options.folder, options.parameters):
-        sys.exit(f"{options.folder} {describe_failure(options.folder)}\n  See {options.folder / PAGE}")
+        sys.exit(
+            1
+            if ranks.index()
+            else f"{options.folder} {describe_failure(options.folder)}\n  See {options.folder / PAGE}"
+        )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fervit_lib import ranks
 from fervit_lib.models import set_fused_attention
-from fervit_lib.runtime import fast_bf16
+from fervit_lib.runtime import takes_bf16
 from fervit_lib.training.attention_losses import head_penalties
 from fervit_lib.training.callbacks import Bf16, Curves, Ema, Fp16, KeepFrozenStill, StopOnNan
 from fervit_lib.training.metrics import scores
@@ -114,7 +114,7 @@ def build_learner(
             *head_penalties(disagreement, disagreement_weight, head_margin, margin_weight),
             *([GradientClip(grad_clip)] if grad_clip else []),
             *([Ema(ema)] if ema else []),
-            *([Bf16()] if precision == "bf16" or (precision == "auto" and fast_bf16(dls.device)) else []),
+            *([Bf16()] if takes_bf16(precision, dls.device) else []),
             *([Fp16()] if precision == "fp16" else []),
             *(cbs or []),
         ],

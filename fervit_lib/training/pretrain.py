@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fervit_lib.models import MaskedAutoencoder, set_fused_attention
 from fervit_lib.runs import load_checkpoint, save_checkpoint
-from fervit_lib.runtime import fast_bf16
+from fervit_lib.runtime import takes_bf16
 from fervit_lib.training.callbacks import Bf16, Curves, StopOnNan
 from fervit_lib.training.resume import KeepLast, ResumableLearner, randomness_kept
 from fervit_lib.training.schedule import Phase, Schedule
@@ -48,6 +48,7 @@ def fit_masked(
     epochs: int,
     lr: float = 1e-3,
     mask_ratio: float = 0.5,
+    precision: str = "auto",
     settings: dict[str, Any] | None = None,
 ) -> tuple[MaskedAutoencoder, pd.DataFrame]:
     """Pretrain `model` in place on the inputs of `dls`, and keep the result in `folder/masked.safetensors`.
@@ -56,6 +57,7 @@ def fit_masked(
 
     Args:
         model: a ViT of this project, see `MaskedAutoencoder`.
+        precision: see `runtime.takes_bf16`.
         settings: everything else that decides the outcome, JSON: where it differs, the model is pretrained anew.
 
     Returns:
@@ -67,7 +69,7 @@ def fit_masked(
     set_fused_attention(masked, dls.device.type != "cpu")
     checkpoint = folder / "masked.safetensors"
     state = folder / "masked_last.safetensors"
-    made_by = {"epochs": epochs, "lr": lr, "mask_ratio": mask_ratio, "settings": settings or {}}
+    made_by = {"epochs": epochs, "lr": lr, "mask_ratio": mask_ratio, "precision": precision, "settings": settings or {}}
     if checkpoint.is_file():
         tensors, metadata = load_checkpoint(checkpoint)
         if metadata.get("made_by") == made_by:
@@ -76,13 +78,14 @@ def fit_masked(
             return masked, pd.DataFrame(metadata["curves"])
     curves = Curves(folder / "masked")
     schedule = Schedule([Phase(1.0, np.array([lr]), 0)], "one_cycle")
+    bf16 = [Bf16()] if takes_bf16(precision, dls.device) else []
     learn = ResumableLearner(
         dls,
         masked,
         loss_func=_HiddenError(masked),
         opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
         path=folder,
-        cbs=[_Unlabelled(), Share(), StopOnNan(), curves, schedule, *([Bf16()] if fast_bf16(dls.device) else [])],
+        cbs=[_Unlabelled(), Share(), StopOnNan(), curves, schedule, *bf16],
         what="pretrain",
     )
     learn.fit(epochs, cbs=[KeepLast(state, made_by, lr)])

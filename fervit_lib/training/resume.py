@@ -50,9 +50,11 @@ class ResumableLearner(Learner):
         except CancelFitException:
             raise  # an end like any other
         except BaseException:
-            self("after_cancel_fit")
-            self("after_fit")
-            self._end_cleanup()
+            if ranks.count() == 1:  # else the others may be elsewhere, and nobody uses it again
+                self("after_cancel_fit")
+                self("after_fit")
+                self._end_cleanup()
+                self.model.zero_grad()  # the next fit would add to what this one left
             raise
 
 

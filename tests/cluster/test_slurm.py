@@ -61,6 +61,7 @@ def test_an_experiment_runs_on_two_nodes_at_once_and_a_lost_job_alone_runs_again
     assert "TresPerJob=gres:gpu:1" in asked and "TimeLimit=12:00:00" in asked and "mem=16000M" in asked
     slurm.ask("scancel", trainings[NODES[0]])
     assert snakemake.wait() == 1
+    assert 'Snakefile", line' not in (tmp_path / "snakemake.log").read_text()  # it told of the lost job and ended
     assert sorted(job["JobState"] for job in slurm.ended_jobs()) == ["CANCELLED", *["COMPLETED"] * 3]
     assert at_once(slurm.ended_jobs())
     before = {path: path.stat().st_mtime_ns for path in experiment.rglob("result.json")}

@@ -38,9 +38,10 @@ def fork(log: Path, work: Callable[..., Any], *arguments: Any) -> BaseProcess:
     """Begin `work(*arguments)` in a process of its own, one thread, what it says at the end of `log`."""
 
     def begin() -> None:
-        with log.open("a") as file:
-            for stream in (sys.stdout, sys.stderr):
-                os.dup2(file.fileno(), stream.fileno())
+        file = log.open("a", buffering=1)
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+        sys.stdout = sys.stderr = file  # a test may have captured both, without a descriptor
         torch.set_num_threads(1)
         work(*arguments)
 

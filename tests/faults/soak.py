@@ -40,8 +40,9 @@ from fervit_lib.sweep.work import work
 from tests.faults.notebooks import execute, fork
 
 SMALL = {"embed_dim": 16, "depth": 1, "num_heads": 2, "batch_size": 16}
-# Of a result and of a row: what a second undisturbed run does not repeat either.
-TIMES = {"seconds", "train_seconds", "faces_per_second", "peak_memory_gb", "started", "median_ms", "sizes", "device"}
+# Of a run's JSON: what a second undisturbed run does not repeat either, or a commit meanwhile changes.
+TIMES = {"seconds", "train_seconds", "faces_per_second", "peak_memory_gb", "started", "ended", "median_ms", "sizes"}
+TIMES |= {"device", "git_revision", "git_dirty"}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,94 @@
+"""A fit that is interrupted by hand, and begun again by the same Learner: a cell of a notebook that is run again."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from fastai.callback.core import Callback as FastaiCallback
+from fastai.learner import Learner
+from torch import Tensor
+
+from fervit_lib import models, training
+from fervit_lib.runtime import seed_everything
+
+CPU = torch.device("cpu")
+
+
+class Interrupt(FastaiCallback):
+    """Ctrl-C at a moment, once."""
+
+    def __init__(self, event: str, epoch: int) -> None:
+        self.event, self.at = event, epoch
+        setattr(self, event, self.interrupt)
+
+    def interrupt(self) -> None:
+        late = not self.training or self.iter == 3
+        if self.event and self.epoch == self.at and late:
+            self.event = ""
+            raise KeyboardInterrupt
+
+
+def make_learner(store: Path, folder: Path, *interrupts: FastaiCallback) -> Learner:
+    seed_everything(0)
+    model = models.create_model("scratch", 3, embed_dim=32, depth=2, num_heads=2)
+    dls = training.face_dls(model, store, batch_size=8, device=CPU)
+    how = {"mixup": 0.4, "ema": 0.9, "grad_clip": 1.0, "disagreement": "output", "precision": "bf16"}
+    return training.build_learner(
+        model,
+        dls,
+        training.get_strategy("full"),
+        folder=folder,
+        cbs=[training.SaveBest(lambda: None), *interrupts],
+        **how,
+    )
+
+
+def fit(learn: Learner, state: Path | None) -> dict[str, Tensor]:
+    training.fit(learn, training.get_strategy("full"), epochs=3, lr=1e-3, state=state)
+    return {name: value.clone() for name, value in learn.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+@pytest.mark.parametrize("event", ["after_pred", "after_step", "before_validate", "after_validate"])
+def test_the_same_cell_again_ends_with_the_very_same_weights(
+    event: str, epoch: int, make_store: Callable[..., Path], tmp_path: Path
+) -> None:
+    store = make_store(tmp_path / "store", {"train": 64, "val": 16, "test": 16})
+    whole = fit(make_learner(store, tmp_path / "whole"), tmp_path / "whole.safetensors")
+    learn = make_learner(store, tmp_path / "again", Interrupt(event, epoch))
+    loss, state = learn.loss_func, tmp_path / "again.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        fit(learn, state)
+    assert learn.loss_func is loss  # mixup lends another one
+    assert "forward" not in learn.model.__dict__  # as do half precision and the penalties of the heads
+    again = fit(learn, state)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    one, two = (pd.read_csv(tmp_path / n / "metrics.csv").drop(columns="seconds") for n in ("whole", "again"))
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+
+
+def test_without_a_state_the_learner_trains_on(make_store: Callable[..., Path], tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", {"train": 64, "val": 16, "test": 16})
+    learn = make_learner(store, tmp_path / "run", Interrupt("after_pred", 1))
+    with pytest.raises(KeyboardInterrupt):
+        fit(learn, None)
+    assert all(value.isfinite().all() for value in fit(learn, None).values())
+    assert len(learn.recorder.values) == 3
+
+
+@pytest.mark.parametrize("event", ["after_step", "before_validate"])
+def test_an_error_puts_everything_back_too(event: str, make_store: Callable[..., Path], tmp_path: Path) -> None:
+    class Break(Interrupt):
+        def interrupt(self) -> None:
+            try:
+                super().interrupt()
+            except KeyboardInterrupt:
+                raise ValueError("no reason") from None
+
+    learn = make_learner(make_store(tmp_path / "store"), tmp_path / "run", Break(event, 0))
+    loss = learn.loss_func
+    with pytest.raises(ValueError, match="no reason"):
+        fit(learn, None)
+    assert learn.loss_func is loss and "forward" not in learn.model.__dict__
