@@ -178,6 +178,7 @@ def variant_of(number: int) -> str:
 
 
 def fail(study: optuna.Study, number: int, reason: str) -> None:
-    """Record a trial as failed, and why."""
+    """Record a trial as failed, and say why."""
     live_trial(study, number).set_user_attr("reason", reason)
     study.tell(number, state=TrialState.FAIL)
+    print(f"{variant_of(number)} failed: {reason.splitlines()[0]}", flush=True)

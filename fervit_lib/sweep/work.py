@@ -93,7 +93,6 @@ def _run_claimed(study: optuna.Study, sweep: Sweep, run: Run, claimed: Claim, tr
     except Exception as error:  # whatever a trial dies of, the sweep goes on
         reason = str(error).strip() or type(error).__name__
         fail(study, number, reason)
-        print(f"{run.variant} failed: {reason.splitlines()[0]}", flush=True)
         return
     # Asked of the storage: the trial's own process said so, and this one's copy does not know.
     pruned = study.get_trials(deepcopy=False)[number].user_attrs.get("pruned")
@@ -114,7 +113,7 @@ def run_sweep(file: Path, reports: Path, *, workers: int = 1, storage: str | Non
 
     Raises:
         ValueError: as `read_sweep` and `open_study`.
-        RuntimeError: a worker ended before its trials did.
+        RuntimeError: workers ended before all trials had.
     """
     if workers < 1:
         raise ValueError(f"workers: expected at least 1, got {workers}")
@@ -139,7 +138,7 @@ def run_sweep(file: Path, reports: Path, *, workers: int = 1, storage: str | Non
         for process in running:
             process.terminate()
         raise
-    if any(codes):
+    if any(codes) and num_ended(study) < sweep.num_trials:  # else the others have taken up what one left
         raise RuntimeError(
             f"{sum(map(bool, codes))} of {workers} workers ended early (exit codes {codes}); run the same command "
             f"again: it takes up the trials that they left"

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -36,6 +38,7 @@ from fervit_lib.sweep import (
     parse_sweep,
     read_sweep,
     run_notebook,
+    run_sweep,
     write_winner,
 )
 from fervit_lib.sweep import study as study_module
@@ -455,8 +458,20 @@ class TestResults:
         assert sweep_figures.plot_parameters(few, "macro_f1") == []
 
 
+def run_and_kill_who_works_on(trial: Path, file: Path, reports: Path, workers: int) -> None:
+    """`run_sweep`, one of whose workers is killed once it has begun `trial`."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run_sweep, file, reports, workers=workers)
+        while not (trial / "config.json").is_file():
+            time.sleep(0.05)
+            assert not running.done(), running.result()
+        [number] = re.findall(r"^process (\d+) ", (reports / "tiny" / "sweep" / "locks" / trial.name).read_text())
+        os.kill(int(number), signal.SIGKILL)
+        running.result()
+
+
 @pytest.mark.notebooks
-def test_a_real_sweep_with_a_killed_worker_and_a_failing_trial(make_store: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_real_sweep_with_killed_workers_and_a_failing_trial(make_store: Callable[..., Path], tmp_path: Path) -> None:
     make_store(tmp_path / "codes")
     parameters = {
         "attention": {"values": ["softmax", "rectified", "<img src=x onerror=alert(1)>"]},
@@ -470,15 +485,11 @@ def test_a_real_sweep_with_a_killed_worker_and_a_failing_trial(make_store: Calla
     }
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump(content(method="grid", run_cap=None, parameters=parameters)))
-    command = [sys.executable, "-m", "fervit_lib.sweep", file, "--worker", "--reports", tmp_path / "reports"]
-    worker = subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.DEVNULL)
     train = tmp_path / "reports" / "tiny" / "train"
-    while not (train / "trial-000" / "config.json").is_file():
-        time.sleep(0.1)
-        assert worker.poll() is None
-    worker.send_signal(signal.SIGKILL)
-    worker.wait()
+    with pytest.raises(RuntimeError, match=r"1 of 1 workers ended early \(exit codes \[-9\]\); run the same command"):
+        run_and_kill_who_works_on(train / "trial-000", file, tmp_path / "reports", workers=1)
     assert not (train / "trial-000" / "result.json").exists()
+    run_and_kill_who_works_on(train / "trial-001", file, tmp_path / "reports", workers=2)  # the other goes on
 
     winner = {"winner": str(tmp_path / "winner.yaml")}
     notebook = PROJECT_ROOT / "notebooks" / "06_sweep.ipynb"
@@ -492,7 +503,7 @@ def test_a_real_sweep_with_a_killed_worker_and_a_failing_trial(make_store: Calla
     assert "attention: expected one of softmax, rectified, got '<img" in reason
     page = (folder / "notebook.html").read_text(encoding="utf-8")
     assert "&lt;img src=x onerror=alert(1)&gt;" in page and "<img" not in page
-    assert study.trials[0].user_attrs["starts"] == 2
+    assert [trial.user_attrs["starts"] for trial in study.trials[:2]] == [2, 2]
     for number in (0, 1):
         assert {"notebook.html", "config.json", "metrics.csv", "result.json", "checkpoints", "wandb"} <= {
             path.name for path in (train / f"trial-00{number}").iterdir()

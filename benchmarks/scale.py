@@ -1,0 +1,282 @@
+"""How time and memory grow with the number of faces, in one run on this machine.
+
+    .venv/bin/python benchmarks/scale.py [--part memory|processes|growth|paper ...]
+
+memory     peak memory of encoding 10,000, 200,000 and 1,000,000 faces, drawn as they are asked for
+processes  faces a second by two processes, which share the shards, over those by one; wants two free cores
+growth     time and memory of audit, encode, train, evaluate and explore over 1, 4 and 16 times as many faces
+paper      what 36 thousand, a million and a hundred million faces take, at the rates measured here
+
+Each figure of memory and growth comes from a process of its own, and counts all that it holds, libraries and all.
+Seconds are a core's, but for two processes and a GPU, which need the clock's. A power of 1 is linear growth.
+"""
+
+import argparse
+import math
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fervit_lib import evaluation, explain, models, runs, runtime, training
+from fervit_lib.datasets import FaceDataset, audit_faces
+from fervit_lib.encoders import encode_faces, prepare_encoder
+from fervit_lib.encoders.autoencoder import Autoencoder
+from fervit_lib.encoders.style_encoder import StyleEncoder
+from fervit_lib.latents import LATENT_DIM, NUM_LAYERS, SHARD_SIZE, complete_store, shard_path, write_shard
+
+CPU = torch.device("cpu")
+CLASSES = ("angry", "happy", "sad")
+FACES = (10_000, 200_000, 1_000_000)
+FLAT = 0.05  # how much more memory 200,000 faces may take than 10,000
+TIMES = (1, 4, 16)
+PARTS = ("memory", "processes", "growth", "paper")
+
+
+class DrawnFaces(FaceDataset):
+    """Faces that are on no disk: each is drawn from its name when it is asked for."""
+
+    side = 16
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        noise = np.random.default_rng(int(self.paths[index][-11:-4])).integers(0, 256, (4, 4, 3), np.uint8)
+        return Image.fromarray(noise).resize((self.side, self.side), Image.Resampling.BILINEAR), int(self.labels[index])
+
+
+class LargeFaces(DrawnFaces):
+    side = 48
+
+
+def drawn(n: int, kind: type[FaceDataset] = DrawnFaces) -> FaceDataset:
+    names = tuple(f"train/happy/{i:07d}.png" for i in range(n))
+    return kind(CLASSES, np.arange(n) % len(CLASSES), names, Path("drawn"))
+
+
+def bytes_to_list(faces: FaceDataset) -> float:
+    """What a face takes in memory before it is read: its name, where that is in the tuple, and its label."""
+    return (sum(map(sys.getsizeof, faces.paths)) + sys.getsizeof(faces.paths) + faces.labels.nbytes) / len(faces)
+
+
+class ShortCodes(nn.Module):
+    """A stand-in encoder: short codes, so that a million fit on any disk, and next to no work."""
+
+    img_size = DrawnFaces.side
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean(1)[:, :2]  # (B, 2, 16)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a piece of work took in a process of its own."""
+
+    seconds: float  # of the processor
+    peak: float  # MB, all that the process held at most
+    added: float  # MB of it that it did not hold at its start
+
+
+def pay(found: SimpleQueue, work: Callable[..., object], arguments: Sequence[object]) -> None:
+    torch.set_num_threads(1)
+    runtime.reset_peak_memory(CPU)
+    before, started = 1000 * runtime.host_peak_memory(), time.process_time()
+    work(*arguments)
+    seconds, peak = time.process_time() - started, 1000 * runtime.host_peak_memory()
+    found.put(Cost(seconds, peak, peak - before))
+
+
+def cost_of(work: Callable[..., object], *arguments: object) -> Cost:
+    context = multiprocessing.get_context("spawn")  # a forked one would begin with less than any user's has
+    found = context.SimpleQueue()
+    process = context.Process(target=pay, args=(found, work, arguments))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{work.__name__} failed, see above")
+    return found.get()
+
+
+def encode_drawn(n: int, folder: Path) -> None:
+    encode_faces(ShortCodes(), "stand-in", drawn(n), folder / str(n), "train", device=CPU, num_workers=1)
+
+
+def measure_memory(folder: Path) -> None:
+    print("memory: peak of a process that encodes faces, by their number")
+    costs = {n: cost_of(encode_drawn, n, folder) for n in FACES}
+    for n, cost in costs.items():
+        print(f"  {n:9,}: {cost.peak:6.0f} MB, {1e6 * cost.seconds / n:.0f} us a face")
+    few, many, most = costs.values()
+    ratio = many.peak / few.peak - 1
+    print(f"  {FACES[1]:,} over {FACES[0]:,}: {ratio:+.1%}, wanted: {FLAT:.0%} at most")
+    more = 1e6 * (most.peak - few.peak) / (FACES[2] - FACES[0])
+    print(f"  a face more takes {more:.0f} bytes, its name and its label {bytes_to_list(drawn(1000)):.0f} of them")
+    if ratio > FLAT:
+        raise SystemExit("memory is not flat")
+
+
+def encode_share(folder: Path) -> None:
+    encoder = prepare_encoder(Autoencoder(64), CPU)
+    faces = drawn(8 * SHARD_SIZE, LargeFaces)
+    encode_faces(encoder, "stand-in", faces, folder, "train", device=CPU, num_workers=1)
+
+
+def faces_per_second(processes: int, folder: Path) -> float:
+    """Of all together, by the clock, each process on a core of its own."""
+    context, cores = multiprocessing.get_context("fork"), sorted(os.sched_getaffinity(0))
+
+    def child(number: int) -> None:
+        os.sched_setaffinity(0, {cores[number % len(cores)]})
+        encode_share(folder)
+
+    workers = [context.Process(target=child, args=(number,)) for number in range(processes)]
+    started = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if any(worker.exitcode for worker in workers):
+        raise SystemExit("encoding failed, see above")
+    return 8 * SHARD_SIZE / (time.perf_counter() - started)
+
+
+def measure_processes(folder: Path) -> None:
+    cores = len(os.sched_getaffinity(0))
+    print(f"processes: faces a second, encoded by an autoencoder, {cores} cores at hand")
+    one, two = (faces_per_second(number, folder / f"by{number}") for number in (1, 2))
+    wanted = "wanted: 1.8" if cores > 1 else "with two free cores 1.8 is wanted"
+    print(f"  one: {one:.0f}; two: {two:.0f}; ratio {two / one:.2f}, {wanted}")
+
+
+def make_store(folder: Path, sizes: dict[str, int]) -> None:
+    for split, n in sizes.items():
+        for index, start in enumerate(range(0, n, SHARD_SIZE)):
+            labels = np.arange(start, min(start + SHARD_SIZE, n)) % len(CLASSES)
+            names = [f"{split}/{i:07d}.png" for i in range(start, start + len(labels))]
+            codes = torch.randn(len(labels), NUM_LAYERS, LATENT_DIM) + torch.from_numpy(labels)[:, None, None]
+            write_shard(shard_path(folder, split, index), codes, labels, names, "random")
+    complete_store(folder, sizes, classes=CLASSES, encoder="random", faces=folder, synthetic=True)
+
+
+OPTIONS = {"embed_dim": 64, "depth": 2, "num_heads": 4}
+
+
+def make_run(folder: Path, store: Path) -> None:
+    """An untrained model as the run that training would leave."""
+    described = {"parameters": {"latents": str(store)}, "seed": 0, "device": "cpu"}
+    run = runs.start_run(folder, "scale", "train", "scratch-full-seed0", **described)
+    model = models.create_model("scratch", len(CLASSES), **OPTIONS)
+    models.save_model(run.best_checkpoint, model, approach="scratch", classes=CLASSES, options=OPTIONS)
+    figures = {"approach": "scratch", "strategy": "full", "seed": 0, "val_macro_f1": 0.0, "train_faces": 1}
+    figures |= {"total_parameters": 1, "trainable_parameters": 1, "train_seconds": 1.0, "peak_memory_gb": 1.0}
+    run.write_result(**figures)
+
+
+def prepare(n: int, folder: Path) -> None:
+    """What there is before the work begins: codes, and a run."""
+    make_store(folder / f"store{n}", {"train": n, "val": n // 8, "test": n})
+    make_run(folder / f"reports{n}", folder / f"store{n}")
+
+
+def audit(n: int, folder: Path) -> None:
+    audit_faces({"train": drawn(n, LargeFaces)})
+
+
+def encode(n: int, folder: Path) -> None:
+    encoder = prepare_encoder(Autoencoder(32), CPU)
+    encode_faces(encoder, "stand-in", drawn(n, LargeFaces), folder / f"codes{n}", "train", device=CPU, num_workers=1)
+
+
+def train(n: int, folder: Path) -> None:
+    model, plan = models.create_model("scratch", len(CLASSES), **OPTIONS), training.get_strategy("full")
+    dls = training.face_dls(model, folder / f"store{n}", batch_size=64, device=CPU)
+    learn = training.build_learner(model, dls, plan, folder=folder / f"fit{n}")
+    training.fit(learn, plan, epochs=2, state=folder / f"fit{n}" / "last.safetensors")
+
+
+def evaluate(n: int, folder: Path) -> None:
+    run = runs.Run(folder / f"reports{n}", "scale", "train", "scratch-full-seed0")
+    evaluation.evaluate_run(run, evaluation.Faces(folder / f"store{n}"), run.folder, CPU)
+
+
+def explore(n: int, folder: Path) -> None:
+    run = runs.Run(folder / f"reports{n}", "scale", "train", "scratch-full-seed0")
+    subject = explain.load_subject(run, n, 0, CPU)
+    explain.summarise_attention(subject.model, subject.inputs, torch.from_numpy(subject.labels), len(CLASSES))
+    explain.leave_one_out(subject.predict, subject.codes, subject.labels, subject.fill)
+    explain.head_statistics(subject.model, subject.codes)
+    explain.cka_matrix(subject.model, subject.model, subject.codes)
+
+
+def power(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """The power of the number of faces with which a value grew last, where what any number takes counts least."""
+    return math.log(values[-1] / values[-2]) / math.log(sizes[-1] / sizes[-2])
+
+
+def measure_growth(folder: Path, base: int = 512) -> None:
+    sizes = [base * times for times in TIMES]
+    print(f"growth: {', '.join(f'{n:,}' for n in sizes)} faces; the last power is between the two largest")
+    for n in sizes:
+        cost_of(prepare, n, folder)
+    for work in (audit, encode, train, evaluate, explore):
+        costs = [cost_of(work, n, folder) for n in sizes]
+        seconds, added = [cost.seconds for cost in costs], [cost.added for cost in costs]
+        print(
+            f"  {work.__name__:>8}: {', '.join(f'{s:.2f}' for s in seconds)} s, power {power(sizes, seconds):.2f}; "
+            f"{', '.join(f'{a:.0f}' for a in added)} MB more than at the start, power {power(sizes, added):.2f}"
+        )
+
+
+def rate_of(encoder: nn.Module, faces: FaceDataset, folder: Path) -> float:
+    """Faces a second: of a GPU by the clock, else of a core."""
+    device = runtime.get_device()
+    now = time.perf_counter if device.type == "cuda" else time.process_time
+    started = now()
+    encode_faces(encoder, "random", faces, folder, "train", device=device, batch_size=16, num_workers=1)
+    return len(faces) / (now() - started)
+
+
+def print_paper(folder: Path) -> None:
+    """Time at the rates of this machine, and storage, which is the same anywhere."""
+    device = runtime.get_device()
+    on_gpu = device.type == "cuda"
+    ours = prepare_encoder(Autoencoder(64), device)
+    with torch.device(device):
+        psp = prepare_encoder(StyleEncoder("psp").requires_grad_(False), device)
+    rates = {}
+    for name, encoder, n in (("autoencoder", ours, 4096), ("psp", psp, 4096 if on_gpu else 32)):
+        rate_of(encoder, drawn(16, LargeFaces), folder / f"{name} warm")
+        rates[name] = rate_of(encoder, drawn(n, LargeFaces), folder / name)
+    told = ", ".join(f"{name} {value:.1f}" for name, value in rates.items())
+    print(f"paper: faces a second on {runtime.describe_device(device)}: {told}")
+    print(f"        faces   codes on disk   shards   names in memory   {'   '.join(rates)}   psp, by 64 of these")
+    size, listed = NUM_LAYERS * LATENT_DIM * 2, bytes_to_list(drawn(1000))
+    for n in (36_000, 1_000_000, 100_000_000):
+        hours = [n / rate / 3600 for rate in (*rates.values(), 64 * rates["psp"])]
+        in_words = "   ".join(f"{h / 24:,.0f} d" if h > 48 else f"{h:.1f} h" for h in hours)
+        print(
+            f"  {n:11,}   {n * size / 1e9:,.1f} GB   {-(-n // SHARD_SIZE):,}   {n * listed / 1e6:,.0f} MB   {in_words}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=PARTS, nargs="+", default=PARTS, help="default: all")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # and nothing is computed here: a process that has threads cannot be forked
+    work = {"memory": measure_memory, "processes": measure_processes, "growth": measure_growth, "paper": print_paper}
+    for part in sorted(arguments.part, key=PARTS.index):  # the last one may start a GPU, which then forbids to fork
+        with tempfile.TemporaryDirectory() as name:
+            work[part](Path(name))
+
+
+if __name__ == "__main__":
+    main()
