@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -170,6 +171,28 @@ def test_two_steps_at_once_take_two_gpus(
     done = snakemake(*results, "--configfile", config, "--keep-going", "--resources", "gpu=2")
     locks = {path.name for path in tmp_path.glob("*.lock")}
     assert locks == {f"fervit-{os.getuid()}-GPU-{gpu}.lock" for gpu in "ab"}, done.stderr[-3000:]
+
+
+@pytest.mark.notebooks
+def test_a_cnn_teaches_a_vit_and_its_students_appear_in_the_report(tmp_path: Path) -> None:
+    small = {"task": "expression", "image_size": 32, "batch_size": 14, "epochs": 1, "seeds": 2}
+    models = {"teacher": "toy", "teacher_encoder": "resnet10t", "teacher_epochs": 1, "student_blocks": 1}
+    config = write_config(tmp_path, distill=small | models | {"student_encoder": "deit_tiny_distilled_patch16_224"})
+    experiment = tmp_path / "reports" / "tiny"
+    folder = experiment / "distill" / "expression"
+    done = snakemake(folder / "result.json", "--configfile", config)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((folder / "result.json").read_text())
+    assert [arm["arm"] for arm in result["arms"]] == ["none", "soft", "hard", "token", "teacher"]
+    assert all(arm["low"] <= arm["accuracy"] <= arm["high"] for arm in result["arms"])
+    assert result["synthetic"] and result["toy_teacher"] and not result["toy_detector"]
+    assert len(result["fits"]) == 8
+    assert all((folder / fit["checkpoint"]).is_file() for fit in result["fits"])
+    cells = nbformat.read(folder / "notebook.ipynb", as_version=4).cells
+    printed = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+    assert "there is no feature term" in printed
+    assert not re.search(r"Traceback \(most recent|Warning: ", (folder / "notebook.html").read_text(encoding="utf-8"))
+    assert "distill/expression/notebook.html" in report.write_index(experiment).read_text()
 
 
 @pytest.mark.notebooks

@@ -205,14 +205,15 @@ def read_curves(rows: Sequence[Mapping[str, Any]], folder: Path) -> pd.DataFrame
 
 def summary(table: pd.DataFrame, pairs: pd.DataFrame | None, toy: bool) -> str:
     """The result in words: what of it is more than chance, and what was not tested."""
-    score = MONITOR if MONITOR in table else "accuracy"
-    best = table.loc[table[score].idxmax()]
-    texts = [f"Highest {score.replace('_', ' ')}: {best['arm'].replace('_', ' ')} with {best[score]:.1%}."]
+    score, name = (MONITOR, "foreground IoU") if MONITOR in table else ("accuracy", "accuracy")
+    students = table[table["arm"] != "teacher"]
+    best, seeds = students.loc[students[score].idxmax()], int(students["seeds"].max())
+    texts = [f"Highest {name} of a student: {best['arm'].replace('_', ' ')} with {best[score]:.1%}."]
     for row in [] if pairs is None else pairs.to_dict("records"):
         sign = "more" if row["low"] > 0 else "less" if row["high"] < 0 else "no proven difference"
         interval = f"{100 * row['difference']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
         texts.append(f"{row['what'].replace('_', ' ')}: {interval}: {sign}.")
-    texts.append(f"{table['seeds'].max()} seeds. Not tested: other images than this test split.")
+    texts.append(f"{seeds} seed{'s'[: seeds != 1]}. Not tested: other images than this test split.")
     if toy:
         texts.append("The teacher was trained here: this says nothing about the published one.")
     return "\n".join(texts)

@@ -1,5 +1,7 @@
 """One door to every encoder."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -8,7 +10,12 @@ from fervit_lib.encoders.autoencoder import load_autoencoder
 from fervit_lib.encoders.published import load_style_encoder
 from fervit_lib.encoders.style_encoder import STYLE_KINDS
 
-ENCODERS = ("autoencoder", *STYLE_KINDS)
+# A checkpoint → the encoder in eval mode, with the side of its images as `img_size`. One that can paint its codes has
+# `decode`, as `Autoencoder`; one that writes for a StyleGAN has `latent_avg` and `w_distance`, as `StyleEncoder`.
+ENCODERS: dict[str, Callable[[Path], nn.Module]] = {
+    "autoencoder": lambda checkpoint: load_autoencoder(checkpoint)[0],
+    **{kind: partial(load_style_encoder, kind=kind) for kind in STYLE_KINDS},
+}
 
 
 def check_kind(kind: str) -> None:
@@ -30,7 +37,4 @@ def load_encoder(checkpoint: Path | str, kind: str) -> nn.Module:
         FileNotFoundError: no such checkpoint.
     """
     check_kind(kind)
-    if kind in STYLE_KINDS:
-        return load_style_encoder(Path(checkpoint), kind)
-    model, _ = load_autoencoder(Path(checkpoint))
-    return model
+    return ENCODERS[kind](Path(checkpoint))

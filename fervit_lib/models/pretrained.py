@@ -7,6 +7,7 @@ from typing import Any
 import timm
 from torch import nn
 
+from fervit_lib.models import face_cnn  # noqa: F401  (from here on timm knows it)
 from fervit_lib.runtime import PROJECT_ROOT, display_path, resolve
 
 WEIGHTS = PROJECT_ROOT / "pretrained_models"
@@ -36,6 +37,8 @@ def create_timm(model_name: str, pretrained: str, **options: Any) -> nn.Module:
     file = _placed_file(model_name, pretrained)
     overlay = {"file": str(file)} if file else None
     published = timm.get_pretrained_cfg(model_name)
+    if not published and not file:
+        raise ValueError(f"pretrained: nobody published weights of {model_name}; say none, or give a file of yours")
     if published:  # with another number of classes than was published, timm would load leniently and miss lost keys
         options["num_classes"] = published.num_classes
     try:

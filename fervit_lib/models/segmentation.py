@@ -9,6 +9,8 @@ from typing import Any
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from segmentation_models_pytorch.base.initialization import initialize_decoder
+from segmentation_models_pytorch.base.modules import Conv2dReLU
 from timm.layers.activations import Swish
 from torch import Tensor, nn
 
@@ -24,10 +26,32 @@ _PREFIX = "model."  # of every key in the teacher's file: it was saved from a mo
 STRIDE = 32  # sides have to be a multiple of it
 
 
+class SubPixelBlock(nn.Module):
+    """The last block of the slim decoder: (B, in, S/2, S/2) → (B, out, S, S).
+
+    Its first convolution gives four pixels at each place (Shi et al. 2016, sub-pixel convolution), where the U-Net's
+    reads an enlarged map: as many operations, but eight channels at every pixel cost a CPU the time of sixteen, the
+    width of its registers, and these are 32 at a quarter of the places.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = Conv2dReLU(in_channels, 4 * out_channels, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(2)
+        self.conv2 = Conv2dReLU(out_channels, out_channels, 3, padding=1)
+        initialize_decoder(self)
+        kernel = self.conv1[0].weight.data  # the four pixels alike at first, else a grid shows (Aitken et al. 2017)
+        kernel.copy_(kernel[::4].repeat_interleave(4, 0))
+
+    def forward(self, maps: Tensor, height: int, width: int, skip_connection: None = None) -> Tensor:
+        """As a block of the library's decoder, which tells the size and has no encoder's map for the last one."""
+        return self.conv2(self.shuffle(self.conv1(maps)))
+
+
 def build_segmenter(encoder: str = STUDENT_ENCODER, decoder: str = "full", weights: str = "none") -> smp.Unet:
     """A U-Net: images (B, 3, S, S), ImageNet-normalised, S a multiple of 32 → logits (B, 1, S, S).
 
-    Its weights lie channels last, and so does what it computes: convolutions are up to 1.5 times as fast so.
+    Its weights lie channels last, and so does what it computes: convolutions are up to 1.4 times as fast so.
 
     Args:
         encoder: any encoder of segmentation_models.pytorch. Of EfficientNets take the `timm-` names: those of `tu-`
@@ -57,6 +81,8 @@ def build_segmenter(encoder: str = STUDENT_ENCODER, decoder: str = "full", weigh
         raise ValueError(
             f"weights: no {weights} weights for {encoder} ({error}); connect to the network, or say none"
         ) from error
+    if decoder == "slim":
+        model.decoder.blocks[-1] = SubPixelBlock(*DECODERS[decoder][-2:])
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, Swish):  # the same function, in more passes over memory than torch's

@@ -96,7 +96,7 @@ def test_a_frozen_encoder_is_bit_identical_after_an_epoch_and_the_rest_is_not(
 def test_every_epoch_has_its_temperature_its_scores_and_gradients_within_the_bound(
     folder: Path, detector: Path, tmp_path: Path
 ) -> None:
-    temperatures, norms = [], []
+    temperatures, norms, written = [], [], []
 
     class Watch(Callback):
         order = 80
@@ -104,12 +104,16 @@ def test_every_epoch_has_its_temperature_its_scores_and_gradients_within_the_bou
         def before_train(self) -> None:
             temperatures.append(self.learn.loss_func.temperature)
 
+        def after_epoch(self) -> None:
+            written.append(len(pd.read_csv(tmp_path / "metrics.csv")))
+
         def before_step(self) -> None:
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             norms.append(torch.stack([g.norm() for g in gradients]).norm().item())
 
     fit(folder, tmp_path, make_targets(detector), epochs=3, grad_clip=0.1, cbs=(Watch(),))
     assert temperatures == pytest.approx([3, 2, 1])
+    assert written == [1, 2, 3]  # while it trains, not at the end
     assert max(norms) <= 0.1 + 1e-5
     rows = pd.read_csv(tmp_path / "metrics.csv")
     assert list(rows["epoch"]) == [0, 1, 2]

@@ -1,7 +1,8 @@
+import pandas as pd
 import pytest
 import torch
 
-from fervit_lib.distillation.compare import interval_table
+from fervit_lib.distillation.compare import interval_table, summary
 from fervit_lib.distillation.metrics import boundary, count_pixels, scores_from
 
 
@@ -71,3 +72,18 @@ def test_intervals_hold_their_value_and_pair_the_arms() -> None:
     with pytest.raises(ValueError, match="the same seeds and images"):
         interval_table({"none": weak, "outputs": strong[:, :5]})
     assert len(same) == 2
+
+
+def test_the_summary_says_which_student_is_best_and_what_is_proven() -> None:
+    table = pd.DataFrame({"arm": ["none", "soft", "teacher"], "accuracy": [0.5, 0.6, 0.7], "seeds": [1, 1, 1]})
+    said = summary(table, None, toy=False)
+    assert "Highest accuracy of a student: soft with 60.0%." in said
+    assert "1 seed." in said
+    pairs = pd.DataFrame(
+        {"what": ["a - b", "a - c"], "difference": [0.1, 0.1], "low": [0.05, -0.1], "high": [0.2, 0.3]}
+    )
+    said = summary(table.rename(columns={"accuracy": "fg_iou"}), pairs, toy=True)
+    assert "Highest foreground IoU of a student: soft" in said
+    assert "a - b: +10.0 points [+5.0, +20.0]: more." in said
+    assert "a - c: +10.0 points [-10.0, +30.0]: no proven difference." in said
+    assert "The teacher was trained here" in said

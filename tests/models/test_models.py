@@ -215,7 +215,7 @@ class TestHybridOfAnyViT:
 
 
 class TestImageModel:
-    @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18", "convnext_atto"])
+    @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18", "convnext_atto", "face_cnn"])
     def test_images_of_any_kind_to_logits(self, name: str) -> None:
         model = create_model("image", 5, pretrained="none", model_name=name, image_size=64).eval()
         grey = torch.randint(0, 256, (2, 1, 48, 48), dtype=torch.uint8)
@@ -230,6 +230,15 @@ class TestImageModel:
         assert prepared.abs().max() < 1e-6
         bright = model.prepare(torch.full((1, 3, 48, 48), 255, dtype=torch.uint8))
         torch.testing.assert_close(bright[0, :, 0, 0], (1 - torch.tensor(mean)) / torch.tensor(std))
+
+    def test_the_cnn_for_small_faces_starts_from_random_weights_alone(self, tmp_path: Path) -> None:
+        model = create_model("image", 5, pretrained="none", model_name="face_cnn")
+        assert model.image_size == 48 and model.forward_features(torch.rand(2, 1, 48, 48)).shape == (2, 512, 6, 6)
+        with pytest.raises(ValueError, match="nobody published weights of face_cnn; say none"):
+            create_model("image", 5, pretrained="imagenet", model_name="face_cnn")
+        save_checkpoint(tmp_path / "face_cnn.safetensors", model.body.state_dict(), {})
+        with pytest.raises(ValueError, match="face_cnn reads no file: it starts from random weights"):
+            create_model("image", 5, pretrained=str(tmp_path / "face_cnn.safetensors"), model_name="face_cnn")
 
     def test_patches_that_suit_small_faces(self) -> None:
         model = create_model("image", 5, **IMAGE)

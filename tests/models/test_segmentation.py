@@ -31,6 +31,24 @@ def test_a_segmenter_computes_what_its_librarys_does() -> None:
     assert sum(isinstance(module, nn.SiLU) for module in ours.modules()) == 49
 
 
+def test_the_slim_decoders_last_block_can_do_what_the_librarys_does() -> None:
+    torch.manual_seed(0)
+    theirs = smp.Unet("resnet18", encoder_weights=None, decoder_channels=segmentation.DECODERS["slim"])
+    theirs = theirs.decoder.blocks[-1].eval()
+    ours = build_segmenter("resnet18", "slim").decoder.blocks[-1].eval()
+    maps = torch.randn(2, 16, 12, 12)
+    fresh = ours.shuffle(ours.conv1(maps))
+    assert torch.equal(fresh[..., ::2, ::2].repeat_interleave(2, -1).repeat_interleave(2, -2), fresh)  # no grid
+    # Behind nearest up-sampling, rows 2i and 2i + 1 read the small map at i - 1, i, i and at i, i, i + 1.
+    places = torch.zeros(2, 3, 3)  # which of the two, where it reads, by which row of the kernel
+    for parity, reads in enumerate([(0, 1, 1), (1, 1, 2)]):
+        places[parity, reads, range(3)] = 1
+    kernel = torch.einsum("aur,bvs,oirs->oabiuv", places, places, theirs.conv1[0].weight)
+    ours.conv1[0].weight.data = kernel.reshape(ours.conv1[0].weight.shape)
+    ours.conv2.load_state_dict(theirs.conv2.state_dict())
+    torch.testing.assert_close(ours(maps, 24, 24), theirs(maps, 24, 24))
+
+
 def test_normalised_pixels_come_back() -> None:
     pixels = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
     images = normalise(pixels)

@@ -448,8 +448,8 @@ class TestResults:
         work(sweep, tmp_path, train=train)
         study, _ = load_study(tmp_path / "tiny" / "sweep")
         table = leaderboard(study, sweep, tmp_path)
-        html = sweep_figures.table_of_trials(table, list(sweep.space), sweep.metric).to_html()
-        assert all(f"trial-00{n}" in html for n in range(8))
+        page = sweep_figures.table_of_trials(table, list(sweep.space), sweep.metric).to_html()
+        assert all(f"trial-00{n}" in page for n in range(8))
         front = {"train_seconds": pareto_front(table, "macro_f1", "train_seconds")}
         assert sum(len(trace.x) for trace in sweep_figures.plot_costs(table, "macro_f1", front).data) >= 8
         assert len(sweep_figures.plot_parameters(study, "macro_f1")) == 4
@@ -474,8 +474,9 @@ def run_and_kill_who_works_on(trial: Path, file: Path, reports: Path, workers: i
 def test_a_real_sweep_with_killed_workers_and_a_failing_trial(make_store: Callable[..., Path], tmp_path: Path) -> None:
     make_store(tmp_path / "codes")
     parameters = {
-        "batch_size": {"values": [16, 32, 9999]},
+        "attention": {"values": ["softmax", "rectified", "<img src=x onerror=alert(1)>"]},
         "latents": {"value": str(tmp_path / "codes")},
+        "batch_size": {"value": 16},
         "epochs": {"value": 2},
         "embed_dim": {"value": 16},
         "num_heads": {"value": 2},
@@ -498,14 +499,17 @@ def test_a_real_sweep_with_killed_workers_and_a_failing_trial(make_store: Callab
     result = json.loads((folder / "result.json").read_text())
     assert (result["trials"], result["failed"], result["pruned"], result["synthetic"]) == (3, 1, 0, True)
     study, _ = load_study(folder.parent)
-    assert "batch_size: expected 1 to 96" in study.trials[2].user_attrs["reason"]
+    reason = study.trials[2].user_attrs["reason"]
+    assert "attention: expected one of softmax, rectified, got '<img" in reason
+    page = (folder / "notebook.html").read_text(encoding="utf-8")
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page and "<img" not in page
     assert [trial.user_attrs["starts"] for trial in study.trials[:2]] == [2, 2]
     for number in (0, 1):
         assert {"notebook.html", "config.json", "metrics.csv", "result.json", "checkpoints", "wandb"} <= {
             path.name for path in (train / f"trial-00{number}").iterdir()
         }
     assert not list(train.glob("trial-002/result.json"))
-    assert yaml.safe_load((tmp_path / "winner.yaml").read_text())["train"]["batch_size"] in (16, 32)
+    assert yaml.safe_load((tmp_path / "winner.yaml").read_text())["train"]["attention"] in ("softmax", "rectified")
 
 
 @pytest.mark.notebooks
