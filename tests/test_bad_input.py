@@ -652,7 +652,14 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
     "sweep: empty": (sweep(""), r"sweep\.yaml: a sweep: expected `key: value`, got None"),
     "sweep: not UTF-8": (sweep(b"\xff\xfe\0"), r"sweep\.yaml: expected YAML"),
     "sweep: no YAML": (sweep("a: [1"), r"sweep\.yaml: expected YAML, but it does not parse"),
-    "sweep: nested too deeply": (sweep("[" * 3000), r"sweep\.yaml: expected YAML, but it does not parse"),
+    "sweep: lists nested too deeply": (
+        sweep("[" * 3000),
+        r"sweep\.yaml: expected YAML.*at most 100 lists and maps deep",
+    ),
+    "sweep: maps nested too deeply": (
+        sweep("".join(f"{' ' * n}a:\n" for n in range(500))),
+        r"sweep\.yaml: expected YAML.*at most 100 lists and maps deep",
+    ),
     "sweep: a billion laughs": (sweep(LAUGHS), r"sweep\.yaml: expected YAML.*alias \*a"),
     "sweep: Python in YAML": (sweep("!!python/object/apply:os.getcwd []"), r"sweep\.yaml: expected YAML"),
     "sweep: name is a number": (sweep(name=7), r"sweep\.yaml: name: expected letters"),

@@ -203,6 +203,16 @@ class TestLinks:
         with pytest.raises(ValueError, match=r"a\.png: a link that leads out of"):
             load_people(tmp_path / "people", "test")
 
+    def test_out_of_a_set_of_cocos_people(self, tmp_path: Path, outside: Path) -> None:
+        (tmp_path / "coco" / "val2017").mkdir(parents=True)
+        (tmp_path / "coco" / "val2017" / "a.png").symlink_to(outside / "happy" / "0.png")
+        shape = {"image_id": 0, "category_id": 1, "segmentation": [[0, 0, 5, 0, 5, 5]]}
+        image = {"id": 0, "file_name": "a.png", "width": 8, "height": 8}
+        content = {"images": [image], "annotations": [shape], "categories": [{"id": 1, "name": "person"}]}
+        write_json(tmp_path / "coco" / "annotations" / "instances_val2017.json", content)
+        with pytest.raises(ValueError, match=r"a\.png: a link that leads out of"):
+            load_people(tmp_path / "coco", "test")
+
     def test_out_of_a_folder_of_codes(self, tmp_path: Path) -> None:
         into_pt(tmp_path, {"latent": torch.zeros(18, 512), "label": 0, "img_path": "a"})
         (tmp_path / "elsewhere.pt").write_bytes(b"secret")

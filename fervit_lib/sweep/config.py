@@ -41,6 +41,7 @@ _DISTRIBUTIONS = {
     "log_uniform_values": ("min", "max"),
 }
 MAX_GRID = 100_000
+MAX_DEPTH = 100  # of the lists and maps in a file
 _TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "bool": bool}
 
 Distribution = CategoricalDistribution | IntDistribution | FloatDistribution
@@ -94,11 +95,13 @@ class Sweep:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases: a few lines of them can stand for more than fits into memory."""
+    """YAML without aliases: a few lines of them can stand for more than fits into memory. Nor is it nested deeply."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError(f"expected values, got the alias *{self.peek_event().anchor}")
+        if self.flow_level + len(self.indents) > MAX_DEPTH:
+            raise yaml.YAMLError(f"expected values at most {MAX_DEPTH} lists and maps deep, got more")
         return super().compose_node(parent, index)
 
 
