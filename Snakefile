@@ -103,6 +103,9 @@ if len(VARIANTS["encode"]) != 1:
 [(ENCODE, ENCODE_PARAMETERS)] = VARIANTS["encode"].items()
 LATENTS = f"{DATA}/latents/{ENCODE_PARAMETERS.get('dataset', 'toy')}/{ENCODE}"
 
+# The trainings of one machine run side by side and share its cores; a lone one has up to eight, as any other step.
+TRAIN_THREADS = max(1, min(8, (workflow.resource_settings.cores or 1) // max(1, len(VARIANTS["train"]))))
+
 # A step takes the first GPUs that no other step of this user has on this machine: --resources gpu=2 fills two. The kernel
 # lets go of the locks when their holder ends. A scheduler says which GPUs itself.
 TAKE_GPUS = (
@@ -223,7 +226,7 @@ rule train:
         notebook=f"{EXPERIMENT}/train/{{variant}}/notebook.ipynb",
         page=f"{EXPERIMENT}/train/{{variant}}/notebook.html",
         text=f"{EXPERIMENT}/train/{{variant}}/log.txt",
-    threads: 1
+    threads: TRAIN_THREADS
     resources:
         gpu=1,
         mem_mb=16_000,
