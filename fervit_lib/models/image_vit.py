@@ -74,8 +74,8 @@ class ImageModel(nn.Module):
             if not self.is_vit:
                 raise ValueError(f"adapter_dim: expected 0 for {model_name}, which has no transformer blocks")
             self.body.blocks = with_adapters(self.body.blocks, self.body.embed_dim, adapter_dim)
-        # Convolutions are faster channels last, half as fast again on a CPU; attention does not care.
-        self.layout = torch.contiguous_format if self.is_vit else torch.channels_last
+        # Convolutions are faster channels last, half as fast again on a CPU; one linear map of patches is not.
+        self.layout = torch.contiguous_format if self.is_vit and stem == "patch" else torch.channels_last
         self.body.to(memory_format=self.layout)
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(config[name]).view(1, 3, 1, 1), persistent=False)
