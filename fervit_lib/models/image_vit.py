@@ -1,7 +1,5 @@
 """Models over pixels: any timm ViT, and any timm CNN beside it."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
@@ -9,7 +7,7 @@ from torch import Tensor, nn
 
 from fervit_lib.models.conv_stem import ConvStem
 from fervit_lib.models.layers import with_adapters
-from fervit_lib.models.pretrained import create_timm
+from fervit_lib.models.pretrained import create_timm, timm_options
 
 RESIZE_METHODS = ("squish", "crop", "pad")
 STEMS = ("patch", "conv")
@@ -60,15 +58,11 @@ class ImageModel(nn.Module):
         if stem == "conv" and pretrained not in ("none", "random"):
             raise ValueError(f"stem: conv has no pretrained weights, expected pretrained='none', got {pretrained!r}")
         self.resize_method, self.concat_pool = resize_method, concat_pool
-        vit_options: dict[str, Any] = {"img_size": image_size or None, "patch_size": patch_size or None}
-        vit_options |= {"depth": num_blocks or None, "embed_layer": ConvStem if stem == "conv" else None}
-        self.body = create_timm(
-            model_name, pretrained, **(vit_options if "vit" in model_name or "deit" in model_name else {})
-        )
-        if (stem == "conv" or num_blocks) and not self.is_vit:
-            raise ValueError(f"stem, num_blocks: expected patch and 0 for {model_name}, which is no ViT")
+        stem_layer = ConvStem if stem == "conv" else None
+        vit_options = {"patch_size": patch_size or None, "depth": num_blocks or None, "embed_layer": stem_layer}
+        self.body = create_timm(model_name, pretrained, **timm_options(model_name, image_size, vit_options))
         config = self.body.pretrained_cfg
-        self.image_size = image_size or config["input_size"][-1]
+        self.image_size, self.any_size = image_size or config["input_size"][-1], not config.get("fixed_input_size")
         self.seen_size = self.image_size  # a fit may begin with smaller images
         if adapter_dim:
             if not self.is_vit:
@@ -87,7 +81,7 @@ class ImageModel(nn.Module):
 
     @property
     def is_vit(self) -> bool:
-        """Whether images become tokens, so that their side is fixed; else it is a CNN, which takes any."""
+        """Whether images become tokens of one width, between plain blocks of attention."""
         return isinstance(self.body, VisionTransformer)
 
     def prepare(self, images: Tensor) -> Tensor:

@@ -1,10 +1,13 @@
 """timm models by name, with published weights: from timm's hub, or from a file that the user placed."""
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from fervit_lib.models import face_cnn  # noqa: F401  (from here on timm knows it)
@@ -27,10 +30,7 @@ def create_timm(model_name: str, pretrained: str, **options: Any) -> nn.Module:
     Raises:
         ValueError: timm has no such model, or the file or hub cannot give weights for it, with the file to place.
     """
-    if not timm.is_model(model_name):
-        known = timm.list_models()
-        near = difflib.get_close_matches(model_name, known, 3) or ["vit_tiny_patch16_224", "resnet18"]
-        raise ValueError(f"model_name: timm has no {model_name!r}; nearest are {', '.join(near)}")
+    _check_known(model_name)
     options = {name: value for name, value in options.items() if value is not None}
     if pretrained in STARTS:
         return timm.create_model(model_name, pretrained=False, num_classes=0, **options)
@@ -55,6 +55,36 @@ def create_timm(model_name: str, pretrained: str, **options: Any) -> nn.Module:
         ) from error
     model.reset_classifier(0)
     return model
+
+
+def timm_options(model_name: str, image_size: int, vit_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of `create_timm`: the side where a model is built for one, and those that only a ViT knows.
+
+    Args:
+        image_size: pixels; 0: the model's own.
+        vit_options: keywords of timm's `VisionTransformer`; None as a value stands for the model's own.
+
+    Raises:
+        ValueError: timm has no such model, or it is no ViT and an option is given.
+    """
+    _check_known(model_name)
+    given = {name: value for name, value in vit_options.items() if value is not None}
+    if given:
+        with torch.device("meta"):
+            is_vit = isinstance(timm.create_model(model_name), VisionTransformer)
+        if not is_vit:
+            raise ValueError(
+                f"stem, patch_size, num_blocks: expected patch, 0 and 0 for {model_name}, which is no plain ViT"
+            )
+    published = timm.get_pretrained_cfg(model_name)
+    return given | ({"img_size": image_size} if image_size and published and published.fixed_input_size else {})
+
+
+def _check_known(model_name: str) -> None:
+    if not timm.is_model(model_name):
+        known = timm.list_models()
+        near = difflib.get_close_matches(model_name, known, 3) or ["vit_tiny_patch16_224", "resnet18"]
+        raise ValueError(f"model_name: timm has no {model_name!r}; nearest are {', '.join(near)}")
 
 
 def _placed_file(model_name: str, pretrained: str) -> Path | None:

@@ -102,12 +102,12 @@ class GrowImages(Callback):
         side: pixels, below the model's `image_size`.
 
     Raises:
-        ValueError: the model is a ViT, whose number of tokens is fixed; or `side` is out of range.
+        ValueError: the model is built for one size, as a ViT is for a number of tokens; or `side` is out of range.
     """
 
     def __init__(self, model: ImageModel, side: int) -> None:
-        if model.is_vit:
-            raise ValueError("grow_from: expected 0 for a ViT, whose number of tokens is fixed; take a CNN")
+        if not model.any_size:
+            raise ValueError("grow_from: expected 0 for a model of one image size, as a ViT is; take a CNN")
         if not 32 <= side < model.image_size:
             raise ValueError(f"grow_from: expected 32 to {model.image_size - 1} pixels, below image_size, got {side}")
         self.side = side

@@ -126,7 +126,7 @@ def test_images_grow_half_way(tmp_path: Path) -> None:
 
 def test_only_a_cnn_grows_and_only_upwards() -> None:
     vit = create_model("image", 3, model_name="test_vit", pretrained="none", image_size=48)
-    with pytest.raises(ValueError, match="grow_from: expected 0 for a ViT"):
+    with pytest.raises(ValueError, match="grow_from: expected 0 for a model of one image size"):
         GrowImages(vit, 32)
     for side in (16, 48, 64):
         with pytest.raises(ValueError, match="grow_from: expected 32 to 47 pixels"):
@@ -146,8 +146,18 @@ def test_a_convolutional_stem_gives_the_tokens_of_a_patch_embedding() -> None:
         create_model("image", 7, stem="conv", patch_size=6, **options | {"image_size": 48})
     with pytest.raises(ValueError, match="stem: conv has no pretrained weights"):
         create_model("image", 7, stem="conv", **options | {"pretrained": "mae"})
-    with pytest.raises(ValueError, match="stem, num_blocks: expected patch and 0 for resnet10t"):
-        create_model("image", 7, model_name="resnet10t", pretrained="none", stem="conv")
+    for option in ({"stem": "conv"}, {"patch_size": 8}, {"num_blocks": 2}):
+        with pytest.raises(ValueError, match="stem, patch_size, num_blocks: expected .* resnet10t"):
+            create_model("image", 7, model_name="resnet10t", pretrained="none", **option)
+
+
+@pytest.mark.parametrize("model_name", ["swin_tiny_patch4_window7_224", "mixer_s32_224", "mobilevit_xxs", "levit_128s"])
+def test_any_timm_model_takes_another_image_size(model_name: str) -> None:
+    model = create_model("image", 7, model_name=model_name, pretrained="none", image_size=64).eval()
+    assert model(torch.rand(2, 3, 48, 48)).shape == (2, 7)
+    if not model.any_size:
+        with pytest.raises(ValueError, match="grow_from: expected 0 for a model of one image size"):
+            GrowImages(model, 32)
 
 
 @pytest.mark.parametrize(
