@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from fervit_lib.datasets import FaceDataset, load_faces
+from fervit_lib.datasets import FaceDataset
 from fervit_lib.evaluation.calibration import at_temperature, calibration_metrics, fit_temperature
 from fervit_lib.evaluation.metrics import class_roc_auc, summary_metrics
 from fervit_lib.evaluation.predict import Predictions, predict_probs, write_predictions
@@ -22,7 +22,7 @@ from fervit_lib.latents import LatentStore
 from fervit_lib.models import load_model
 from fervit_lib.runs import Run
 from fervit_lib.runtime import resolve
-from fervit_lib.training import images_to_pixels, inputs_for, is_image
+from fervit_lib.training import faces_of, images_to_pixels, inputs_for, is_image
 
 _KEPT = ("approach", "strategy", "seed", "total_parameters", "trainable_parameters", "train_seconds", "peak_memory_gb")
 _PART = ("data_fraction", "shots", "data_seed")
@@ -123,11 +123,7 @@ class Faces:
         """The faces of a split in the order of its codes. Raises ValueError where one is gone."""
         if split not in self._kept:
             store = self.stores[split]
-            faces = load_faces(store.faces, split)
-            place = {path: i for i, path in enumerate(faces.paths)}
-            if missing := [path for path in store.paths if path not in place]:
-                raise ValueError(f"{store.faces}: {missing[0]} is gone since its code was made; put it back")
-            self._kept[split] = faces.subset([place[path] for path in store.paths])
+            self._kept[split] = faces_of(store, np.arange(len(store)))
         return self._kept[split]
 
     def part(self, split: str, num_faces: int, seed: int) -> FaceDataset:

@@ -173,13 +173,23 @@ def load_pixels(store: LatentStore, indices: np.ndarray, image_size: int, resize
     Args:
         resize_method: how a face becomes a square: see `ImageModel`.
     """
+    return _stack(faces_of(store, indices), image_size, _RESIZE[resize_method])
+
+
+def faces_of(store: LatentStore, indices: np.ndarray) -> FaceDataset:
+    """The faces at `indices` of a store's split, in that order.
+
+    Raises:
+        ValueError: a face is gone since its code was made.
+    """
+    wanted = [store.paths[i] for i in indices]
     faces = load_faces(store.faces, store.split)
-    if store.split == "train" and not {store.paths[i] for i in indices} <= set(faces.paths):
+    if store.split == "train" and not set(wanted) <= set(faces.paths):
         faces = faces.joined(load_faces(store.faces, "val"))  # of which 01_encode may move some to train
     place = {path: i for i, path in enumerate(faces.paths)}
-    if missing := [store.paths[i] for i in indices if store.paths[i] not in place]:
+    if missing := [path for path in wanted if path not in place]:
         raise ValueError(f"{store.faces}: {missing[0]} is gone since its code was made; put it back, or run 01_encode")
-    return _stack(faces, [place[store.paths[i]] for i in indices], image_size, _RESIZE[resize_method])
+    return faces.subset([place[path] for path in wanted])
 
 
 _RESIZE: dict[str, Callable[..., Image.Image]] = {
@@ -189,11 +199,11 @@ _RESIZE: dict[str, Callable[..., Image.Image]] = {
 }
 
 
-def _stack(faces: FaceDataset, indices: list[int], image_size: int, resize: Callable[..., Image.Image]) -> Tensor:
-    side = min(image_size, max(faces[indices[0]][0].size))
+def _stack(faces: FaceDataset, image_size: int, resize: Callable[..., Image.Image]) -> Tensor:
+    side = min(image_size, max(faces[0][0].size))
     with Readers() as readers:  # Pillow decodes and resizes outside Python's lock
-        read = readers.read(lambda index: _pixels(faces[index][0], side, resize), indices, faces.file)
-        pixels = list(progress(read, desc="read faces", unit=" faces", total=len(indices)))
+        read = readers.read(lambda index: _pixels(faces[index][0], side, resize), range(len(faces)), faces.file)
+        pixels = list(progress(read, desc="read faces", unit=" faces", total=len(faces)))
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from fervit_lib import runs
-from fervit_lib.datasets import draw_toy_faces, load_faces
+from fervit_lib.datasets import SPLITS, draw_toy_faces, load_faces, move_to_train
 from fervit_lib.encoders import Autoencoder, encode_faces, load_encoder
 from fervit_lib.encoders.autoencoder import save_autoencoder
 from fervit_lib.evaluation import (
@@ -28,7 +28,7 @@ from fervit_lib.evaluation import (
     runs_to_compare,
     write_results,
 )
-from fervit_lib.latents import complete_store
+from fervit_lib.latents import complete_store, shard_path, write_shard
 from fervit_lib.models import create_model, save_model
 
 CPU = torch.device("cpu")
@@ -265,3 +265,18 @@ def test_a_grey_picture_of_another_size_can_be_read(toy: tuple[Path, Path, Path]
     read = load_predictor(run.folder, "cpu").predict([Image.new("L", (100, 80), 90)])
     assert read.codes.shape == (1, 18, 512)
     assert read.table.iloc[0, 2:].sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_faces_that_were_moved_from_val_to_train_are_found(tmp_path: Path) -> None:
+    draw_toy_faces(tmp_path / "toy", 140, size=32)
+    sets = move_to_train({split: load_faces(tmp_path / "toy", split) for split in SPLITS}, 0.5, seed=0)
+    for split, part in sets.items():
+        codes = torch.zeros(len(part), 18, 512)
+        write_shard(shard_path(tmp_path / "codes", split, 0), codes, part.labels, part.paths, "made")
+    made_from = {"classes": sets["train"].classes, "encoder": "a", "faces": tmp_path / "toy", "synthetic": True}
+    complete_store(tmp_path / "codes", {split: len(part) for split, part in sets.items()}, **made_from)
+    faces = Faces(tmp_path / "codes")
+    for split, part in sets.items():
+        assert faces.pictures(split).paths == part.paths
+        assert list(faces.pictures(split).labels) == list(part.labels)
+    assert any(path.startswith("val/") for path in faces.pictures("train").paths)
