@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fervit_lib.models.conv_stem import ConvStem
 from fervit_lib.models.layers import with_adapters
-from fervit_lib.models.pretrained import create_timm, timm_options
+from fervit_lib.models.pretrained import create_timm
 
 RESIZE_METHODS = ("squish", "crop", "pad")
 STEMS = ("patch", "conv")
@@ -60,7 +60,7 @@ class ImageModel(nn.Module):
         self.resize_method, self.concat_pool = resize_method, concat_pool
         stem_layer = ConvStem if stem == "conv" else None
         vit_options = {"patch_size": patch_size or None, "depth": num_blocks or None, "embed_layer": stem_layer}
-        self.body = create_timm(model_name, pretrained, **timm_options(model_name, image_size, vit_options))
+        self.body = create_timm(model_name, pretrained, image_size=image_size, **vit_options)
         config = self.body.pretrained_cfg
         self.image_size, self.any_size = image_size or config["input_size"][-1], not config.get("fixed_input_size")
         self.seen_size = self.image_size  # a fit may begin with smaller images

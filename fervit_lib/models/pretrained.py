@@ -1,7 +1,6 @@
 """timm models by name, with published weights: from timm's hub, or from a file that the user placed."""
 
 import difflib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +18,35 @@ SUFFIXES = (".safetensors", ".pth", ".bin")
 STARTS = ("none", "random", "mae")
 
 
-def create_timm(model_name: str, pretrained: str, **options: Any) -> nn.Module:
+def create_timm(model_name: str, pretrained: str, *, image_size: int = 0, **vit_options: Any) -> nn.Module:
     """A timm model without its classifier.
 
     Args:
         pretrained: `imagenet` for the weights that timm publishes under this name, from `pretrained_models/` if a file
             of the model's name lies there, else from timm's hub; the path of such a file; or one of `STARTS`.
-        options: keywords of `timm.create_model`; None as a value stands for the model's own.
+        image_size: pixels, heeded where a model is built for one size; 0: the model's own.
+        vit_options: keywords of timm's `VisionTransformer`; None as a value stands for the model's own.
 
     Raises:
-        ValueError: timm has no such model, or the file or hub cannot give weights for it, with the file to place.
+        ValueError: timm has no such model; an option is given and it is no plain ViT; or the file or hub cannot give
+            weights for it, with the file to place.
     """
-    _check_known(model_name)
-    options = {name: value for name, value in options.items() if value is not None}
+    if not timm.is_model(model_name):
+        known = timm.list_models()
+        near = difflib.get_close_matches(model_name, known, 3) or ["vit_tiny_patch16_224", "resnet18"]
+        raise ValueError(f"model_name: timm has no {model_name!r}; nearest are {', '.join(near)}")
+    options = {name: value for name, value in vit_options.items() if value is not None}
+    if options and not _is_plain_vit(model_name):
+        raise ValueError(
+            f"stem, patch_size, num_blocks: expected patch, 0 and 0 for {model_name}, which is no plain ViT"
+        )
+    published = timm.get_pretrained_cfg(model_name)
+    if image_size and published and published.fixed_input_size:
+        options["img_size"] = image_size
     if pretrained in STARTS:
         return timm.create_model(model_name, pretrained=False, num_classes=0, **options)
     file = _placed_file(model_name, pretrained)
     overlay = {"file": str(file)} if file else None
-    published = timm.get_pretrained_cfg(model_name)
     if not published and not file:
         raise ValueError(f"pretrained: nobody published weights of {model_name}; say none, or give a file of yours")
     if published:  # with another number of classes than was published, timm would load leniently and miss lost keys
@@ -57,34 +67,9 @@ def create_timm(model_name: str, pretrained: str, **options: Any) -> nn.Module:
     return model
 
 
-def timm_options(model_name: str, image_size: int, vit_options: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of `create_timm`: the side where a model is built for one, and those that only a ViT knows.
-
-    Args:
-        image_size: pixels; 0: the model's own.
-        vit_options: keywords of timm's `VisionTransformer`; None as a value stands for the model's own.
-
-    Raises:
-        ValueError: timm has no such model, or it is no ViT and an option is given.
-    """
-    _check_known(model_name)
-    given = {name: value for name, value in vit_options.items() if value is not None}
-    if given:
-        with torch.device("meta"):
-            is_vit = isinstance(timm.create_model(model_name), VisionTransformer)
-        if not is_vit:
-            raise ValueError(
-                f"stem, patch_size, num_blocks: expected patch, 0 and 0 for {model_name}, which is no plain ViT"
-            )
-    published = timm.get_pretrained_cfg(model_name)
-    return given | ({"img_size": image_size} if image_size and published and published.fixed_input_size else {})
-
-
-def _check_known(model_name: str) -> None:
-    if not timm.is_model(model_name):
-        known = timm.list_models()
-        near = difflib.get_close_matches(model_name, known, 3) or ["vit_tiny_patch16_224", "resnet18"]
-        raise ValueError(f"model_name: timm has no {model_name!r}; nearest are {', '.join(near)}")
+def _is_plain_vit(model_name: str) -> bool:
+    with torch.device("meta"):  # built without memory for its weights
+        return isinstance(timm.create_model(model_name), VisionTransformer)
 
 
 def _placed_file(model_name: str, pretrained: str) -> Path | None:
