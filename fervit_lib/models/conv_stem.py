@@ -5,7 +5,7 @@ from typing import Any
 from timm.layers import PatchEmbed
 from torch import nn
 
-from fervit_lib.models.face_cnn import ConvBlock, Residual
+from fervit_lib.models.layers import ConvBlock, Residual
 
 
 class ConvStem(PatchEmbed):

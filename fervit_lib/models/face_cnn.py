@@ -5,27 +5,9 @@ from typing import Any
 from timm.models import register_model
 from torch import Tensor, nn
 
+from fervit_lib.models.layers import ConvBlock, Residual
+
 SIDE = 48  # of FER2013's faces, pixels
-
-
-class ConvBlock(nn.Sequential):
-    """(B, in, h, w) → (B, out, h, w), or half the side: convolution, batch norm, GELU, and the largest of four."""
-
-    def __init__(self, in_channels: int, out_channels: int, *, halve: bool = False) -> None:
-        conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-        pool = [nn.MaxPool2d(2)] if halve else []
-        super().__init__(conv, nn.BatchNorm2d(out_channels), nn.GELU(), *pool)
-
-
-class Residual(nn.Module):
-    """x + two blocks of x."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.blocks = nn.Sequential(ConvBlock(channels, channels), ConvBlock(channels, channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.blocks(x)
 
 
 class FaceCNN(nn.Module):

@@ -1,4 +1,4 @@
-"""Parts that the models share: adapters, token positions, and what may be done to the layers of a code on entry."""
+"""Parts that the models share: adapters, convolutions, token positions, and what may be done to a code on entry."""
 
 import math
 
@@ -41,6 +41,26 @@ def with_adapters(blocks: nn.Sequential, embed_dim: int, bottleneck: int) -> nn.
     if not bottleneck:
         return blocks
     return nn.Sequential(*(AdaptedBlock(block, Adapter(embed_dim, bottleneck)) for block in blocks))
+
+
+class ConvBlock(nn.Sequential):
+    """(B, in, h, w) → (B, out, h, w), or half the side: convolution, batch norm, GELU, and the largest of four."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, halve: bool = False) -> None:
+        conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        pool = [nn.MaxPool2d(2)] if halve else []
+        super().__init__(conv, nn.BatchNorm2d(out_channels), nn.GELU(), *pool)
+
+
+class Residual(nn.Module):
+    """x + two blocks of x."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(ConvBlock(channels, channels), ConvBlock(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.blocks(x)
 
 
 def sinusoidal_positions(num_tokens: int, embed_dim: int) -> Tensor:
