@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 from pandas.io.formats.style import Styler
 from plotly.subplots import make_subplots
 
-from fervit_lib.figures.theme import PALETTE, escape_labels, new_figure, require_columns
+from fervit_lib.figures.theme import PALETTE, PERCENT, escape_labels, new_figure, require_columns
 
 _SHOWN = {
     "miou": "mIoU",
@@ -79,7 +79,7 @@ def plot_arm_curves(
     Args:
         curves: arm, seed, epoch and `scores`, a row an epoch of a fit.
     """
-    return _curves(curves, scores, "Scores on the validation split", ".0%")
+    return _curves(curves, scores, "Scores on the validation split", PERCENT)
 
 
 def plot_term_curves(curves: pd.DataFrame) -> go.Figure:

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from pandas.io.formats.style import Styler
 from plotly.subplots import make_subplots
 
-from fervit_lib.figures.theme import PALETTE, escape_labels, new_figure, require_columns
+from fervit_lib.figures.theme import PALETTE, PERCENT, escape_labels, new_figure, require_columns
 
 MIN_TRIALS = 4  # whole ones, below which a figure over parameters says nothing
 _COSTS = {"train_seconds": "training time, s", "peak_memory_gb": "peak memory, GB", "total_parameters": "parameters"}
@@ -114,7 +114,7 @@ def plot_parameters(study: optuna.Study, metric: str) -> list[go.Figure]:
         x=list(importance.values())[::-1], y=escape_labels(list(importance)[::-1]), orientation="h",
         hovertemplate="%{y}: %{x:.0%}<extra></extra>",
     )  # fmt: skip
-    bars.update_xaxes(tickformat=".0%", rangemode="tozero")
+    bars.update_xaxes(tickformat=PERCENT, rangemode="tozero")
     parallel = views.plot_parallel_coordinate(study, target_name=name)
     slices = views.plot_slice(study, target_name=name)
     figures = [

@@ -11,6 +11,7 @@ import plotly.io
 # Okabe and Ito (2008): told apart with any colour vision. Yellow, faint on white, comes last.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#555555", "#F0E442")
 INK, FAINT, BAND = "#222222", "#E4E4E4", "#F3F3F3"
+PERCENT = ".2~%"  # of axes: no digit more than ticks need, for a range of a few points has ticks between whole ones
 # plotly's own buttons, few: the others are in the way on a phone, and one sends the data to a server of theirs.
 CONFIG = {
     "displaylogo": False,

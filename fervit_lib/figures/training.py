@@ -5,7 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from fervit_lib.figures.theme import PALETTE, new_figure, require, require_columns
+from fervit_lib.figures.theme import PALETTE, PERCENT, new_figure, require, require_columns
 
 
 def plot_training_curves(metrics: pd.DataFrame, title: str = "Training curves") -> go.Figure:
@@ -28,7 +28,7 @@ def plot_training_curves(metrics: pd.DataFrame, title: str = "Training curves") 
     figure.update_layout(new_figure(title, f"{len(metrics)} epochs", 200 + 150 * rows, hovermode="x unified").layout)
     figure.update_yaxes(title_text="loss", rangemode="tozero", row=1)
     if scores:
-        figure.update_yaxes(title_text="score on validation", tickformat=".0%", row=2)
+        figure.update_yaxes(title_text="score on validation", tickformat=PERCENT, row=2)
     figure.update_xaxes(title_text="epoch", tickformat="d", row=rows)
     return figure
 

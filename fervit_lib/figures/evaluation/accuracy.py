@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from fervit_lib.figures.evaluation.menus import MENU, add_run_menu
-from fervit_lib.figures.theme import PALETTE, escape_labels, new_figure, require, require_columns
+from fervit_lib.figures.theme import PALETTE, PERCENT, escape_labels, new_figure, require, require_columns
 
 _WHITE_TO_BLUE = [[0, "#F4F8FB"], [1, PALETTE[0]]]
 _ORANGE_TO_BLUE = [[0, PALETTE[3]], [0.5, "#FFFFFF"], [1, PALETTE[0]]]
@@ -30,7 +30,7 @@ def plot_accuracy_intervals(runs: pd.DataFrame, majority: float) -> go.Figure:
         "95% intervals over the test faces",
         height=160 + 30 * len(runs),
         margin_t=90,
-        xaxis={"tickformat": ".0%", "title": "accuracy", "range": [left, right]},
+        xaxis={"tickformat": PERCENT, "title": "accuracy", "range": [left, right]},
         yaxis={"type": "category", "range": [-0.6, len(runs) - 0.4]},
     )
     low, high = runs["accuracy"] - runs["accuracy_low"], runs["accuracy_high"] - runs["accuracy"]
@@ -122,7 +122,7 @@ def plot_class_metrics(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     """Grouped bars: precision, recall and F1 of each class (rows); `support` is written under the class's name."""
     require(len(tables) > 0, "tables", "at least one run", "none")
     figure = new_figure(
-        "Precision, recall and F1 by class", height=440, margin_t=128, yaxis={"range": [0, 1.02], "tickformat": ".0%"}
+        "Precision, recall and F1 by class", height=440, margin_t=128, yaxis={"range": [0, 1.02], "tickformat": PERCENT}
     )
     subtitles = {}
     for run, metrics in tables.items():
@@ -160,7 +160,7 @@ def plot_confidence(confidences: Mapping[str, pd.DataFrame]) -> go.Figure:
     require(len(confidences) > 0, "confidences", "at least one run", "none")
     figure = new_figure(
         "Confidence, right and wrong", height=420, margin_t=128, barmode="stack", bargap=0.04,
-        xaxis={"title": "confidence", "tickformat": ".0%", "range": [0, 1]}, yaxis={"title": "faces"},
+        xaxis={"title": "confidence", "tickformat": PERCENT, "range": [0, 1]}, yaxis={"title": "faces"},
     )  # fmt: skip
     edges, subtitles = np.linspace(0, 1, 21), {}
     for run, table in confidences.items():

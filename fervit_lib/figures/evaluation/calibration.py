@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from fervit_lib.figures.evaluation.menus import add_run_menu
-from fervit_lib.figures.theme import PALETTE, escape_labels, new_figure, require, require_columns
+from fervit_lib.figures.theme import PALETTE, PERCENT, escape_labels, new_figure, require, require_columns
 
 _BEFORE, _AFTER = PALETTE[3], PALETTE[0]
 
@@ -18,7 +18,7 @@ def plot_reliability(bins: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> g
         bins: by run, two tables as `evaluation.reliability` gives them: columns confidence, accuracy, faces.
     """
     require(len(bins) > 0, "bins", "at least one run", "none")
-    axis = {"range": [0, 1.02], "tickformat": ".0%"}
+    axis = {"range": [0, 1.02], "tickformat": PERCENT}
     figure = new_figure(
         "Reliability", height=500, margin_t=128, xaxis={"title": "confidence"} | axis,
         yaxis={"title": "accuracy"} | axis,
@@ -53,7 +53,7 @@ def plot_calibration(runs: pd.DataFrame) -> go.Figure:
     names = escape_labels(runs["variant"])
     figure = new_figure(
         "Expected calibration error", "15 bins; temperature fitted on val, shown on test", 170 + 30 * len(runs),
-        margin_t=100, xaxis={"title": "ECE", "tickformat": ".0%", "rangemode": "tozero"},
+        margin_t=100, xaxis={"title": "ECE", "tickformat": PERCENT, "rangemode": "tozero"},
         yaxis={"type": "category", "range": [-0.6, len(runs) - 0.4]},
     )  # fmt: skip
     for name, left, right in zip(names, runs["ece"], runs["ece_calibrated"], strict=True):

@@ -4,7 +4,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from fervit_lib.figures.theme import PALETTE, escape_labels, log_ticks, new_figure, require_columns
+from fervit_lib.figures.theme import PALETTE, PERCENT, escape_labels, log_ticks, new_figure, require_columns
 
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 _COSTS = {  # column, title of its panel
@@ -35,7 +35,7 @@ def plot_accuracy_by_parameters(runs: pd.DataFrame) -> go.Figure:
     figure = new_figure(
         "Accuracy against trained parameters", "95% intervals over the test faces", height=440, margin_t=110,
         xaxis={"title": "trained parameters", **log_ticks(runs["trainable_parameters"])},
-        yaxis={"title": "accuracy", "tickformat": ".0%"},
+        yaxis={"title": "accuracy", "tickformat": PERCENT},
     )  # fmt: skip
     for (approach, strategy), group in runs.groupby(["approach", "strategy"], sort=False):
         low, high = group["accuracy"] - group["accuracy_low"], group["accuracy_high"] - group["accuracy"]
@@ -79,7 +79,7 @@ def plot_costs(runs: pd.DataFrame) -> go.Figure:
         "Accuracy against cost", subtitle, 100 + 22 * lines + 230 * rows, margin_t=74 + 22 * lines
     ).layout
     figure.update_layout(layout)
-    figure.update_yaxes(tickformat=".0%")
+    figure.update_yaxes(tickformat=PERCENT)
     figure.update_yaxes(title_text="accuracy", col=1)
     return figure
 
@@ -114,12 +114,12 @@ def plot_learning_curves(curves: pd.DataFrame) -> go.Figure:
         figure.update_xaxes(title_text=titles[kind], type="log", row=1, col=column)
         figure.update_xaxes(tickvals=sorted(curves.loc[curves["kind"] == kind, "share"].unique()), row=1, col=column)
     if "fraction" in kinds:
-        figure.update_xaxes(tickformat=".0%", row=1, col=1)
+        figure.update_xaxes(tickformat=PERCENT, row=1, col=1)
     subtitle = "bands: one standard deviation over seeds and draws; of a single run, 95% over the test faces"
     lines = -(-len(shown) // 4)
     layout = new_figure("Accuracy on fewer training faces", subtitle, 400 + 22 * lines, margin_t=74 + 22 * lines).layout
     figure.update_layout(layout)
-    figure.update_yaxes(tickformat=".0%")
+    figure.update_yaxes(tickformat=PERCENT)
     figure.update_yaxes(title_text="accuracy", col=1)
     return figure
 
@@ -156,5 +156,5 @@ def plot_corruptions(table: pd.DataFrame) -> go.Figure:
     figure.update_layout(layout.layout, margin_t=96 + 22 * lines)
     figure.update_layout(legend={"y": 1 + 28 / (200 * rows)})
     figure.update_xaxes(tickvals=[0, 1, 2, 3])
-    figure.update_yaxes(tickformat=".0%")
+    figure.update_yaxes(tickformat=PERCENT)
     return figure

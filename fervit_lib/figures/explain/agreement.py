@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from fervit_lib.figures.explain.controls import SEQUENTIAL, add_menu, add_slider
-from fervit_lib.figures.theme import PALETTE, escape_labels, new_figure, require_columns
+from fervit_lib.figures.theme import PALETTE, PERCENT, escape_labels, new_figure, require_columns
 
 
 def plot_cka(pairs: Mapping[str, Mapping[str, tuple[np.ndarray, Sequence[str], Sequence[str]]]]) -> go.Figure:
@@ -59,7 +59,7 @@ def plot_probes(scores: pd.DataFrame) -> go.Figure:
             error_y=ends | {"thickness": 1, "width": 3}, mode="lines+markers",
             hovertemplate="%{x}: %{y:.1%}",
         )  # fmt: skip
-    figure.update_yaxes(tickformat=".0%", title="accuracy", rangemode="tozero")
+    figure.update_yaxes(tickformat=PERCENT, title="accuracy", rangemode="tozero")
     return figure
 
 

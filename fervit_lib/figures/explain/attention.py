@@ -9,7 +9,7 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from fervit_lib.figures.explain.controls import BAND_COLORS, LAYERS, SEQUENTIAL, add_menu, add_slider, shade_bands
-from fervit_lib.figures.theme import escape_labels, new_figure, require
+from fervit_lib.figures.theme import PERCENT, escape_labels, new_figure, require
 from fervit_lib.latents import BANDS, NUM_LAYERS
 
 
@@ -70,7 +70,7 @@ def plot_attention(
     ticks = {"tickvals": x, "ticktext": labels * groups, "showgrid": False, "fixedrange": True}
     figure.update_xaxes(**ticks, range=windows[0]["xaxis.range"], row=1, col=1)
     figure.update_yaxes(**ticks, range=windows[0]["yaxis2.range"], title="from", row=2, col=1)
-    figure.update_yaxes(title="from CLS", rangemode="tozero", tickformat=".0%", row=1, col=1)
+    figure.update_yaxes(title="from CLS", rangemode="tozero", tickformat=PERCENT, row=1, col=1)
     figure.update_xaxes(title="to token", type="category", side="bottom", row=2, col=1)
     add_menu(figure, escape_labels(names), [[{}, window] for window in windows])
     blocks, heads = [str(i + 1) for i in range(depth)], ["mean", *(str(i + 1) for i in range(num_heads))]

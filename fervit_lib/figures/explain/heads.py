@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from fervit_lib.figures.explain.controls import DIVERGING, SEQUENTIAL, add_slider
-from fervit_lib.figures.theme import PALETTE, new_figure
+from fervit_lib.figures.theme import PALETTE, PERCENT, new_figure
 
 
 def plot_heads(values: Mapping[str, np.ndarray]) -> go.Figure:
@@ -61,6 +61,6 @@ def plot_pruning(by_importance: np.ndarray, at_random: np.ndarray) -> go.Figure:
     figure.add_scatter(
         x=steps, y=random.mean(0), name="at random (mean, range)", mode="lines", line=line, error_y=spread
     )
-    figure.update_yaxes(tickformat=".0%", title="accuracy", rangemode="tozero")
+    figure.update_yaxes(tickformat=PERCENT, title="accuracy", rangemode="tozero")
     figure.update_xaxes(title="heads switched off", tickformat="d")
     return figure

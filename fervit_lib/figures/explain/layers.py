@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from fervit_lib.figures.explain.controls import DIVERGING, SEQUENTIAL, add_menu, shade_bands
-from fervit_lib.figures.theme import PALETTE, escape_labels, new_figure, require, require_columns
+from fervit_lib.figures.theme import PALETTE, PERCENT, escape_labels, new_figure, require, require_columns
 from fervit_lib.latents import NUM_LAYERS
 
 
@@ -22,7 +22,7 @@ def plot_layer_scores(
         errors: by column, lower and upper end of an interval, each (18,).
     """
     require(len(scores) == NUM_LAYERS, "scores", f"{NUM_LAYERS} rows, one a layer", len(scores))
-    figure = new_figure(title, height=400, margin_t=110, yaxis={"title": axis, "tickformat": ".0%"})
+    figure = new_figure(title, height=400, margin_t=110, yaxis={"title": axis, "tickformat": PERCENT})
     shade_bands(figure)
     for name, color in zip(scores, PALETTE, strict=False):
         bar: dict[str, object] = {"name": str(name), "marker_color": color, "hovertemplate": "layer %{x}: %{y:.1%}"}
@@ -57,7 +57,7 @@ def plot_removal_curves(curves: Mapping[str, Mapping[str, np.ndarray]]) -> go.Fi
                 legendgroup=name, showlegend=column == 1, hovertemplate="%{x} layers: %{y:.1%}",
             )  # fmt: skip
         figure.update_xaxes(title=f"layers {'taken out' if panel == 'deletion' else 'put in'}", row=1, col=column)
-    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
+    figure.update_yaxes(tickformat=PERCENT, rangemode="tozero")
     figure.update_layout(legend={"y": 1.12})
     return figure
 
@@ -95,7 +95,7 @@ def plot_swaps(effects: pd.DataFrame) -> go.Figure:
         text = [f"{s:.0%}" for s in share]
         bar = {"marker_color": color, "text": text, "textposition": "inside", "hovertemplate": "%{x}: %{y:.1%}"}
         figure.add_bar(x=effects["band"], y=share, name=name, **bar)
-    figure.update_yaxes(tickformat=".0%", title="pairs", range=[0, 1])
+    figure.update_yaxes(tickformat=PERCENT, title="pairs", range=[0, 1])
     figure.update_xaxes(title="layers from the other face")
     return figure
 
