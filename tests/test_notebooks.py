@@ -141,6 +141,17 @@ def test_the_whole_pipeline_runs_once_and_redoes_only_what_is_missing(tmp_path: 
 
 
 @pytest.mark.notebooks
+@pytest.mark.parametrize(("seeds", "threads"), [([0], "2 threads"), ([0, 1], "1 thread,")])
+def test_the_trainings_of_an_experiment_share_the_cores(tmp_path: Path, seeds: list[int], threads: str) -> None:
+    train = SMALL | {"approach": "scratch", "strategy": "full", "device": "cpu", "seed": seeds}
+    done = snakemake("--configfile", write_config(tmp_path, train=train), "--until", "train")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for seed in seeds:
+        config = runs.read_json(tmp_path / "reports" / "tiny" / "train" / f"scratch-full-seed{seed}" / "config.json")
+        assert threads in config["device"].replace(")", ",")
+
+
+@pytest.mark.notebooks
 def test_a_student_is_distilled_and_appears_in_the_report(tmp_path: Path) -> None:
     config = write_config(tmp_path, distill=TINY_STUDENT)
     experiment = tmp_path / "reports" / "tiny"
