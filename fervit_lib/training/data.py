@@ -173,12 +173,7 @@ def load_pixels(store: LatentStore, indices: np.ndarray, image_size: int, resize
     Args:
         resize_method: how a face becomes a square: see `ImageModel`.
     """
-    faces, resize = faces_of(store, indices), _RESIZE[resize_method]
-    side = min(image_size, max(faces[0][0].size))
-    with Readers() as readers:  # Pillow decodes and resizes outside Python's lock
-        read = readers.read(lambda index: _pixels(faces[index][0], side, resize), range(len(faces)), faces.file)
-        pixels = list(progress(read, desc="read faces", unit=" faces", total=len(faces)))
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+    return _stack(faces_of(store, indices), image_size, _RESIZE[resize_method])
 
 
 def faces_of(store: LatentStore, indices: np.ndarray) -> FaceDataset:
@@ -202,6 +197,14 @@ _RESIZE: dict[str, Callable[..., Image.Image]] = {
     "crop": ImageOps.fit,
     "pad": ImageOps.pad,
 }
+
+
+def _stack(faces: FaceDataset, image_size: int, resize: Callable[..., Image.Image]) -> Tensor:
+    side = min(image_size, max(faces[0][0].size))
+    with Readers() as readers:  # Pillow decodes and resizes outside Python's lock
+        read = readers.read(lambda index: _pixels(faces[index][0], side, resize), range(len(faces)), faces.file)
+        pixels = list(progress(read, desc="read faces", unit=" faces", total=len(faces)))
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
 
 
 def images_to_pixels(images: Sequence[Image.Image], image_size: int, resize_method: str) -> Tensor:

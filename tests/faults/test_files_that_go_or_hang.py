@@ -44,7 +44,7 @@ def hang(file: Path) -> None:
 
 WAYS: dict[str, Callable[[Path, Path], Any]] = {
     "audit": lambda faces, folder: audit_faces({"train": listed_before_it_hangs(faces)}),
-    "pixels": lambda faces, folder: _stack(listed_before_it_hangs(faces), [5, 0, 1], 32, Image.Image.resize),
+    "pixels": lambda faces, folder: _stack(listed_before_it_hangs(faces).subset([5, 0, 1]), 32, Image.Image.resize),
     "set": lambda faces, folder: list(listed_before_it_hangs(faces)),
     "encode": lambda faces, folder: encode_faces(
         MeanColour(), "sha", listed_before_it_hangs(faces), folder, "train", device=CPU, batch_size=4
