@@ -12,7 +12,7 @@ from pathlib import Path
 import papermill
 from sklearn.model_selection import ParameterGrid
 
-from fervit_lib.names import check_name
+from fervit_lib.system.names import check_name
 
 NOTEBOOKS = {
     "encode": "notebooks/01_encode.ipynb",

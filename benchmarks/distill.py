@@ -24,8 +24,9 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
-from fervit_lib import distillation, runtime
+from fervit_lib import distillation
 from fervit_lib.models import segmentation
+from fervit_lib.system import runtime
 from fervit_lib.training.callbacks import enter_bf16
 
 TENSOR = "/body/body.15/Relu_output_0"
@@ -42,7 +43,9 @@ class Detector(nn.Module):
         widths = ((3, 32, 2), (32, 128, 2), (128, 256, 2), *[(256, 256, 1)] * 5)
         steps = [m for i, o, stride in widths for m in (nn.Conv2d(i, o, 3, stride, 1), nn.ReLU())]
         self.body = nn.Sequential(*steps)
-        self.tail = nn.Sequential(*[m for _ in range(tail) for m in (nn.Conv2d(256, 256, 3, 1, 1), nn.ReLU())])
+        self.tail = nn.Sequential(
+            *[m for _ in range(tail) for m in (nn.Conv2d(256, 256, 3, 1, 1), nn.ReLU())]
+        )
         self.head = nn.Conv2d(256, 5, 1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -76,16 +79,22 @@ def make_step(model: nn.Module, bf16: bool) -> Callable[..., float]:
 
 def naive_session(path: Path, device: torch.device) -> onnxruntime.InferenceSession:
     model = onnx.load(path)
-    model.graph.output.append(onnx.helper.make_tensor_value_info(TENSOR, onnx.TensorProto.FLOAT, None))
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info(TENSOR, onnx.TensorProto.FLOAT, None)
+    )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     first = ["CUDAExecutionProvider"] if device.type == "cuda" else []
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[*first, "CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=[*first, "CPUExecutionProvider"]
+    )
 
 
 def plain_segmenter(encoder: str) -> nn.Module:
     """A U-Net as its library builds it."""
-    with warnings.catch_warnings(action="ignore"):  # `timm-` is deprecated, and the published teacher needs it
+    with warnings.catch_warnings(
+        action="ignore"
+    ):  # `timm-` is deprecated, and the published teacher needs it
         return smp.Unet(encoder, encoder_weights=None, classes=1)
 
 
@@ -99,7 +108,9 @@ def seconds_of(call: Callable[[int], object], number: int, device: torch.device)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=5)
@@ -109,7 +120,9 @@ def main() -> None:
     device, size, steps = runtime.get_device(), arguments.image_size, arguments.steps
     runtime.seed_everything(0)
     bf16 = runtime.fast_bf16(device)
-    print(f"B0 from B3, {size} pixels, batch {arguments.batch_size}, {runtime.describe_device(device)}")
+    print(
+        f"B0 from B3, {size} pixels, batch {arguments.batch_size}, {runtime.describe_device(device)}"
+    )
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "detector.onnx"
         write_detector(path, size, arguments.tail)
@@ -125,7 +138,9 @@ def main() -> None:
     targets = distillation.Targets(teacher, source, cache=distillation.BoundedCache(8e9), bf16=bf16)
     students = plain_segmenter(segmentation.STUDENT_ENCODER), segmentation.build_segmenter()
     naive_step, our_step = (
-        make_step(distillation.with_projector(student.to(device), source, "decoder", size), precision)
+        make_step(
+            distillation.with_projector(student.to(device), source, "decoder", size), precision
+        )
         for student, precision in zip(students, (False, bf16), strict=True)
     )
 
@@ -144,7 +159,8 @@ def main() -> None:
     for way in (naive, ours):
         way(steps)  # to warm up, with images of no epoch
     taken = [
-        [[seconds_of(way, n, device) for way in (naive, ours)] for n in range(steps)] for _ in range(arguments.epochs)
+        [[seconds_of(way, n, device) for way in (naive, ours)] for n in range(steps)]
+        for _ in range(arguments.epochs)
     ]
     report(taken)
 
@@ -152,12 +168,18 @@ def main() -> None:
 def report(taken: list[list[list[float]]]) -> None:
     """Print what seconds say, by epoch, step and way (naive, ours)."""
     first, later = taken[:1], taken[1:]
-    for what, epochs in (("first epoch", first), ("later epochs", later), (f"all {len(taken)} epochs", taken)):
+    for what, epochs in (
+        ("first epoch", first),
+        ("later epochs", later),
+        (f"all {len(taken)} epochs", taken),
+    ):
         if epochs:
             ways = zip(*(step for epoch in epochs for step in epoch), strict=True)
             mean = statistics.fmean if epochs is taken else statistics.median
             naive, ours = (mean(way) for way in ways)
-            print(f"{what:>14}: naive {naive:7.3f} s a step, ours {ours:7.3f} s: {naive / ours:5.2f} times as fast")
+            print(
+                f"{what:>14}: naive {naive:7.3f} s a step, ours {ours:7.3f} s: {naive / ours:5.2f} times as fast"
+            )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,16 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fervit_lib import runtime
 from fervit_lib.datasets import FaceDataset
 from fervit_lib.encoders import encode_faces, prepare_encoder
 from fervit_lib.encoders.style_encoder import IMG_SIZE, StyleEncoder
+from fervit_lib.system import runtime
 
 PLAIN_BATCH = 4
-FLOORS = {"cpu": "at least 4 times the plain way (2 cores with AMX)", "cuda": "at least 2,000 faces/s, 40 % (H200)"}
+FLOORS = {
+    "cpu": "at least 4 times the plain way (2 cores with AMX)",
+    "cuda": "at least 2,000 faces/s, 40 % (H200)",
+}
 
 
 def make_encoder(device: torch.device, **options: object) -> nn.Module:
@@ -43,22 +47,33 @@ def make_faces(folder: Path, n: int) -> FaceDataset:
     (folder / "train" / "face").mkdir(parents=True)
     names = tuple(f"train/face/{i:05d}.jpg" for i in range(n))
     for name in names:
-        smooth = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize((IMG_SIZE, IMG_SIZE))
+        smooth = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize(
+            (IMG_SIZE, IMG_SIZE)
+        )
         noisy = np.clip(np.asarray(smooth) + rng.normal(0, 8, (IMG_SIZE, IMG_SIZE, 3)), 0, 255)
         Image.fromarray(noisy.astype(np.uint8)).save(folder / name, quality=90)
     return FaceDataset(("face",), np.zeros(n, np.int64), names, folder)
 
 
 @torch.inference_mode()
-def encode_plainly(encoder: nn.Module, faces: FaceDataset, folder: Path, device: torch.device) -> None:
+def encode_plainly(
+    encoder: nn.Module, faces: FaceDataset, folder: Path, device: torch.device
+) -> None:
     for first in range(0, len(faces), PLAIN_BATCH):
         images = []
         for i in range(first, min(first + PLAIN_BATCH, len(faces))):
-            pixels = np.asarray(faces[i][0].convert("RGB").resize((IMG_SIZE, IMG_SIZE), Image.Resampling.BICUBIC))
-            images.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous().float() / 127.5 - 1)
+            pixels = np.asarray(
+                faces[i][0].convert("RGB").resize((IMG_SIZE, IMG_SIZE), Image.Resampling.BICUBIC)
+            )
+            images.append(
+                torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous().float() / 127.5 - 1
+            )
         codes = encoder(torch.stack(images).to(device)).cpu()
         for i, latent in enumerate(codes, first):
-            torch.save({"latent": latent.clone(), "label": 0, "img_path": faces.paths[i]}, folder / f"{i:06d}.pt")
+            torch.save(
+                {"latent": latent.clone(), "label": 0, "img_path": faces.paths[i]},
+                folder / f"{i:06d}.pt",
+            )
 
 
 def wait_for(device: torch.device) -> None:
@@ -74,7 +89,9 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def best_of(ways: dict[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, float]:
+def best_of(
+    ways: dict[str, Callable[[], object]], repeats: int, device: torch.device
+) -> dict[str, float]:
     """Seconds by way; they take turns, so that a machine with other work to do is as busy for each."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
@@ -106,10 +123,14 @@ def time_network(arguments: argparse.Namespace, device: torch.device) -> None:
     """The network alone, on images that are there already."""
 
     def batches(n: int, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:
-        return torch.randn(n, 3, IMG_SIZE, IMG_SIZE, device=device).to(dtype=dtype, memory_format=layout)
+        return torch.randn(n, 3, IMG_SIZE, IMG_SIZE, device=device).to(
+            dtype=dtype, memory_format=layout
+        )
 
     rate, flops = matmul_rate(device, torch.bfloat16), flops_per_face()
-    print(f"network: {flops / 1e9:.0f} GFLOP a face; bf16 matrix product: {rate / 1e12:.2f} TFLOP/s")
+    print(
+        f"network: {flops / 1e9:.0f} GFLOP a face; bf16 matrix product: {rate / 1e12:.2f} TFLOP/s"
+    )
     print(f"  the floor: {flops / rate * 1e3:.2f} ms a face", flush=True)
     settings = {
         "plain (float32, contiguous)": {"dtype": "float32", "channels_last": False},
@@ -123,10 +144,15 @@ def time_network(arguments: argparse.Namespace, device: torch.device) -> None:
     for name, options in settings.items():
         encoder = make_encoder(device, **options)
         n = PLAIN_BATCH if name.startswith("plain") else arguments.batch_size
-        layout = torch.channels_last if options.get("channels_last", True) else torch.contiguous_format
+        layout = (
+            torch.channels_last if options.get("channels_last", True) else torch.contiguous_format
+        )
         images = batches(n, next(encoder.parameters()).dtype, layout)
         encoder(images)
-        times[name] = min(seconds_of(lambda: encoder(images), device) for _ in range(1 + arguments.repeats)) / n  # noqa: B023
+        times[name] = (
+            min(seconds_of(partial(encoder, images), device) for _ in range(1 + arguments.repeats))
+            / n
+        )
         plain = times["plain (float32, contiguous)"]
         print(
             f"  {name}, batch {n}: {times[name] * 1e3:.2f} ms a face, {plain / times[name]:.2f} times the plain way, "
@@ -147,7 +173,15 @@ def time_files(arguments: argparse.Namespace, device: torch.device) -> None:
 
         def our_way() -> None:
             target = folder / f"store{next(runs)}"  # a new one: an old one would be kept
-            encode_faces(ours, "random", faces, target, "train", device=device, batch_size=arguments.batch_size)
+            encode_faces(
+                ours,
+                "random",
+                faces,
+                target,
+                "train",
+                device=device,
+                batch_size=arguments.batch_size,
+            )
 
         our_way()  # warm up, and compile
         ways = {"plain": lambda: encode_plainly(plain, few, folder, device), "ours": our_way}
@@ -155,13 +189,21 @@ def time_files(arguments: argparse.Namespace, device: torch.device) -> None:
     rates = {"plain": len(few) / seconds["plain"], "ours": len(faces) / seconds["ours"]}
     print(f"JPEG files to codes on disk, {len(faces)} faces, batch {arguments.batch_size}:")
     print(f"  plain way: {rates['plain']:.2f} faces/s; ours: {rates['ours']:.2f} faces/s")
-    print(f"  ratio: {rates['ours'] / rates['plain']:.2f} times the plain way; wanted: {FLOORS.get(device.type, '')}")
+    print(
+        f"  ratio: {rates['ours'] / rates['plain']:.2f} times the plain way; wanted: {FLOORS.get(device.type, '')}"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faces", type=int, default=0, help="default: 32 on a CPU, 16,384 on a GPU")
-    parser.add_argument("--batch-size", type=int, default=0, help="default: 16 on a CPU, 256 on a GPU")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--faces", type=int, default=0, help="default: 32 on a CPU, 16,384 on a GPU"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=0, help="default: 16 on a CPU, 256 on a GPU"
+    )
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--network-only", action="store_true", help="leave out files")
     parser.add_argument("--group-styles", action="store_true", help="from files, too")

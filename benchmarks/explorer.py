@@ -13,7 +13,8 @@ import numpy as np
 import psutil
 import torch
 
-from fervit_lib import explain, explorer, models
+from fervit_lib import explain, models
+from fervit_lib.notebook import explorer
 
 SIZES = {
     "demo's scratch (3 blocks of 192)": {"embed_dim": 192, "depth": 3, "num_heads": 3},
@@ -22,13 +23,23 @@ SIZES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--answers", type=int, default=30)
     answers = parser.parse_args().answers
     codes, labels = torch.randn(answers, 18, 512), np.arange(answers) % 7
     for name, options in SIZES.items():
         model = models.create_model("scratch", **options).eval()
-        shared = (tuple("abcdefg"), codes, labels, torch.zeros(18, 512), None, np.arange(answers), None)
+        shared = (
+            tuple("abcdefg"),
+            codes,
+            labels,
+            torch.zeros(18, 512),
+            None,
+            np.arange(answers),
+            None,
+        )
         one = explain.Subject("one", model, *shared)
         for subjects in ([one], [one, explain.Subject("two", model, *shared)]):
             controls = explorer.Explorer(subjects, range(answers))

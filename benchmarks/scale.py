@@ -28,12 +28,20 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fervit_lib import evaluation, explain, models, runs, runtime, training
+from fervit_lib import evaluation, explain, models, runs, training
 from fervit_lib.datasets import FaceDataset, audit_faces
 from fervit_lib.encoders import encode_faces, prepare_encoder
 from fervit_lib.encoders.autoencoder import Autoencoder
 from fervit_lib.encoders.style_encoder import StyleEncoder
-from fervit_lib.latents import LATENT_DIM, NUM_LAYERS, SHARD_SIZE, complete_store, shard_path, write_shard
+from fervit_lib.latents import (
+    LATENT_DIM,
+    NUM_LAYERS,
+    SHARD_SIZE,
+    complete_store,
+    shard_path,
+    write_shard,
+)
+from fervit_lib.system import runtime
 
 CPU = torch.device("cpu")
 CLASSES = ("angry", "happy", "sad")
@@ -49,8 +57,12 @@ class DrawnFaces(FaceDataset):
     side = 16
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        noise = np.random.default_rng(int(self.paths[index][-11:-4])).integers(0, 256, (4, 4, 3), np.uint8)
-        return Image.fromarray(noise).resize((self.side, self.side), Image.Resampling.BILINEAR), int(self.labels[index])
+        noise = np.random.default_rng(int(self.paths[index][-11:-4])).integers(
+            0, 256, (4, 4, 3), np.uint8
+        )
+        return Image.fromarray(noise).resize(
+            (self.side, self.side), Image.Resampling.BILINEAR
+        ), int(self.labels[index])
 
 
 class LargeFaces(DrawnFaces):
@@ -64,7 +76,9 @@ def drawn(n: int, kind: type[FaceDataset] = DrawnFaces) -> FaceDataset:
 
 def bytes_to_list(faces: FaceDataset) -> float:
     """What a face takes in memory before it is read: its name, where that is in the tuple, and its label."""
-    return (sum(map(sys.getsizeof, faces.paths)) + sys.getsizeof(faces.paths) + faces.labels.nbytes) / len(faces)
+    return (
+        sum(map(sys.getsizeof, faces.paths)) + sys.getsizeof(faces.paths) + faces.labels.nbytes
+    ) / len(faces)
 
 
 class ShortCodes(nn.Module):
@@ -95,7 +109,9 @@ def pay(found: SimpleQueue, work: Callable[..., object], arguments: Sequence[obj
 
 
 def cost_of(work: Callable[..., object], *arguments: object) -> Cost:
-    context = multiprocessing.get_context("spawn")  # a forked one would begin with less than any user's has
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # a forked one would begin with less than any user's has
     found = context.SimpleQueue()
     process = context.Process(target=pay, args=(found, work, arguments))
     process.start()
@@ -106,7 +122,9 @@ def cost_of(work: Callable[..., object], *arguments: object) -> Cost:
 
 
 def encode_drawn(n: int, folder: Path) -> None:
-    encode_faces(ShortCodes(), "stand-in", drawn(n), folder / str(n), "train", device=CPU, num_workers=1)
+    encode_faces(
+        ShortCodes(), "stand-in", drawn(n), folder / str(n), "train", device=CPU, num_workers=1
+    )
 
 
 def measure_memory(folder: Path) -> None:
@@ -118,7 +136,9 @@ def measure_memory(folder: Path) -> None:
     ratio = many.peak / few.peak - 1
     print(f"  {FACES[1]:,} over {FACES[0]:,}: {ratio:+.1%}, wanted: {FLAT:.0%} at most")
     more = 1e6 * (most.peak - few.peak) / (FACES[2] - FACES[0])
-    print(f"  a face more takes {more:.0f} bytes, its name and its label {bytes_to_list(drawn(1000)):.0f} of them")
+    print(
+        f"  a face more takes {more:.0f} bytes, its name and its label {bytes_to_list(drawn(1000)):.0f} of them"
+    )
     if ratio > FLAT:
         raise SystemExit("memory is not flat")
 
@@ -161,7 +181,10 @@ def make_store(folder: Path, sizes: dict[str, int]) -> None:
         for index, start in enumerate(range(0, n, SHARD_SIZE)):
             labels = np.arange(start, min(start + SHARD_SIZE, n)) % len(CLASSES)
             names = [f"{split}/{i:07d}.png" for i in range(start, start + len(labels))]
-            codes = torch.randn(len(labels), NUM_LAYERS, LATENT_DIM) + torch.from_numpy(labels)[:, None, None]
+            codes = (
+                torch.randn(len(labels), NUM_LAYERS, LATENT_DIM)
+                + torch.from_numpy(labels)[:, None, None]
+            )
             write_shard(shard_path(folder, split, index), codes, labels, names, "random")
     complete_store(folder, sizes, classes=CLASSES, encoder="random", faces=folder, synthetic=True)
 
@@ -174,9 +197,22 @@ def make_run(folder: Path, store: Path) -> None:
     described = {"parameters": {"latents": str(store)}, "seed": 0, "device": "cpu"}
     run = runs.start_run(folder, "scale", "train", "scratch-full-seed0", **described)
     model = models.create_model("scratch", len(CLASSES), **OPTIONS)
-    models.save_model(run.best_checkpoint, model, approach="scratch", classes=CLASSES, options=OPTIONS)
-    figures = {"approach": "scratch", "strategy": "full", "seed": 0, "val_macro_f1": 0.0, "train_faces": 1}
-    figures |= {"total_parameters": 1, "trainable_parameters": 1, "train_seconds": 1.0, "peak_memory_gb": 1.0}
+    models.save_model(
+        run.best_checkpoint, model, approach="scratch", classes=CLASSES, options=OPTIONS
+    )
+    figures = {
+        "approach": "scratch",
+        "strategy": "full",
+        "seed": 0,
+        "val_macro_f1": 0.0,
+        "train_faces": 1,
+    }
+    figures |= {
+        "total_parameters": 1,
+        "trainable_parameters": 1,
+        "train_seconds": 1.0,
+        "peak_memory_gb": 1.0,
+    }
     run.write_result(**figures)
 
 
@@ -192,11 +228,22 @@ def audit(n: int, folder: Path) -> None:
 
 def encode(n: int, folder: Path) -> None:
     encoder = prepare_encoder(Autoencoder(32), CPU)
-    encode_faces(encoder, "stand-in", drawn(n, LargeFaces), folder / f"codes{n}", "train", device=CPU, num_workers=1)
+    encode_faces(
+        encoder,
+        "stand-in",
+        drawn(n, LargeFaces),
+        folder / f"codes{n}",
+        "train",
+        device=CPU,
+        num_workers=1,
+    )
 
 
 def train(n: int, folder: Path) -> None:
-    model, plan = models.create_model("scratch", len(CLASSES), **OPTIONS), training.get_strategy("full")
+    model, plan = (
+        models.create_model("scratch", len(CLASSES), **OPTIONS),
+        training.get_strategy("full"),
+    )
     dls = training.face_dls(model, folder / f"store{n}", batch_size=64, device=CPU)
     learn = training.build_learner(model, dls, plan, folder=folder / f"fit{n}")
     training.fit(learn, plan, epochs=2, state=folder / f"fit{n}" / "last.safetensors")
@@ -210,7 +257,9 @@ def evaluate(n: int, folder: Path) -> None:
 def explore(n: int, folder: Path) -> None:
     run = runs.Run(folder / f"reports{n}", "scale", "train", "scratch-full-seed0")
     subject = explain.load_subject(run, n, 0, CPU)
-    explain.summarise_attention(subject.model, subject.inputs, torch.from_numpy(subject.labels), len(CLASSES))
+    explain.summarise_attention(
+        subject.model, subject.inputs, torch.from_numpy(subject.labels), len(CLASSES)
+    )
     explain.leave_one_out(subject.predict, subject.codes, subject.labels, subject.fill)
     explain.head_statistics(subject.model, subject.codes)
     explain.cka_matrix(subject.model, subject.model, subject.codes)
@@ -223,7 +272,9 @@ def power(sizes: Sequence[int], values: Sequence[float]) -> float:
 
 def measure_growth(folder: Path, base: int = 512) -> None:
     sizes = [base * times for times in TIMES]
-    print(f"growth: {', '.join(f'{n:,}' for n in sizes)} faces; the last power is between the two largest")
+    print(
+        f"growth: {', '.join(f'{n:,}' for n in sizes)} faces; the last power is between the two largest"
+    )
     for n in sizes:
         cost_of(prepare, n, folder)
     for work in (audit, encode, train, evaluate, explore):
@@ -244,13 +295,21 @@ def rate_of(encoder: nn.Module, faces: FaceDataset, folder: Path, repeats: int =
         some = faces if repeat else faces.subset(slice(0, 16))  # the first time warms up
         started = now()
         store = folder / str(repeat)
-        encode_faces(encoder, "random", some, store, "train", device=device, batch_size=16, num_workers=1)
+        encode_faces(
+            encoder, "random", some, store, "train", device=device, batch_size=16, num_workers=1
+        )
         seconds.append(now() - started)
     return len(faces) / min(seconds[1:])
 
 
 def in_words(hours: float) -> str:
-    return f"{60 * hours:.0f} min" if hours < 1 else f"{hours:.0f} h" if hours < 48 else f"{hours / 24:,.0f} days"
+    return (
+        f"{60 * hours:.0f} min"
+        if hours < 1
+        else f"{hours:.0f} h"
+        if hours < 48
+        else f"{hours / 24:,.0f} days"
+    )
 
 
 def print_paper(folder: Path) -> None:
@@ -260,23 +319,43 @@ def print_paper(folder: Path) -> None:
     with torch.device(device):
         psp = prepare_encoder(StyleEncoder("psp").requires_grad_(False), device)
     few, many = (drawn(n, LargeFaces) for n in (4096 if device.type == "cuda" else 32, 4096))
-    rates = {"autoencoder": rate_of(ours, many, folder / "autoencoder"), "psp": rate_of(psp, few, folder / "psp")}
+    rates = {
+        "autoencoder": rate_of(ours, many, folder / "autoencoder"),
+        "psp": rate_of(psp, few, folder / "psp"),
+    }
     told = ", ".join(f"{name} {value:.1f}" for name, value in rates.items())
     print(f"paper: faces a second on {runtime.describe_device(device)}: {told}")
-    print(f"        faces   codes on disk   shards   names in memory   {'   '.join(rates)}   psp, by 64 of these")
+    print(
+        f"        faces   codes on disk   shards   names in memory   {'   '.join(rates)}   psp, by 64 of these"
+    )
     size, listed = NUM_LAYERS * LATENT_DIM * 2, bytes_to_list(drawn(1000))
     for n in (36_000, 1_000_000, 100_000_000):
-        times = "   ".join(in_words(n / rate / 3600) for rate in (*rates.values(), 64 * rates["psp"]))
-        print(f"  {n:11,}   {n * size / 1e9:,.1f} GB   {-(-n // SHARD_SIZE):,}   {n * listed / 1e6:,.0f} MB   {times}")
+        times = "   ".join(
+            in_words(n / rate / 3600) for rate in (*rates.values(), 64 * rates["psp"])
+        )
+        print(
+            f"  {n:11,}   {n * size / 1e9:,.1f} GB   {-(-n // SHARD_SIZE):,}   {n * listed / 1e6:,.0f} MB   {times}"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--part", choices=PARTS, nargs="+", default=PARTS, help="default: all")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # and nothing is computed here: a process that has threads cannot be forked
-    work = {"memory": measure_memory, "processes": measure_processes, "growth": measure_growth, "paper": print_paper}
-    for part in sorted(arguments.part, key=PARTS.index):  # the last one may start a GPU, which then forbids to fork
+    torch.set_num_threads(
+        1
+    )  # and nothing is computed here: a process that has threads cannot be forked
+    work = {
+        "memory": measure_memory,
+        "processes": measure_processes,
+        "growth": measure_growth,
+        "paper": print_paper,
+    }
+    for part in sorted(
+        arguments.part, key=PARTS.index
+    ):  # the last one may start a GPU, which then forbids to fork
         with tempfile.TemporaryDirectory() as name:
             work[part](Path(name))
 

@@ -19,8 +19,9 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from fervit_lib import evaluation, runtime
+from fervit_lib import evaluation
 from fervit_lib.models import segmentation
+from fervit_lib.system import runtime
 
 PASSES = 5
 
@@ -63,11 +64,15 @@ def print_operators(models: Mapping[str, nn.Module], folder: Path, size: int) ->
         first = table.columns[0]
         shares = {f"{model} %": 100 * column / column.sum() for model, column in table.items()}
         table = table.assign(**shares).sort_values(first, ascending=False).head(12)
-        print(f"\n{name}, ms of a pass by operator, on the CPU\n{table.to_string(float_format='{:.1f}'.format)}")
+        print(
+            f"\n{name}, ms of a pass by operator, on the CPU\n{table.to_string(float_format='{:.1f}'.format)}"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--image-size", type=int, default=640)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--operators", action="store_true")
@@ -84,9 +89,15 @@ def main() -> None:
         sizes = evaluation.measure_segmenters(
             models, Path(folder), arguments.image_size, device, repeats=arguments.repeats
         )
-        for name, ms in sizes.loc[sizes["model"] == "teacher", ["runtime", "ms"]].itertuples(index=False):
+        for name, ms in sizes.loc[sizes["model"] == "teacher", ["runtime", "ms"]].itertuples(
+            index=False
+        ):
             sizes[f"x teacher in {name}"] = ms / sizes["ms"]
-        print(sizes.rename(columns={"speedup": "like with like"}).to_string(index=False, float_format="{:.2f}".format))
+        print(
+            sizes.rename(columns={"speedup": "like with like"}).to_string(
+                index=False, float_format="{:.2f}".format
+            )
+        )
         if arguments.operators:
             print_operators(models, Path(folder), arguments.image_size)
 

@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from fervit_lib import models, runtime, training
+from fervit_lib import models, training
 from fervit_lib.latents import complete_store, shard_path, write_shard
+from fervit_lib.system import runtime
 
 
 class PtFiles(Dataset):
@@ -42,12 +43,20 @@ def make_data(folder: Path, samples: int) -> Path:
         for first in range(0, n, 1024):
             part = slice(first, min(first + 1024, n))
             names = [f"{split}/{i}" for i in range(part.start, part.stop)]
-            write_shard(shard_path(folder / "codes", split, first // 1024), codes[part], labels[part], names, "made")
+            write_shard(
+                shard_path(folder / "codes", split, first // 1024),
+                codes[part],
+                labels[part],
+                names,
+                "made",
+            )
     made_from = {"classes": "abcdefg", "encoder": "random", "faces": folder, "synthetic": True}
     complete_store(folder / "codes", {"train": samples, "val": 64}, **made_from)
     (folder / "pt").mkdir()
     for i in range(samples):
-        torch.save({"latent": codes[i].clone(), "label": int(labels[i])}, folder / "pt" / f"{i:06d}.pt")
+        torch.save(
+            {"latent": codes[i].clone(), "label": int(labels[i])}, folder / "pt" / f"{i:06d}.pt"
+        )
     return folder / "codes"
 
 
@@ -90,7 +99,9 @@ def written_epoch(codes: Path, batch_size: int, device: torch.device) -> Callabl
     return epoch
 
 
-def our_epoch(codes: Path, folder: Path, batch_size: int, device: torch.device) -> Callable[[], None]:
+def our_epoch(
+    codes: Path, folder: Path, batch_size: int, device: torch.device
+) -> Callable[[], None]:
     model = models.create_model("scratch")
     dls = training.face_dls(model, codes, batch_size=batch_size, device=device)
     model.to(device)
@@ -105,7 +116,9 @@ def our_epoch(codes: Path, folder: Path, batch_size: int, device: torch.device) 
     return epoch
 
 
-def samples_per_second(epoch: Callable[[], None], samples: int, repeats: int, device: torch.device) -> float:
+def samples_per_second(
+    epoch: Callable[[], None], samples: int, repeats: int, device: torch.device
+) -> float:
     seconds = []
     for _ in range(1 + repeats):
         started = time.perf_counter()
@@ -117,7 +130,9 @@ def samples_per_second(epoch: Callable[[], None], samples: int, repeats: int, de
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=3)
@@ -125,7 +140,9 @@ def main() -> None:
     device = runtime.get_device()
     runtime.seed_everything(0)
     samples = arguments.samples // arguments.batch_size * arguments.batch_size
-    print(f"LatentViT depth 6, {samples} codes, batch {arguments.batch_size}, {runtime.describe_device(device)}")
+    print(
+        f"LatentViT depth 6, {samples} codes, batch {arguments.batch_size}, {runtime.describe_device(device)}"
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         codes = make_data(folder, samples)
@@ -134,10 +151,15 @@ def main() -> None:
             "hand-written": written_epoch(codes, arguments.batch_size, device),
             "ours": our_epoch(codes, folder / "run", arguments.batch_size, device),
         }
-        speed = {way: samples_per_second(e, samples, arguments.repeats, device) for way, e in ways.items()}
+        speed = {
+            way: samples_per_second(e, samples, arguments.repeats, device)
+            for way, e in ways.items()
+        }
     for way, value in speed.items():
         print(f"{way:>14}: {value:9.0f} samples/s, {value / speed['plain']:5.2f} times plain")
-    print(f"fastai's loop costs {speed['hand-written'] / speed['ours'] - 1:+.1%} over the hand-written one")
+    print(
+        f"fastai's loop costs {speed['hand-written'] / speed['ours'] - 1:+.1%} over the hand-written one"
+    )
 
 
 if __name__ == "__main__":

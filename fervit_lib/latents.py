@@ -19,10 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fervit_lib import ranks
-from fervit_lib.files import naming, naming_disk
-from fervit_lib.runs import atomic_write, read_json, remove_torn, write_json
-from fervit_lib.runtime import display_path, resolve
+from fervit_lib.system import distributed
+from fervit_lib.system.atomic import atomic_write, read_json, remove_torn, write_json
+from fervit_lib.system.errors import naming, naming_disk
+from fervit_lib.system.runtime import display_path, resolve
 
 NUM_LAYERS = 18  # styles of a 1024×1024 StyleGAN2
 LATENT_DIM = 512
@@ -57,7 +57,9 @@ def read_fingerprint(path: Path) -> str | None:
 
 def store_fingerprint(folder: Path | str) -> str:
     """What all shards of a store are made from, as a hash: it changes when any face, label or weight does."""
-    prints = {path.name: read_fingerprint(path) for path in sorted(Path(folder).glob("*.safetensors"))}
+    prints = {
+        path.name: read_fingerprint(path) for path in sorted(Path(folder).glob("*.safetensors"))
+    }
     return hashlib.sha256(json.dumps(prints).encode()).hexdigest()
 
 
@@ -85,7 +87,9 @@ def claim_shards(folder: Path, split: str, indices: Sequence[int]) -> Iterator[i
                     fcntl.lockf(file, fcntl.LOCK_UN, 1, index)
 
 
-def write_shard(path: Path, codes: Tensor, labels: np.ndarray, paths: Sequence[str], fingerprint: str) -> None:
+def write_shard(
+    path: Path, codes: Tensor, labels: np.ndarray, paths: Sequence[str], fingerprint: str
+) -> None:
     """Write codes `(n, 18, 512)` as float16 with their labels `(n,)` and source paths, whole or not at all.
 
     Raises:
@@ -101,7 +105,9 @@ def write_shard(path: Path, codes: Tensor, labels: np.ndarray, paths: Sequence[s
     half = codes.to(torch.float16).cpu().contiguous()
     if not half.isfinite().all():
         bad = paths[int((~half.isfinite()).flatten(1).any(1).nonzero()[0])]
-        raise ValueError(f"codes: expected finite values in float16, got others for {bad}; check the encoder's weights")
+        raise ValueError(
+            f"codes: expected finite values in float16, got others for {bad}; check the encoder's weights"
+        )
     tensors = {"codes": half, "labels": torch.as_tensor(labels, dtype=torch.int64)}
     # One entry: safetensors writes several in any order, and the same codes shall be the same bytes.
     metadata = {"shard": json.dumps({"fingerprint": fingerprint, "paths": list(paths)})}
@@ -109,7 +115,7 @@ def write_shard(path: Path, codes: Tensor, labels: np.ndarray, paths: Sequence[s
         save_file(tensors, temporary, metadata)
 
 
-@ranks.once
+@distributed.once
 def complete_store(
     folder: Path,
     num_codes: dict[str, int],
@@ -173,9 +179,13 @@ class LatentStore:
             )
         store = read_store(folder)
         if split not in store["num_codes"]:
-            raise FileNotFoundError(f"{folder}: no split {split!r}; this store has {', '.join(store['num_codes'])}")
+            raise FileNotFoundError(
+                f"{folder}: no split {split!r}; this store has {', '.join(store['num_codes'])}"
+            )
         expected = store["num_codes"][split]
-        shards = tuple(_read_shard(shard_path(folder, split, i)) for i in range(-(-expected // SHARD_SIZE)))
+        shards = tuple(
+            _read_shard(shard_path(folder, split, i)) for i in range(-(-expected // SHARD_SIZE))
+        )
         found = sum(len(shard["paths"]) for shard in shards)
         if found != expected:
             raise ValueError(
@@ -200,7 +210,11 @@ class LatentStore:
         """Every view of the training faces that a store holds, the faces as they are first."""
         first = cls.open(folder, view_split(0))
         splits = read_store(Path(folder))["num_codes"]
-        return [first] + [cls.open(folder, view_split(v)) for v in range(1, len(splits)) if view_split(v) in splits]
+        return [first] + [
+            cls.open(folder, view_split(v))
+            for v in range(1, len(splits))
+            if view_split(v) in splits
+        ]
 
     @property
     def num_layers(self) -> int:
@@ -217,7 +231,9 @@ class LatentStore:
         order = wanted.argsort()
         ends = torch.tensor([len(shard["labels"]) for shard in self.shards]).cumsum(0)
         parts = order.tensor_split(torch.searchsorted(wanted[order], ends)[:-1])
-        taken = torch.empty(len(wanted), *self.shards[0]["codes"].shape[1:], dtype=self.shards[0]["codes"].dtype)
+        taken = torch.empty(
+            len(wanted), *self.shards[0]["codes"].shape[1:], dtype=self.shards[0]["codes"].dtype
+        )
         for shard, end, part in zip(self.shards, ends, parts, strict=True):
             taken[part] = shard["codes"][wanted[part] - (end - len(shard["labels"]))]
         return taken
@@ -225,7 +241,11 @@ class LatentStore:
     @cached_property
     def codes(self) -> Tensor:
         """All, (N, 18, 512) float16; one shard stays a memory map, several are joined in memory."""
-        return torch.cat([shard["codes"] for shard in self.shards]) if len(self.shards) > 1 else self.shards[0]["codes"]
+        return (
+            torch.cat([shard["codes"] for shard in self.shards])
+            if len(self.shards) > 1
+            else self.shards[0]["codes"]
+        )
 
     @cached_property
     def labels(self) -> Tensor:
@@ -240,7 +260,14 @@ class LatentStore:
 def read_store(folder: Path) -> dict[str, Any]:
     """What `complete_store` wrote. Raises ValueError where it is something else."""
     store = read_json(folder / "store.json")
-    kinds = {"encoder": str, "classes": list, "faces": str, "synthetic": bool, "num_codes": dict, "made_by": dict}
+    kinds = {
+        "encoder": str,
+        "classes": list,
+        "faces": str,
+        "synthetic": bool,
+        "num_codes": dict,
+        "made_by": dict,
+    }
     wrong = [name for name, kind in kinds.items() if not isinstance(store.get(name), kind)]
     if not wrong and any(type(n) is not int or n < 1 for n in store["num_codes"].values()):
         wrong = ["num_codes"]
@@ -260,14 +287,21 @@ def _read_header(file: Any) -> dict[str, Any]:
 
 def _read_shard(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: shard missing; run 01_encode, which makes what is missing")
+        raise FileNotFoundError(
+            f"{path}: shard missing; run 01_encode, which makes what is missing"
+        )
     again = "delete it and run 01_encode"
     with naming(path, "not a whole shard", again), safe_open(path, framework="pt") as file:
         codes, labels = file.get_tensor("codes"), file.get_tensor("labels")
         paths = _read_header(file)["paths"]
         if not isinstance(paths, list) or not all(isinstance(name, str) for name in paths):
             raise TypeError("its paths are no list of names")
-    fits = codes.ndim == 3 and codes.is_floating_point() and labels.ndim == 1 and labels.dtype == torch.int64
+    fits = (
+        codes.ndim == 3
+        and codes.is_floating_point()
+        and labels.ndim == 1
+        and labels.dtype == torch.int64
+    )
     if not fits or not len(codes) == len(labels) == len(paths) or (labels < 0).any():
         raise ValueError(
             f"{path}: codes {tuple(codes.shape)} {codes.dtype} do not fit its labels {tuple(labels.shape)} and "

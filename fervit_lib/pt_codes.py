@@ -20,7 +20,6 @@ from torch import Tensor
 
 from fervit_lib.datasets import EMOTIONS, SPLITS, stratified_mask
 from fervit_lib.datasets.faces import VAL_FRACTION, VAL_SEED
-from fervit_lib.files import check_link
 from fervit_lib.latents import (
     LATENT_DIM,
     NUM_LAYERS,
@@ -32,12 +31,18 @@ from fervit_lib.latents import (
     shard_path,
     write_shard,
 )
-from fervit_lib.progress import progress
-from fervit_lib.runs import atomic_write
+from fervit_lib.system.atomic import atomic_write
+from fervit_lib.system.errors import check_link
+from fervit_lib.system.progress import progress
 
 
 def import_pt_folder(
-    source: Path, folder: Path, *, faces: Path, classes: Sequence[str] = EMOTIONS, encoder: str = "psp"
+    source: Path,
+    folder: Path,
+    *,
+    faces: Path,
+    classes: Sequence[str] = EMOTIONS,
+    encoder: str = "psp",
 ) -> dict[str, int]:
     """Make the store `folder` from `source`, which has the splits as folders, with `*.pt` at any depth.
 
@@ -56,11 +61,18 @@ def import_pt_folder(
         ValueError: no train folder or no files; a file is damaged, has code in it, or other contents or shapes.
     """
     if not source.is_dir():
-        raise FileNotFoundError(f"{source}: no such folder; give the one that holds train/, val/ and test/")
-    files = {split: [check_link(p, source) for p in sorted((source / split).rglob("*.pt"))] for split in SPLITS}
+        raise FileNotFoundError(
+            f"{source}: no such folder; give the one that holds train/, val/ and test/"
+        )
+    files = {
+        split: [check_link(p, source) for p in sorted((source / split).rglob("*.pt"))]
+        for split in SPLITS
+    }
     files = {split: paths for split, paths in files.items() if paths}
     if "train" not in files:
-        raise ValueError(f"{source}: expected .pt files in {source / 'train'}, found none; name the folders {SPLITS}")
+        raise ValueError(
+            f"{source}: expected .pt files in {source / 'train'}, found none; name the folders {SPLITS}"
+        )
     contents = {split: _read_files(paths, split, faces, classes) for split, paths in files.items()}
     if "val" not in contents:
         contents["train"], contents["val"] = _split_off_val(*contents["train"])
@@ -73,7 +85,9 @@ def import_pt_folder(
             fingerprint = shard_fingerprint(made_from, paths[part], labels[part])
             path = shard_path(folder, split, first // SHARD_SIZE)
             write_shard(path, codes[part], labels[part], paths[part], fingerprint)
-    complete_store(folder, num_codes, classes=classes, encoder=encoder, faces=faces, synthetic=False)
+    complete_store(
+        folder, num_codes, classes=classes, encoder=encoder, faces=faces, synthetic=False
+    )
     return num_codes
 
 
@@ -89,14 +103,22 @@ def export_pt_folder(folder: Path, target: Path) -> dict[str, int]:
     for split, store in stores.items():
         (target / split).mkdir(parents=True, exist_ok=True)
         for i, path in enumerate(progress(store.paths, desc=f"export {split}", unit=" files")):
-            content = {"latent": store.take([i])[0].float(), "label": int(store.labels[i]), "img_path": path}
-            torch.save(content, buffer := io.BytesIO())  # torch has no words of its own for a full disk
+            content = {
+                "latent": store.take([i])[0].float(),
+                "label": int(store.labels[i]),
+                "img_path": path,
+            }
+            torch.save(
+                content, buffer := io.BytesIO()
+            )  # torch has no words of its own for a full disk
             with atomic_write(target / split / f"{i:06d}.pt") as temporary:
                 temporary.write_bytes(buffer.getbuffer())
     return {split: len(store) for split, store in stores.items()}
 
 
-Contents = tuple[Tensor, np.ndarray, list[str]]  # codes (n, layers, 512) float16, labels (n,), paths
+Contents = tuple[
+    Tensor, np.ndarray, list[str]
+]  # codes (n, layers, 512) float16, labels (n,), paths
 
 
 def _read_files(files: Sequence[Path], split: str, faces: Path, classes: Sequence[str]) -> Contents:
@@ -132,12 +154,27 @@ def _read_file(file: Path, classes: Sequence[str]) -> tuple[Tensor, int, str]:
             f"again, or remove it"
         ) from error
     latent = latent.squeeze(0) if isinstance(latent, Tensor) and latent.ndim == 3 else latent
-    plain = isinstance(latent, Tensor) and latent.layout == torch.strided and latent.is_floating_point()
-    if not plain or latent.ndim != 2 or latent.shape[1] != LATENT_DIM or not 0 < len(latent) <= NUM_LAYERS:
-        came = f"{tuple(latent.shape)} {latent.dtype}" if isinstance(latent, Tensor) else type(latent).__name__
-        raise ValueError(f"{file}: latent: expected shape (layers, {LATENT_DIM}), floats, got {came}; write it again")
+    plain = (
+        isinstance(latent, Tensor) and latent.layout == torch.strided and latent.is_floating_point()
+    )
+    if (
+        not plain
+        or latent.ndim != 2
+        or latent.shape[1] != LATENT_DIM
+        or not 0 < len(latent) <= NUM_LAYERS
+    ):
+        came = (
+            f"{tuple(latent.shape)} {latent.dtype}"
+            if isinstance(latent, Tensor)
+            else type(latent).__name__
+        )
+        raise ValueError(
+            f"{file}: latent: expected shape (layers, {LATENT_DIM}), floats, got {came}; write it again"
+        )
     if not 0 <= label < len(classes):
-        raise ValueError(f"{file}: label: expected 0 to {len(classes) - 1} for {', '.join(classes)}, got {label}")
+        raise ValueError(
+            f"{file}: label: expected 0 to {len(classes) - 1} for {', '.join(classes)}, got {label}"
+        )
     return latent.detach(), label, str(img_path)
 
 
@@ -149,7 +186,9 @@ def _within(img_path: str, split: str, faces: Path) -> str:
     return "/".join(path.parts[-3:]) if path.parts[-3:-2] == (split,) else img_path
 
 
-def _split_off_val(codes: Tensor, labels: np.ndarray, paths: list[str]) -> tuple[Contents, Contents]:
+def _split_off_val(
+    codes: Tensor, labels: np.ndarray, paths: list[str]
+) -> tuple[Contents, Contents]:
     in_val = stratified_mask(labels, VAL_FRACTION, VAL_SEED)
 
     def part(mask: np.ndarray) -> Contents:
@@ -163,13 +202,19 @@ def _split_off_val(codes: Tensor, labels: np.ndarray, paths: list[str]) -> tuple
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     to_store = commands.add_parser("import", help="a folder of .pt files to a store")
     to_store.add_argument("source", type=Path)
     to_store.add_argument("folder", type=Path, help="the store, data/latents/<dataset>/<encoder>")
-    to_store.add_argument("--faces", type=Path, required=True, help="the faces that the codes are of")
-    to_store.add_argument("--classes", default=",".join(EMOTIONS), help="names of the labels 0, 1, …")
+    to_store.add_argument(
+        "--faces", type=Path, required=True, help="the faces that the codes are of"
+    )
+    to_store.add_argument(
+        "--classes", default=",".join(EMOTIONS), help="names of the labels 0, 1, …"
+    )
     to_store.add_argument("--encoder", default="psp", help="what made the codes")
     to_files = commands.add_parser("export", help="a store to a folder of .pt files")
     to_files.add_argument("folder", type=Path, help="the store")
@@ -179,7 +224,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.command == "import":
             classes = given.classes.split(",")
             made = import_pt_folder(
-                given.source, given.folder, faces=given.faces.resolve(), classes=classes, encoder=given.encoder
+                given.source,
+                given.folder,
+                faces=given.faces.resolve(),
+                classes=classes,
+                encoder=given.encoder,
             )
         else:
             made = export_pt_folder(given.folder, given.target)

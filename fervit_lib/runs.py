@@ -1,124 +1,24 @@
 """Run directories: `reports/<experiment>/<step>/<variant>/` with its config, metrics, result and checkpoints."""
 
 import importlib.metadata
-import json
-import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 from weakref import WeakValueDictionary
 
-import numpy as np
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-
-from fervit_lib import ranks
-from fervit_lib.files import naming, naming_disk
-from fervit_lib.locks import holder, take_lock, try_lock
-from fervit_lib.names import check_name
-from fervit_lib.runtime import PROJECT_ROOT, display_path
+from fervit_lib.system import distributed
+from fervit_lib.system.atomic import read_json, remove_torn, write_json
+from fervit_lib.system.errors import naming_disk
+from fervit_lib.system.locks import holder, try_lock
+from fervit_lib.system.names import check_name
+from fervit_lib.system.runtime import PROJECT_ROOT, display_path
 
 REPORTED_PACKAGES = ("torch", "torchvision", "timm", "fastai", "numpy", "papermill", "plotly")
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a path to write to; rename it to `path` if the block succeeds, leave `path` as it was if not.
-
-    It lies in a folder of its own beside `path`, for whatever a library writes there; two writers of one file wait for
-    each other. The folder that a killed writer leaves goes with the next one's, or by `remove_torn`.
-
-    Raises:
-        OSError: the disk is full, or not to be written to.
-    """
-    folder = path.with_name(f".{path.name}.tmp")
-    with naming_disk(path):
-        lock = take_lock(folder / "lock")
-        try:
-            yield folder / path.name
-            (folder / path.name).replace(path)
-        finally:
-            _remove(folder, lock)
-
-
-def remove_torn(folder: Path) -> None:
-    """Remove what killed writers left half written in `folder` and below; nothing that somebody writes now."""
-    for place, names, _ in os.walk(folder):  # which does not mind what goes meanwhile
-        for name in names:
-            if name.startswith(".") and name.endswith(".tmp") and (lock := try_lock(Path(place, name, "lock"))):
-                _remove(Path(place, name), lock)
-
-
-def _remove(folder: Path, lock: IO[str]) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    lock.close()
-    with suppress(OSError):  # a network file system keeps the folder of an open file
-        folder.rmdir()
-
-
-def _plain(value: Any) -> Any:
-    """Numpy and path values as JSON knows them."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"a run file cannot hold a {type(value).__name__}: {value!r}")
-
-
-@ranks.once
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` whole or not at all."""
-    text = json.dumps(content, indent=2, default=_plain, ensure_ascii=False)
-    with atomic_write(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: expected a JSON object, but it does not parse ({error}); make it anew") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got a {type(content).__name__}; make it anew")
-    return content
-
-
-@ranks.once
-def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write `tensors` and `metadata` (kept as JSON in the header) to a safetensors file, whole or not at all."""
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, {"fervit": json.dumps(metadata, default=_plain)})
-
-
-def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_checkpoint` wrote: tensors on the CPU, and metadata.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is truncated, or not a checkpoint of this project.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint; run the notebook that writes it first")
-    trouble = "expected a safetensors checkpoint written by this project, but it is truncated or something else"
-    with naming(path, trouble, "train again, or restore the file"), safe_open(path, framework="pt") as file:
-        metadata = json.loads((file.metadata() or {})["fervit"])
-        if not isinstance(metadata, dict):
-            raise TypeError(f"its metadata is a {type(metadata).__name__}")
-        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
 
 
 @dataclass(frozen=True)
@@ -129,7 +29,9 @@ class Run:
     experiment: str
     step: str
     variant: str
-    lock: IO[str] | None = field(default=None, repr=False, compare=False)  # of who works on it, until its result
+    lock: IO[str] | None = field(
+        default=None, repr=False, compare=False
+    )  # of who works on it, until its result
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"lock": None}  # which is its process's own
@@ -178,10 +80,14 @@ def _git(*arguments: str) -> str | None:
 def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """The text, numbers and switches in a notebook's `globals()`: its parameters, if called first."""
     kinds = (str, int, float, bool)
-    return {name: value for name, value in namespace.items() if name[0] != "_" and isinstance(value, kinds)}
+    return {
+        name: value
+        for name, value in namespace.items()
+        if name[0] != "_" and isinstance(value, kinds)
+    }
 
 
-@ranks.once
+@distributed.once
 def start_run(
     reports: Path,
     experiment: str,
@@ -238,7 +144,9 @@ def start_run(
     return run
 
 
-_held: WeakValueDictionary[Path, IO[str]] = WeakValueDictionary()  # the locks of this process's runs
+_held: WeakValueDictionary[Path, IO[str]] = (
+    WeakValueDictionary()
+)  # the locks of this process's runs
 
 
 def _hold(folder: Path) -> IO[str]:
@@ -260,4 +168,7 @@ def _hold(folder: Path) -> IO[str]:
 def completed_runs(reports: Path, experiment: str, step: str) -> list[Run]:
     """The runs of one step that ended with a result, by variant name."""
     folder = reports / experiment / step
-    return [Run(reports, experiment, step, path.parent.name) for path in sorted(folder.glob("*/result.json"))]
+    return [
+        Run(reports, experiment, step, path.parent.name)
+        for path in sorted(folder.glob("*/result.json"))
+    ]

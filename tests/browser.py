@@ -14,8 +14,17 @@ from typing import Any
 
 import websocket
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--remote-allow-origins=*")
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
+    None,
+)
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--remote-debugging-port=0",
+    "--remote-allow-origins=*",
+)
 
 
 class Page:
@@ -28,7 +37,9 @@ class Page:
         self.errors: list[str] = []  # what the console of a reader would show in red
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.send(f"{domain}.enable")
-        self.send("Emulation.setFocusEmulationEnabled", enabled=True)  # without a window nothing else has the focus
+        self.send(
+            "Emulation.setFocusEmulationEnabled", enabled=True
+        )  # without a window nothing else has the focus
 
     def send(self, method: str, **parameters: Any) -> dict:
         number = next(self.numbers)
@@ -67,18 +78,28 @@ class Page:
 
     def save_pdf(self, path: Path) -> None:
         """The page as it is printed on A4."""
-        printed = self.send("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, printBackground=False)
+        printed = self.send(
+            "Page.printToPDF", paperWidth=8.27, paperHeight=11.69, printBackground=False
+        )
         path.write_bytes(base64.b64decode(printed["data"]))
 
     def go_offline(self) -> None:
-        self.send("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
+        self.send(
+            "Network.emulateNetworkConditions",
+            offline=True,
+            latency=0,
+            downloadThroughput=0,
+            uploadThroughput=0,
+        )
 
     def open(self, address: str) -> None:
         self.send("Page.navigate", url=address)
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression; a promise is waited for."""
-        found = self.send("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        found = self.send(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+        )
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
@@ -102,7 +123,9 @@ class Page:
     def press(self, key: str, code: int) -> None:
         """Press a key, for whatever has the focus."""
         for kind in ("keyDown", "keyUp"):
-            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+            self.send(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code
+            )
 
 
 FIGURES = "[...document.querySelectorAll('.figure')]"
@@ -118,25 +141,41 @@ def check_report(page: Page, file: Path) -> None:
         page.requested.clear()
         page.show_as(width, height, dark=phone, phone=phone)
         page.open(file.as_uri())
-        page.wait_for(f"location.href === {json.dumps(file.as_uri())} && document.readyState === 'complete'")
+        page.wait_for(
+            f"location.href === {json.dumps(file.as_uri())} && document.readyState === 'complete'"
+        )
         assert page.evaluate("window.figuresDrawn ? window.figuresDrawn.then(() => true) : true")
         assert page.evaluate(DRAWN), f"{file}: a figure is not drawn"
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{file}: wider than {width} pixels"
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
+            f"{file}: wider than {width} pixels"
+        )
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         assert page.evaluate(WIDEST) <= 700, f"{file}: a figure is wider than paper"
         page.evaluate("dispatchEvent(new Event('afterprint'))")
         assert not page.evaluate("document.body.innerText.includes('undefined')")
         assert not page.errors, f"{file}: {page.errors}"
         local = ("file:", "data:", "blob:")
-        assert all(address.startswith(local) for address in page.requested), f"{file}: {page.requested}"
-    buttons = page.evaluate("[...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title)")
-    assert not any("Share" in title or "Studio" in title for title in buttons), f"{file}: sends data away"
+        assert all(address.startswith(local) for address in page.requested), (
+            f"{file}: {page.requested}"
+        )
+    buttons = page.evaluate(
+        "[...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title)"
+    )
+    assert not any("Share" in title or "Studio" in title for title in buttons), (
+        f"{file}: sends data away"
+    )
 
 
 @contextmanager
 def open_browser(folder: Path) -> Iterator[Page]:
     """A tab of a Chromium of its own, whose files go to `folder`."""
-    command = [CHROMIUM, *FLAGS, "--window-size=1300,1000", f"--user-data-dir={folder}", "about:blank"]
+    command = [
+        CHROMIUM,
+        *FLAGS,
+        "--window-size=1300,1000",
+        f"--user-data-dir={folder}",
+        "about:blank",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         port_file, end = folder / "DevToolsActivePort", time.monotonic() + 60

@@ -24,9 +24,20 @@ def make_store() -> Callable[..., Path]:
             labels = np.arange(n) % len(CLASSES)
             codes = directions[labels] + noise * torch.randn(n, 18, 512, generator=generator)
             write_shard(
-                shard_path(folder, split, 0), codes, labels, [f"{split}/fer{i:07d}.png" for i in range(n)], "made"
+                shard_path(folder, split, 0),
+                codes,
+                labels,
+                [f"{split}/fer{i:07d}.png" for i in range(n)],
+                "made",
             )
-        complete_store(folder, sizes, classes=CLASSES, encoder="autoencoder", faces=Path("faces"), synthetic=True)
+        complete_store(
+            folder,
+            sizes,
+            classes=CLASSES,
+            encoder="autoencoder",
+            faces=Path("faces"),
+            synthetic=True,
+        )
         return folder
 
     return make

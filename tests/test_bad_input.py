@@ -22,8 +22,15 @@ from onnx import TensorProto, helper
 from PIL import Image
 from safetensors.torch import save_file
 
-from fervit_lib import pt_codes, report, runs, runtime
-from fervit_lib.datasets import audit_faces, draw_toy_faces, draw_toy_people, ffhq_crop, load_faces, load_people
+from fervit_lib import pt_codes, report, runs
+from fervit_lib.datasets import (
+    audit_faces,
+    draw_toy_faces,
+    draw_toy_people,
+    ffhq_crop,
+    load_faces,
+    load_people,
+)
 from fervit_lib.distillation import OnnxFeatures, binary_kl, people_dls, temperature_at
 from fervit_lib.encoders import load_encoder
 from fervit_lib.encoders.autoencoder import Autoencoder, save_autoencoder
@@ -34,6 +41,7 @@ from fervit_lib.latents import LatentStore
 from fervit_lib.models import create_model, load_model, save_model
 from fervit_lib.models.segmentation import build_segmenter, load_student, load_teacher
 from fervit_lib.sweep import read_sweep
+from fervit_lib.system import atomic, checkpoints, runtime
 from fervit_lib.training import STRATEGIES, build_learner, face_dls, fit, get_strategy
 
 CPU = torch.device("cpu")
@@ -74,7 +82,9 @@ def faces_folder(folder: Path) -> Path:
     return folder
 
 
-def table(content: str | bytes, name: str = "fer2013.csv", split: str = "train", labels: str = "hard") -> Callable:
+def table(
+    content: str | bytes, name: str = "fer2013.csv", split: str = "train", labels: str = "hard"
+) -> Callable:
     def make(folder: Path) -> Call:
         path = write(folder / name, content)
         return lambda: load_faces(path, split, labels)
@@ -123,7 +133,9 @@ def votes(content: str) -> Callable:
     return make
 
 
-VOTES = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF\n"
+VOTES = (
+    "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF\n"
+)
 
 
 # -- people
@@ -137,7 +149,9 @@ def coco(**changes: Any) -> Callable:
     return make
 
 
-def write_coco(folder: Path, name: Any = "0.jpg", size: Any = (20, 10), shape: Any = None, **more: Any) -> Path:
+def write_coco(
+    folder: Path, name: Any = "0.jpg", size: Any = (20, 10), shape: Any = None, **more: Any
+) -> Path:
     (folder / "val2017").mkdir(parents=True)
     for number in range(8):
         Image.new("RGB", (20, 10)).save(folder / "val2017" / f"{number}.jpg")
@@ -146,8 +160,14 @@ def write_coco(folder: Path, name: Any = "0.jpg", size: Any = (20, 10), shape: A
     images[0] |= {"width": size[0], "height": size[1]}
     box = [[4, 2, 12, 2, 12, 8, 4, 8]]
     shapes = [box if shape is None else shape, *[box] * 7]
-    annotations = [{"id": i, "image_id": i, "category_id": 1, "segmentation": s} for i, s in enumerate(shapes)]
-    content = {"images": images, "categories": [{"id": 1, "name": "person"}], "annotations": annotations} | more
+    annotations = [
+        {"id": i, "image_id": i, "category_id": 1, "segmentation": s} for i, s in enumerate(shapes)
+    ]
+    content = {
+        "images": images,
+        "categories": [{"id": 1, "name": "person"}],
+        "annotations": annotations,
+    } | more
     write(folder / "annotations" / "instances_val2017.json", json.dumps(content))
     return folder
 
@@ -179,8 +199,11 @@ def spoilt_store(**changes: Any) -> Callable:
 
     def make(folder: Path) -> Call:
         write_store(folder)
-        store = runs.read_json(folder / "store.json") | changes
-        runs.write_json(folder / "store.json", {name: value for name, value in store.items() if value is not None})
+        store = atomic.read_json(folder / "store.json") | changes
+        atomic.write_json(
+            folder / "store.json",
+            {name: value for name, value in store.items() if value is not None},
+        )
         return lambda: LatentStore.open(folder, "train")
 
     return make
@@ -188,16 +211,28 @@ def spoilt_store(**changes: Any) -> Callable:
 
 def write_store(folder: Path) -> Path:
     shard(codes=torch.zeros(2, 18, 4).half())(folder)
-    store = {"encoder": "psp", "classes": ["a", "b"], "faces": "faces", "synthetic": False, "made_by": {}}
-    runs.write_json(folder / "store.json", store | {"num_codes": {"train": 2, "val": 2}})
+    store = {
+        "encoder": "psp",
+        "classes": ["a", "b"],
+        "faces": "faces",
+        "synthetic": False,
+        "made_by": {},
+    }
+    atomic.write_json(folder / "store.json", store | {"num_codes": {"train": 2, "val": 2}})
     return folder
 
 
 def shard(header: Any = None, **tensors: torch.Tensor) -> Callable:
     def make(folder: Path) -> Call:
-        store = {"encoder": "psp", "classes": ["a", "b"], "faces": "faces", "synthetic": False, "made_by": {}}
+        store = {
+            "encoder": "psp",
+            "classes": ["a", "b"],
+            "faces": "faces",
+            "synthetic": False,
+            "made_by": {},
+        }
         folder.mkdir(parents=True, exist_ok=True)
-        runs.write_json(folder / "store.json", store | {"num_codes": {"train": 2}})
+        atomic.write_json(folder / "store.json", store | {"num_codes": {"train": 2}})
         content = {"codes": torch.zeros(2, 18, 4).half(), "labels": torch.tensor([0, 1])} | tensors
         said = {"fingerprint": "f", "paths": ["a.png", "b.png"]} if header is None else header
         for split in ("train", "val"):
@@ -209,7 +244,9 @@ def shard(header: Any = None, **tensors: torch.Tensor) -> Callable:
 
 def dls_of(folder: Path, **options: Any) -> Call:
     write_store(folder)
-    model = create_model("scratch", 2, **{**SMALL, "num_tokens": 18, "latent_dim": 4, **options.pop("model", {})})
+    model = create_model(
+        "scratch", 2, **{**SMALL, "num_tokens": 18, "latent_dim": 4, **options.pop("model", {})}
+    )
     return lambda: face_dls(model, folder, **{"batch_size": 1, "device": CPU} | options)
 
 
@@ -233,7 +270,9 @@ def ours(load: Callable[[Path], Any], tensors: dict | None = None, **metadata: A
     """A checkpoint of this project with other contents than it should have."""
 
     def make(folder: Path) -> Call:
-        runs.save_checkpoint(folder / "a.safetensors", tensors or {"w": torch.zeros(2)}, metadata)
+        checkpoints.save_checkpoint(
+            folder / "a.safetensors", tensors or {"w": torch.zeros(2)}, metadata
+        )
         return lambda: load(folder / "a.safetensors")
 
     return make
@@ -249,7 +288,10 @@ def header(load: Callable[[Path], Any], said: dict[str, str] | None) -> Callable
 
 def published(**changes: Any) -> Callable:
     def make(folder: Path) -> Call:
-        torch.save({"state_dict": {}, "latent_avg": torch.zeros(18, 4), "opts": {}} | changes, folder / "e.pt")
+        torch.save(
+            {"state_dict": {}, "latent_avg": torch.zeros(18, 4), "opts": {}} | changes,
+            folder / "e.pt",
+        )
         stages = ((4, 1), (4, 1), (4, 1), (4, 1))
         return lambda: load_style_encoder(folder / "e.pt", "psp", stages)
 
@@ -272,11 +314,19 @@ def teacher(content: Any) -> Callable:
     return make
 
 
-def write_onnx(path: Path, kind: str = "Relu", shape: tuple = (1, 3, 8, 8), inputs: int = 1, **attributes: Any) -> Path:
-    values = [helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, shape) for i in range(inputs)]
+def write_onnx(
+    path: Path, kind: str = "Relu", shape: tuple = (1, 3, 8, 8), inputs: int = 1, **attributes: Any
+) -> Path:
+    values = [
+        helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, shape) for i in range(inputs)
+    ]
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    graph = helper.make_graph([helper.make_node(kind, ["x0"], ["y"], **attributes)], "g", values, [out])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    graph = helper.make_graph(
+        [helper.make_node(kind, ["x0"], ["y"], **attributes)], "g", values, [out]
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path
+    )
     return path
 
 
@@ -292,7 +342,9 @@ def onnx_with_weights_elsewhere(folder: Path) -> Call:
     write(folder / "secret.bin", b"\0" * 16)
     path = write_onnx(folder / "inner" / "d.onnx") if (folder / "inner").mkdir() is None else None
     model = onnx.load(path)
-    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    weight = TensorProto(
+        name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL
+    )
     weight.external_data.add(key="location", value="../secret.bin")
     model.graph.initializer.append(weight)
     path.write_bytes(model.SerializeToString())
@@ -312,14 +364,17 @@ def sweep(text: str | bytes | None = None, **changes: Any) -> Callable:
     }
 
     def make(folder: Path) -> Call:
-        path = write(folder / "sweep.yaml", yaml.safe_dump(base | changes) if text is None else text)
+        path = write(
+            folder / "sweep.yaml", yaml.safe_dump(base | changes) if text is None else text
+        )
         return lambda: read_sweep(path)
 
     return make
 
 
 LAUGHS = "a: &a [1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
-    f"{b}: &{b} [{', '.join([f'*{a}'] * 8)}]\n" for a, b in zip("abcdefghi", "bcdefghij", strict=True)
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 8)}]\n"
+    for a, b in zip("abcdefghi", "bcdefghij", strict=True)
 )
 
 
@@ -332,7 +387,9 @@ def learner(**options: Any) -> Callable:
 
     def make(folder: Path) -> Call:
         model = create_model("scratch", 2, **SMALL)
-        return lambda: build_learner(model, dls, STRATEGIES["full"], folder=folder / "run", **options)
+        return lambda: build_learner(
+            model, dls, STRATEGIES["full"], folder=folder / "run", **options
+        )
 
     return make
 
@@ -343,17 +400,31 @@ def fitted(**options: Any) -> Callable:
 
 def run_named(**names: Any) -> Callable:
     names = {"experiment": "a", "step": "train", "variant": "b"} | names
-    return lambda folder: lambda: runs.start_run(folder, **names, parameters={}, seed=0, device="cpu")
+    return lambda folder: (
+        lambda: runs.start_run(folder, **names, parameters={}, seed=0, device="cpu")
+    )
 
 
 DEEP = "[" * 100_000
 
 ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
     # faces as folders
-    "faces: not there": (lambda f: lambda: load_faces(f / "none", "train"), r"none: no such file.*; give"),
-    "faces: empty folder": (lambda f: lambda: load_faces(f, "train"), "no folder 'train'.*expected"),
-    "faces: unknown labels": (call(load_faces, ".", "train", "mild"), "labels: expected one of hard"),
-    "faces: split of a typing error": (call(load_faces, ".", "trian"), "split: expected one of train"),
+    "faces: not there": (
+        lambda f: lambda: load_faces(f / "none", "train"),
+        r"none: no such file.*; give",
+    ),
+    "faces: empty folder": (
+        lambda f: lambda: load_faces(f, "train"),
+        "no folder 'train'.*expected",
+    ),
+    "faces: unknown labels": (
+        call(load_faces, ".", "train", "mild"),
+        "labels: expected one of hard",
+    ),
+    "faces: split of a typing error": (
+        call(load_faces, ".", "trian"),
+        "split: expected one of train",
+    ),
     "faces: private test of a folder": (
         spoilt_faces(lambda f: 0, lambda f: load_faces(f, "private_test")),
         "only Kagg",
@@ -363,7 +434,10 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
         "no class folders",
     ),
     "faces: class without images": (
-        spoilt_faces(lambda f: [p.unlink() for p in (f / "val" / "sad").iterdir()], lambda f: load_faces(f, "val")),
+        spoilt_faces(
+            lambda f: [p.unlink() for p in (f / "val" / "sad").iterdir()],
+            lambda f: load_faces(f, "val"),
+        ),
         r"val/sad: expected images.*add some",
     ),
     "faces: picture of zero bytes": (
@@ -371,7 +445,9 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
         r"train/happy/0\.png: cannot be read as an image",
     ),
     "faces: text with a picture's name": (
-        spoilt_faces(lambda f: write(f / "train/happy/0.png", "hello"), lambda f: load_faces(f, "train")[0]),
+        spoilt_faces(
+            lambda f: write(f / "train/happy/0.png", "hello"), lambda f: load_faces(f, "train")[0]
+        ),
         r"train/happy/0\.png: cannot be read as an image",
     ),
     "faces: votes asked for, none there": (
@@ -381,48 +457,105 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
     # faces as tables
     "table: empty": (table(""), r"fer2013\.csv: expected a CSV file with the columns"),
     "table: header alone": (table(HEADER), r"fer2013\.csv: no row with Usage 'Training'.*download"),
-    "table: binary": (table(b"\x89PNG\xff\xfe" * 50), r"fer2013\.csv: cannot be read as a CSV file"),
-    "table: UTF-16": (table((HEADER + ROW).encode("utf-16")), r"fer2013\.csv: cannot be read as a CSV file"),
+    "table: binary": (
+        table(b"\x89PNG\xff\xfe" * 50),
+        r"fer2013\.csv: cannot be read as a CSV file",
+    ),
+    "table: UTF-16": (
+        table((HEADER + ROW).encode("utf-16")),
+        r"fer2013\.csv: cannot be read as a CSV file",
+    ),
     "table: zero bytes": (table(b"\0" * 5000), r"fer2013\.csv: (expected|cannot be read)"),
     "table: quotes without end": (table(HEADER + '0,"' + "7 " * 2304), r"fer2013\.csv.*expected"),
-    "table: huge number": (table(HEADER + ROW.replace("7", "9" * 40, 1)), r"fer2013\.csv, row 2: .*expected"),
+    "table: huge number": (
+        table(HEADER + ROW.replace("7", "9" * 40, 1)),
+        r"fer2013\.csv, row 2: .*expected",
+    ),
     "table: negative pixel": (
         table(HEADER + ROW.replace("7", "-7", 1)),
         "row 2: pixels from -7 to 7, expected 0 to 255",
     ),
-    "table: fraction": (table(HEADER + ROW.replace("7", "7.5", 1)), r"row 2: (pixels hold something|has \d+ pixels)"),
+    "table: fraction": (
+        table(HEADER + ROW.replace("7", "7.5", 1)),
+        r"row 2: (pixels hold something|has \d+ pixels)",
+    ),
     "table: emotion as a word": (
         table(HEADER + ROW.replace("0", "sad", 1)),
         "row 2: emotion is 'sad', expected 0 to 6",
     ),
-    "table: no zip": (table("x", "fer2013.zip"), r"fer2013\.zip: cannot be read as a CSV file.*download it again"),
-    "table: no gzip": (table("x", "fer2013.csv.gz"), r"fer2013\.csv\.gz: cannot be read as a CSV file"),
-    "table: no xz": (table("x", "fer2013.csv.xz"), r"fer2013\.csv\.xz: cannot be read as a CSV file"),
+    "table: no zip": (
+        table("x", "fer2013.zip"),
+        r"fer2013\.zip: cannot be read as a CSV file.*download it again",
+    ),
+    "table: no gzip": (
+        table("x", "fer2013.csv.gz"),
+        r"fer2013\.csv\.gz: cannot be read as a CSV file",
+    ),
+    "table: no xz": (
+        table("x", "fer2013.csv.xz"),
+        r"fer2013\.csv\.xz: cannot be read as a CSV file",
+    ),
     "table: no tar": (table("x", "fer2013.tar"), r"fer2013\.tar: cannot be read as a CSV file"),
     "table: truncated tar.gz": (
         table(gzip.compress(b"\0" * 999)[:-9], "f.tar.gz"),
         r"f\.tar\.gz: (cannot be read|expected a CSV file)",
     ),
     "table: tar without a table": (an_archive_of_nothing, r"fer2013\.tar\.gz: expected a CSV file"),
-    "table: zip with a password": (encrypted, r"fer2013\.zip: cannot be read as a CSV file.*password"),
+    "table: zip with a password": (
+        encrypted,
+        r"fer2013\.zip: cannot be read as a CSV file.*password",
+    ),
     # votes of FER+
-    "votes: empty": (votes(""), r"fer2013new\.csv: cannot be read as FER\+ votes.*download it again"),
-    "votes: no columns": (votes("a,b\n1,2\n"), r"fer2013new\.csv: expected FER\+ votes.*no column Usage"),
-    "votes: a word": (votes(VOTES + "Training,x,1,many,0,0,0,0,0,0,0,0\n"), "row 2: happiness is many, expected"),
-    "votes: negative": (votes(VOTES + "Training,x,1,-3,0,0,0,0,0,0,0,0\n"), "row 2: happiness is -3, expected"),
-    "votes: a hole": (votes(VOTES + "Training,x,1,,0,0,0,0,0,0,0,0\n"), "row 2: happiness is .*nan.*, expected"),
-    "votes: ragged": (votes(VOTES + "1,2\n" + "1," * 40 + "\n"), r"fer2013new\.csv: cannot be read"),
-    "votes: too few": (votes(VOTES + "Training,x,10,0,0,0,0,0,0,0,0,0\n"), r"fer2013new\.csv: has 1 rows, expected"),
+    "votes: empty": (
+        votes(""),
+        r"fer2013new\.csv: cannot be read as FER\+ votes.*download it again",
+    ),
+    "votes: no columns": (
+        votes("a,b\n1,2\n"),
+        r"fer2013new\.csv: expected FER\+ votes.*no column Usage",
+    ),
+    "votes: a word": (
+        votes(VOTES + "Training,x,1,many,0,0,0,0,0,0,0,0\n"),
+        "row 2: happiness is many, expected",
+    ),
+    "votes: negative": (
+        votes(VOTES + "Training,x,1,-3,0,0,0,0,0,0,0,0\n"),
+        "row 2: happiness is -3, expected",
+    ),
+    "votes: a hole": (
+        votes(VOTES + "Training,x,1,,0,0,0,0,0,0,0,0\n"),
+        "row 2: happiness is .*nan.*, expected",
+    ),
+    "votes: ragged": (
+        votes(VOTES + "1,2\n" + "1," * 40 + "\n"),
+        r"fer2013new\.csv: cannot be read",
+    ),
+    "votes: too few": (
+        votes(VOTES + "Training,x,10,0,0,0,0,0,0,0,0,0\n"),
+        r"fer2013new\.csv: has 1 rows, expected",
+    ),
     # people
-    "people: not there": (lambda f: lambda: load_people(f / "none", "test"), "none: no such folder; give one"),
+    "people: not there": (
+        lambda f: lambda: load_people(f / "none", "test"),
+        "none: no such folder; give one",
+    ),
     "people: empty folder": (lambda f: lambda: load_people(f, "test"), "expected test/images/"),
-    "people: unknown split": (lambda f: lambda: load_people(f, "tset"), "split: expected one of train"),
+    "people: unknown split": (
+        lambda f: lambda: load_people(f, "tset"),
+        "split: expected one of train",
+    ),
     "people: no images": (
         lambda f: (f / "test/images").mkdir(parents=True) or (lambda: load_people(f, "test")),
         "no imag",
     ),
-    "people: mask missing": (pairs(lambda f: (f / "masks/a.png").unlink()), r"a\.png: image without mask.*; add it"),
-    "people: mask is text": (pairs(lambda f: write(f / "masks/a.png", "x")), r"masks/a\.png: cannot be read as a mask"),
+    "people: mask missing": (
+        pairs(lambda f: (f / "masks/a.png").unlink()),
+        r"a\.png: image without mask.*; add it",
+    ),
+    "people: mask is text": (
+        pairs(lambda f: write(f / "masks/a.png", "x")),
+        r"masks/a\.png: cannot be read as a mask",
+    ),
     "people: image is empty": (
         pairs(lambda f: write(f / "images/a.png")),
         r"images/a\.png: cannot be read as an image",
@@ -431,70 +564,157 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
         pairs(lambda f: Image.new("L", (9, 7), 255).save(f / "masks/a.png")),
         "9x7 pixels, expected 8x8.*make it anew",
     ),
-    "people: empty mask": (pairs(lambda f: Image.new("L", (8, 8)).save(f / "masks/a.png")), "no pixel of a person"),
+    "people: empty mask": (
+        pairs(lambda f: Image.new("L", (8, 8)).save(f / "masks/a.png")),
+        "no pixel of a person",
+    ),
     # COCO
     "coco: no file": (
         lambda f: (f / "annotations").mkdir() or (lambda: load_people(f, "test")),
         "put COCO's file there",
     ),
-    "coco: empty": (coco_bytes(""), r"instances_val2017\.json: expected COCO's instances.*download it again"),
+    "coco: empty": (
+        coco_bytes(""),
+        r"instances_val2017\.json: expected COCO's instances.*download it again",
+    ),
     "coco: a list": (coco_bytes("[1, 2]"), r"instances_val2017\.json: expected COCO's instances"),
     "coco: a number": (coco_bytes("7"), r"instances_val2017\.json: expected COCO's instances"),
-    "coco: nested too deeply": (coco_bytes(DEEP), r"instances_val2017\.json: expected COCO's instances"),
-    "coco: no images in it": (coco(images=[]), r"instances_val2017\.json: expected COCO's instances"),
-    "coco: categories without names": (coco(categories=[{"id": 1}]), r"instances_val2017\.json: expected COCO's"),
-    "coco: a category of no kind": (coco(categories=[7]), r"instances_val2017\.json: expected COCO's instances"),
+    "coco: nested too deeply": (
+        coco_bytes(DEEP),
+        r"instances_val2017\.json: expected COCO's instances",
+    ),
+    "coco: no images in it": (
+        coco(images=[]),
+        r"instances_val2017\.json: expected COCO's instances",
+    ),
+    "coco: categories without names": (
+        coco(categories=[{"id": 1}]),
+        r"instances_val2017\.json: expected COCO's",
+    ),
+    "coco: a category of no kind": (
+        coco(categories=[7]),
+        r"instances_val2017\.json: expected COCO's instances",
+    ),
     "coco: an annotation of no image": (
         coco(annotations=[{"image_id": 99, "category_id": 1}]),
         r"instances_val2017\.json: expected COCO's instances",
     ),
-    "coco: a number as file name": (coco(name=7), r"instances_val2017\.json: expected COCO's instances"),
-    "coco: file name out of the folder": (coco(name="../../x.jpg"), "file_name: expected a file within"),
+    "coco: a number as file name": (
+        coco(name=7),
+        r"instances_val2017\.json: expected COCO's instances",
+    ),
+    "coco: file name out of the folder": (
+        coco(name="../../x.jpg"),
+        "file_name: expected a file within",
+    ),
     "coco: absolute file name": (coco(name="/etc/passwd"), "file_name: expected a file within"),
     "coco: NUL in a file name": (coco(name="a\0.jpg"), "file_name: expected a file within"),
-    "coco: image that is gone": (coco(name="gone.jpg"), "expected gone.jpg .*unpack COCO's images there"),
+    "coco: image that is gone": (
+        coco(name="gone.jpg"),
+        "expected gone.jpg .*unpack COCO's images there",
+    ),
     "coco: negative size": (coco(size=(-20, 10)), "width, height: expected at least 1"),
     "coco: size as text": (coco(size=("20", 10)), "width, height: expected at least 1"),
-    "coco: size that fills the memory": (coco(size=(10**6, 10**6)), "width, height: expected .* 100,000,000 pixels"),
+    "coco: size that fills the memory": (
+        coco(size=(10**6, 10**6)),
+        "width, height: expected .* 100,000,000 pixels",
+    ),
     "coco: polygon of words": (coco(shape=[["a"] * 6]), r"0\.jpg: annotation 0 .* is damaged"),
-    "coco: polygon of odd length": (coco(shape=[[1, 2, 3, 4, 5, 6, 7]]), r"0\.jpg: annotation 0 .* is damaged"),
+    "coco: polygon of odd length": (
+        coco(shape=[[1, 2, 3, 4, 5, 6, 7]]),
+        r"0\.jpg: annotation 0 .* is damaged",
+    ),
     "coco: polygon that is none": (coco(shape=7), r"0\.jpg: annotation 0 .* is damaged"),
-    "coco: runs of another size": (coco(shape={"size": [10**6, 10**6], "counts": [10**12]}), "expected 20x10 as the"),
+    "coco: runs of another size": (
+        coco(shape={"size": [10**6, 10**6], "counts": [10**12]}),
+        "expected 20x10 as the",
+    ),
     "coco: runs that do not add up": (
         coco(shape={"size": [10, 20], "counts": [5]}),
         "add up to 5 pixels, expected 200",
     ),
     "coco: negative runs": (coco(shape={"size": [10, 20], "counts": [-5, 205]}), "run lengths"),
-    "coco: runs not in ASCII": (coco(shape={"size": [10, 20], "counts": "ü"}), r"0\.jpg: annotation 0 .* is damaged"),
+    "coco: runs not in ASCII": (
+        coco(shape={"size": [10, 20], "counts": "ü"}),
+        r"0\.jpg: annotation 0 .* is damaged",
+    ),
     # codes
-    "store: not there": (lambda f: lambda: LatentStore.open(f, "train"), "no complete store.*run 01_encode"),
-    "store: half a file": (bytes_of("store.json", lambda p: LatentStore.open(p.parent, "train"), "{"), r"store\.json"),
+    "store: not there": (
+        lambda f: lambda: LatentStore.open(f, "train"),
+        "no complete store.*run 01_encode",
+    ),
+    "store: half a file": (
+        bytes_of("store.json", lambda p: LatentStore.open(p.parent, "train"), "{"),
+        r"store\.json",
+    ),
     "store: nested too deeply": (
         bytes_of("store.json", lambda p: LatentStore.open(p.parent, "train"), DEEP),
         r"store\.json: expected a JSON object",
     ),
-    "store: without num_codes": (spoilt_store(num_codes=None), r"store\.json: num_codes: expected.*run 01_encode"),
-    "store: num_codes as text": (spoilt_store(num_codes={"train": "2"}), r"store\.json: num_codes: expected"),
-    "store: negative number": (spoilt_store(num_codes={"train": -1}), r"store\.json: num_codes: expected"),
+    "store: without num_codes": (
+        spoilt_store(num_codes=None),
+        r"store\.json: num_codes: expected.*run 01_encode",
+    ),
+    "store: num_codes as text": (
+        spoilt_store(num_codes={"train": "2"}),
+        r"store\.json: num_codes: expected",
+    ),
+    "store: negative number": (
+        spoilt_store(num_codes={"train": -1}),
+        r"store\.json: num_codes: expected",
+    ),
     "store: classes as text": (spoilt_store(classes="ab"), r"store\.json: classes: expected"),
     "store: without made_by": (spoilt_store(made_by=None), r"store\.json: made_by: expected"),
-    "store: more codes than shards": (spoilt_store(num_codes={"train": 10**15}), r"shard missing; run 01_encode"),
-    "store: fewer codes than shards": (spoilt_store(num_codes={"train": 1}), "says 1 train codes, the shards hold 2"),
+    "store: more codes than shards": (
+        spoilt_store(num_codes={"train": 10**15}),
+        r"shard missing; run 01_encode",
+    ),
+    "store: fewer codes than shards": (
+        spoilt_store(num_codes={"train": 1}),
+        "says 1 train codes, the shards hold 2",
+    ),
     "store: no such split": (
         lambda f: write_store(f) and (lambda: LatentStore.open(f, "test")),
         "no split 'test'.*has",
     ),
-    "shard: header is a list": (shard(header=[1]), r"train-00000\.safetensors: not a whole shard.*run 01_encode"),
-    "shard: paths are a number": (shard(header={"paths": 7}), r"train-00000\.safetensors: not a whole shard"),
-    "shard: codes of two axes": (shard(codes=torch.zeros(2, 18).half()), r"train-00000\.safetensors: codes \(2, 18\)"),
-    "shard: codes as integers": (shard(codes=torch.zeros(2, 18, 4).int()), r"00000\.safetensors: codes .*int32"),
-    "shard: labels as floats": (shard(labels=torch.zeros(2)), r"00000\.safetensors: codes .* do not fit its labels"),
-    "shard: negative label": (shard(labels=torch.tensor([0, -1])), r"00000\.safetensors: codes .* do not fit its"),
-    "dls: batch larger than the set": (lambda f: dls_of(f, batch_size=9), "batch_size: expected 1 to 2"),
+    "shard: header is a list": (
+        shard(header=[1]),
+        r"train-00000\.safetensors: not a whole shard.*run 01_encode",
+    ),
+    "shard: paths are a number": (
+        shard(header={"paths": 7}),
+        r"train-00000\.safetensors: not a whole shard",
+    ),
+    "shard: codes of two axes": (
+        shard(codes=torch.zeros(2, 18).half()),
+        r"train-00000\.safetensors: codes \(2, 18\)",
+    ),
+    "shard: codes as integers": (
+        shard(codes=torch.zeros(2, 18, 4).int()),
+        r"00000\.safetensors: codes .*int32",
+    ),
+    "shard: labels as floats": (
+        shard(labels=torch.zeros(2)),
+        r"00000\.safetensors: codes .* do not fit its labels",
+    ),
+    "shard: negative label": (
+        shard(labels=torch.tensor([0, -1])),
+        r"00000\.safetensors: codes .* do not fit its",
+    ),
+    "dls: batch larger than the set": (
+        lambda f: dls_of(f, batch_size=9),
+        "batch_size: expected 1 to 2",
+    ),
     "dls: no batch": (lambda f: dls_of(f, batch_size=0), "batch_size: expected 1 to 2"),
-    "dls: no faces": (lambda f: dls_of(f, fraction=0.0), r"data_fraction: expected a share in \(0, 1\]"),
+    "dls: no faces": (
+        lambda f: dls_of(f, fraction=0.0),
+        r"data_fraction: expected a share in \(0, 1\]",
+    ),
     "dls: more shots than faces": (lambda f: dls_of(f, shots=9), "shots: expected 1 to 1"),
-    "dls: labels of a typing error": (lambda f: dls_of(f, labels="sfot"), "labels: expected hard or soft"),
+    "dls: labels of a typing error": (
+        lambda f: dls_of(f, labels="sfot"),
+        "labels: expected hard or soft",
+    ),
     "dls: codes of another encoder": (
         lambda f: dls_of(f, model={"num_tokens": 14}),
         r"expected codes of shape \(14, 4\)",
@@ -504,9 +724,18 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
         "none: no such folder; g",
     ),
     "pt: a list": (pt([1]), r"0\.pt: expected \{latent, label, img_path\}"),
-    "pt: latent is a number": (pt(code(latent=7)), r"0\.pt: latent: expected shape \(layers, 512\)"),
-    "pt: sparse": (pt(code(latent=torch.zeros(18, 512).to_sparse())), r"0\.pt: latent: expected shape"),
-    "pt: integers": (pt(code(latent=torch.zeros(18, 512).int())), r"0\.pt: latent: expected shape.*int32"),
+    "pt: latent is a number": (
+        pt(code(latent=7)),
+        r"0\.pt: latent: expected shape \(layers, 512\)",
+    ),
+    "pt: sparse": (
+        pt(code(latent=torch.zeros(18, 512).to_sparse())),
+        r"0\.pt: latent: expected shape",
+    ),
+    "pt: integers": (
+        pt(code(latent=torch.zeros(18, 512).int())),
+        r"0\.pt: latent: expected shape.*int32",
+    ),
     "pt: claims a terabyte": (
         pt(code(latent=torch.zeros(1, 512).expand(10**9, 512))),
         r"0\.pt: latent: expected shape",
@@ -519,7 +748,10 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
         "codes: expected finite.*check the enc",
     ),
     # checkpoints
-    "model: not there": (lambda f: lambda: load_model(f / "a.safetensors"), "no such checkpoint; run the notebook"),
+    "model: not there": (
+        lambda f: lambda: load_model(f / "a.safetensors"),
+        "no such checkpoint; run the notebook",
+    ),
     "model: no safetensors": (
         bytes_of("a.safetensors", load_model),
         r"a\.safetensors: expected a safetensors checkpoint",
@@ -528,9 +760,18 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
         bytes_of("a.safetensors", load_model, b"\xff" * 8 + b"{}"),
         r"a\.safetensors: expected a safetensors checkpoint",
     ),
-    "model: nobody's weights": (header(load_model, None), r"a\.safetensors: expected .* written by this project"),
-    "model: header is no JSON": (header(load_model, {"fervit": "{"}), r"a\.safetensors: expected a safetensors"),
-    "model: header is a list": (header(load_model, {"fervit": "[]"}), r"a\.safetensors: .*metadata is a list"),
+    "model: nobody's weights": (
+        header(load_model, None),
+        r"a\.safetensors: expected .* written by this project",
+    ),
+    "model: header is no JSON": (
+        header(load_model, {"fervit": "{"}),
+        r"a\.safetensors: expected a safetensors",
+    ),
+    "model: header is a list": (
+        header(load_model, {"fervit": "[]"}),
+        r"a\.safetensors: .*metadata is a list",
+    ),
     "model: header nested too deeply": (
         header(load_model, {"fervit": DEEP}),
         r"a\.safetensors: expected a safetensors",
@@ -555,8 +796,14 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
         ours(load_model, approach="scratch", classes=["a"], options=SMALL),
         r"a\.safetensors: .*Missing key.*train again",
     ),
-    "model: an autoencoder": (ours(load_model, kind="autoencoder"), "expected a trained model, .* 'autoencoder'; name"),
-    "encoder: unknown kind": (call(load_encoder, "x.pt", "stylegan"), "encoder: expected one of autoencoder, psp, e4e"),
+    "model: an autoencoder": (
+        ours(load_model, kind="autoencoder"),
+        "expected a trained model, .* 'autoencoder'; name",
+    ),
+    "encoder: unknown kind": (
+        call(load_encoder, "x.pt", "stylegan"),
+        "encoder: expected one of autoencoder, psp, e4e",
+    ),
     "encoder: a trained model": (
         ours(lambda p: load_encoder(p, "autoencoder"), approach="scratch"),
         "an autoencoder che",
@@ -570,19 +817,42 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
         r"a\.safetensors: not the weights",
     ),
     "encoder: weights missing": (
-        ours(lambda p: load_encoder(p, "autoencoder"), kind="autoencoder", img_size=32, trained_on=""),
+        ours(
+            lambda p: load_encoder(p, "autoencoder"), kind="autoencoder", img_size=32, trained_on=""
+        ),
         r"a\.safetensors: not the weights of this autoencoder.*run 01_encode",
     ),
-    "psp: not there": (lambda f: lambda: load_encoder(f / "p.pt", "psp"), r"p\.pt: no such checkpoint; place psp_ffhq"),
-    "psp: empty": (bytes_of("p.pt", lambda p: load_encoder(p, "psp"), b""), r"p\.pt: (cannot be read|refused)"),
-    "psp: keys are numbers": (published(state_dict={7: torch.zeros(1)}), r"e\.pt: .*; place psp_ffhq"),
-    "psp: weights are text": (published(state_dict={"encoder.x": "y"}), r"e\.pt: expected only encoder"),
+    "psp: not there": (
+        lambda f: lambda: load_encoder(f / "p.pt", "psp"),
+        r"p\.pt: no such checkpoint; place psp_ffhq",
+    ),
+    "psp: empty": (
+        bytes_of("p.pt", lambda p: load_encoder(p, "psp"), b""),
+        r"p\.pt: (cannot be read|refused)",
+    ),
+    "psp: keys are numbers": (
+        published(state_dict={7: torch.zeros(1)}),
+        r"e\.pt: .*; place psp_ffhq",
+    ),
+    "psp: weights are text": (
+        published(state_dict={"encoder.x": "y"}),
+        r"e\.pt: expected only encoder",
+    ),
     "psp: kind is a list": (published(opts={"encoder_type": ["x"]}), r"e\.pt: .*; place psp_ffhq"),
     "psp: huge size": (published(opts={"output_size": 2**40}), r"e\.pt: .*; place psp_ffhq"),
     "psp: negative size": (published(opts={"output_size": -1}), r"e\.pt: .*; place psp_ffhq"),
-    "psp: no weights": (published(), r"e\.pt: its weights are not those of psp.*Missing key.*place psp_ffhq"),
-    "e4e: a text file": (bytes_of("e.pt", lambda p: load_encoder(p, "e4e"), "hello"), r"e\.pt: .*; (place|download)"),
-    "student: a trained model": (ours(load_student, approach="x"), "expected a person segmenter.*; name"),
+    "psp: no weights": (
+        published(),
+        r"e\.pt: its weights are not those of psp.*Missing key.*place psp_ffhq",
+    ),
+    "e4e: a text file": (
+        bytes_of("e.pt", lambda p: load_encoder(p, "e4e"), "hello"),
+        r"e\.pt: .*; (place|download)",
+    ),
+    "student: a trained model": (
+        ours(load_student, approach="x"),
+        "expected a person segmenter.*; name",
+    ),
     "student: without options": (
         ours(load_student, kind="segmenter"),
         r"a\.safetensors: not the weights.*run 03_distill",
@@ -596,7 +866,10 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
         r"a\.safetensors: .*encoder: .*has no",
     ),
     "teacher: a tensor": (teacher(torch.zeros(1)), r"t\.pth: expected a dict with `state_dict`"),
-    "teacher: keys are numbers": (teacher({"state_dict": {1: 2}}), r"t\.pth: expected a dict with `state_dict`"),
+    "teacher: keys are numbers": (
+        teacher({"state_dict": {1: 2}}),
+        r"t\.pth: expected a dict with `state_dict`",
+    ),
     "teacher: no weights": (
         teacher({"state_dict": {}}),
         r"t\.pth: not the weights of a U-Net with resnet18.*name the enc",
@@ -605,22 +878,40 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
         lambda f: lambda: OnnxFeatures(f / "d.onnx", "y", CPU),
         r"d\.onnx: no detector there; place",
     ),
-    "detector: no ONNX": (bytes_of("d.onnx", lambda p: OnnxFeatures(p, "y", CPU)), r"d\.onnx: cannot be read as ONNX"),
+    "detector: no ONNX": (
+        bytes_of("d.onnx", lambda p: OnnxFeatures(p, "y", CPU)),
+        r"d\.onnx: cannot be read as ONNX",
+    ),
     "detector: empty": (
         bytes_of("d.onnx", lambda p: OnnxFeatures(p, "y", CPU), b""),
         r"d\.onnx: .*; |d\.onnx: expected a",
     ),
     "detector: no such tensor": (detector("z"), r"tensor: .*d\.onnx has no 'z'"),
-    "detector: two inputs": (detector(inputs=2), r"d\.onnx: expected a graph with one input, images, got x0, x1"),
-    "detector: unknown operator": (detector(kind="Magic"), r"d\.onnx: cannot be (run|read) as ONNX.*download it again"),
-    "detector: no images": (detector(shape=(3,)), r"d\.onnx: cannot be run as ONNX.*expected images"),
+    "detector: two inputs": (
+        detector(inputs=2),
+        r"d\.onnx: expected a graph with one input, images, got x0, x1",
+    ),
+    "detector: unknown operator": (
+        detector(kind="Magic"),
+        r"d\.onnx: cannot be (run|read) as ONNX.*download it again",
+    ),
+    "detector: no images": (
+        detector(shape=(3,)),
+        r"d\.onnx: cannot be run as ONNX.*expected images",
+    ),
     "detector: unknown provider": (detector(providers=["Abacus"]), "providers: expected some of"),
-    "detector: weights out of its folder": (onnx_with_weights_elsewhere, r"d\.onnx: cannot be read as ONNX"),
+    "detector: weights out of its folder": (
+        onnx_with_weights_elsewhere,
+        r"d\.onnx: cannot be read as ONNX",
+    ),
     "timm: unknown model": (
         call(create_model, "image", model_name="vit_x", pretrained="none"),
         "timm has no 'vit_x'; near",
     ),
-    "timm: unknown weights": (call(create_model, "image", pretrained="imagnet"), "pretrained: expected imagenet"),
+    "timm: unknown weights": (
+        call(create_model, "image", pretrained="imagnet"),
+        "pretrained: expected imagenet",
+    ),
     "timm: no such file": (
         call(create_model, "image", pretrained="no/such.pth"),
         r"no file .*such\.pth; place it there",
@@ -629,10 +920,19 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
         lambda f: lambda: load_predictor(f / "e" / "train" / "v"),
         "no such checkpoint; run the notebook",
     ),
-    "predictions: not there": (lambda f: lambda: read_predictions(f / "p.parquet"), r"p\.parquet: .*run 04_evaluate"),
-    "predictions: text": (bytes_of("p.parquet", read_predictions), r"p\.parquet: not the predictions.*run 04_evaluate"),
+    "predictions: not there": (
+        lambda f: lambda: read_predictions(f / "p.parquet"),
+        r"p\.parquet: .*run 04_evaluate",
+    ),
+    "predictions: text": (
+        bytes_of("p.parquet", read_predictions),
+        r"p\.parquet: not the predictions.*run 04_evaluate",
+    ),
     "predictions: others": (
-        lambda f: pd.DataFrame({"a": [1]}).to_parquet(f / "p.parquet") or (lambda: read_predictions(f / "p.parquet")),
+        lambda f: (
+            pd.DataFrame({"a": [1]}).to_parquet(f / "p.parquet")
+            or (lambda: read_predictions(f / "p.parquet"))
+        ),
         r"p\.parquet: not the predictions.*run 04_evaluate",
     ),
     "page: a list": (
@@ -640,7 +940,11 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
         r"x\.ipynb: exp",
     ),
     "page: cells are text": (
-        bytes_of("x.ipynb", lambda p: report.write_page(p, p.with_name("x.html")), '{"nbformat": 4, "cells": "x"}'),
+        bytes_of(
+            "x.ipynb",
+            lambda p: report.write_page(p, p.with_name("x.html")),
+            '{"nbformat": 4, "cells": "x"}',
+        ),
         r"x\.ipynb: expected a Jupyter notebook",
     ),
     "page: nested too deeply": (
@@ -648,7 +952,10 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
         r"x\.ipynb: expected a Jupyter",
     ),
     # sweeps
-    "sweep: not there": (lambda f: lambda: read_sweep(f / "s.yaml"), r"s\.yaml: no such file; give a sweep"),
+    "sweep: not there": (
+        lambda f: lambda: read_sweep(f / "s.yaml"),
+        r"s\.yaml: no such file; give a sweep",
+    ),
     "sweep: empty": (sweep(""), r"sweep\.yaml: a sweep: expected `key: value`, got None"),
     "sweep: not UTF-8": (sweep(b"\xff\xfe\0"), r"sweep\.yaml: expected YAML"),
     "sweep: no YAML": (sweep("a: [1"), r"sweep\.yaml: expected YAML, but it does not parse"),
@@ -661,7 +968,10 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
         r"sweep\.yaml: expected YAML.*at most 100 lists and maps deep",
     ),
     "sweep: a billion laughs": (sweep(LAUGHS), r"sweep\.yaml: expected YAML.*alias \*a"),
-    "sweep: Python in YAML": (sweep("!!python/object/apply:os.getcwd []"), r"sweep\.yaml: expected YAML"),
+    "sweep: Python in YAML": (
+        sweep("!!python/object/apply:os.getcwd []"),
+        r"sweep\.yaml: expected YAML",
+    ),
     "sweep: name is a number": (sweep(name=7), r"sweep\.yaml: name: expected letters"),
     "sweep: name leads elsewhere": (sweep(name="../up"), r"sweep\.yaml: name: expected letters"),
     "sweep: distribution is a list": (
@@ -695,15 +1005,27 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
         ),
         "parameters.epochs: expected int, got 'ten'",
     ),
-    "sweep: parameter of no name": (sweep(parameters={7: {"values": [1, 2]}}), "parameters.7: .*no such parameter"),
+    "sweep: parameter of no name": (
+        sweep(parameters={7: {"values": [1, 2]}}),
+        "parameters.7: .*no such parameter",
+    ),
     # parameters of models and fits
-    "model: no classes": (call(create_model, "scratch", 0), "num_classes: expected a whole number from 1 up, got 0"),
+    "model: no classes": (
+        call(create_model, "scratch", 0),
+        "num_classes: expected a whole number from 1 up, got 0",
+    ),
     "model: half a block": (
         call(create_model, "scratch", depth=1.5),
         "depth: expected a whole number from 1 up, got 1.5",
     ),
-    "model: no heads": (call(create_model, "scratch", num_heads=0), "num_heads: expected a whole number from 1 up"),
-    "model: negative width": (call(create_model, "latent_cnn", embed_dim=-4), "embed_dim: expected a whole number"),
+    "model: no heads": (
+        call(create_model, "scratch", num_heads=0),
+        "num_heads: expected a whole number from 1 up",
+    ),
+    "model: negative width": (
+        call(create_model, "latent_cnn", embed_dim=-4),
+        "embed_dim: expected a whole number",
+    ),
     "model: drops everything": (
         call(create_model, "scratch", drop_rate=1.0),
         r"drop_rate: expected a share in \[0, 1\)",
@@ -712,15 +1034,36 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
         call(create_model, "scratch", attn_drop_rate=-0.1),
         "attn_drop_rate: expected a share",
     ),
-    "model: MLP of no width": (call(create_model, "scratch", mlp_ratio=0.0), "mlp_ratio: expected a number above 0"),
-    "model: negative adapter": (call(create_model, "scratch", adapter_dim=-1), "adapter_dim: expected a whole number"),
-    "model: unknown position": (call(create_model, "scratch", position="x"), "position: expected one of learned"),
-    "strategy: typing error": (call(get_strategy, "ful"), "strategy: expected one of full, adapter"),
+    "model: MLP of no width": (
+        call(create_model, "scratch", mlp_ratio=0.0),
+        "mlp_ratio: expected a number above 0",
+    ),
+    "model: negative adapter": (
+        call(create_model, "scratch", adapter_dim=-1),
+        "adapter_dim: expected a whole number",
+    ),
+    "model: unknown position": (
+        call(create_model, "scratch", position="x"),
+        "position: expected one of learned",
+    ),
+    "strategy: typing error": (
+        call(get_strategy, "ful"),
+        "strategy: expected one of full, adapter",
+    ),
     "learner: precision": (learner(precision="half"), "precision: expected one of auto"),
-    "learner: smoothing all away": (learner(label_smoothing=1.0), r"label_smoothing: expected a share in \[0, 1\)"),
+    "learner: smoothing all away": (
+        learner(label_smoothing=1.0),
+        r"label_smoothing: expected a share in \[0, 1\)",
+    ),
     "learner: negative mixup": (learner(mixup=-0.2), "mixup: expected a number of 0 or more"),
-    "learner: decay of no number": (learner(weight_decay=float("nan")), "weight_decay: expected a number of 0 or more"),
-    "learner: negative clipping": (learner(grad_clip=-1.0), "grad_clip: expected a number of 0 or more"),
+    "learner: decay of no number": (
+        learner(weight_decay=float("nan")),
+        "weight_decay: expected a number of 0 or more",
+    ),
+    "learner: negative clipping": (
+        learner(grad_clip=-1.0),
+        "grad_clip: expected a number of 0 or more",
+    ),
     "fit: no epochs": (fitted(epochs=0), "epochs: expected at least 1, got 0"),
     "fit: negative rate": (fitted(lr=-1e-3), "lr: expected a rate above 0"),
     "fit: rate of no number": (fitted(lr=float("nan")), "lr: expected a rate above 0"),
@@ -730,24 +1073,39 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
     "device: typing error": (call(runtime.get_device, "gpu"), "device: expected auto, cpu, cuda"),
     "seed: negative": (call(runtime.seed_everything, -1), "seed: expected an integer"),
     "seed: a fraction": (call(runtime.seed_everything, 1.5), "seed: expected an integer"),
-    "segmenter: decoder": (call(build_segmenter, "resnet18", "wide"), "decoder: expected one of full, slim"),
+    "segmenter: decoder": (
+        call(build_segmenter, "resnet18", "wide"),
+        "decoder: expected one of full, slim",
+    ),
     "distill: other shapes": (
         call(binary_kl, torch.zeros(1, 1), torch.zeros(1, 2), 1.0),
         "expected the student's shape",
     ),
-    "distill: temperature schedule": (call(temperature_at, 0.0, 3.0, 1.0, "stairs"), "temperature_schedule: expected"),
+    "distill: temperature schedule": (
+        call(temperature_at, 0.0, 3.0, 1.0, "stairs"),
+        "temperature_schedule: expected",
+    ),
     "distill: side of 40": (
-        lambda f: draw_toy_people(f, 20, 16) and (lambda: people_dls(f, size=40, batch_size=2, device=CPU)),
+        lambda f: (
+            draw_toy_people(f, 20, 16)
+            and (lambda: people_dls(f, size=40, batch_size=2, device=CPU))
+        ),
         "image_size: expected a multiple of 32",
     ),
-    "explain: maps of other shapes": (call(linear_cka, torch.zeros(3, 2), torch.zeros(3, 2)), "at least 4, got 3"),
+    "explain: maps of other shapes": (
+        call(linear_cka, torch.zeros(3, 2), torch.zeros(3, 2)),
+        "at least 4, got 3",
+    ),
     "explain: no maps": (call(attention_rollout, []), "maps: expected"),
     "audit: no sets": (call(audit_faces, {}), "datasets: expected sets"),
     "crop: one eye": (
         call(ffhq_crop, Image.new("L", (9, 9)), np.zeros((1, 2))),
         r"landmarks: expected finite .*\(68, 2\)",
     ),
-    "toy: too few faces": (lambda f: lambda: draw_toy_faces(f / "t", 3), "num_faces must be at least 28"),
+    "toy: too few faces": (
+        lambda f: lambda: draw_toy_faces(f / "t", 3),
+        "num_faces must be at least 28",
+    ),
     "toy: folder of photographs": (
         lambda f: faces_folder(f) and (lambda: draw_toy_faces(f, 28)),
         "choose another folder",
@@ -765,13 +1123,17 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
 
 
 @pytest.mark.parametrize(("make", "message"), ROWS.values(), ids=ROWS)
-def test_bad_input_is_one_error_and_leaves_the_disk(tmp_path: Path, make: Callable[[Path], Call], message: str) -> None:
+def test_bad_input_is_one_error_and_leaves_the_disk(
+    tmp_path: Path, make: Callable[[Path], Call], message: str
+) -> None:
     bad = make(tmp_path)
     before = listing(tmp_path)
     with pytest.raises((ValueError, OSError), match=message) as failure:
         bad()
     said = str(failure.value)
-    assert not isinstance(failure.value, OSError) or failure.value.errno is None, "the system's error, and not ours"
+    assert not isinstance(failure.value, OSError) or failure.value.errno is None, (
+        "the system's error, and not ours"
+    )
     assert "expected" in said or ";" in said or "cannot be read" in said, "what to do about it"
     assert len(said) < 1000
     assert listing(tmp_path) == before
@@ -783,10 +1145,14 @@ def test_the_same_files_load_when_they_are_whole(tmp_path: Path) -> None:
     assert len(load_people(write_coco(tmp_path / "coco"), "test")) == 8
     assert len(LatentStore.open(write_store(tmp_path / "store"), "val")) == 2
     assert len(dls_of(tmp_path / "dls")().train.targets) == 2
-    assert OnnxFeatures(write_onnx(tmp_path / "d.onnx"), "y", CPU)(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 8, 8)
+    assert OnnxFeatures(write_onnx(tmp_path / "d.onnx"), "y", CPU)(
+        torch.zeros(1, 3, 8, 8)
+    ).shape == (1, 3, 8, 8)
     pt(code())(tmp_path)
     model = create_model("scratch", 2, **SMALL)
-    save_model(tmp_path / "m.safetensors", model, approach="scratch", classes=["a", "b"], options=SMALL)
+    save_model(
+        tmp_path / "m.safetensors", model, approach="scratch", classes=["a", "b"], options=SMALL
+    )
     assert load_model(tmp_path / "m.safetensors")[1] == ("a", "b")
     save_autoencoder(tmp_path / "a.safetensors", Autoencoder(32), "x")
     assert load_encoder(tmp_path / "a.safetensors", "autoencoder").img_size == 32

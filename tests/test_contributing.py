@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from fervit_lib.datasets import SPLITS
-from fervit_lib.runs import save_checkpoint
-from fervit_lib.runtime import PROJECT_ROOT
+from fervit_lib.system.checkpoints import save_checkpoint
+from fervit_lib.system.runtime import PROJECT_ROOT
 
 ENCODER = '''
 """Pixels to codes by one linear map, the plainest encoder there is."""
@@ -25,7 +25,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from fervit_lib.latents import LATENT_DIM, NUM_LAYERS
-from fervit_lib.runs import load_checkpoint
+from fervit_lib.system.checkpoints import load_checkpoint
 
 
 class Projection(nn.Module):
@@ -180,7 +180,11 @@ EDITS = {
             "APPROACHES: dict[str, type[nn.Module]] = {",
             '    "latent_mean": LatentMean,',
         ),
-        Edit("notebooks/02_train.ipynb", "; latent_cnn, latent_mean: baselines", "; latent_cnn: baseline"),
+        Edit(
+            "notebooks/02_train.ipynb",
+            "; latent_cnn, latent_mean: baselines",
+            "; latent_cnn: baseline",
+        ),
     ],
     "a strategy": [
         line_after(
@@ -190,7 +194,9 @@ EDITS = {
         ),
         Edit("notebooks/02_train.ipynb", "# full, both_ends, adapter,", "# full, adapter,"),
         line_after(
-            "README.md", "| `strategy` | trains |\n|---|---|", "| `both_ends` | the input layer and the head, alike |"
+            "README.md",
+            "| `strategy` | trains |\n|---|---|",
+            "| `both_ends` | the input layer and the head, alike |",
         ),
     ],
     "a figure": [
@@ -200,7 +206,6 @@ EDITS = {
             "from fervit_lib.figures.faces import contact_sheet, plot_class_counts",
             "from fervit_lib.figures.lengths import plot_code_lengths",
         ),
-        line_after("fervit_lib/figures/__init__.py", "__all__ = [", '    "plot_code_lengths",'),
         Edit(
             "notebooks/01_encode.ipynb",
             f'{SPREAD}\\n",\n    "figures.plot_code_lengths(some.flatten(1).norm(dim=-1).numpy()).show()"',
@@ -233,7 +238,9 @@ def rows() -> dict[str, set[str]]:
         if line.startswith("| a"):
             what, files, _ = (cell.strip() for cell in line.strip("|").split("|"))
             named = set(re.findall(r"`([^`]+)`", files))
-            table[what] = named | ({"notebooks/01_encode.ipynb"} if "the notebook that shows it" in files else set())
+            table[what] = named | (
+                {"notebooks/01_encode.ipynb"} if "the notebook that shows it" in files else set()
+            )
     return table
 
 
@@ -243,7 +250,10 @@ def write_faces(path: Path) -> None:
     for split, n in zip(SPLITS, (48, 12, 12), strict=True):
         labels = np.arange(n) % 3
         noise = rng.integers(0, 100, (n, 32, 32))
-        arrays |= {f"{split}_labels": labels, f"{split}_images": (noise + 70 * labels[:, None, None]).astype(np.uint8)}
+        arrays |= {
+            f"{split}_labels": labels,
+            f"{split}_images": (noise + 70 * labels[:, None, None]).astype(np.uint8),
+        }
     np.savez(path, **arrays)
 
 
@@ -261,7 +271,14 @@ def test_all_that_is_listed_is_tried() -> None:
 
 @pytest.mark.notebooks
 def test_one_of_each_runs_together(tmp_path: Path) -> None:
-    for name in ("fervit_lib", "notebooks", "data", "pretrained_models", "README.md", "pyproject.toml"):
+    for name in (
+        "fervit_lib",
+        "notebooks",
+        "data",
+        "pretrained_models",
+        "README.md",
+        "pyproject.toml",
+    ):
         if (PROJECT_ROOT / name).is_file():
             shutil.copy(PROJECT_ROOT / name, tmp_path / name)
         elif name in ("data", "pretrained_models"):
@@ -274,19 +291,42 @@ def test_one_of_each_runs_together(tmp_path: Path) -> None:
             edit.apply(tmp_path)
     write_faces(tmp_path / "data" / "faces.npz")
     generator = torch.Generator().manual_seed(0)
-    weights = {"linear.weight": torch.randn(18 * 512, 768, generator=generator) / 28, "linear.bias": torch.zeros(9216)}
-    save_checkpoint(tmp_path / "pretrained_models" / "projection.safetensors", weights, {"kind": "projection"})
+    weights = {
+        "linear.weight": torch.randn(18 * 512, 768, generator=generator) / 28,
+        "linear.bias": torch.zeros(9216),
+    }
+    save_checkpoint(
+        tmp_path / "pretrained_models" / "projection.safetensors", weights, {"kind": "projection"}
+    )
     encode = {"faces": "data/faces.npz", "dataset": "mine", "encoder": "projection", "num_views": 1}
     encode |= {"checkpoint": "pretrained_models/projection.safetensors", "experiment": "mine"}
-    train = {"latents": "data/latents/mine/projection", "approach": "latent_mean", "strategy": "both_ends", "epochs": 8}
-    train |= {"embed_dim": 32, "batch_size": 8, "pretrained": "random", "experiment": "mine", "variant": "first"}
+    train = {
+        "latents": "data/latents/mine/projection",
+        "approach": "latent_mean",
+        "strategy": "both_ends",
+        "epochs": 8,
+    }
+    train |= {
+        "embed_dim": 32,
+        "batch_size": 8,
+        "pretrained": "random",
+        "experiment": "mine",
+        "variant": "first",
+    }
     steps = json.dumps([("01_encode", encode), ("02_train", train)])
-    command, environment = [sys.executable, "-c", RUN, steps], os.environ | {"PYTHONPATH": str(tmp_path)}
+    command, environment = (
+        [sys.executable, "-c", RUN, steps],
+        os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     assert "read: ['emotion', 'confidence', 'angry', 'happy', 'sad'] (1, 18, 512)" in done.stdout
     assert "Length of a code" in done.stdout
-    result = json.loads((tmp_path / "reports" / "mine" / "train" / "first" / "result.json").read_text())
+    result = json.loads(
+        (tmp_path / "reports" / "mine" / "train" / "first" / "result.json").read_text()
+    )
     assert result["approach"] == "latent_mean" and result["strategy"] == "both_ends"
-    assert result["total_parameters"] - result["trainable_parameters"] == 2 * 32  # of the norm, which stays as it is
+    assert (
+        result["total_parameters"] - result["trainable_parameters"] == 2 * 32
+    )  # of the norm, which stays as it is
     assert result["val_accuracy"] > 0.6  # guessing: 0.33

@@ -18,7 +18,7 @@ import yaml
 from test_pt_codes import write
 from tiny import SMALL
 
-from fervit_lib.runtime import PROJECT_ROOT
+from fervit_lib.system.runtime import PROJECT_ROOT
 
 DOCUMENTS = sorted([*PROJECT_ROOT.glob("*.md"), *PROJECT_ROOT.glob("*/README.md")])
 README, JAPANESE = PROJECT_ROOT / "README.md", PROJECT_ROOT / "README.ja.md"
@@ -35,11 +35,18 @@ COPIED = (
     "requirements.lock",
 )
 # What the placeholders of a command stand for here.
-MEANT = {"<folder with train/ val/ test/>": "pt", "<folder>": "out", "<dataset>": "mine", "<faces>": "faces"}
+MEANT = {
+    "<folder with train/ val/ test/>": "pt",
+    "<folder>": "out",
+    "<dataset>": "mine",
+    "<faces>": "faces",
+}
 
 
 def fences(path: Path, language: str) -> list[str]:
-    return [text for kind, text in FENCE.findall(path.read_text(encoding="utf-8")) if kind == language]
+    return [
+        text for kind, text in FENCE.findall(path.read_text(encoding="utf-8")) if kind == language
+    ]
 
 
 def fenced_commands(path: Path) -> list[str]:
@@ -64,7 +71,12 @@ def run(command: list[str] | str, folder: Path) -> str:
     """What a command says, in a copy of the project; it has to end well."""
     environment = os.environ | {"PYTHONPATH": str(folder)}
     done = subprocess.run(
-        command, cwd=folder, env=environment, shell=isinstance(command, str), capture_output=True, text=True
+        command,
+        cwd=folder,
+        env=environment,
+        shell=isinstance(command, str),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     return done.stdout + done.stderr
@@ -96,7 +108,9 @@ def check_make(words: list[str], lab: Path) -> None:
 def check_snakemake(words: list[str], lab: Path) -> None:
     profile = words[words.index("--profile") + 1]
     assert (lab / profile / "config.yaml").is_file() or list((lab / profile).glob("config.*yaml"))
-    if "slurm" not in profile and "kubernetes" not in profile:  # those executors are no part of every installation
+    if (
+        "slurm" not in profile and "kubernetes" not in profile
+    ):  # those executors are no part of every installation
         assert "train:" in run([*words, "--dry-run", "--nolock"], lab)
 
 
@@ -112,7 +126,9 @@ def check_module(words: list[str], lab: Path) -> None:
     told = run([".venv/bin/python", "-m", module, "--help"], lab)
     if module == "fervit_lib.pt_codes":
         assert words[words.index("-m") + 2] in told  # and `test_codes_of_earlier_tools` runs it
-    assert all(word in told for word in words if word.startswith("--") and module == "fervit_lib.sweep")
+    assert all(
+        word in told for word in words if word.startswith("--") and module == "fervit_lib.sweep"
+    )
 
 
 def check_launch(words: list[str], lab: Path) -> None:
@@ -151,12 +167,20 @@ def test_by_hand(lab: Path) -> None:
     small = {"toy_faces": 140, "epochs": 1, "num_views": 1, "img_size": 32}
     options = " ".join(f"-p {name} {value}" for name, value in small.items())
     run(f".venv/bin/papermill notebooks/01_encode.ipynb codes.ipynb -k python3 {options}", lab)
-    [by_hand] = [c for c in commands(README) if c.startswith(".venv/bin/papermill notebooks/02_train")]
-    run(f"{by_hand} -k python3 " + " ".join(f"-p {name} {value}" for name, value in SMALL.items()), lab)
+    [by_hand] = [
+        c for c in commands(README) if c.startswith(".venv/bin/papermill notebooks/02_train")
+    ]
+    run(
+        f"{by_hand} -k python3 " + " ".join(f"-p {name} {value}" for name, value in SMALL.items()),
+        lab,
+    )
     face = next((lab / "data" / "toy" / "test").rglob("*.png"))
     shutil.copy(face, lab / "face.png")
     [snippet] = fences(README, "python")
-    told = run([".venv/bin/python", "-c", f"{snippet}\nprint(list(read.table), tuple(read.codes.shape))"], lab)
+    told = run(
+        [".venv/bin/python", "-c", f"{snippet}\nprint(list(read.table), tuple(read.codes.shape))"],
+        lab,
+    )
     assert "['emotion', 'confidence', 'angry'" in told and "(1, 18, 512)" in told
 
 
@@ -174,7 +198,18 @@ def test_codes_of_earlier_tools(lab: Path) -> None:
 def test_a_piece_of_a_config_makes_a_plan(block: str, lab: Path) -> None:
     config = {"experiment": "piece", "encode": {}} | yaml.safe_load(block)
     (lab / "piece.yaml").write_text(yaml.safe_dump(config))
-    told = run([".venv/bin/snakemake", "--configfile", "piece.yaml", "--dry-run", "--cores", "1", "--nolock"], lab)
+    told = run(
+        [
+            ".venv/bin/snakemake",
+            "--configfile",
+            "piece.yaml",
+            "--dry-run",
+            "--cores",
+            "1",
+            "--nolock",
+        ],
+        lab,
+    )
     assert "encode:" in told
 
 
@@ -212,14 +247,24 @@ def links(path: Path) -> Iterator[str]:
 
 
 def anchors(path: Path) -> set[str]:
-    headings = re.findall(r"^#+ +(.+)$", FENCE.sub("", path.read_text(encoding="utf-8")), re.MULTILINE)
+    headings = re.findall(
+        r"^#+ +(.+)$", FENCE.sub("", path.read_text(encoding="utf-8")), re.MULTILINE
+    )
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize(("folder", "suffix"), [("notebooks", ".ipynb"), ("configs", ".yaml"), ("profiles", "")])
+@pytest.mark.parametrize(
+    ("folder", "suffix"), [("notebooks", ".ipynb"), ("configs", ".yaml"), ("profiles", "")]
+)
 def test_the_readmes_tables_name_all_there_is(folder: str, suffix: str) -> None:
-    there = {path.stem for path in (PROJECT_ROOT / folder).glob(f"*{suffix}") if not path.stem.endswith("_winner")}
-    rows = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    there = {
+        path.stem
+        for path in (PROJECT_ROOT / folder).glob(f"*{suffix}")
+        if not path.stem.endswith("_winner")
+    }
+    rows = [
+        line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("| `")
+    ]
     first = {CODE.search(row)[1] for row in rows}  # type: ignore[index]
     assert there - {"mine"} <= {Path(name).stem for name in first}
 
@@ -227,15 +272,26 @@ def test_the_readmes_tables_name_all_there_is(folder: str, suffix: str) -> None:
 @pytest.mark.parametrize("name", ["data", "pretrained_models"])
 def test_terms_are_said_where_weights_and_data_are_named(name: str) -> None:
     text = (PROJECT_ROOT / name / "README.md").read_text(encoding="utf-8")
-    head, _, *rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    head, _, *rows = [
+        line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")
+    ]
     place = [cell.strip() for cell in head].index("licence")
     assert all(row[place].strip() for row in rows)
 
 
 def test_the_project_can_be_cited() -> None:
     cited = yaml.safe_load((PROJECT_ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert {"cff-version", "message", "title", "authors"} <= set(cited)  # those that the format asks for
-    assert cited["cff-version"] == "1.2.0" and all("name" in a or "family-names" in a for a in cited["authors"])
-    assert str(cited["version"]) == project["version"] and cited["license"] == project["license"] == "MIT"
+    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
+    assert {"cff-version", "message", "title", "authors"} <= set(
+        cited
+    )  # those that the format asks for
+    assert cited["cff-version"] == "1.2.0" and all(
+        "name" in a or "family-names" in a for a in cited["authors"]
+    )
+    assert (
+        str(cited["version"]) == project["version"]
+        and cited["license"] == project["license"] == "MIT"
+    )
     assert (PROJECT_ROOT / "LICENSE").read_text(encoding="utf-8").startswith("MIT License")

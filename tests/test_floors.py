@@ -9,30 +9,27 @@ import fervit_lib
 
 LIBRARY = Path(fervit_lib.__file__).parent
 FLOORS = {
-    "datasets": 0,
-    "files": 0,
-    "latents": 0,
-    "locks": 0,
-    "names": 0,
-    "progress": 0,
-    "pt_codes": 0,
-    "ranks": 0,
-    "reading": 0,
-    "runs": 0,
-    "runtime": 0,
-    "encoders": 1,
-    "models": 1,
-    "training": 2,
-    "sweep": 2,
-    "distillation": 2,
-    "explain": 3,
-    "evaluation": 3,
-    "figures": 4,
-    "explorer": 4,
-    "widgets": 4,
-    "report": 4,
+    "system": 0,
+    "datasets": 1,
+    "latents": 1,
+    "pt_codes": 1,
+    "runs": 1,
+    "encoders": 2,
+    "figures": 2,
+    "models": 2,
+    "inputs": 3,
+    "pipeline": 3,
+    "report": 3,
+    "distillation": 4,
+    "training": 4,
+    "evaluation": 5,
+    "explain": 5,
+    "sweep": 5,
+    "notebook": 6,
 }
-MODULES = sorted(path for path in LIBRARY.rglob("*.py") if path.parent != LIBRARY or path.name != "__init__.py")
+MODULES = sorted(
+    path for path in LIBRARY.rglob("*.py") if path.parent != LIBRARY or path.name != "__init__.py"
+)
 
 
 def unit_of(module: str) -> str:
@@ -75,4 +72,4 @@ def test_ground_modules_have_no_circle() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(LIBRARY)))
 def test_a_module_is_one_sitting(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 340
+    assert len(path.read_text().splitlines()) <= 380

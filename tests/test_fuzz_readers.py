@@ -23,8 +23,8 @@ from fervit_lib.evaluation.predict import _open
 from fervit_lib.latents import LatentStore, read_fingerprint, write_shard
 from fervit_lib.models import create_model, load_model, save_model
 from fervit_lib.pt_codes import import_pt_folder
-from fervit_lib.runs import read_json, write_json
 from fervit_lib.sweep import read_sweep
+from fervit_lib.system.atomic import read_json, write_json
 
 SMALL = {"embed_dim": 8, "depth": 1, "num_heads": 2, "latent_dim": 4, "num_tokens": 3}
 EDITS = settings(
@@ -43,7 +43,9 @@ edit = st.tuples(
 edits = st.lists(edit, min_size=1, max_size=4)
 
 
-def changed(content: bytes, changes: list[tuple[float, int, bytes]], head: int | None = None) -> bytes:
+def changed(
+    content: bytes, changes: list[tuple[float, int, bytes]], head: int | None = None
+) -> bytes:
     """`content` with edits, within its first `head` bytes where that is given."""
     for share, gone, new in changes:
         place = int(share * min(len(content), head or len(content)))
@@ -59,21 +61,33 @@ def loads_or_refuses(load: Callable[[], Any], *names: str) -> None:
 
 
 def table(folder: Path) -> tuple[Path, Callable]:
-    rows = [f"{n},{' '.join(['7'] * 2304)},Training" for n in range(len(KAGGLE_EMOTIONS)) for _ in range(2)]
+    rows = [
+        f"{n},{' '.join(['7'] * 2304)},Training"
+        for n in range(len(KAGGLE_EMOTIONS))
+        for _ in range(2)
+    ]
     (folder / "fer2013.csv").write_text("\n".join(["emotion,pixels,Usage", *rows]))
     return folder / "fer2013.csv", lambda: load_faces(folder / "fer2013.csv", "train")
 
 
 def votes(folder: Path) -> tuple[Path, Callable]:
     names = "neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
-    (folder / "v.csv").write_text(f"Usage,Image name,{names}\n" + "Training,a.png,1,2,3,4,0,0,0,0,0,0\n" * 3)
+    (folder / "v.csv").write_text(
+        f"Usage,Image name,{names}\n" + "Training,a.png,1,2,3,4,0,0,0,0,0,0\n" * 3
+    )
     return folder / "v.csv", lambda: read_votes(folder / "v.csv")
 
 
 def store(folder: Path) -> tuple[Path, Callable]:
     content = {"encoder": "psp", "classes": ["a"], "faces": "f", "synthetic": False, "made_by": {}}
     write_json(folder / "store.json", content | {"num_codes": {"train": 1}})
-    write_shard(folder / "train-00000.safetensors", torch.zeros(1, 3, 4), torch.zeros(1).numpy(), ["a.png"], "f")
+    write_shard(
+        folder / "train-00000.safetensors",
+        torch.zeros(1, 3, 4),
+        torch.zeros(1).numpy(),
+        ["a.png"],
+        "f",
+    )
 
     def load() -> None:
         read_fingerprint(folder / "train-00000.safetensors")
@@ -92,11 +106,18 @@ def coco(folder: Path) -> tuple[Path, Callable]:
     for name in ("val2017", "annotations"):
         (folder / name).mkdir()
     Image.new("L", (8, 6)).save(folder / "val2017" / "0.png")
-    shapes = [[[0, 0, 5, 0, 5, 5]], {"size": [6, 8], "counts": [3, 45]}, {"size": [6, 8], "counts": "3]1"}]
+    shapes = [
+        [[0, 0, 5, 0, 5, 5]],
+        {"size": [6, 8], "counts": [3, 45]},
+        {"size": [6, 8], "counts": "3]1"},
+    ]
     content = {
         "images": [{"id": 0, "file_name": "0.png", "width": 8, "height": 6}],
         "categories": [{"id": 1, "name": "person"}],
-        "annotations": [{"id": i, "image_id": 0, "category_id": 1, "segmentation": s} for i, s in enumerate(shapes)],
+        "annotations": [
+            {"id": i, "image_id": 0, "category_id": 1, "segmentation": s}
+            for i, s in enumerate(shapes)
+        ],
     }
     (folder / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
 
@@ -109,13 +130,21 @@ def coco(folder: Path) -> tuple[Path, Callable]:
 
 def model(folder: Path) -> tuple[Path, Callable]:
     save_model(
-        folder / "m.safetensors", create_model("scratch", 2, **SMALL), approach="scratch", classes="ab", options=SMALL
+        folder / "m.safetensors",
+        create_model("scratch", 2, **SMALL),
+        approach="scratch",
+        classes="ab",
+        options=SMALL,
     )
     return folder / "m.safetensors", lambda: load_model(folder / "m.safetensors")
 
 
 def psp(folder: Path) -> tuple[Path, Callable]:
-    content = {"state_dict": {"encoder.x": torch.zeros(2)}, "latent_avg": torch.zeros(4), "opts": {"output_size": 256}}
+    content = {
+        "state_dict": {"encoder.x": torch.zeros(2)},
+        "latent_avg": torch.zeros(4),
+        "opts": {"output_size": 256},
+    }
     torch.save(content, folder / "p.pt")
     return folder / "p.pt", lambda: load_encoder(folder / "p.pt", "psp")
 
@@ -125,7 +154,9 @@ def pt_file(folder: Path) -> tuple[Path, Callable]:
     for number in range(2):
         content = {"latent": torch.zeros(1, 512), "label": 1, "img_path": "a"}
         torch.save(content, folder / "pt" / "train" / f"{number}.pt")
-    return folder / "pt" / "train" / "0.pt", lambda: import_pt_folder(folder / "pt", folder / "s", faces=folder)
+    return folder / "pt" / "train" / "0.pt", lambda: import_pt_folder(
+        folder / "pt", folder / "s", faces=folder
+    )
 
 
 def detector(folder: Path) -> tuple[Path, Callable]:
@@ -133,7 +164,10 @@ def detector(folder: Path) -> tuple[Path, Callable]:
     weight = helper.make_tensor("w", TensorProto.FLOAT, (1,), [2.0])
     nodes = [helper.make_node("Mul", ["x", "w"], ["z"]), helper.make_node("Relu", ["z"], ["y"])]
     graph = helper.make_graph(nodes, "g", [x], [y], [weight])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "d.onnx")
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
+        folder / "d.onnx",
+    )
     return folder / "d.onnx", lambda: OnnxFeatures(folder / "d.onnx", "y", torch.device("cpu"))
 
 
@@ -143,7 +177,9 @@ def picture(folder: Path) -> tuple[Path, Callable]:
 
 
 def sweep(folder: Path) -> tuple[Path, Callable]:
-    text = "name: a\nmethod: grid\nmetric: {name: macro_f1}\nparameters:\n  depth: {min: 1, max: 3}\n"
+    text = (
+        "name: a\nmethod: grid\nmetric: {name: macro_f1}\nparameters:\n  depth: {min: 1, max: 3}\n"
+    )
     (folder / "s.yaml").write_text(text)
     return folder / "s.yaml", lambda: read_sweep(folder / "s.yaml")
 
@@ -161,7 +197,9 @@ READERS = [
 
 
 @pytest.mark.parametrize(("make", "head"), READERS, ids=[make.__name__ for make, _ in READERS])
-def test_a_changed_file_loads_or_is_refused(make: Callable[[Path], tuple[Path, Callable]], head: int | None) -> None:
+def test_a_changed_file_loads_or_is_refused(
+    make: Callable[[Path], tuple[Path, Callable]], head: int | None
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path, load = make(Path(folder))
         whole = path.read_bytes()

@@ -30,10 +30,10 @@ from fervit_lib.evaluation.predict import _open
 from fervit_lib.figures.evaluation import table_of_reading
 from fervit_lib.models import create_model
 from fervit_lib.models.segmentation import load_teacher
+from fervit_lib.notebook.upload import show_reading
 from fervit_lib.report import write_index, write_page
-from fervit_lib.runs import write_json
-from fervit_lib.runtime import PROJECT_ROOT
-from fervit_lib.widgets import show_reading
+from fervit_lib.system.atomic import write_json
+from fervit_lib.system.runtime import PROJECT_ROOT
 
 HTML = "<img src=x onerror=alert(1)>"
 
@@ -70,11 +70,18 @@ def into_timm(suffix: str) -> Callable[[Path, Any], Placed]:
     return place
 
 
-PLACES = {"codes": into_pt, "teacher": into_teacher, "timm .pth": into_timm(".pth"), "timm .bin": into_timm(".bin")}
+PLACES = {
+    "codes": into_pt,
+    "teacher": into_teacher,
+    "timm .pth": into_timm(".pth"),
+    "timm .bin": into_timm(".bin"),
+}
 
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path, place: Callable[[Path, Any], Placed]) -> None:
+def test_code_in_a_pickle_is_refused_and_not_run(
+    tmp_path: Path, place: Callable[[Path, Any], Placed]
+) -> None:
     """`load_encoder` of such a file: see tests/encoders/test_published.py."""
     content = {"latent": torch.zeros(18, 512), "label": 0, "img_path": Evil(tmp_path / "ran")}
     file, load = place(tmp_path, content)
@@ -97,11 +104,15 @@ class TestArchives:
                 member.write((line * (1_000_000 // len(line) + 1))[:1_000_000])
         return folder / "fer2013.zip"
 
-    @pytest.mark.parametrize(("line", "megabytes"), [(b"0", 40), (b"\n", 40)], ids=["one line", "many lines"])
+    @pytest.mark.parametrize(
+        ("line", "megabytes"), [(b"0", 40), (b"\n", 40)], ids=["one line", "many lines"]
+    )
     def test_a_bomb_is_given_up_early(self, tmp_path: Path, line: bytes, megabytes: int) -> None:
         path = self.bomb(tmp_path, line, megabytes)
         assert path.stat().st_size < 100_000
-        with pytest.raises(ValueError, match=r"fer2013\.zip: cannot be read .*a line has more than"):
+        with pytest.raises(
+            ValueError, match=r"fer2013\.zip: cannot be read .*a line has more than"
+        ):
             load_faces(path, "train")
 
     def test_a_compressed_text_in_a_picture_is_a_damaged_picture(self, tmp_path: Path) -> None:
@@ -151,7 +162,9 @@ class TestImageBomb:
             for split in ("train", "val"):
                 (tmp_path / split / name).mkdir(parents=True)
                 image_bomb(tmp_path / split / name / "0.png")
-        with pytest.raises(OSError, match=r"happy/0\.png: .*12000x12000 pixels, expected at most 100,000,000"):
+        with pytest.raises(
+            OSError, match=r"happy/0\.png: .*12000x12000 pixels, expected at most 100,000,000"
+        ):
             load_faces(tmp_path, "train")[0]
 
     @pytest.mark.parametrize("bomb", ["images", "masks"])
@@ -160,7 +173,9 @@ class TestImageBomb:
             (tmp_path / "test" / kind).mkdir(parents=True)
             Image.new("L", (8, 8), 255).save(tmp_path / "test" / kind / "a.png")
         image_bomb(tmp_path / "test" / bomb / "a.png")
-        with pytest.raises(OSError, match=rf"{bomb}/a\.png: .*12000x12000 pixels, expected at most"):
+        with pytest.raises(
+            OSError, match=rf"{bomb}/a\.png: .*12000x12000 pixels, expected at most"
+        ):
             load_people(tmp_path, "test")[0]
 
     @pytest.mark.parametrize("side", [12_000, 60_000])
@@ -188,7 +203,9 @@ class TestLinks:
         with pytest.raises(ValueError, match=rf"{place}: a link that leads out of .*faces.*; copy"):
             load_faces(tmp_path / "faces", "train")
 
-    def test_the_folder_itself_and_links_within_it_are_fine(self, tmp_path: Path, outside: Path) -> None:
+    def test_the_folder_itself_and_links_within_it_are_fine(
+        self, tmp_path: Path, outside: Path
+    ) -> None:
         (tmp_path / "disk" / "train").mkdir(parents=True)
         (outside / "happy").rename(tmp_path / "disk" / "train" / "happy")
         (tmp_path / "disk" / "train" / "happy" / "again.png").symlink_to("0.png")
@@ -208,7 +225,11 @@ class TestLinks:
         (tmp_path / "coco" / "val2017" / "a.png").symlink_to(outside / "happy" / "0.png")
         shape = {"image_id": 0, "category_id": 1, "segmentation": [[0, 0, 5, 0, 5, 5]]}
         image = {"id": 0, "file_name": "a.png", "width": 8, "height": 8}
-        content = {"images": [image], "annotations": [shape], "categories": [{"id": 1, "name": "person"}]}
+        content = {
+            "images": [image],
+            "annotations": [shape],
+            "categories": [{"id": 1, "name": "person"}],
+        }
         write_json(tmp_path / "coco" / "annotations" / "instances_val2017.json", content)
         with pytest.raises(ValueError, match=r"a\.png: a link that leads out of"):
             load_people(tmp_path / "coco", "test")
@@ -225,15 +246,21 @@ class TestMarkup:
     """Names of files, classes and runs are anybody's text."""
 
     def test_in_the_table_of_a_reading(self) -> None:
-        table = pd.DataFrame({"emotion": [HTML], "confidence": [0.5], HTML + "2": [0.5]}, index=[HTML + "3"])
+        table = pd.DataFrame(
+            {"emotion": [HTML], "confidence": [0.5], HTML + "2": [0.5]}, index=[HTML + "3"]
+        )
         html = table_of_reading(table).to_html()
         assert "<img" not in html
         assert html.count("&lt;img") == 3
 
     def test_in_the_index(self, tmp_path: Path) -> None:
         run = tmp_path / "e" / "train" / HTML.replace("/", "")
-        write_json(run / "config.json", {"device": HTML, "parameters": {HTML: HTML}, "git_revision": HTML})
-        write_json(run / "result.json", {"approach": HTML, "strategy": HTML, "seed": 0, "synthetic": False})
+        write_json(
+            run / "config.json", {"device": HTML, "parameters": {HTML: HTML}, "git_revision": HTML}
+        )
+        write_json(
+            run / "result.json", {"approach": HTML, "strategy": HTML, "seed": 0, "synthetic": False}
+        )
         html = write_index(tmp_path / "e").read_text()
         assert "<img" not in html and "&lt;img" in html
 
@@ -263,7 +290,9 @@ class TestParametersAreData:
     def test_papermill_writes_literals(self) -> None:
         notebook = load_notebook_node(str(PROJECT_ROOT / "notebooks" / "02_train.ipynb"))
         given = {"experiment": NASTY, "model_name": NASTY[::-1], "lr": 0.1, "resume": False}
-        cells = parameterize_notebook(notebook, given, kernel_name="python3", language="python").cells
+        cells = parameterize_notebook(
+            notebook, given, kernel_name="python3", language="python"
+        ).cells
         [cell] = [cell for cell in cells if "injected-parameters" in cell.metadata.get("tags", [])]
         found = {}
         for node in ast.parse(cell.source).body:
@@ -273,18 +302,30 @@ class TestParametersAreData:
 
     def test_the_shell_of_a_step_hands_them_on_as_they_are(self, tmp_path: Path) -> None:
         """Snakemake's own commands, with a printer in the place of what runs a notebook."""
-        config = {"experiment": "tiny", "reports": str(tmp_path / "it's; touch ran"), "train": {"model_name": NASTY}}
+        config = {
+            "experiment": "tiny",
+            "reports": str(tmp_path / "it's; touch ran"),
+            "train": {"model_name": NASTY},
+        }
         (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
         done = plan(tmp_path / "c.yaml", "--printshellcmds")
         assert done.returncode == 0, done.stderr
         printed = done.stdout + done.stderr
-        commands = re.findall(r"-m fervit_lib\.report run (.*?\}')$", printed, re.DOTALL | re.MULTILINE)
+        commands = re.findall(
+            r"-m fervit_lib\.report run (.*?\}')$", printed, re.DOTALL | re.MULTILINE
+        )
         assert len(commands) >= 4
         told = [shell_sees(command, tmp_path) for command in commands]
-        assert all(len(arguments) == 3 and arguments[1].startswith(config["reports"]) for arguments in told)
+        assert all(
+            len(arguments) == 3 and arguments[1].startswith(config["reports"]) for arguments in told
+        )
         assert NASTY in [json.loads(parameters).get("model_name") for _, _, parameters in told]
         [index] = re.findall(r"-m fervit_lib\.report index (.*)", done.stdout + done.stderr)
-        assert shell_sees(index, tmp_path) == [f"{config['reports']}/tiny", "--config", str(tmp_path / "c.yaml")]
+        assert shell_sees(index, tmp_path) == [
+            f"{config['reports']}/tiny",
+            "--config",
+            str(tmp_path / "c.yaml"),
+        ]
         assert not (tmp_path / "ran").exists()
 
     @pytest.mark.parametrize(
@@ -295,7 +336,9 @@ class TestParametersAreData:
         ],
     )
     def test_names_of_folders_are_plain(self, tmp_path: Path, changes: dict, message: str) -> None:
-        (tmp_path / "c.yaml").write_text(yaml.safe_dump({"experiment": "tiny", "reports": str(tmp_path)} | changes))
+        (tmp_path / "c.yaml").write_text(
+            yaml.safe_dump({"experiment": "tiny", "reports": str(tmp_path)} | changes)
+        )
         done = plan(tmp_path / "c.yaml")
         assert done.returncode != 0
         assert message in done.stdout + done.stderr
@@ -304,25 +347,43 @@ class TestParametersAreData:
 
 def shell_sees(arguments: str, folder: Path) -> list[str]:
     command = ["bash", "-c", f"printf '%s\\0' {arguments}"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout.split("\0")[:-1]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout.split("\0")[
+        :-1
+    ]
 
 
 def plan(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock", "--configfile", str(config), "--dry-run"]
-    return subprocess.run([*command, "--forceall", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--cores",
+        "1",
+        "--nolock",
+        "--configfile",
+        str(config),
+        "--dry-run",
+    ]
+    return subprocess.run(
+        [*command, "--forceall", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True
+    )
 
 
 def test_the_lab_keeps_its_defaults_loopback_and_token() -> None:
     makefile = (PROJECT_ROOT / "Makefile").read_text()
     [recipe] = re.findall(r"^lab:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
-    assert re.fullmatch(r"\t\S*jupyter lab notebooks\n", recipe), "no --ip, --port, token or password of ours"
+    assert re.fullmatch(r"\t\S*jupyter lab notebooks\n", recipe), (
+        "no --ip, --port, token or password of ours"
+    )
     assert ServerApp.ip.default_value == "localhost"
     assert not ServerApp.allow_remote_access.default_value
 
 
 def test_every_package_of_the_lock_has_a_hash() -> None:
     lock = re.sub(r"\\\n", " ", (PROJECT_ROOT / "requirements.lock").read_text())
-    packages = [line for line in lock.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    packages = [
+        line for line in lock.splitlines() if line.strip() and not line.lstrip().startswith("#")
+    ]
     assert len(packages) > 100
     for line in packages:
         assert re.match(r"[\w.\[\], -]+==\S+ .*--hash=sha256:[0-9a-f]{64}", line), line[:80]

@@ -17,7 +17,7 @@ import pytest
 
 from fervit_lib.figures.explain import plot_attention
 from fervit_lib.report import write_page
-from fervit_lib.runtime import PROJECT_ROOT
+from fervit_lib.system.runtime import PROJECT_ROOT
 from tests.browser import CHROMIUM, open_browser
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -28,7 +28,7 @@ import torch
 
 from fervit_lib import figures
 from fervit_lib.explain import Subject
-from fervit_lib.explorer import Explorer
+from fervit_lib.notebook.explorer import Explorer
 from fervit_lib.models import LatentViT
 
 figures.use_theme()
@@ -77,7 +77,9 @@ def test_an_exported_page_answers_with_the_network_off(tmp_path: Path) -> None:
         page.evaluate("document.querySelector('.updatemenu-header').focus()")
         page.press("ArrowDown", 40)
         page.wait_for(f"Math.abs({WINDOW} - 18.5) < 1e-9", seconds=10)
-        assert all(address.startswith(("file:", "data:", "blob:")) for address in page.requested), page.requested
+        assert all(address.startswith(("file:", "data:", "blob:")) for address in page.requested), (
+            page.requested
+        )
 
 
 @contextmanager
@@ -86,16 +88,32 @@ def jupyter_lab(folder: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = [f"--ServerApp.root_dir={folder}", f"--ServerApp.port={port}", "--IdentityProvider.token="]
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser", *options]
-    places = {f"JUPYTER_{kind}_DIR": str(folder / f".{kind.lower()}") for kind in ("CONFIG", "RUNTIME")}
+    options = [
+        f"--ServerApp.root_dir={folder}",
+        f"--ServerApp.port={port}",
+        "--IdentityProvider.token=",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--expose-app-in-browser",
+        *options,
+    ]
+    places = {
+        f"JUPYTER_{kind}_DIR": str(folder / f".{kind.lower()}") for kind in ("CONFIG", "RUNTIME")
+    }
     environment = os.environ | places | {"PYTHONPATH": str(PROJECT_ROOT)}
     with (folder / "lab.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     try:
         end = time.monotonic() + 60
         while True:
-            assert process.poll() is None and time.monotonic() < end, (folder / "lab.log").read_text()[-2000:]
+            assert process.poll() is None and time.monotonic() < end, (
+                folder / "lab.log"
+            ).read_text()[-2000:]
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/api").close()
                 break
@@ -110,7 +128,9 @@ def jupyter_lab(folder: Path) -> Iterator[str]:
 @pytest.mark.notebooks
 def test_a_slider_in_jupyterlab_changes_the_figure_by_keyboard(tmp_path: Path) -> None:
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(EXPLORER)], metadata={"kernelspec": kernel})
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(EXPLORER)], metadata={"kernelspec": kernel}
+    )
     nbformat.write(notebook, tmp_path / "explorer.ipynb")
     with jupyter_lab(tmp_path) as address, open_browser(tmp_path / "browser") as page:
         page.open(f"{address}/lab/tree/explorer.ipynb")

@@ -10,14 +10,16 @@ from nbformat import NotebookNode
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from fervit_lib.runtime import PROJECT_ROOT
+from fervit_lib.system.runtime import PROJECT_ROOT
 
 
 def errors(cell: NotebookNode) -> list[str]:
     return [output.ename for output in cell.get("outputs", []) if output.output_type == "error"]
 
 
-async def run_by_hand(notebook: NotebookNode, marker: str, interrupt_when: Callable[[], bool]) -> None:
+async def run_by_hand(
+    notebook: NotebookNode, marker: str, interrupt_when: Callable[[], bool]
+) -> None:
     """Run cell after cell; the one with `marker` is interrupted at that moment, as by Jupyter's button, and rerun."""
     client = NotebookClient(notebook, timeout=300, kernel_name="python3", allow_errors=True)
     async with client.async_setup_kernel(cwd=str(PROJECT_ROOT)):
@@ -25,7 +27,9 @@ async def run_by_hand(notebook: NotebookNode, marker: str, interrupt_when: Calla
             if marker in cell.source:
                 running = asyncio.create_task(client.async_execute_cell(cell, index))
                 while not interrupt_when():
-                    assert not running.done(), f"the cell ended before it was interrupted: {cell.outputs}"
+                    assert not running.done(), (
+                        f"the cell ended before it was interrupted: {cell.outputs}"
+                    )
                     await asyncio.sleep(0.05)
                 await client.km.interrupt_kernel()
                 await running
@@ -41,16 +45,26 @@ def test_an_interrupted_training_cell_is_run_again_and_the_rest_after_it(
     """That the weights are those of a run that was left alone: see tests/training/test_interrupt.py."""
     store = make_store(tmp_path / "store")
     small = {"embed_dim": 32, "depth": 2, "num_heads": 2, "mixup": 0.4}
-    small |= {"epochs": 2, "epoch_faces": 1600, "batch_size": 16}  # epochs long enough to be met half-way
+    small |= {
+        "epochs": 2,
+        "epoch_faces": 1600,
+        "batch_size": 16,
+    }  # epochs long enough to be met half-way
     parameters = {"latents": str(store), "reports": str(tmp_path), "variant": "by_hand"} | small
     notebook = load_notebook_node(str(PROJECT_ROOT / "notebooks" / "02_train.ipynb"))
     folder = tmp_path / "demo" / "train" / "by_hand"
 
     def epochs_told() -> list[str]:
         metrics = folder / "metrics.csv"
-        return [line.split(",")[0] for line in metrics.read_text().splitlines()[1:]] if metrics.is_file() else []
+        return (
+            [line.split(",")[0] for line in metrics.read_text().splitlines()[1:]]
+            if metrics.is_file()
+            else []
+        )
 
-    by_hand = run_by_hand(parameterize_notebook(notebook, parameters), "training.fit(", lambda: epochs_told() == ["0"])
+    by_hand = run_by_hand(
+        parameterize_notebook(notebook, parameters), "training.fit(", lambda: epochs_told() == ["0"]
+    )
     asyncio.run(by_hand)
     assert (folder / "result.json").is_file()
     assert epochs_told() == ["0", "1"]

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 import psutil
 import pytest
 
-from fervit_lib.runtime import PROJECT_ROOT
+from fervit_lib.system.runtime import PROJECT_ROOT
 
 
 class Lab:
@@ -35,7 +35,11 @@ class Lab:
         """The addresses on which the server, or anything that it started, waits for somebody."""
         family = [process := psutil.Process(self.process.pid), *process.children(recursive=True)]
         sockets = [socket for member in family for socket in member.net_connections("inet")]
-        return {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN or not socket.raddr}
+        return {
+            socket.laddr.ip
+            for socket in sockets
+            if socket.status == psutil.CONN_LISTEN or not socket.raddr
+        }
 
 
 class NoRedirection(urllib.request.HTTPRedirectHandler):
@@ -47,18 +51,28 @@ class NoRedirection(urllib.request.HTTPRedirectHandler):
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """What `make lab` starts, with no browser and with no settings of who runs the tests."""
     folder = tmp_path_factory.mktemp("lab")
-    told = subprocess.run(["make", "--dry-run", "lab"], cwd=PROJECT_ROOT, capture_output=True, text=True).stdout
+    told = subprocess.run(
+        ["make", "--dry-run", "lab"], cwd=PROJECT_ROOT, capture_output=True, text=True
+    ).stdout
     [command] = [line for line in told.splitlines() if "jupyter lab" in line]
     more = ["--no-browser"] + (["--allow-root"] if os.geteuid() == 0 else [])
     places = {f"JUPYTER_{kind}_DIR": str(folder / kind) for kind in ("CONFIG", "RUNTIME", "DATA")}
     log = folder / "log"
     with log.open("w") as file:
         process = subprocess.Popen(
-            [*shlex.split(command), *more], cwd=PROJECT_ROOT, env=os.environ | places, stdout=file, stderr=file
+            [*shlex.split(command), *more],
+            cwd=PROJECT_ROOT,
+            env=os.environ | places,
+            stdout=file,
+            stderr=file,
         )
     try:
         end = time.monotonic() + 120
-        while not (found := re.search(r"(http://(?:localhost|127\.0\.0\.1):\d+)/lab\?token=(\w+)", log.read_text())):
+        while not (
+            found := re.search(
+                r"(http://(?:localhost|127\.0\.0\.1):\d+)/lab\?token=(\w+)", log.read_text()
+            )
+        ):
             assert process.poll() is None and time.monotonic() < end, log.read_text()[-2000:]
             time.sleep(0.3)
         yield Lab(process, found[1], found[2])
@@ -73,7 +87,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 def test_nobody_is_answered_without_the_token(lab: Lab) -> None:
     assert len(lab.token) >= 32
-    for path in ("/api/contents", "/api/kernels", "/api/sessions", "/api/terminals", "/files/02_train.ipynb"):
+    for path in (
+        "/api/contents",
+        "/api/kernels",
+        "/api/sessions",
+        "/api/terminals",
+        "/files/02_train.ipynb",
+    ):
         assert lab.answer(path) in (302, 403), path
         assert lab.answer(path, token="0" * len(lab.token)) in (302, 403), path
     assert lab.answer("/lab") == 302  # to the form that asks for it

@@ -21,9 +21,20 @@ def fill(folder: Path, n: int = 1500, split: str = "train") -> torch.Tensor:
         chunk = codes[start : start + SHARD_SIZE]
         labels = np.arange(start, start + len(chunk)) % 7
         write_shard(
-            shard_path(folder, split, index), chunk, labels, [f"{i}.png" for i in range(start, start + len(chunk))], "f"
+            shard_path(folder, split, index),
+            chunk,
+            labels,
+            [f"{i}.png" for i in range(start, start + len(chunk))],
+            "f",
         )
-    complete_store(folder, {split: n}, classes="abcdefg", encoder="autoencoder", faces=Path("faces"), synthetic=True)
+    complete_store(
+        folder,
+        {split: n},
+        classes="abcdefg",
+        encoder="autoencoder",
+        faces=Path("faces"),
+        synthetic=True,
+    )
     return codes
 
 
@@ -43,7 +54,13 @@ def test_round_trip_over_shards(tmp_path: Path) -> None:
 def test_chosen_codes_come_in_the_order_asked_for_from_any_shard(tmp_path: Path) -> None:
     codes = fill(tmp_path, 2500).half()
     store = LatentStore.open(tmp_path, "train")
-    for indices in ([2499, 0, 1023, 1024, 1024, 7], [1200], [], np.arange(2500), torch.randperm(2500)):
+    for indices in (
+        [2499, 0, 1023, 1024, 1024, 7],
+        [1200],
+        [],
+        np.arange(2500),
+        torch.randperm(2500),
+    ):
         assert torch.equal(store.take(indices), codes[torch.as_tensor(indices, dtype=torch.int64)])
     for wrong in (2500, -1):
         with pytest.raises(IndexError, match="indices: expected 0 to 2499, the train codes"):

@@ -17,10 +17,13 @@ from tiny import SMALL, TINY_STUDENT, write_config
 
 from fervit_lib import report, runs
 from fervit_lib.models import APPROACHES
-from fervit_lib.runtime import PROJECT_ROOT
+from fervit_lib.system import atomic
+from fervit_lib.system.runtime import PROJECT_ROOT
 
 NOTEBOOKS = sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))
-CONFIGS = sorted(path for path in (PROJECT_ROOT / "configs").glob("*.yaml") if path.stem != "sweep")  # not Snakemake's
+CONFIGS = sorted(
+    path for path in (PROJECT_ROOT / "configs").glob("*.yaml") if path.stem != "sweep"
+)  # not Snakemake's
 PROFILES = sorted((PROJECT_ROOT / "profiles").glob("*/config.yaml"))
 
 
@@ -49,7 +52,10 @@ class TestCommittedNotebook:
         for cell in nbformat.read(path, as_version=4).cells:
             if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
                 assert len(cell.source.splitlines()) <= 20
-                assert not any(line.startswith(("class ", "def ", "!", "%")) for line in cell.source.splitlines())
+                assert not any(
+                    line.startswith(("class ", "def ", "!", "%"))
+                    for line in cell.source.splitlines()
+                )
 
 
 def test_a_default_of_a_notebook_is_the_librarys() -> None:
@@ -57,7 +63,11 @@ def test_a_default_of_a_notebook_is_the_librarys() -> None:
     for model in APPROACHES.values():
         for name, argument in inspect.signature(model).parameters.items():
             # The notebook says how wide adapters are, the strategy whether there are any.
-            if name in parameters and argument.default is not argument.empty and name != "adapter_dim":
+            if (
+                name in parameters
+                and argument.default is not argument.empty
+                and name != "adapter_dim"
+            ):
                 assert str(argument.default) == parameters[name]["default"].strip('"'), name
 
 
@@ -72,7 +82,9 @@ def test_every_profile_makes_a_plan(path: Path) -> None:
     if executor := yaml.safe_load(path.read_text()).get("executor"):
         plugin = f"snakemake_executor_plugin_{executor.replace('-', '_')}"
         pytest.importorskip(plugin, reason="the extra `cluster` is not installed")
-    done = snakemake("--profile", path.parent, "--configfile", CONFIGS[0], "--dry-run", "--forceall")
+    done = snakemake(
+        "--profile", path.parent, "--configfile", CONFIGS[0], "--dry-run", "--forceall"
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -93,7 +105,10 @@ def test_a_step_with_an_empty_list_is_left_out(tmp_path: Path) -> None:
         ({"train": {"epochs": "ten"}}, "train.epochs: expected int, got 'ten'"),
         ({"train": {"class_weights": 1}}, "train.class_weights: expected bool, got 1"),
         ({"train": [{"seed": 0}, {"seed": 0}]}, "two blocks make the variant 'scratch-full-seed0'"),
-        ({"train": ["full"]}, "expected parameters of notebooks/02_train.ipynb as `name: value`, got 'full'"),
+        (
+            {"train": ["full"]},
+            "expected parameters of notebooks/02_train.ipynb as `name: value`, got 'full'",
+        ),
         ({"encode": {"latents": "x"}}, "has no parameter 'latents' to set"),
         ({"experiment": None}, "expected `experiment: <name>`"),
     ],
@@ -113,17 +128,26 @@ def test_the_whole_pipeline_runs_once_and_redoes_only_what_is_missing(tmp_path: 
     done = snakemake("--configfile", config)
     assert done.returncode == 0, done.stderr[-3000:]
     experiment = tmp_path / "reports" / "tiny"
-    variants = {f"{name}-seed0" for name in ("scratch-full", "scratch-gradual", "hybrid-adapter", "image-full")}
-    assert {run.variant for run in runs.completed_runs(tmp_path / "reports", "tiny", "train")} == variants
+    variants = {
+        f"{name}-seed0"
+        for name in ("scratch-full", "scratch-gradual", "hybrid-adapter", "image-full")
+    }
+    assert {
+        run.variant for run in runs.completed_runs(tmp_path / "reports", "tiny", "train")
+    } == variants
     for page in [experiment / "index.html", *experiment.glob("*/*/notebook.html")]:
         assert page.stat().st_size < 6e6
-        assert "synthetic" in page.read_text(encoding="utf-8").split("<main")[0] + page.read_text(encoding="utf-8")
+        assert "synthetic" in page.read_text(encoding="utf-8").split("<main")[0] + page.read_text(
+            encoding="utf-8"
+        )
     result = json.loads((experiment / "evaluate" / "all" / "result.json").read_text())
     assert {run["variant"] for run in result["runs"]} == variants
     assert result["majority_accuracy"] == pytest.approx(1 / 7)
     explained = json.loads((experiment / "explain" / "all" / "result.json").read_text())
     assert {name.split("-")[0] for name in explained["runs"]} == {"scratch", "hybrid"}
-    assert 'href="explain/all/notebook.html"' in (experiment / "index.html").read_text(encoding="utf-8")
+    assert 'href="explain/all/notebook.html"' in (experiment / "index.html").read_text(
+        encoding="utf-8"
+    )
     assert not list(tmp_path.rglob("*.tmp"))
 
     files = {path: path.stat().st_mtime_ns for path in experiment.rglob("result.json")}
@@ -142,12 +166,16 @@ def test_the_whole_pipeline_runs_once_and_redoes_only_what_is_missing(tmp_path: 
 
 @pytest.mark.notebooks
 @pytest.mark.parametrize(("seeds", "threads"), [([0], "2 threads"), ([0, 1], "1 thread,")])
-def test_the_trainings_of_an_experiment_share_the_cores(tmp_path: Path, seeds: list[int], threads: str) -> None:
+def test_the_trainings_of_an_experiment_share_the_cores(
+    tmp_path: Path, seeds: list[int], threads: str
+) -> None:
     train = SMALL | {"approach": "scratch", "strategy": "full", "device": "cpu", "seed": seeds}
     done = snakemake("--configfile", write_config(tmp_path, train=train), "--until", "train")
     assert done.returncode == 0, done.stderr[-3000:]
     for seed in seeds:
-        config = runs.read_json(tmp_path / "reports" / "tiny" / "train" / f"scratch-full-seed{seed}" / "config.json")
+        config = atomic.read_json(
+            tmp_path / "reports" / "tiny" / "train" / f"scratch-full-seed{seed}" / "config.json"
+        )
         assert threads in config["device"].replace(")", ",")
 
 
@@ -158,7 +186,12 @@ def test_a_student_is_distilled_and_appears_in_the_report(tmp_path: Path) -> Non
     done = snakemake(experiment / "distill" / "person" / "result.json", "--configfile", config)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads((experiment / "distill" / "person" / "result.json").read_text())
-    assert [arm["arm"] for arm in result["arms"]] == ["none", "outputs", "outputs_features", "shuffled_features"]
+    assert [arm["arm"] for arm in result["arms"]] == [
+        "none",
+        "outputs",
+        "outputs_features",
+        "shuffled_features",
+    ]
     assert result["synthetic"]
     assert result["onnx_difference"] <= 1e-4
     assert "distill/person/notebook.html" in report.write_index(experiment).read_text()
@@ -177,8 +210,13 @@ def test_two_steps_at_once_take_two_gpus(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     make_store(tmp_path / "data" / "latents" / "toy" / "autoencoder")
-    config = write_config(tmp_path, train=[{"lr": -1.0, "seed": [0, 1]}])  # a mistake: they start at once and end soon
-    results = [tmp_path / "reports" / "tiny" / "train" / f"scratch-full-seed{seed}" / "result.json" for seed in (0, 1)]
+    config = write_config(
+        tmp_path, train=[{"lr": -1.0, "seed": [0, 1]}]
+    )  # a mistake: they start at once and end soon
+    results = [
+        tmp_path / "reports" / "tiny" / "train" / f"scratch-full-seed{seed}" / "result.json"
+        for seed in (0, 1)
+    ]
     done = snakemake(*results, "--configfile", config, "--keep-going", "--resources", "gpu=2")
     locks = {path.name for path in tmp_path.glob("*.lock")}
     assert locks == {f"fervit-{os.getuid()}-GPU-{gpu}.lock" for gpu in "ab"}, done.stderr[-3000:]
@@ -187,8 +225,15 @@ def test_two_steps_at_once_take_two_gpus(
 @pytest.mark.notebooks
 def test_a_cnn_teaches_a_vit_and_its_students_appear_in_the_report(tmp_path: Path) -> None:
     small = {"task": "expression", "image_size": 32, "batch_size": 14, "epochs": 1, "seeds": 2}
-    models = {"teacher": "toy", "teacher_encoder": "resnet10t", "teacher_epochs": 1, "student_blocks": 1}
-    config = write_config(tmp_path, distill=small | models | {"student_encoder": "deit_tiny_distilled_patch16_224"})
+    models = {
+        "teacher": "toy",
+        "teacher_encoder": "resnet10t",
+        "teacher_epochs": 1,
+        "student_blocks": 1,
+    }
+    config = write_config(
+        tmp_path, distill=small | models | {"student_encoder": "deit_tiny_distilled_patch16_224"}
+    )
     experiment = tmp_path / "reports" / "tiny"
     folder = experiment / "distill" / "expression"
     done = snakemake(folder / "result.json", "--configfile", config)
@@ -200,25 +245,37 @@ def test_a_cnn_teaches_a_vit_and_its_students_appear_in_the_report(tmp_path: Pat
     assert len(result["fits"]) == 8
     assert all((folder / fit["checkpoint"]).is_file() for fit in result["fits"])
     cells = nbformat.read(folder / "notebook.ipynb", as_version=4).cells
-    printed = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+    printed = "".join(
+        output.get("text", "") for cell in cells for output in cell.get("outputs", [])
+    )
     assert "there is no feature term" in printed
-    assert not re.search(r"Traceback \(most recent|Warning: ", (folder / "notebook.html").read_text(encoding="utf-8"))
+    assert not re.search(
+        r"Traceback \(most recent|Warning: ", (folder / "notebook.html").read_text(encoding="utf-8")
+    )
     assert "distill/expression/notebook.html" in report.write_index(experiment).read_text()
 
 
 @pytest.mark.notebooks
-def test_a_failed_notebook_leaves_a_partial_page_and_the_next_call_redoes_only_what_is_missing(tmp_path: Path) -> None:
+def test_a_failed_notebook_leaves_a_partial_page_and_the_next_call_redoes_only_what_is_missing(
+    tmp_path: Path,
+) -> None:
     config = write_config(tmp_path, train=[SMALL | {"seed": [0, 1]}])
     experiment = tmp_path / "reports" / "tiny"
     failed, passed = (experiment / "train" / f"scratch-full-seed{seed}" for seed in (0, 1))
-    (failed / "metrics.csv").mkdir(parents=True)  # a folder in the way: training fails, when the notebook is half done
+    (failed / "metrics.csv").mkdir(
+        parents=True
+    )  # a folder in the way: training fails, when the notebook is half done
     done = snakemake("--profile", "profiles/local", "--configfile", config)
     assert done.returncode != 0
     page = (failed / "notebook.html").read_text()
-    assert "training faces, " in page and "IsADirectoryError" in page and "Best epoch 1 of" not in page
+    assert (
+        "training faces, " in page and "IsADirectoryError" in page and "Best epoch 1 of" not in page
+    )
     made = {path.parent for path in experiment.rglob("result.json")}
     assert made == {experiment / "encode" / "autoencoder", passed}
-    told = (PROJECT_ROOT / ".snakemake" / f"{config.name}.failed").read_text()  # what the Makefile shows at last
+    told = (
+        PROJECT_ROOT / ".snakemake" / f"{config.name}.failed"
+    ).read_text()  # what the Makefile shows at last
     assert "train/scratch-full-seed0 failed in cell" in told and "IsADirectoryError" in told
     assert f"See {failed / 'notebook.html'}" in told and "Not run yet: evaluate/all" in told
 
@@ -228,7 +285,9 @@ def test_a_failed_notebook_leaves_a_partial_page_and_the_next_call_redoes_only_w
     assert done.returncode == 0, done.stderr[-3000:]
     assert {folder: (folder / "result.json").stat().st_mtime_ns for folder in made} == before
     assert "Best epoch 1 of" in (failed / "notebook.html").read_text()
-    assert (experiment / "evaluate" / "all" / "result.json").is_file() and (experiment / "index.html").is_file()
+    assert (experiment / "evaluate" / "all" / "result.json").is_file() and (
+        experiment / "index.html"
+    ).is_file()
 
 
 @pytest.mark.notebooks
@@ -242,7 +301,11 @@ def test_a_failed_notebook_leaves_a_partial_page_and_the_next_call_redoes_only_w
             "none.pt: no such checkpoint; place psp_ffhq_encode",
         ),
         ("01_encode", {"landmarks": "mtcnn"}, "landmarks: expected none or dlib, got 'mtcnn'"),
-        ("01_encode", {"encoder": "stylegan"}, "encoder: expected one of autoencoder, psp, e4e, got 'stylegan'"),
+        (
+            "01_encode",
+            {"encoder": "stylegan"},
+            "encoder: expected one of autoencoder, psp, e4e, got 'stylegan'",
+        ),
         (
             "02_train",
             {"strategy": "ful"},
@@ -251,7 +314,11 @@ def test_a_failed_notebook_leaves_a_partial_page_and_the_next_call_redoes_only_w
         ("02_train", {"strategy": "linear_probe"}, "say pretrained='random'"),
         ("02_train", {"latents": "data/none"}, "run 01_encode"),
         ("03_distill", {"task": "people"}, "task: expected person or expression, got 'people'"),
-        ("03_distill", {"temperature_schedule": "stairs"}, "temperature_schedule: expected one of linear, cosine"),
+        (
+            "03_distill",
+            {"temperature_schedule": "stairs"},
+            "temperature_schedule: expected one of linear, cosine",
+        ),
         ("03_distill", {"people": "data/no_such_folder"}, "no such folder"),
         ("04_evaluate", {"experiment": "none"}, "run 02_train first"),
         ("06_sweep", {"config": "configs/demo.yaml"}, "experiment: not supported here"),

@@ -40,14 +40,23 @@ def test_there_and_back(tmp_path: Path) -> None:
 
 def test_without_val_an_eighth_of_train_becomes_one(tmp_path: Path) -> None:
     write(tmp_path / "pt", n=56)
-    assert pt_codes.import_pt_folder(tmp_path / "pt", tmp_path / "s", faces=tmp_path) == {"train": 49, "val": 7}
+    assert pt_codes.import_pt_folder(tmp_path / "pt", tmp_path / "s", faces=tmp_path) == {
+        "train": 49,
+        "val": 7,
+    }
     train, val = (LatentStore.open(tmp_path / "s", split) for split in ("train", "val"))
     assert not set(train.paths) & set(val.paths)
     assert sorted(val.labels.tolist()) == list(range(7))
 
 
 def test_labels_as_names_and_codes_with_a_batch_axis(tmp_path: Path) -> None:
-    write(tmp_path / "pt", label="sad", latent=torch.zeros(1, 16, 512), img_path=Path("/x/train/sad/1.jpg"), n=8)
+    write(
+        tmp_path / "pt",
+        label="sad",
+        latent=torch.zeros(1, 16, 512),
+        img_path=Path("/x/train/sad/1.jpg"),
+        n=8,
+    )
     pt_codes.import_pt_folder(tmp_path / "pt", tmp_path / "s", faces=Path("/x"))
     store = LatentStore.open(tmp_path / "s", "train")
     assert store.codes.shape == (7, 16, 512)
@@ -65,9 +74,18 @@ class Evil:
     [
         (lambda f: torch.save({"latent": Evil()}, f), "refused, nothing in it was run"),
         (lambda f: f.write_bytes(f.read_bytes()[:2000]), "damaged or something else"),
-        (lambda f: torch.save({"latent": torch.zeros(18, 512), "label": 1}, f), "KeyError.*img_path"),
-        (lambda f: torch.save({"latent": torch.zeros(18), "label": 1, "img_path": ""}, f), r"expected shape \(layers"),
-        (lambda f: torch.save({"latent": torch.zeros(14, 512), "label": 1, "img_path": ""}, f), r"\(18, 512\)"),
+        (
+            lambda f: torch.save({"latent": torch.zeros(18, 512), "label": 1}, f),
+            "KeyError.*img_path",
+        ),
+        (
+            lambda f: torch.save({"latent": torch.zeros(18), "label": 1, "img_path": ""}, f),
+            r"expected shape \(layers",
+        ),
+        (
+            lambda f: torch.save({"latent": torch.zeros(14, 512), "label": 1, "img_path": ""}, f),
+            r"\(18, 512\)",
+        ),
         (
             lambda f: torch.save({"latent": torch.zeros(18, 512), "label": 7, "img_path": ""}, f),
             "label: expected 0 to 6",
@@ -90,7 +108,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     pt_codes.main(["import", str(tmp_path / "pt"), str(tmp_path / "s"), "--faces", str(tmp_path)])
     assert "train" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no such folder"):
-        pt_codes.main(["import", str(tmp_path / "none"), str(tmp_path / "s"), "--faces", str(tmp_path)])
+        pt_codes.main(
+            ["import", str(tmp_path / "none"), str(tmp_path / "s"), "--faces", str(tmp_path)]
+        )
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit, match=r"expected \.pt files in"):
-        pt_codes.main(["import", str(tmp_path / "empty"), str(tmp_path / "s"), "--faces", str(tmp_path)])
+        pt_codes.main(
+            ["import", str(tmp_path / "empty"), str(tmp_path / "s"), "--faces", str(tmp_path)]
+        )

@@ -11,8 +11,20 @@ TINY = {
     "train": [
         SMALL | {"approach": "scratch", "strategy": "full"},
         SMALL | {"approach": "scratch", "strategy": "gradual", "depth": 2, "epochs": 2, "lr": 1e-3},
-        {"approach": "hybrid", "strategy": "adapter", "pretrained": "mae", "mae_epochs": 1, "epochs": 1},
-        {"approach": "image", "strategy": "full", "model_name": "resnet18", "image_size": 32, "epochs": 1},
+        {
+            "approach": "hybrid",
+            "strategy": "adapter",
+            "pretrained": "mae",
+            "mae_epochs": 1,
+            "epochs": 1,
+        },
+        {
+            "approach": "image",
+            "strategy": "full",
+            "model_name": "resnet18",
+            "image_size": 32,
+            "epochs": 1,
+        },
     ],
     "explain": {"num_faces": 20, "shots": 2, "repeats": 1},
 }
@@ -35,7 +47,9 @@ TINY_STUDENT = {
 
 def write_config(folder: Path, **changes: object) -> Path:
     """`tiny.yaml` in `folder`, for an experiment that writes there: TINY with `changes`."""
-    content = TINY | {"reports": str(folder / "reports"), "data_dir": str(folder / "data")} | changes
+    content = (
+        TINY | {"reports": str(folder / "reports"), "data_dir": str(folder / "data")} | changes
+    )
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(content))
     return path

@@ -17,33 +17,3 @@ from fervit_lib.datasets.people import IGNORE, RESIZE, PeopleDataset, load_peopl
 from fervit_lib.datasets.toy_faces import toy_face
 from fervit_lib.datasets.toy_people import draw_toy_people, toy_person
 from fervit_lib.datasets.toy_set import draw_toy_faces
-
-__all__ = [
-    "EMOTIONS",
-    "IGNORE",
-    "PRIVATE_TEST",
-    "RESIZE",
-    "SPLITS",
-    "Audit",
-    "FaceCrop",
-    "FaceDataset",
-    "PeopleDataset",
-    "audit_faces",
-    "dlib_detector",
-    "draw_toy_faces",
-    "draw_toy_people",
-    "face_crop",
-    "few_shot_mask",
-    "ffhq_crop",
-    "load_faces",
-    "load_people",
-    "majority",
-    "move_to_train",
-    "resize_picture",
-    "stratified_mask",
-    "toy_face",
-    "toy_person",
-    "vote_shares",
-    "votes_on",
-    "votes_path",
-]

@@ -39,14 +39,22 @@ class Expression:
     jaw: float = 0.0  # down: lower lip and chin
 
 
-ACTION_UNIT_EFFECTS: dict[int, dict[str, float]] = {  # at intensity 1; the effects of several units add up
+ACTION_UNIT_EFFECTS: dict[
+    int, dict[str, float]
+] = {  # at intensity 1; the effects of several units add up
     1: {"inner_brow": 0.19},  # inner brow raiser
     2: {"outer_brow": 0.17, "inner_brow": 0.03},  # outer brow raiser
     4: {"inner_brow": -0.11, "outer_brow": -0.02, "knit": 0.07, "furrow": 0.8},  # brow lowerer
     5: {"upper_lid": 0.085},  # upper lid raiser
     6: {"cheek": 1.0, "lower_lid": 0.06},  # cheek raiser
     7: {"upper_lid": -0.045, "lower_lid": 0.045},  # lid tightener
-    9: {"wrinkle": 1.0, "inner_brow": -0.08, "upper_lip": 0.08, "upper_lid": -0.05, "lower_lid": 0.04},  # nose wrinkler
+    9: {
+        "wrinkle": 1.0,
+        "inner_brow": -0.08,
+        "upper_lip": 0.08,
+        "upper_lid": -0.05,
+        "lower_lid": 0.04,
+    },  # nose wrinkler
     12: {"corner": 0.17, "width": 0.11, "upper_lip": -0.02, "lower_lip": 0.09},  # lip corner puller
     15: {"corner": -0.13, "width": -0.03},  # lip corner depressor
     16: {"lower_lip": 0.11},  # lower lip depressor
@@ -60,7 +68,9 @@ def express(emotion: str, rng: np.random.Generator) -> Expression:
     """An expression of `emotion`, of a strength and with a share of each action unit that `rng` draws."""
     face = Expression()
     strength = 1.2 + 0.3 * rng.beta(2.2, 1.6)
-    jitter = dict(zip(ACTION_UNIT_EFFECTS, rng.uniform(0.75, 1.25, len(ACTION_UNIT_EFFECTS)), strict=True))
+    jitter = dict(
+        zip(ACTION_UNIT_EFFECTS, rng.uniform(0.75, 1.25, len(ACTION_UNIT_EFFECTS)), strict=True)
+    )
     for unit in EMOTION_ACTION_UNITS[emotion]:
         for name, amount in ACTION_UNIT_EFFECTS[unit].items():
             setattr(face, name, getattr(face, name) + strength * jitter[unit] * amount)

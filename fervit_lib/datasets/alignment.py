@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from fervit_lib.runtime import resolve
+from fervit_lib.system.runtime import resolve
 
 # Of the 68 points of iBUG 300-W (Sagonas et al. 2013); left and right as seen in the image.
 LEFT_EYE, RIGHT_EYE = slice(36, 42), slice(42, 48)
@@ -33,17 +33,23 @@ def ffhq_crop(image: Image.Image, landmarks: np.ndarray, size: int = 256) -> Ima
     quad = _face_quad(landmarks)
     side = float(np.hypot(*(quad[3] - quad[0])))
     if size < 1 or side < 1:
-        raise ValueError(f"landmarks, size: expected a face and a crop of at least a pixel, got {side:.2g} and {size}")
+        raise ValueError(
+            f"landmarks, size: expected a face and a crop of at least a pixel, got {side:.2g} and {size}"
+        )
     image = image.convert("RGB")
     shrink = int(side / size * 0.5)
     if shrink > 1:
-        image = image.resize([round(length / shrink) for length in image.size], Image.Resampling.LANCZOS)
+        image = image.resize(
+            [round(length / shrink) for length in image.size], Image.Resampling.LANCZOS
+        )
         quad, side = quad / shrink, side / shrink
     border = max(round(side * 0.1), 3)
     low, high = np.floor(quad.min(0)).astype(int), np.ceil(quad.max(0)).astype(int)
     start, end = np.maximum(low - border, 0), np.minimum(high + border, image.size)
     if (end <= start).any():
-        raise ValueError(f"landmarks: expected a face within the image of {image.size} pixels, got one beside it")
+        raise ValueError(
+            f"landmarks: expected a face within the image of {image.size} pixels, got one beside it"
+        )
     if (end - start < image.size).any():
         image, quad, low, high = image.crop((*start, *end)), quad - start, low - start, high - start
     before, after = np.maximum(border - low, 0), np.maximum(high - image.size + border, 0)
@@ -59,13 +65,17 @@ def _face_quad(landmarks: np.ndarray) -> np.ndarray:
     """(4, 2) corners of the square around a face: upper left, lower left, lower right, upper right."""
     landmarks = np.asarray(landmarks, float)
     if landmarks.shape != (68, 2) or not np.isfinite(landmarks).all():
-        raise ValueError(f"landmarks: expected finite pixels of shape (68, 2), got shape {landmarks.shape}")
+        raise ValueError(
+            f"landmarks: expected finite pixels of shape (68, 2), got shape {landmarks.shape}"
+        )
     left, right = landmarks[LEFT_EYE].mean(0), landmarks[RIGHT_EYE].mean(0)
     eyes, across = (left + right) / 2, right - left
     down = (landmarks[LEFT_MOUTH_CORNER] + landmarks[RIGHT_MOUTH_CORNER]) / 2 - eyes
     x = across - _quarter_turn(down)
     if not np.hypot(*x) > 0:
-        raise ValueError("landmarks: expected eyes and mouth apart from each other, got them in one point")
+        raise ValueError(
+            "landmarks: expected eyes and mouth apart from each other, got them in one point"
+        )
     x = x / np.hypot(*x) * max(np.hypot(*across) * 2.0, np.hypot(*down) * 1.8)
     y, centre = _quarter_turn(x), eyes + down * 0.1
     return np.stack([centre - x - y, centre - x + y, centre + x + y, centre + x - y])
@@ -78,7 +88,9 @@ def _quarter_turn(vector: np.ndarray) -> np.ndarray:
 def _pad(image: Image.Image, before: np.ndarray, after: np.ndarray, blur: float) -> Image.Image:
     """Reflect beyond the edges; the farther out, the more blurred, and at last the median colour."""
     (left, top), (right, bottom) = before, after
-    pixels = np.pad(np.asarray(image, np.float32), ((top, bottom), (left, right), (0, 0)), "reflect")
+    pixels = np.pad(
+        np.asarray(image, np.float32), ((top, bottom), (left, right), (0, 0)), "reflect"
+    )
     height, width = pixels.shape[:2]
     y, x = (axis.astype(np.float32) for axis in np.ogrid[:height, :width])
     across = np.minimum(x / left, (width - 1 - x) / right)
@@ -106,12 +118,17 @@ def dlib_detector(predictor: Path) -> Detector:
     try:
         import dlib
     except ImportError as error:
-        raise ImportError("landmarks: dlib is not installed; run `.venv/bin/pip install dlib`, or say none") from error
+        raise ImportError(
+            "landmarks: dlib is not installed; run `.venv/bin/pip install dlib`, or say none"
+        ) from error
     own = threading.local()  # dlib's objects keep state while they work
 
     def detect(image: Image.Image) -> np.ndarray | None:
         if not hasattr(own, "predict"):
-            own.find, own.predict = dlib.get_frontal_face_detector(), dlib.shape_predictor(str(predictor))
+            own.find, own.predict = (
+                dlib.get_frontal_face_detector(),
+                dlib.shape_predictor(str(predictor)),
+            )
         pixels = np.asarray(image.convert("RGB"))
         if not (faces := own.find(pixels, 1)):
             return None

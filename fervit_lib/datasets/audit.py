@@ -17,13 +17,15 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from fervit_lib.datasets.faces import FaceDataset
-from fervit_lib.progress import progress
-from fervit_lib.reading import Readers
+from fervit_lib.system.prefetch import Readers
+from fervit_lib.system.progress import progress
 
 THUMBNAIL = 16  # side in pixels
 NEAR_THRESHOLD = 0.995
 MIN_STD = 2.0  # grey levels of 255; flatter thumbnails are noise or a gradient, and resemble each other by chance
-DIRECTIONS = 8  # of a thumbnail, in which near ones are looked for: those in which thumbnails differ most
+DIRECTIONS = (
+    8  # of a thumbnail, in which near ones are looked for: those in which thumbnails differ most
+)
 BLOCK = 2048  # thumbnails whose near ones are looked for at once
 
 
@@ -69,7 +71,9 @@ class Audit:
         }
         return pd.DataFrame({"number": numbers}).rename_axis("finding")
 
-    def clean(self, datasets: dict[str, FaceDataset], drop_cross_split_duplicates: bool) -> dict[str, FaceDataset]:
+    def clean(
+        self, datasets: dict[str, FaceDataset], drop_cross_split_duplicates: bool
+    ) -> dict[str, FaceDataset]:
         """The sets without unreadable images and, if asked, without leaks.
 
         Leaks: train loses the images that occur, exactly or nearly, in any other split, and val those that occur in
@@ -84,8 +88,12 @@ class Audit:
             if drop_cross_split_duplicates and split in ("train", "val"):
                 rows = self.duplicates
                 elsewhere = rows.loc[~rows["split"].isin(["train", split]), "group"]
-                dropped |= set(rows.loc[(rows["split"] == split) & rows["group"].isin(elsewhere), "path"])
-            cleaned[split] = faces.subset([i for i, path in enumerate(faces.paths) if path not in dropped])
+                dropped |= set(
+                    rows.loc[(rows["split"] == split) & rows["group"].isin(elsewhere), "path"]
+                )
+            cleaned[split] = faces.subset(
+                [i for i, path in enumerate(faces.paths) if path not in dropped]
+            )
         return cleaned
 
 
@@ -106,7 +114,9 @@ def audit_faces(datasets: dict[str, FaceDataset], near_threshold: float = NEAR_T
     """
     if len({faces.classes for faces in datasets.values()}) != 1:
         found = {split: faces.classes for split, faces in datasets.items()}
-        raise ValueError(f"datasets: expected sets of the same classes, got {found}; load all from one source")
+        raise ValueError(
+            f"datasets: expected sets of the same classes, got {found}; load all from one source"
+        )
     if not 0 < near_threshold <= 1:
         raise ValueError(f"near_threshold: expected a similarity in (0, 1], got {near_threshold}")
     rows: list[tuple] = []
@@ -126,7 +136,9 @@ def audit_faces(datasets: dict[str, FaceDataset], near_threshold: float = NEAR_T
                     rows.append((split, index, path, faces.classes[faces.labels[index]]))
                 bar.update()
     duplicates = _group_duplicates(rows, hashes, thumbnails[: len(rows)], near_threshold)
-    return Audit(_count(datasets), pd.DataFrame(unreadable, columns=["split", "path", "error"]), duplicates)
+    return Audit(
+        _count(datasets), pd.DataFrame(unreadable, columns=["split", "path", "error"]), duplicates
+    )
 
 
 def _look_at(faces: FaceDataset, index: int) -> tuple[bytes, np.ndarray] | OSError:
@@ -140,13 +152,18 @@ def _look_at(faces: FaceDataset, index: int) -> tuple[bytes, np.ndarray] | OSErr
 
 def _count(datasets: dict[str, FaceDataset]) -> pd.DataFrame:
     classes = next(iter(datasets.values())).classes
-    counts = {split: np.bincount(faces.labels, minlength=len(classes)) for split, faces in datasets.items()}
+    counts = {
+        split: np.bincount(faces.labels, minlength=len(classes))
+        for split, faces in datasets.items()
+    }
     table = pd.DataFrame(counts, index=pd.Index(classes, name="class"))
     return table.assign(total=table.sum(axis=1))
 
 
 def _pixel_hash(image: Image.Image) -> bytes:
-    return hashlib.blake2b(f"{image.mode} {image.size} ".encode() + image.tobytes(), digest_size=16).digest()
+    return hashlib.blake2b(
+        f"{image.mode} {image.size} ".encode() + image.tobytes(), digest_size=16
+    ).digest()
 
 
 def _thumbnail(image: Image.Image) -> np.ndarray:
@@ -162,10 +179,14 @@ def _group_duplicates(
     table = pd.DataFrame(rows, columns=["split", "index", "path", "label"])
     if table.empty:
         return table.assign(group=0, kind="")[["group", "kind", "split", "index", "path", "label"]]
-    content, unique = pd.factorize(pd.Series(hashes))  # images of equal pixels have one content number
+    content, unique = pd.factorize(
+        pd.Series(hashes)
+    )  # images of equal pixels have one content number
     first = np.unique(content, return_index=True)[1]
     pairs = near_pairs(torch.from_numpy(thumbnails[first]), near_threshold)
-    graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(len(unique), len(unique)))
+    graph = coo_array(
+        (np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(len(unique), len(unique))
+    )
     group = connected_components(graph, directed=False)[1][content]
     same_pixels, same_group = np.bincount(content)[content], np.bincount(group)[group]
     table.insert(0, "group", group)
@@ -194,7 +215,10 @@ def near_pairs(thumbnails: Tensor, threshold: float) -> np.ndarray:
     unit = torch.nn.functional.normalize(centred[textured], dim=1)
     directions = torch.linalg.eigh(unit.T @ unit).eigenvectors[:, -DIRECTIONS:]
     places = (unit @ directions).numpy()
-    tree, reach = KDTree(places), (2 - 2 * threshold) ** 0.5 + 1e-4  # more than rounding moves a place
+    tree, reach = (
+        KDTree(places),
+        (2 - 2 * threshold) ** 0.5 + 1e-4,
+    )  # more than rounding moves a place
     pairs = [np.empty((0, 2), np.int64)]
     for start in range(0, len(unit), BLOCK):
         near = tree.query_ball_point(places[start : start + BLOCK], reach)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fervit_lib.files import MAX_PIXELS, check_link, naming
+from fervit_lib.system.errors import MAX_PIXELS, check_link, naming
 
 IGNORE = 255
 CATEGORY = "person"
@@ -29,7 +29,9 @@ class CocoMask:
     def draw(self, name: str) -> np.ndarray:
         """(height, width) uint8: 1 where a person is, 255 where only a crowd, else 0. `name`: of the image."""
         mask = np.zeros(self.size[::-1], np.uint8)
-        for annotation in sorted(self.annotations, key=lambda a: not a.get("iscrowd", 0)):  # persons over crowds
+        for annotation in sorted(
+            self.annotations, key=lambda a: not a.get("iscrowd", 0)
+        ):  # persons over crowds
             where = f"annotation {annotation.get('id')} of the annotation file"
             with naming(Path(name), f"{where} is damaged", "download that again"):
                 area = self._area(annotation["segmentation"], name, where)
@@ -51,7 +53,8 @@ class CocoMask:
 def find_coco_files(folder: Path, split: str) -> tuple[Path, tuple[float, float]]:
     """The annotation file that holds `split`, and which part of it (from, to)."""
     files = {
-        kind: sorted((folder / "annotations").glob(f"instances_{kind}*.json")) for kind in ("train", "val", "test")
+        kind: sorted((folder / "annotations").glob(f"instances_{kind}*.json"))
+        for kind in ("train", "val", "test")
     }
     share = (0.0, 1.0)
     kind = split
@@ -59,7 +62,9 @@ def find_coco_files(folder: Path, split: str) -> tuple[Path, tuple[float, float]
         kind = "val" if split == "test" else "train"
         share = {"train": (VAL_SHARE, 1.0), "val": (0.0, VAL_SHARE), "test": (0.0, 1.0)}[split]
     if not files[kind]:
-        raise ValueError(f"{folder / 'annotations'}: no instances_{kind}*.json in it; put COCO's file there")
+        raise ValueError(
+            f"{folder / 'annotations'}: no instances_{kind}*.json in it; put COCO's file there"
+        )
     return files[kind][0], share
 
 
@@ -73,15 +78,23 @@ def read_coco(file: Path, folder: Path, allow_empty: bool) -> tuple[list[Path], 
         content = json.loads(file.read_text(encoding="utf-8"))
         images = {image["id"]: _file_name(image["file_name"]) for image in content["images"]}
         sizes = {image["id"]: _size(image["width"], image["height"]) for image in content["images"]}
-        people = {category["id"] for category in content["categories"] if category["name"] == CATEGORY}
+        people = {
+            category["id"] for category in content["categories"] if category["name"] == CATEGORY
+        }
         found: dict[Any, list[dict[str, Any]]] = {number: [] for number in images}
         for annotation in content["annotations"]:
             if annotation["category_id"] in people:
                 found[annotation["image_id"]].append(annotation)
     if not people:
         known = ", ".join(sorted(str(category["name"]) for category in content["categories"])[:8])
-        raise ValueError(f"{file}: no category {CATEGORY!r}, found {known}; give annotations of persons")
-    kept = [number for number in images if allow_empty or any(not a.get("iscrowd") for a in found[number])]
+        raise ValueError(
+            f"{file}: no category {CATEGORY!r}, found {known}; give annotations of persons"
+        )
+    kept = [
+        number
+        for number in images
+        if allow_empty or any(not a.get("iscrowd") for a in found[number])
+    ]
     if not kept:
         raise ValueError(f"{file}: no image with a person in it; give annotations of persons")
     names = (file.stem.removeprefix("instances_"), "images", ".")
@@ -103,8 +116,14 @@ def _file_name(name: str) -> str:
 
 
 def _size(width: int, height: int) -> tuple[int, int]:
-    if not (type(width) is type(height) is int and min(width, height) > 0 and width * height <= MAX_PIXELS):
-        raise ValueError(f"width, height: expected at least 1 and {MAX_PIXELS:,} pixels at most, got {width}, {height}")
+    if not (
+        type(width) is type(height) is int
+        and min(width, height) > 0
+        and width * height <= MAX_PIXELS
+    ):
+        raise ValueError(
+            f"width, height: expected at least 1 and {MAX_PIXELS:,} pixels at most, got {width}, {height}"
+        )
     return width, height
 
 

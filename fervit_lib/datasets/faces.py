@@ -16,8 +16,8 @@ from fervit_lib.datasets.action_units import EMOTIONS
 from fervit_lib.datasets.fer_plus import majority, vote_shares, votes_on
 from fervit_lib.datasets.kaggle_tables import PRIVATE_TEST, SIDE, USAGES, read_table, shorten
 from fervit_lib.datasets.toy_set import MARKER
-from fervit_lib.files import check_link, check_pixels, naming
-from fervit_lib.reading import Readers
+from fervit_lib.system.errors import check_link, check_pixels, naming
+from fervit_lib.system.prefetch import Readers
 
 SPLITS = ("train", "val", "test")
 LABELS = ("hard", "majority", "soft")
@@ -36,18 +36,26 @@ class FaceDataset:
 
     classes: tuple[str, ...]
     labels: np.ndarray  # (N,) int64, positions in `classes`
-    paths: tuple[str, ...]  # who an image is: `train/happy/1.jpg` within `source`, or `fer2013.csv:7`, 7 its line
+    paths: tuple[
+        str, ...
+    ]  # who an image is: `train/happy/1.jpg` within `source`, or `fer2013.csv:7`, 7 its line
     source: Path  # the folder of the splits, or the table
     synthetic: bool = False  # drawn by code: the marker SYNTHETIC.json lies beside the splits
     pixels: np.ndarray | None = None  # (N, 48, 48) uint8 grey of a table; None for a folder
-    shares: np.ndarray | None = None  # (N, C) float32 shares of votes; None where a face has one label
+    shares: np.ndarray | None = (
+        None  # (N, C) float32 shares of votes; None where a face has one label
+    )
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int | np.ndarray]:
         """Raises OSError that names the file where it is missing, truncated or no image."""
-        image = _open_image(self.file(index)) if self.pixels is None else Image.fromarray(self.pixels[index])
+        image = (
+            _open_image(self.file(index))
+            if self.pixels is None
+            else Image.fromarray(self.pixels[index])
+        )
         return image, int(self.labels[index]) if self.shares is None else self.shares[index]
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int | np.ndarray]]:
@@ -62,7 +70,11 @@ class FaceDataset:
     def subset(self, indices: Any) -> Self:
         """The faces at `indices` (integers, a boolean mask or a slice), in that order."""
         chosen = indices if isinstance(indices, slice) else np.arange(len(self))[indices]
-        paths = self.paths[chosen] if isinstance(chosen, slice) else tuple(self.paths[i] for i in chosen)
+        paths = (
+            self.paths[chosen]
+            if isinstance(chosen, slice)
+            else tuple(self.paths[i] for i in chosen)
+        )
         pixels = None if self.pixels is None else self.pixels[chosen]
         shares = None if self.shares is None else self.shares[chosen]
         return replace(self, labels=self.labels[chosen], paths=paths, pixels=pixels, shares=shares)
@@ -110,7 +122,9 @@ def few_shot_mask(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
     """
     fewest = np.bincount(labels)[np.unique(labels)].min()
     if not 1 <= shots <= fewest:
-        raise ValueError(f"shots: expected 1 to {fewest}, the faces of the smallest class, got {shots}")
+        raise ValueError(
+            f"shots: expected 1 to {fewest}, the faces of the smallest class, got {shots}"
+        )
     return _first_of_each(labels, lambda n: shots, seed)
 
 
@@ -118,11 +132,15 @@ def _first_of_each(labels: np.ndarray, count: Callable[[int], int], seed: int) -
     mask = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        mask[np.random.default_rng((seed, label)).permutation(members)[: max(1, count(len(members)))]] = True
+        mask[
+            np.random.default_rng((seed, label)).permutation(members)[: max(1, count(len(members)))]
+        ] = True
     return mask
 
 
-def move_to_train(sets: Mapping[str, FaceDataset], share: float, seed: int) -> dict[str, FaceDataset]:
+def move_to_train(
+    sets: Mapping[str, FaceDataset], share: float, seed: int
+) -> dict[str, FaceDataset]:
     """The splits with a stratified `share` of val's faces, in [0, 1), in train instead; val keeps the others.
 
     Raises:
@@ -182,14 +200,18 @@ def _relabel(faces: FaceDataset, labels: str) -> FaceDataset:
         numbers = majority(votes, faces.classes)
         return replace(faces, labels=numbers.astype(np.int64)).subset(numbers >= 0)
     shares = vote_shares(votes, faces.classes).astype(np.float32)
-    return replace(faces, labels=shares.argmax(1).astype(np.int64), shares=shares).subset(shares.any(1))
+    return replace(faces, labels=shares.argmax(1).astype(np.int64), shares=shares).subset(
+        shares.any(1)
+    )
 
 
 def _open_image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             check_pixels(image).load()
-    except Exception as error:  # on broken bytes Pillow raises anything from SyntaxError to struct.error
+    except (
+        Exception
+    ) as error:  # on broken bytes Pillow raises anything from SyntaxError to struct.error
         raise OSError(f"{path}: cannot be read as an image ({error})") from error
     if image.mode in ("L", "RGB"):
         return image
@@ -223,14 +245,22 @@ def _load_folder(root: Path, split: str) -> FaceDataset:
         check_link(root / name, root)
     classes = _folders(root / "train")
     if not classes:
-        raise ValueError(f"{root / 'train'}: no class folders in it; expected one folder of images for each class")
+        raise ValueError(
+            f"{root / 'train'}: no class folders in it; expected one folder of images for each class"
+        )
     if split == "val" and not (root / "val").is_dir():
         return _part_of_train(_list_images(root, "train", classes), split)
     if not (root / split).is_dir():
-        remedy = "only Kaggle's CSV files have it" if split == PRIVATE_TEST else f"add {split}/{{class}}/ with images"
+        remedy = (
+            "only Kaggle's CSV files have it"
+            if split == PRIVATE_TEST
+            else f"add {split}/{{class}}/ with images"
+        )
         raise ValueError(f"split {split!r}: {root} has no folder of that name; {remedy}")
     faces = _list_images(root, split, classes)
-    return _part_of_train(faces, split) if split == "train" and not (root / "val").is_dir() else faces
+    return (
+        _part_of_train(faces, split) if split == "train" and not (root / "val").is_dir() else faces
+    )
 
 
 def _list_images(root: Path, split: str, classes: tuple[str, ...]) -> FaceDataset:
@@ -244,7 +274,11 @@ def _list_images(root: Path, split: str, classes: tuple[str, ...]) -> FaceDatase
     paths, labels = [], []
     for label, name in enumerate(classes):
         folder = root / split / name
-        files = sorted(check_link(p, root).name for p in folder.iterdir() if _is_image(p)) if name in found else []
+        files = (
+            sorted(check_link(p, root).name for p in folder.iterdir() if _is_image(p))
+            if name in found
+            else []
+        )
         if not files:
             raise ValueError(
                 f"{folder}: expected images of class {name!r} ({', '.join(sorted(SUFFIXES))}), found none; add some, "
@@ -252,7 +286,9 @@ def _list_images(root: Path, split: str, classes: tuple[str, ...]) -> FaceDatase
             )
         paths += [f"{split}/{name}/{file}" for file in files]
         labels += [label] * len(files)
-    return FaceDataset(classes, np.array(labels, np.int64), tuple(paths), root, (root / MARKER).is_file())
+    return FaceDataset(
+        classes, np.array(labels, np.int64), tuple(paths), root, (root / MARKER).is_file()
+    )
 
 
 def _is_image(path: Path) -> bool:
@@ -261,7 +297,9 @@ def _is_image(path: Path) -> bool:
 
 def _load_table(path: Path, usage: str) -> FaceDataset:
     """All rows of one usage."""
-    with naming(path, "cannot be read as a CSV file", "expected Kaggle's fer2013.csv; download it again"):
+    with naming(
+        path, "cannot be read as a CSV file", "expected Kaggle's fer2013.csv; download it again"
+    ):
         emotions, pixels, paths = read_table(path, usage)
     missing = set(EMOTIONS) - set(emotions)
     if missing:
@@ -271,4 +309,6 @@ def _load_table(path: Path, usage: str) -> FaceDataset:
         )
     labels = np.array([EMOTIONS.index(emotion) for emotion in emotions], np.int64)
     images = np.stack(pixels).reshape(-1, SIDE, SIDE)
-    return FaceDataset(EMOTIONS, labels, tuple(paths), path, (path.parent / MARKER).is_file(), images)
+    return FaceDataset(
+        EMOTIONS, labels, tuple(paths), path, (path.parent / MARKER).is_file(), images
+    )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fervit_lib.files import naming
+from fervit_lib.system.errors import naming
 
 VOTES = "fer2013new.csv"
 _OURS = {
@@ -40,11 +40,15 @@ def read_votes(path: Path) -> pd.DataFrame:
         ValueError: a column is missing, or a cell is no number of votes.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no FER+ votes there; place fer2013new.csv of FER+ beside the faces")
+        raise FileNotFoundError(
+            f"{path}: no FER+ votes there; place fer2013new.csv of FER+ beside the faces"
+        )
     with naming(path, "cannot be read as FER+ votes", "download it again"):
         votes = pd.read_csv(path)
     if missing := [name for name in ("Usage", *_OURS, *_NO_FACE) if name not in votes]:
-        raise ValueError(f"{path}: expected FER+ votes, but it has no column {', '.join(missing)}; download it again")
+        raise ValueError(
+            f"{path}: expected FER+ votes, but it has no column {', '.join(missing)}; download it again"
+        )
     counts = votes[[*_OURS, *_NO_FACE]].apply(pd.to_numeric, errors="coerce")
     if (wrong := ~np.isfinite(counts.to_numpy(float)) | (counts.to_numpy(float) < 0)).any():
         row, column = np.argwhere(wrong)[0]
@@ -76,7 +80,9 @@ def majority(votes: pd.DataFrame, classes: tuple[str, ...]) -> np.ndarray:
     """(N,) class with more than half of all votes that are no single ones; -1 where no class of `classes` has."""
     counts = votes[[*_OURS, *_NO_FACE]].to_numpy(float)
     counts = np.where(counts > 1, counts, 0)
-    number = np.array([classes.index(name) if name in classes else -1 for name in (*_OURS.values(), "", "")])
+    number = np.array(
+        [classes.index(name) if name in classes else -1 for name in (*_OURS.values(), "", "")]
+    )
     winner = counts.argmax(1)
     return np.where(counts.max(1) > counts.sum(1) / 2, number[winner], -1)
 
@@ -92,7 +98,9 @@ def votes_on(source: Path, paths: Sequence[str]) -> pd.DataFrame:
     votes = read_votes(path)
     rows = np.array([_row(face, path) for face in paths])
     if rows.max(initial=0) >= len(votes):
-        raise ValueError(f"{path}: has {len(votes)} rows, expected one for {paths[int(rows.argmax())]}; take all of it")
+        raise ValueError(
+            f"{path}: has {len(votes)} rows, expected one for {paths[int(rows.argmax())]}; take all of it"
+        )
     return votes.iloc[rows].reset_index(drop=True)
 
 

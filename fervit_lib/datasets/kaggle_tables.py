@@ -17,7 +17,15 @@ SIDE = 48  # of the tables' images, pixels
 COLUMNS = ("emotion", "pixels", "Usage")
 MAX_LINE = 1 << 16  # characters; a row has 9,300 at most
 MAX_PACKING = 100  # unpacked over packed size; FER2013's is 3. Below 4 MB nobody asks.
-KAGGLE_EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # by the tables' number
+KAGGLE_EMOTIONS = (
+    "angry",
+    "disgust",
+    "fear",
+    "happy",
+    "sad",
+    "surprise",
+    "neutral",
+)  # by the tables' number
 USAGES = {"train": "Training", "val": "Training", "test": "PublicTest", PRIVATE_TEST: "PrivateTest"}
 
 
@@ -48,7 +56,9 @@ def read_table(path: Path, usage: str) -> tuple[list[str], list[np.ndarray], lis
             raise ValueError(f"{where}: emotion is {cells['emotion']!r}, expected 0 to 6; {REMEDY}")
         if cells["Usage"].strip() not in USAGES.values():
             expected = ", ".join(dict.fromkeys(USAGES.values()))
-            raise ValueError(f"{where}: Usage is {cells['Usage']!r}, expected one of {expected}; {REMEDY}")
+            raise ValueError(
+                f"{where}: Usage is {cells['Usage']!r}, expected one of {expected}; {REMEDY}"
+            )
         if cells["Usage"].strip() == usage:
             emotions.append(KAGGLE_EMOTIONS[int(cells["emotion"])])
             pixels.append(_parse_pixels(cells["pixels"], where))
@@ -66,9 +76,13 @@ def _parse_pixels(text: str, where: str) -> np.ndarray:
     except ValueError as error:
         raise ValueError(f"{where}: pixels hold something else than integers; {REMEDY}") from error
     if len(pixels) != SIDE * SIDE:
-        raise ValueError(f"{where}: has {len(pixels)} pixels, expected {SIDE * SIDE} = {SIDE}x{SIDE}; {REMEDY}")
+        raise ValueError(
+            f"{where}: has {len(pixels)} pixels, expected {SIDE * SIDE} = {SIDE}x{SIDE}; {REMEDY}"
+        )
     if pixels.min() < 0 or pixels.max() > 255:
-        raise ValueError(f"{where}: pixels from {pixels.min()} to {pixels.max()}, expected 0 to 255; {REMEDY}")
+        raise ValueError(
+            f"{where}: pixels from {pixels.min()} to {pixels.max()}, expected 0 to 255; {REMEDY}"
+        )
     return pixels.astype(np.uint8)
 
 
@@ -107,7 +121,9 @@ def _lines(file: Any, most: int) -> Iterator[str]:
     while line := text.readline(MAX_LINE):
         most -= len(line)
         if len(line) == MAX_LINE or most < 0:
-            raise ValueError(f"a line has more than {MAX_LINE} characters, or all more than {MAX_PACKING}-fold packing")
+            raise ValueError(
+                f"a line has more than {MAX_LINE} characters, or all more than {MAX_PACKING}-fold packing"
+            )
         yield line
 
 

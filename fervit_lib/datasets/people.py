@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from fervit_lib.datasets.coco import IGNORE, CocoMask, find_coco_files, read_coco
 from fervit_lib.datasets.faces import SPLITS, SUFFIXES
 from fervit_lib.datasets.toy_set import MARKER
-from fervit_lib.files import check_link, check_pixels
+from fervit_lib.system.errors import check_link, check_pixels
 
 RESIZE = ("letterbox", "stretch")
 SPLIT_SEED = 2017  # fixed: a test image must never become a training image in another run
@@ -63,7 +63,11 @@ class PeopleDataset:
     def subset(self, indices: Any) -> Self:
         """The images at `indices` (integers, a boolean mask or a slice), in that order."""
         chosen = np.arange(len(self))[indices]
-        return replace(self, images=tuple(self.images[i] for i in chosen), masks=tuple(self.masks[i] for i in chosen))
+        return replace(
+            self,
+            images=tuple(self.images[i] for i in chosen),
+            masks=tuple(self.masks[i] for i in chosen),
+        )
 
     def part(self, fraction: float, seed: int) -> Self:
         """A random part, at least one image; with one seed a smaller part lies within every larger one."""
@@ -110,18 +114,24 @@ def load_people(path: Path | str, split: str, allow_empty: bool = False) -> Peop
         share = _SHARES[split]
     else:
         found = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
-        raise ValueError(f"{path}: expected {split}/images/, images/ or annotations/ in it, found {found}")
+        raise ValueError(
+            f"{path}: expected {split}/images/, images/ or annotations/ in it, found {found}"
+        )
     people = PeopleDataset(tuple(images), tuple(masks), path, synthetic, allow_empty)
     if share == (0.0, 1.0):
         return people
     order = np.random.default_rng(SPLIT_SEED).permutation(len(people))
     first, last = (round(edge * len(people)) for edge in share)
     if first == last:
-        raise ValueError(f"{path}: {len(people)} images are too few to part them into train, val and test; add some")
+        raise ValueError(
+            f"{path}: {len(people)} images are too few to part them into train, val and test; add some"
+        )
     return people.subset(np.sort(order[first:last]))
 
 
-def resize_picture(image: Image.Image, mask: np.ndarray, size: int, how: str) -> tuple[np.ndarray, np.ndarray]:
+def resize_picture(
+    image: Image.Image, mask: np.ndarray, size: int, how: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Image and mask to a square: (size, size, 3) and (size, size) uint8.
 
     Args:
@@ -131,13 +141,17 @@ def resize_picture(image: Image.Image, mask: np.ndarray, size: int, how: str) ->
     if how not in RESIZE:
         raise ValueError(f"resize: expected one of {', '.join(RESIZE)}, got {how!r}")
     scale = size / max(image.size)
-    width, height = (size, size) if how == "stretch" else (max(1, round(side * scale)) for side in image.size)
+    width, height = (
+        (size, size) if how == "stretch" else (max(1, round(side * scale)) for side in image.size)
+    )
     pixels = np.full((size, size, 3), _PAD, np.uint8)
     values = np.full((size, size), IGNORE, np.uint8)
     top, left = (size - height) // 2, (size - width) // 2
     place = np.s_[top : top + height, left : left + width]
     pixels[place] = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-    values[place] = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+    values[place] = np.asarray(
+        Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+    )
     return pixels, values
 
 
@@ -147,7 +161,9 @@ def _open(path: Path) -> tuple[Image.Image, int]:
         with Image.open(path) as image:
             orientation = check_pixels(image).getexif().get(_ORIENTATION, 1)
             return ImageOps.exif_transpose(image).convert("RGB"), orientation
-    except Exception as error:  # on broken bytes Pillow raises anything from SyntaxError to struct.error
+    except (
+        Exception
+    ) as error:  # on broken bytes Pillow raises anything from SyntaxError to struct.error
         raise OSError(f"{path}: cannot be read as an image ({error})") from error
 
 
@@ -172,10 +188,14 @@ def _read_mask(path: Path) -> np.ndarray:
     return (grey > 127).astype(np.uint8)
 
 
-def _turn_to(mask: np.ndarray, image: Image.Image, orientation: int, name: str, path: Path) -> np.ndarray:
+def _turn_to(
+    mask: np.ndarray, image: Image.Image, orientation: int, name: str, path: Path
+) -> np.ndarray:
     """The mask as its image lies: one that was drawn on the pixels as they are stored is turned with them."""
     size = (image.height, image.width)
-    if mask.shape != size and mask.shape == size[::-1] and orientation > 4:  # 5 to 8: a quarter turn
+    if (
+        mask.shape != size and mask.shape == size[::-1] and orientation > 4
+    ):  # 5 to 8: a quarter turn
         exif = Image.Exif()
         exif[_ORIENTATION] = orientation
         turned = Image.fromarray(mask)
@@ -200,8 +220,13 @@ def _pairs(folder: Path) -> tuple[list[Path], list[Path]]:
         for kind in ("images", "masks")
     )
     if not images:
-        raise ValueError(f"{folder / 'images'}: no images in it ({', '.join(sorted(SUFFIXES))}), expected some")
-    for ours, theirs, kind, other in ((masks, images, "mask", "image"), (images, masks, "image", "mask")):
+        raise ValueError(
+            f"{folder / 'images'}: no images in it ({', '.join(sorted(SUFFIXES))}), expected some"
+        )
+    for ours, theirs, kind, other in (
+        (masks, images, "mask", "image"),
+        (images, masks, "image", "mask"),
+    ):
         if alone := sorted(set(ours) - set(theirs)):
             raise ValueError(
                 f"{ours[alone[0]]}: {kind} without {other}, one of {len(alone)}; expected {folder / (other + 's')}/"

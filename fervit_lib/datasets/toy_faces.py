@@ -14,10 +14,32 @@ from fervit_lib.datasets.action_units import EMOTION_ACTION_UNITS, EMOTIONS, Exp
 
 _SUPERSAMPLE = 4  # drawn this much larger, then averaged: PIL's shapes have hard edges
 
-_SKINS = ((255, 224, 200), (244, 204, 174), (229, 180, 142), (205, 150, 112), (166, 114, 80), (122, 80, 56))
-_HAIRS = ((34, 26, 24), (70, 46, 32), (112, 72, 42), (176, 128, 70), (214, 180, 118), (150, 64, 38), (168, 166, 166))
+_SKINS = (
+    (255, 224, 200),
+    (244, 204, 174),
+    (229, 180, 142),
+    (205, 150, 112),
+    (166, 114, 80),
+    (122, 80, 56),
+)
+_HAIRS = (
+    (34, 26, 24),
+    (70, 46, 32),
+    (112, 72, 42),
+    (176, 128, 70),
+    (214, 180, 118),
+    (150, 64, 38),
+    (168, 166, 166),
+)
 _IRISES = ((78, 50, 32), (58, 40, 30), (84, 112, 70), (74, 110, 150))
-_CLOTHES = ((66, 92, 128), (134, 66, 72), (78, 116, 94), (96, 84, 120), (190, 170, 130), (60, 62, 70))
+_CLOTHES = (
+    (66, 92, 128),
+    (134, 66, 72),
+    (78, 116, 94),
+    (96, 84, 120),
+    (190, 170, 130),
+    (60, 62, 70),
+)
 _HAIR_STYLES = ("short", "fringe", "long", "curly", "bun", "bald")
 
 
@@ -50,7 +72,9 @@ class _Identity:
 
 def _draw_identity(rng: np.random.Generator) -> _Identity:
     def colour(palette, spread):
-        return np.clip(np.array(palette[rng.integers(len(palette))]) + rng.normal(0, spread, 3), 0, 255)
+        return np.clip(
+            np.array(palette[rng.integers(len(palette))]) + rng.normal(0, spread, 3), 0, 255
+        )
 
     return _Identity(
         head=rng.uniform((0.90, 1.16, 0.70), (1.06, 1.34, 0.92)),
@@ -138,12 +162,22 @@ def _head_outline(who: _Identity, jaw: float, grow: float = 1.0) -> np.ndarray:
 def _draw_head(canvas: _Canvas, who: _Identity, face: Expression):
     width, height, _ = who.head
     shade = who.skin * 0.86
-    canvas.polygon([(-1.7, 2.6), (-1.5, 1.75), (-0.5, 1.45), (0.5, 1.45), (1.5, 1.75), (1.7, 2.6)], who.clothes)
+    canvas.polygon(
+        [(-1.7, 2.6), (-1.5, 1.75), (-0.5, 1.45), (0.5, 1.45), (1.5, 1.75), (1.7, 2.6)], who.clothes
+    )
     if who.style == "long":
         canvas.polygon(
-            [(-1.12 * width, -0.5), (-1.25 * width, 1.5), (1.25 * width, 1.5), (1.12 * width, -0.5)], who.hair
+            [
+                (-1.12 * width, -0.5),
+                (-1.25 * width, 1.5),
+                (1.25 * width, 1.5),
+                (1.12 * width, -0.5),
+            ],
+            who.hair,
         )
-    canvas.polygon([(-0.45, 0.8), (-0.48, 1.6), (0, 1.75), (0.48, 1.6), (0.45, 0.8)], who.skin * 0.76)
+    canvas.polygon(
+        [(-0.45, 0.8), (-0.48, 1.6), (0, 1.75), (0.48, 1.6), (0.45, 0.8)], who.skin * 0.76
+    )
     if who.style == "curly":
         canvas.ellipse(0, -0.42, 1.28 * width, 1.12, who.hair)
     if who.style == "bun":
@@ -174,7 +208,9 @@ def _draw_front_hair(canvas: _Canvas, who: _Identity):
     canvas.polygon(np.concatenate([top[np.argsort(top[:, 0])], np.stack([x, y], axis=1)]), who.hair)
 
 
-def _draw_eye(canvas: _Canvas, who: _Identity, face: Expression, side: int, gain: float, gaze: float):
+def _draw_eye(
+    canvas: _Canvas, who: _Identity, face: Expression, side: int, gain: float, gaze: float
+):
     middle = np.array([side * who.eye_x, who.eye_y])
     up = max(who.eye_open + gain * face.upper_lid, 0.02)
     down = max(0.075 - gain * face.lower_lid, 0.005)
@@ -187,7 +223,9 @@ def _draw_eye(canvas: _Canvas, who: _Identity, face: Expression, side: int, gain
     for radius, colour in ((0.105, who.iris), (0.05, (14, 12, 12))):
         iris_x = gaze + radius * _COS
         # The lids cover what of the iris lies beyond them.
-        iris_y = np.clip(radius * _SIN - 0.01, np.interp(iris_x, x, upper), np.interp(iris_x, x, lower))
+        iris_y = np.clip(
+            radius * _SIN - 0.01, np.interp(iris_x, x, upper), np.interp(iris_x, x, lower)
+        )
         canvas.polygon(np.stack([iris_x, iris_y], axis=1) + middle, colour)
     canvas.ellipse(middle[0] + gaze + 0.03, middle[1] - 0.3 * up, 0.022, 0.022, (255, 255, 255))
     canvas.line(np.stack([x, upper], axis=1) + middle, line, 0.05)
@@ -198,7 +236,9 @@ def _draw_eye(canvas: _Canvas, who: _Identity, face: Expression, side: int, gain
         corner = middle + (side * (who.eye_width + 0.05), 0.0)
         for rise in (-0.07, 0.02, 0.10):
             canvas.line(
-                [corner, corner + (side * 0.11, rise)], _mix(who.skin, who.skin * 0.55, face.cheek * 0.8), 0.025
+                [corner, corner + (side * 0.11, rise)],
+                _mix(who.skin, who.skin * 0.55, face.cheek * 0.8),
+                0.025,
             )
 
 
@@ -220,7 +260,10 @@ def _draw_nose(canvas: _Canvas, who: _Identity, face: Expression):
     tip = who.eye_y + length - 0.05 * face.wrinkle
     half = half * (1 + 0.22 * face.wrinkle)
     line = who.skin * 0.70
-    canvas.polygon([(-0.05, who.eye_y), (0.05, who.eye_y), (half, tip), (0, tip + 0.06), (-half, tip)], who.skin * 0.95)
+    canvas.polygon(
+        [(-0.05, who.eye_y), (0.05, who.eye_y), (half, tip), (0, tip + 0.06), (-half, tip)],
+        who.skin * 0.95,
+    )
     wings = [
         (-half, tip - 0.05),
         (-half * 0.8, tip + 0.02),
@@ -244,7 +287,9 @@ def _draw_nose(canvas: _Canvas, who: _Identity, face: Expression):
     if face.furrow > 0.2:
         crease = _mix(who.skin, who.skin * 0.50, min(1.0, face.furrow))
         for side in (-1, 1):
-            canvas.line([(side * 0.06, who.eye_y - 0.30), (side * 0.05, who.eye_y - 0.13)], crease, 0.03)
+            canvas.line(
+                [(side * 0.06, who.eye_y - 0.30), (side * 0.05, who.eye_y - 0.13)], crease, 0.03
+            )
 
 
 def _draw_mouth(canvas: _Canvas, who: _Identity, face: Expression, gains: tuple[float, float]):
@@ -273,7 +318,9 @@ def _draw_mouth(canvas: _Canvas, who: _Identity, face: Expression, gains: tuple[
             canvas.ellipse(0, inner_lower[6] - 0.05, 0.45 * width, 0.05, (176, 78, 84))
     else:
         canvas.line(np.stack([x, inner_upper], axis=1), red * 0.45, 0.035)
-    canvas.line([(-0.12, outer_lower[6] + 0.06), (0.12, outer_lower[6] + 0.06)], who.skin * 0.88, 0.03)
+    canvas.line(
+        [(-0.12, outer_lower[6] + 0.06), (0.12, outer_lower[6] + 0.06)], who.skin * 0.88, 0.03
+    )
     if face.corner > 0.06:  # a smile's folds
         for side, end in ((-1, 0), (1, -1)):
             fold = np.array([(0.0, -0.24), (0.10, -0.12), (0.10, 0.02)]) * (side, 1) + (
@@ -313,7 +360,9 @@ def toy_face(emotion: str, rng: np.random.Generator, size: int = 64) -> Image.Im
         raise ValueError(f"emotion must be one of {', '.join(EMOTIONS)}; got {emotion!r}")
     who = _draw_identity(rng)
     face = express(emotion, rng)
-    lopsided = rng.normal(0, 0.22) * (rng.random() < 0.25)  # now and then one side does more than the other
+    lopsided = rng.normal(0, 0.22) * (
+        rng.random() < 0.25
+    )  # now and then one side does more than the other
     gains = (1 - lopsided, 1 + lopsided)
     gaze = rng.normal(0, 0.025)
     canvas = _Canvas(rng, size)

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from fervit_lib.datasets.toy_faces import _CLOTHES, _HAIRS, _SKINS, _SUPERSAMPLE, _light, _rgb
 from fervit_lib.datasets.toy_set import write_toy_set
-from fervit_lib.progress import progress
+from fervit_lib.system.progress import progress
 
 VERSION = 1  # of the drawing: a set drawn otherwise is drawn anew
 # The splits of ten successive scenes: 60/10/30%. Test is large: it is what a comparison of students rests on.
@@ -37,15 +37,21 @@ class _Scene:
         picture.polygon(corners, fill=_rgb(colour))
         mask.polygon(corners, fill=255 * person)
 
-    def ellipse(self, centre: np.ndarray, radius: ArrayLike, colour: np.ndarray, person: bool) -> None:
+    def ellipse(
+        self, centre: np.ndarray, radius: ArrayLike, colour: np.ndarray, person: bool
+    ) -> None:
         self.polygon(centre + np.stack([_COS, _SIN], axis=1) * np.asarray(radius), colour, person)
 
-    def limb(self, joints: list[np.ndarray], width: float, colour: np.ndarray, person: bool = True) -> None:
+    def limb(
+        self, joints: list[np.ndarray], width: float, colour: np.ndarray, person: bool = True
+    ) -> None:
         """A line through the joints with round ends."""
         for start, end in zip(joints, joints[1:], strict=False):
             along = end - start
             across = 0.5 * width * np.array([-along[1], along[0]]) / max(np.hypot(*along), 1e-6)
-            self.polygon([start + across, end + across, end - across, start - across], colour, person)
+            self.polygon(
+                [start + across, end + across, end - across, start - across], colour, person
+            )
         for joint in joints:
             self.ellipse(joint, 0.5 * width, colour, person)
 
@@ -62,7 +68,9 @@ def _draw_thing(scene: _Scene, rng: np.random.Generator, height: float) -> None:
     kind = rng.integers(3)
     if kind == 0:
         half = rng.uniform(0.2, 0.5, 2) * height
-        scene.polygon(middle + np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * half, colour, person=False)
+        scene.polygon(
+            middle + np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * half, colour, person=False
+        )
     elif kind == 1:
         scene.ellipse(middle, rng.uniform(0.1, 0.35) * height, colour, person=False)
     else:
@@ -103,8 +111,18 @@ def _draw_person(scene: _Scene, rng: np.random.Generator) -> None:
         bend = np.array([side * rng.uniform(-0.05, 0.5), -side * rng.uniform(-0.1, 0.5)])
         joints = _reach(hip + side * 0.7 * half_hip * right, (0.24 * tall, 0.23 * tall), bend)
         scene.limb(joints, 0.068 * stout * tall, trousers)
-        scene.ellipse(joints[-1] + (side * 0.02 * tall, 0.01 * tall), (0.05 * tall, 0.026 * tall), shoes, person=True)
-    trunk = [neck - half_chest * right, neck + half_chest * right, hip + half_hip * right, hip - half_hip * right]
+        scene.ellipse(
+            joints[-1] + (side * 0.02 * tall, 0.01 * tall),
+            (0.05 * tall, 0.026 * tall),
+            shoes,
+            person=True,
+        )
+    trunk = [
+        neck - half_chest * right,
+        neck + half_chest * right,
+        hip + half_hip * right,
+        hip - half_hip * right,
+    ]
     scene.polygon(trunk, shirt, person=True)
     scene.limb([hip - half_hip * right, hip + half_hip * right], 0.06 * tall, trousers)
     scene.limb([neck - half_chest * right, neck + half_chest * right], 0.05 * tall, shirt)
@@ -112,7 +130,12 @@ def _draw_person(scene: _Scene, rng: np.random.Generator) -> None:
     head = neck + 0.115 * up
     scene.limb([neck, head], 0.05 * stout * tall, skin * 0.85)
     long = rng.random() < 0.4
-    scene.ellipse(head + (-0.02 if long else 0.03) * up, (0.062 * tall, (0.1 if long else 0.07) * tall), hair, True)
+    scene.ellipse(
+        head + (-0.02 if long else 0.03) * up,
+        (0.062 * tall, (0.1 if long else 0.07) * tall),
+        hair,
+        True,
+    )
     scene.ellipse(head, (0.052 * tall, 0.07 * tall), skin, person=True)
 
 
@@ -126,7 +149,9 @@ def toy_person(rng: np.random.Generator, size: int = 96) -> tuple[Image.Image, I
     while True:
         scene = _Scene(size, _colour(rng))
         floor = rng.uniform(0.55, 0.85) * scene.pixels
-        corners = np.array([(0, floor), (scene.pixels, floor), (scene.pixels, scene.pixels), (0, scene.pixels)])
+        corners = np.array(
+            [(0, floor), (scene.pixels, floor), (scene.pixels, scene.pixels), (0, scene.pixels)]
+        )
         scene.polygon(corners, _colour(rng), person=False)
         for _ in range(rng.integers(3, 8)):
             _draw_thing(scene, rng, 0.7 * scene.pixels)
@@ -139,7 +164,9 @@ def toy_person(rng: np.random.Generator, size: int = 96) -> tuple[Image.Image, I
             return _light(scene.image.reduce(_SUPERSAMPLE), rng), mask
 
 
-def draw_toy_people(folder: Path | str, num_scenes: int = 800, size: int = 96, seed: int = 0) -> Path:
+def draw_toy_people(
+    folder: Path | str, num_scenes: int = 800, size: int = 96, seed: int = 0
+) -> Path:
     """Draw toy people into `folder`, as `{train,val,test}/{images,masks}/*.png`, and return `folder`.
 
     60/10/30% of the scenes go to train/val/test. The same arguments give the same files bit for bit, and a larger
@@ -150,8 +177,16 @@ def draw_toy_people(folder: Path | str, num_scenes: int = 800, size: int = 96, s
         ValueError: fewer than 10 scenes, or a folder that holds anything else.
     """
     if num_scenes < len(_SPLITS):
-        raise ValueError(f"num_scenes: expected at least {len(_SPLITS)}, for every split, got {num_scenes}")
-    settings = {"generator": "toy_people", "version": VERSION, "num_scenes": num_scenes, "size": size, "seed": seed}
+        raise ValueError(
+            f"num_scenes: expected at least {len(_SPLITS)}, for every split, got {num_scenes}"
+        )
+    settings = {
+        "generator": "toy_people",
+        "version": VERSION,
+        "num_scenes": num_scenes,
+        "size": size,
+        "seed": seed,
+    }
 
     def draw() -> Iterator[tuple[str, Image.Image]]:
         for index in progress(range(num_scenes), desc="draw people", unit=" scenes"):

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fervit_lib import ranks
 from fervit_lib.datasets.action_units import EMOTIONS
 from fervit_lib.datasets.toy_faces import toy_face
-from fervit_lib.files import naming_disk
-from fervit_lib.locks import locked
-from fervit_lib.progress import progress
+from fervit_lib.system import distributed
+from fervit_lib.system.errors import naming_disk
+from fervit_lib.system.locks import locked
+from fervit_lib.system.progress import progress
 
 VERSION = 2  # of the drawing: a set drawn otherwise is drawn anew
 MARKER = "SYNTHETIC.json"
@@ -31,7 +31,9 @@ def _read_marker(folder: Path, generator: str) -> dict | None:
     return marker if isinstance(marker, dict) and marker.get("generator") == generator else None
 
 
-def draw_toy_faces(folder: Path | str, num_faces: int = 3000, size: int = 64, seed: int = 0) -> Path:
+def draw_toy_faces(
+    folder: Path | str, num_faces: int = 3000, size: int = 64, seed: int = 0
+) -> Path:
     """Draw a data set of toy faces into `folder`, laid out as `{train,val,test}/{emotion}/*.png`, and return `folder`.
 
     70/10/20% of each class go to train/val/test; classes differ by at most one face. The same arguments give the same
@@ -45,7 +47,13 @@ def draw_toy_faces(folder: Path | str, num_faces: int = 3000, size: int = 64, se
         raise ValueError(
             f"num_faces must be at least {4 * len(EMOTIONS)}, for every class in every split; got {num_faces}"
         )
-    settings = {"generator": "toy_faces", "version": VERSION, "num_faces": num_faces, "size": size, "seed": seed}
+    settings = {
+        "generator": "toy_faces",
+        "version": VERSION,
+        "num_faces": num_faces,
+        "size": size,
+        "seed": seed,
+    }
 
     def draw() -> Iterable[tuple[str, Image.Image]]:
         for index in progress(range(num_faces), desc="draw faces", unit=" faces"):
@@ -57,9 +65,12 @@ def draw_toy_faces(folder: Path | str, num_faces: int = 3000, size: int = 64, se
     return write_toy_set(Path(folder), settings, draw(), ours)
 
 
-@ranks.once
+@distributed.once
 def write_toy_set(
-    folder: Path, marker: Mapping[str, Any], pictures: Iterable[tuple[str, Image.Image]], ours: Collection[str]
+    folder: Path,
+    marker: Mapping[str, Any],
+    pictures: Iterable[tuple[str, Image.Image]],
+    ours: Collection[str],
 ) -> Path:
     """Write a toy set whole or not at all, beside its marker; nothing is drawn if it is there already.
 
@@ -102,7 +113,9 @@ def _is_drawn(folder: Path, marker: Mapping[str, Any], ours: Collection[str]) ->
     return found == marker
 
 
-def _refuse_foreign_files(folder: Path, marker: dict | None, what: str, ours: Collection[Path]) -> None:
+def _refuse_foreign_files(
+    folder: Path, marker: dict | None, what: str, ours: Collection[Path]
+) -> None:
     if not folder.exists():
         return
     remedy = f"choose another folder for the {what}, or move these files away"
@@ -111,4 +124,6 @@ def _refuse_foreign_files(folder: Path, marker: dict | None, what: str, ours: Co
     for path in folder.rglob("*"):
         drawn = path.suffix == ".png" and path.stem.isdecimal() and path.parent in ours
         if path.is_file() and path != folder / MARKER and not drawn:
-            raise ValueError(f"folder {folder} holds {what} to be redrawn, but also {path.name}; {remedy}")
+            raise ValueError(
+                f"folder {folder} holds {what} to be redrawn, but also {path.name}; {remedy}"
+            )

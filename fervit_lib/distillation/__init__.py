@@ -26,48 +26,12 @@ from fervit_lib.distillation.expression import (
 from fervit_lib.distillation.features import OnnxFeatures
 from fervit_lib.distillation.learner import Targets, build_distiller, fit_distiller
 from fervit_lib.distillation.losses import DistillLoss, LossWeights, binary_kl, temperature_at
+from fervit_lib.distillation.mask_grid import mask_sheet
 from fervit_lib.distillation.metrics import scores_from
-from fervit_lib.distillation.pictures import mask_sheet
-from fervit_lib.distillation.student import TappedStudent, feature_gradient, frozen_groups, with_projector
+from fervit_lib.distillation.student import (
+    TappedStudent,
+    feature_gradient,
+    frozen_groups,
+    with_projector,
+)
 from fervit_lib.distillation.toy import TOY_TENSOR, make_toy_detector, make_toy_teacher
-
-__all__ = [
-    "ARMS",
-    "KINDS",
-    "TOY_TENSOR",
-    "Augment",
-    "BoundedCache",
-    "DistillLoss",
-    "ExpressionLoss",
-    "LossWeights",
-    "OnnxFeatures",
-    "TappedStudent",
-    "Targets",
-    "TokenViT",
-    "accuracy_table",
-    "binary_kl",
-    "build_distiller",
-    "build_expression_learner",
-    "content_key",
-    "count_runs",
-    "expression_dls",
-    "feature_gradient",
-    "fit_arm",
-    "fit_distiller",
-    "fit_expression",
-    "frozen_groups",
-    "interval_table",
-    "load_or_teach",
-    "make_arms",
-    "make_toy_detector",
-    "make_toy_teacher",
-    "mask_sheet",
-    "people_dls",
-    "read_curves",
-    "read_rightly",
-    "scores_from",
-    "shown_batch",
-    "summary",
-    "temperature_at",
-    "with_projector",
-]

@@ -21,7 +21,9 @@ def content_key(*parts: Tensor | bytes) -> str:
 
 def model_key(model: nn.Module) -> str:
     """`content_key` of a model's weights and buffers, under their names."""
-    return content_key(*(part for name, value in model.state_dict().items() for part in (name.encode(), value)))
+    return content_key(
+        *(part for name, value in model.state_dict().items() for part in (name.encode(), value))
+    )
 
 
 class BoundedCache:
@@ -55,7 +57,9 @@ class BoundedCache:
         if size > self.max_bytes or key in self._kept:
             return
         # A view would keep the batch that it was cut from alive.
-        self._kept[key] = tuple(t.clone() if t.untyped_storage().nbytes() > t.nbytes else t for t in tensors)
+        self._kept[key] = tuple(
+            t.clone() if t.untyped_storage().nbytes() > t.nbytes else t for t in tensors
+        )
         self.bytes += size
         while self.bytes > self.max_bytes:
             self.bytes -= _size(self._kept.popitem(last=False)[1])

@@ -12,16 +12,16 @@ import torch
 from fastai.data.core import DataLoaders
 from torch import Tensor
 
-from fervit_lib import ranks
 from fervit_lib.distillation.data import PeopleBatches
 from fervit_lib.distillation.learner import MONITOR, Targets, build_distiller, fit_distiller
 from fervit_lib.distillation.losses import LossWeights
+from fervit_lib.distillation.mask_grid import SavePictures
 from fervit_lib.distillation.metrics import SCORES, count_pixels, scores_from
-from fervit_lib.distillation.pictures import SavePictures
 from fervit_lib.distillation.student import TappedStudent, with_projector
 from fervit_lib.models.segmentation import build_segmenter, load_student, normalise, save_student
-from fervit_lib.progress import progress
-from fervit_lib.runtime import seed_everything
+from fervit_lib.system import distributed
+from fervit_lib.system.progress import progress
+from fervit_lib.system.runtime import seed_everything
 from fervit_lib.training import SaveBest
 
 ARMS = ("none", "outputs", "outputs_features", "shuffled_features")
@@ -77,10 +77,14 @@ def fit_arm(
         arm, seed, best_epoch (from 0), val_fg_iou, seconds, and checkpoint (its path).
     """
     if arm.shuffle and dls.train.bs < 2:
-        raise ValueError("batch_size: expected at least 2, for features to be shuffled among images, got 1")
+        raise ValueError(
+            "batch_size: expected at least 2, for features to be shuffled among images, got 1"
+        )
     seed_everything(seed)
     model = build_segmenter(**student).to(dls.device)
-    if arm.weights.feature and targets.source is not None:  # `build_distiller` refuses the one without the other
+    if (
+        arm.weights.feature and targets.source is not None
+    ):  # `build_distiller` refuses the one without the other
         tapped = with_projector(model, targets.source, tap, dls.train.size)
     else:
         tapped = TappedStudent(model, tap)
@@ -91,10 +95,23 @@ def fit_arm(
     best = SaveBest(lambda: save_student(checkpoint, model, student), MONITOR)
     pictures = SavePictures(folder, shown_batch(dls.valid, targets), max(1, epochs // 5), show)
     learn = build_distiller(
-        tapped, dls, chosen, arm.weights, folder=folder, cbs=[best, pictures], what=f"{arm.name} {seed}", **options
+        tapped,
+        dls,
+        chosen,
+        arm.weights,
+        folder=folder,
+        cbs=[best, pictures],
+        what=f"{arm.name} {seed}",
+        **options,
     )
     told = {"arm": arm.name, "seed": seed, "tap": tap, **student, **settings}
-    fit_distiller(learn, epochs=epochs, lr=lr, state=folder / "checkpoints" / "last.safetensors", settings=told)
+    fit_distiller(
+        learn,
+        epochs=epochs,
+        lr=lr,
+        state=folder / "checkpoints" / "last.safetensors",
+        settings=told,
+    )
     return {
         "arm": arm.name,
         "seed": seed,
@@ -105,12 +122,16 @@ def fit_arm(
     }
 
 
-def shown_batch(batches: PeopleBatches, targets: Targets, number: int = 4) -> tuple[Tensor, Tensor, Tensor | None]:
+def shown_batch(
+    batches: PeopleBatches, targets: Targets, number: int = 4
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """The first images and masks, and the teacher's logits of them."""
     parts = [batches.prepare(i) for i in range(min(number, len(batches.people)))]
     images = normalise(torch.stack([image for image, _, _ in parts]).to(batches.device))
     masks = torch.stack([mask for _, mask, _ in parts]).to(batches.device)
-    logits = None if targets.teacher is None else targets.logits(images, [key for _, _, key in parts])
+    logits = (
+        None if targets.teacher is None else targets.logits(images, [key for _, _, key in parts])
+    )
     return images, masks, logits
 
 
@@ -121,7 +142,9 @@ def count_split(model: torch.nn.Module, batches: PeopleBatches, targets: Targets
     counts = []
     for images, masks, keys in batches:
         teacher_logits = None if targets.teacher is None else targets.logits(images, keys)
-        counts.append(count_pixels(ranks.in_shares(model, images).float(), masks, teacher_logits))
+        counts.append(
+            count_pixels(distributed.in_shares(model, images).float(), masks, teacher_logits)
+        )
     return torch.cat(counts)
 
 
@@ -150,18 +173,28 @@ def interval_table(
     """
     shapes = {tuple(value.shape) for value in counts.values()}
     if len(shapes) != 1:
-        raise ValueError(f"counts: expected the same seeds and images for every arm, got {sorted(shapes)}")
+        raise ValueError(
+            f"counts: expected the same seeds and images for every arm, got {sorted(shapes)}"
+        )
     [(num_seeds, num_images, _)] = shapes
     rng = np.random.default_rng(seed)
-    images = torch.from_numpy(rng.multinomial(num_images, np.full(num_images, 1 / num_images), resamples)).double()
-    seeds = torch.from_numpy(rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), resamples)).double()
+    images = torch.from_numpy(
+        rng.multinomial(num_images, np.full(num_images, 1 / num_images), resamples)
+    ).double()
+    seeds = torch.from_numpy(
+        rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), resamples)
+    ).double()
     rows, drawn = [], {}
     for arm, value in counts.items():
         exact = {name: float(score.mean()) for name, score in scores_from(value).items()}
         drawn[arm] = _resampled(value, images, seeds)
-        low, high = ({k: float(v.quantile(q)) for k, v in drawn[arm].items()} for q in (0.025, 0.975))
+        low, high = (
+            {k: float(v.quantile(q)) for k, v in drawn[arm].items()} for q in (0.025, 0.975)
+        )
         row = {"arm": arm, "seeds": num_seeds, "test_images": num_images}
-        rows.append(row | {k: v for name in SCORES for k, v in _named(name, exact, low, high).items()})
+        rows.append(
+            row | {k: v for name in SCORES for k, v in _named(name, exact, low, high).items()}
+        )
     table = pd.DataFrame(rows)
     pairs = []
     for one, other in DIFFERENCES:
@@ -189,7 +222,9 @@ def _resampled(counts: Tensor, images: Tensor, seeds: Tensor) -> dict[str, Tenso
     """Counts (S, N, 8), and how often images (R, N) and seeds (R, S) were drawn → each score (R,)."""
     totals = torch.einsum("rn,snk->rsk", images, counts)  # (R, S, 8)
     scores = scores_from(totals[:, :, None])
-    each = torch.where(counts[..., 1] > 0, counts[..., 0] / counts[..., 1].clamp(min=1), 1.0)  # (S, N)
+    each = torch.where(
+        counts[..., 1] > 0, counts[..., 0] / counts[..., 1].clamp(min=1), 1.0
+    )  # (S, N)
     scores["fg_iou_per_image"] = images @ each.T / images.sum(1, keepdim=True)
     share = seeds / seeds.sum(1, keepdim=True)
     return {name: (score * share).sum(1) for name, score in scores.items()}
@@ -198,7 +233,9 @@ def _resampled(counts: Tensor, images: Tensor, seeds: Tensor) -> dict[str, Tenso
 def read_curves(rows: Sequence[Mapping[str, Any]], folder: Path) -> pd.DataFrame:
     """metrics.csv of every fit, with arm and seed."""
     return pd.concat(
-        pd.read_csv((folder / row["checkpoint"]).parents[1] / "metrics.csv").assign(arm=row["arm"], seed=row["seed"])
+        pd.read_csv((folder / row["checkpoint"]).parents[1] / "metrics.csv").assign(
+            arm=row["arm"], seed=row["seed"]
+        )
         for row in rows
     )
 
@@ -208,7 +245,9 @@ def summary(table: pd.DataFrame, pairs: pd.DataFrame | None, toy: bool) -> str:
     score, name = (MONITOR, "foreground IoU") if MONITOR in table else ("accuracy", "accuracy")
     students = table[table["arm"] != "teacher"]
     best, seeds = students.loc[students[score].idxmax()], int(students["seeds"].max())
-    texts = [f"Highest {name} of a student: {best['arm'].replace('_', ' ')} with {best[score]:.1%}."]
+    texts = [
+        f"Highest {name} of a student: {best['arm'].replace('_', ' ')} with {best[score]:.1%}."
+    ]
     for row in [] if pairs is None else pairs.to_dict("records"):
         sign = "more" if row["low"] > 0 else "less" if row["high"] < 0 else "no proven difference"
         interval = f"{100 * row['difference']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"

@@ -13,12 +13,12 @@ from fastai.data.load import DataLoader
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 
-from fervit_lib import ranks
 from fervit_lib.datasets import IGNORE, PeopleDataset, load_people, resize_picture
 from fervit_lib.distillation.cache import BoundedCache, content_key
 from fervit_lib.models.segmentation import MEAN, STRIDE, normalise
-from fervit_lib.reading import Readers, Reading
-from fervit_lib.runtime import cpu_count
+from fervit_lib.system import distributed
+from fervit_lib.system.prefetch import Readers, Reading
+from fervit_lib.system.runtime import cpu_count
 
 _FILL = [round(255 * value) for value in MEAN]
 
@@ -27,7 +27,9 @@ _FILL = [round(255 * value) for value in MEAN]
 class Augment:
     """How far training pictures are changed, by torchvision's transforms."""
 
-    strength: float = 1.0  # 1: up to 15°, a quarter of zoom, a tenth of shift, a fifth of light; 0: mirrored only
+    strength: float = (
+        1.0  # 1: up to 15°, a quarter of zoom, a tenth of shift, a fifth of light; 0: mirrored only
+    )
     views: int = 4  # different ways in which one picture comes up, over the epochs in turn; 0: never the same twice
     seed: int = 0  # draws them
 
@@ -39,7 +41,9 @@ class Augment:
 
     def change(self, image: Tensor, mask: Tensor, index: int, view: int) -> tuple[Tensor, Tensor]:
         """(3, S, S) and (S, S) uint8 → the same; what comes into the picture from outside is ignored (255)."""
-        rng = np.random.default_rng((self.seed, index, view))  # not torch's: pictures are prepared in threads
+        rng = np.random.default_rng(
+            (self.seed, index, view)
+        )  # not torch's: pictures are prepared in threads
         mask = mask[None]
         if rng.random() < 0.5:
             image, mask = TF.horizontal_flip(image), TF.horizontal_flip(mask)
@@ -85,10 +89,14 @@ class PeopleBatches(DataLoader):
         if size < STRIDE or size % STRIDE:
             raise ValueError(f"image_size: expected a multiple of {STRIDE}, got {size}")
         if bs < 1 or bs > len(people):
-            raise ValueError(f"batch_size: expected 1 to {len(people)}, the number of images, got {bs}")
+            raise ValueError(
+                f"batch_size: expected 1 to {len(people)}, the number of images, got {bs}"
+            )
         self.people, self.size, self.resize, self.augment = people, size, resize, augment
         self.epoch, self.prepared = 0, BoundedCache(memory)
-        super().__init__(people, bs=bs, shuffle=augment is not None, drop_last=augment is not None, device=device)
+        super().__init__(
+            people, bs=bs, shuffle=augment is not None, drop_last=augment is not None, device=device
+        )
 
     def prepare(self, index: int) -> tuple[Tensor, Tensor, str]:
         """Image (3, S, S) and mask (S, S) uint8 as they come up in this epoch, and the image's content key."""
@@ -97,7 +105,10 @@ class PeopleBatches(DataLoader):
             view = (self.epoch + index) % self.augment.views if self.augment.views else self.epoch
         if (found := self.prepared.get((index, view))) is None:
             pixels, values = resize_picture(*self.people[index], self.size, self.resize)
-            image, mask = torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), torch.from_numpy(values)
+            image, mask = (
+                torch.from_numpy(pixels).permute(2, 0, 1).contiguous(),
+                torch.from_numpy(values),
+            )
             if self.augment:
                 image, mask = self.augment.change(image, mask, index, view)
             found = (image, mask)
@@ -106,19 +117,23 @@ class PeopleBatches(DataLoader):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
         order = torch.randperm(len(self.people)) if self.shuffle else torch.arange(len(self.people))
-        chunks = [c.tolist() for c in order.split(self.bs) if len(c) == self.bs or not self.drop_last]
+        chunks = [
+            c.tolist() for c in order.split(self.bs) if len(c) == self.bs or not self.drop_last
+        ]
         with Readers(min(16, cpu_count())) as readers:
             ahead = self._read(readers, chunks[0])
             for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):
                 ready, ahead = ahead, self._read(readers, following)
                 *pixels, keys = zip(*(reading.result() for reading in ready), strict=True)
                 self.last_names = tuple(self.people.images[i].name for i in chunk)
-                own = tuple(torch.stack(parts).to(self.device, non_blocking=True) for parts in pixels)
-                images, masks = ranks.gather(own, len(chunk))
-                yield normalise(images), masks, ranks.gather_names(keys, len(chunk))
+                own = tuple(
+                    torch.stack(parts).to(self.device, non_blocking=True) for parts in pixels
+                )
+                images, masks = distributed.gather(own, len(chunk))
+                yield normalise(images), masks, distributed.gather_names(keys, len(chunk))
 
     def _read(self, readers: Readers, chunk: list[int]) -> list[Reading]:
-        own = [chunk[i] for i in ranks.own_part(len(chunk))]
+        own = [chunk[i] for i in distributed.own_part(len(chunk))]
         return [readers.submit(self.people.files(i), self.prepare, i) for i in own]
 
 
@@ -146,11 +161,15 @@ def people_dls(
     Args:
         fraction: share of the training images, drawn with `seed`.
     """
-    train, val, test = (load_people(folder, split, allow_empty) for split in ("train", "val", "test"))
+    train, val, test = (
+        load_people(folder, split, allow_empty) for split in ("train", "val", "test")
+    )
     same = {"size": size, "resize": resize, "device": device}
     shown = [PeopleBatches(part, bs=min(2 * batch_size, len(part)), **same) for part in (val, test)]
     dls = DataLoaders(
-        PeopleBatches(train.part(fraction, seed), bs=batch_size, augment=augment or Augment(), **same),
+        PeopleBatches(
+            train.part(fraction, seed), bs=batch_size, augment=augment or Augment(), **same
+        ),
         shown[0],
         device=device,
     )

@@ -13,13 +13,14 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from torch import Tensor, nn
 
-from fervit_lib import ranks
+from fervit_lib.inputs import inputs_for, is_image
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import ImageModel, load_model
 from fervit_lib.models.segmentation import freeze
-from fervit_lib.progress import progress
-from fervit_lib.runs import load_checkpoint, save_checkpoint
-from fervit_lib.runtime import resolve, seed_everything, takes_bf16
+from fervit_lib.system import distributed
+from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
+from fervit_lib.system.progress import progress
+from fervit_lib.system.runtime import resolve, seed_everything, takes_bf16
 from fervit_lib.training import (
     STRATEGIES,
     AugmentImages,
@@ -27,8 +28,6 @@ from fervit_lib.training import (
     build_learner,
     face_dls,
     fit,
-    inputs_for,
-    is_image,
 )
 
 KINDS = ("none", "soft", "hard", "token")
@@ -44,9 +43,17 @@ class TokenViT(ImageModel):
         options: as of `ImageModel`.
     """
 
-    def __init__(self, num_classes: int = 7, *, model_name: str = "deit_tiny_distilled_patch16_224", **options) -> None:
+    def __init__(
+        self,
+        num_classes: int = 7,
+        *,
+        model_name: str = "deit_tiny_distilled_patch16_224",
+        **options,
+    ) -> None:
         if "distilled" not in model_name:
-            raise ValueError(f"model_name: expected a distilled ViT, which has the token, got {model_name!r}")
+            raise ValueError(
+                f"model_name: expected a distilled ViT, which has the token, got {model_name!r}"
+            )
         super().__init__(num_classes, model_name=model_name, **options)
         self.head = nn.ModuleList([self.head, nn.Linear(self.body.num_features, num_classes)])
 
@@ -72,9 +79,15 @@ class ExpressionLoss(nn.Module):
             raise ValueError(f"alpha: expected a share in [0, 1], got {alpha}")
         if not temperature > 0:
             raise ValueError(f"temperature: expected a number above 0, got {temperature}")
-        self.kind, self.alpha, self.temperature = kind, 0.0 if kind == "none" else alpha, temperature
+        self.kind, self.alpha, self.temperature = (
+            kind,
+            0.0 if kind == "none" else alpha,
+            temperature,
+        )
 
-    def forward(self, logits: Tensor | tuple[Tensor, Tensor], labels: Tensor, taught: Tensor | None = None) -> Tensor:
+    def forward(
+        self, logits: Tensor | tuple[Tensor, Tensor], labels: Tensor, taught: Tensor | None = None
+    ) -> Tensor:
         """`taught`: the teacher's logits (B, C); None where they are not asked for, as in validation."""
         ours, token = logits if isinstance(logits, tuple) else (logits, logits)
         loss = F.cross_entropy(ours.float(), labels)
@@ -83,10 +96,15 @@ class ExpressionLoss(nn.Module):
         if self.kind == "soft":
             student, teacher = ours.float() / self.temperature, taught.float() / self.temperature
             said = self.temperature**2 * F.kl_div(
-                student.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction="batchmean"
+                student.log_softmax(-1),
+                teacher.log_softmax(-1),
+                log_target=True,
+                reduction="batchmean",
             )
         else:
-            said = F.cross_entropy((token if self.kind == "token" else ours).float(), taught.argmax(-1))
+            said = F.cross_entropy(
+                (token if self.kind == "token" else ours).float(), taught.argmax(-1)
+            )
         return (1 - self.alpha) * loss + self.alpha * said
 
 
@@ -107,14 +125,16 @@ class AskTeacher(Callback):
 def teacher_logits(teacher: nn.Module, images: Tensor, bf16: bool) -> Tensor:
     """(B, 3, H, W) as `ImageModel` takes them → (B, C) float32."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-        return ranks.in_shares(teacher, images).float()
+        return distributed.in_shares(teacher, images).float()
 
 
 def ask_of_all(teacher: nn.Module, images: Tensor, bf16: bool) -> Tensor:
     """The teacher's mean logits of each image and its mirror image: (N, 3, H, W) → (N, C)."""
     said = []
     for part in progress(images.split(256), desc="ask the teacher", unit=" batches"):
-        said.append((teacher_logits(teacher, part, bf16) + teacher_logits(teacher, part.flip(-1), bf16)) / 2)
+        said.append(
+            (teacher_logits(teacher, part, bf16) + teacher_logits(teacher, part.flip(-1), bf16)) / 2
+        )
     return torch.cat(said)
 
 
@@ -144,27 +164,46 @@ def build_expression_learner(
         ValueError: a `token` without a `TokenViT`, or a teacher of other classes.
     """
     if (loss.kind == "token") != isinstance(student, TokenViT):
-        raise ValueError(f"student: expected a TokenViT for kind token and only there, got kind {loss.kind!r}")
+        raise ValueError(
+            f"student: expected a TokenViT for kind token and only there, got kind {loss.kind!r}"
+        )
     student, teacher = student.to(dls.device), freeze(teacher).to(dls.device)
     bf16 = takes_bf16(precision, dls.device)
     found = teacher_logits(teacher, dls.train.views[0][:2], bf16).shape[-1]
     if found != len(dls.classes):
-        raise ValueError(f"teacher: expected {len(dls.classes)} classes as the faces have, got {found}")
-    dls.train.beside = ask_of_all(teacher, dls.train.views[0], bf16) if ask_once and loss.alpha else None
+        raise ValueError(
+            f"teacher: expected {len(dls.classes)} classes as the faces have, got {found}"
+        )
+    dls.train.beside = (
+        ask_of_all(teacher, dls.train.views[0], bf16) if ask_once and loss.alpha else None
+    )
     ask = [AskTeacher(teacher, bf16)] if loss.alpha and not ask_once else []
-    fitting: dict[str, Any] = {"folder": folder, "precision": precision, "cbs": [*ask, *cbs], **options}
+    fitting: dict[str, Any] = {
+        "folder": folder,
+        "precision": precision,
+        "cbs": [*ask, *cbs],
+        **options,
+    }
     learn = build_learner(student, dls, STRATEGIES["full"], **fitting)
     learn.loss_func = loss
     return learn
 
 
-def expression_dls(folder: Path, image_size: int, batch_size: int, device: torch.device) -> DataLoaders:
+def expression_dls(
+    folder: Path, image_size: int, batch_size: int, device: torch.device
+) -> DataLoaders:
     """`training.face_dls` of a store's faces, as pixels; and the test split as `dls.test_inputs`, `test_labels`."""
     test = LatentStore.open(folder, "test")
-    reader = ImageModel(len(test.classes), model_name="resnet10t", pretrained="none", image_size=image_size)
+    reader = ImageModel(
+        len(test.classes), model_name="resnet10t", pretrained="none", image_size=image_size
+    )
     dls = face_dls(reader, folder, batch_size=batch_size, device=device)
     dls.test_inputs, dls.test_labels = inputs_for(reader, test), test.labels.numpy()
-    dls.num_train, dls.num_val, dls.num_test = len(dls.train.targets), len(dls.valid.targets), len(dls.test_labels)
+    dls.num_train, dls.num_val, dls.num_test = (
+        len(dls.train.targets),
+        len(dls.valid.targets),
+        len(dls.test_labels),
+    )
     return dls
 
 
@@ -174,7 +213,9 @@ def read_rightly(model: nn.Module, dls: DataLoaders) -> np.ndarray:
     found = []
     with torch.inference_mode():
         for part in dls.test_inputs.split(256):
-            plain, mirrored = (model(images.to(dls.device)).softmax(-1) for images in (part, part.flip(-1)))
+            plain, mirrored = (
+                model(images.to(dls.device)).softmax(-1) for images in (part, part.flip(-1))
+            )
             found.append(torch.stack([plain.argmax(-1), (plain + mirrored).argmax(-1)]).cpu())
     return torch.cat(found, dim=1).numpy() == dls.test_labels
 
@@ -189,7 +230,9 @@ def load_or_teach(teacher: str, dls: DataLoaders, folder: Path, **options: Any) 
         return teach_expressions(dls, folder, **options)
     model, _ = load_model(resolve(teacher))
     if not is_image(model):
-        raise ValueError(f"teacher: expected a model over pixels (approach image), {teacher} reads codes")
+        raise ValueError(
+            f"teacher: expected a model over pixels (approach image), {teacher} reads codes"
+        )
     return model
 
 
@@ -205,10 +248,17 @@ def teach_expressions(
 ) -> nn.Module:
     """A CNN trained on the same faces, its best epoch by macro-F1: what teaches where no trained one is given."""
     seed_everything(seed)
-    model = ImageModel(len(dls.classes), model_name=model_name, pretrained="none", image_size=image_size)
+    model = ImageModel(
+        len(dls.classes), model_name=model_name, pretrained="none", image_size=image_size
+    )
     fitting: dict[str, Any] = {"folder": folder, "precision": precision, "cbs": [AugmentImages()]}
     learn = build_learner(model.to(dls.device), dls, STRATEGIES["full"], **fitting)
-    told = {"seed": seed, "model_name": model_name, "image_size": image_size, "precision": precision}
+    told = {
+        "seed": seed,
+        "model_name": model_name,
+        "image_size": image_size,
+        "precision": precision,
+    }
     _fit_best(learn, folder, epochs, 1e-3, told)
     return model
 
@@ -242,18 +292,32 @@ def fit_expression(
     if kind == "token":
         model: nn.Module = TokenViT(len(dls.classes), **own)
     else:
-        model = ImageModel(len(dls.classes), **own | {"model_name": own["model_name"].replace("_distilled", "")})
+        model = ImageModel(
+            len(dls.classes), **own | {"model_name": own["model_name"].replace("_distilled", "")}
+        )
     build = {"folder": folder, "cbs": [AugmentImages(augment)], **options}
     learn = build_expression_learner(model, teacher, dls, ExpressionLoss(kind, **loss), **build)
-    told = {"kind": kind, "student": dict(student), "loss": dict(loss), "augment": augment, **options}
+    told = {
+        "kind": kind,
+        "student": dict(student),
+        "loss": dict(loss),
+        "augment": augment,
+        **options,
+    }
     _fit_best(learn, folder, epochs, lr, {"seed": seed, **told})
     return model.eval()
 
 
-def _fit_best(learn: Learner, folder: Path, epochs: int, lr: float, settings: Mapping[str, Any]) -> None:
+def _fit_best(
+    learn: Learner, folder: Path, epochs: int, lr: float, settings: Mapping[str, Any]
+) -> None:
     """Fit, resumably, and leave the weights of the best epoch in the model."""
     checkpoint = folder / "checkpoints" / "best.safetensors"
-    learn.add_cb(SaveBest(lambda: save_checkpoint(checkpoint, learn.model.state_dict(), {"kind": "expression"})))
+    learn.add_cb(
+        SaveBest(
+            lambda: save_checkpoint(checkpoint, learn.model.state_dict(), {"kind": "expression"})
+        )
+    )
     fit(
         learn, STRATEGIES["full"], epochs=epochs, lr=lr, state=folder / "checkpoints" / "last.safetensors",
         settings={**settings, "faces": len(learn.dls.train.targets)},
@@ -271,6 +335,12 @@ def accuracy_table(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
         values = np.asarray(both)[:, 0]
         drawn = rng.choice(values.mean(0), (2000, values.shape[1])).mean(1)
         low, high = np.quantile(drawn, (0.025, 0.975))
-        row = {"arm": kind, "seeds": len(values), "accuracy": values.mean(), "low": low, "high": high}
+        row = {
+            "arm": kind,
+            "seeds": len(values),
+            "accuracy": values.mean(),
+            "low": low,
+            "high": high,
+        }
         rows.append(row | {"mirrored": np.asarray(both)[:, 1].mean()})
     return pd.DataFrame(rows)

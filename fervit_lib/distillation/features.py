@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from fervit_lib.distillation.cache import content_key
-from fervit_lib.files import naming
 from fervit_lib.models.segmentation import denormalise
-from fervit_lib.runtime import display_path, resolve
+from fervit_lib.system.errors import naming
+from fervit_lib.system.runtime import display_path, resolve
 
 DETECTOR = "pretrained_models/yolov9_e_wholebody25_Nx3x640x640_featext_optimized.onnx"
 TENSOR = "segmentation_model_34_Concat_output_0"
@@ -38,7 +38,11 @@ class OnnxFeatures:
     """
 
     def __init__(
-        self, path: str | Path, tensor: str, device: torch.device, providers: Sequence[str] | None = None
+        self,
+        path: str | Path,
+        tensor: str,
+        device: torch.device,
+        providers: Sequence[str] | None = None,
     ) -> None:
         self.path, self.tensor, self.device = resolve(path), tensor, torch.device(device)
         if not self.path.is_file():
@@ -48,7 +52,10 @@ class OnnxFeatures:
         self.key = content_key(self.path.read_bytes(), tensor.encode())
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         wanted = self._providers(providers or PROVIDERS)
-        with naming(self.path, "cannot be run as ONNX", "download it again"), tempfile.TemporaryDirectory() as folder:
+        with (
+            naming(self.path, "cannot be run as ONNX", "download it again"),
+            tempfile.TemporaryDirectory() as folder,
+        ):
             cut = cut_graph(self.path, tensor, Path(folder) / "cut.onnx")
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
@@ -62,12 +69,17 @@ class OnnxFeatures:
     def _providers(self, wanted: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
         there = onnxruntime.get_available_providers()
         if unknown := set(wanted) - set(PROVIDERS):
-            raise ValueError(f"providers: expected some of {', '.join(PROVIDERS)}, got {', '.join(sorted(unknown))}")
+            raise ValueError(
+                f"providers: expected some of {', '.join(PROVIDERS)}, got {', '.join(sorted(unknown))}"
+            )
         on_gpu = {} if self.stream is None else {"device_id": str(self.device.index or 0)}
         if self.stream is not None:
             on_gpu["user_compute_stream"] = str(self.stream.cuda_stream)
         kept = [p for p in wanted if p in there and (self.stream is not None or p == PROVIDERS[-1])]
-        return [(p, {} if p == PROVIDERS[-1] else on_gpu) for p in (*kept, *({PROVIDERS[-1]} - set(kept)))]
+        return [
+            (p, {} if p == PROVIDERS[-1] else on_gpu)
+            for p in (*kept, *({PROVIDERS[-1]} - set(kept)))
+        ]
 
     @property
     def providers(self) -> list[str]:
@@ -126,7 +138,9 @@ def cut_graph(path: Path, tensor: str, to: Path) -> Path:
         model = onnx.load(path)
         model = onnx.shape_inference.infer_shapes(model)
     except Exception as error:  # protobuf and onnx have an error for every kind of damage
-        raise ValueError(f"{display_path(path)}: cannot be read as ONNX ({error}); download it again") from error
+        raise ValueError(
+            f"{display_path(path)}: cannot be read as ONNX ({error}); download it again"
+        ) from error
     graph = model.graph
     weights = {value.name for value in graph.initializer}
     inputs = [value.name for value in graph.input if value.name not in weights]
@@ -139,7 +153,9 @@ def cut_graph(path: Path, tensor: str, to: Path) -> Path:
         raise ValueError(_no_tensor(path, tensor, model, made))
     known = {value.name for value in (*graph.value_info, *graph.output)}
     if tensor not in known:  # an operator that shape inference does not know: the type alone
-        graph.value_info.append(onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None))
+        graph.value_info.append(
+            onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None)
+        )
     whole = to.with_name("whole.onnx")
     onnx.save(model, whole)
     onnx.utils.extract_model(str(whole), str(to), inputs, [tensor], check_model=False)
@@ -154,7 +170,9 @@ def _no_tensor(path: Path, tensor: str, model: onnx.ModelProto, made: list[str])
             shapes[value.name] = "x".join(str(d.dim_value or d.dim_param or "?") for d in dims)
     near = difflib.get_close_matches(tensor, shapes or made, 4, cutoff=0.3)
     fitting = [*near, *(name for name in shapes if name not in near)][:12]
-    listed = ", ".join(f"{name} ({shapes.get(name, 'shape unknown')})" for name in fitting) or ", ".join(made[-12:])
+    listed = ", ".join(
+        f"{name} ({shapes.get(name, 'shape unknown')})" for name in fitting
+    ) or ", ".join(made[-12:])
     return (
         f"tensor: {display_path(path)} has no {tensor!r}; of its {len(made)} tensors {len(shapes)} are feature maps: "
         f"{listed}{', …' if len(shapes) > len(fitting) else ''}"

@@ -14,7 +14,6 @@ from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
-from fervit_lib import ranks
 from fervit_lib.distillation.cache import BoundedCache, content_key, model_key
 from fervit_lib.distillation.data import CountEpochs
 from fervit_lib.distillation.features import OnnxFeatures
@@ -22,7 +21,8 @@ from fervit_lib.distillation.losses import TERMS, DistillLoss, LossWeights, temp
 from fervit_lib.distillation.metrics import all_metrics
 from fervit_lib.distillation.student import TappedStudent, frozen_groups, parameter_groups
 from fervit_lib.models.segmentation import freeze
-from fervit_lib.runtime import takes_bf16
+from fervit_lib.system import distributed
+from fervit_lib.system.runtime import takes_bf16
 from fervit_lib.training.callbacks import Bf16, Curves, KeepFrozenStill, StopOnNan
 from fervit_lib.training.learner import naming_memory
 from fervit_lib.training.resume import KeepLast, ResumableLearner
@@ -53,18 +53,26 @@ class Targets:
         shuffle: bool = False,
     ) -> None:
         self.teacher, self.source = freeze(teacher) if teacher else None, source
-        self.cache, self.bf16, self.shuffle = BoundedCache(0) if cache is None else cache, bf16, shuffle
+        self.cache, self.bf16, self.shuffle = (
+            BoundedCache(0) if cache is None else cache,
+            bf16,
+            shuffle,
+        )
         self._keys: dict[str, str] = {}
         if teacher:
             self._keys["teacher"] = content_key(model_key(teacher).encode(), str(bf16).encode())
         if source:
-            self._keys["features"] = content_key(source.key.encode(), ",".join(source.providers).encode())
+            self._keys["features"] = content_key(
+                source.key.encode(), ",".join(source.providers).encode()
+            )
 
     @torch.no_grad()
     def logits(self, images: Tensor, keys: Sequence[str]) -> Tensor:
         """The teacher's, (B, 1, S, S) float32. Raises ValueError where there is none."""
         if (teacher := self.teacher) is None:
-            raise ValueError("teacher: expected one, for its outputs, got none; name one as `teacher`")
+            raise ValueError(
+                "teacher: expected one, for its outputs, got none; name one as `teacher`"
+            )
 
         def compute(images: Tensor) -> Tensor:
             with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
@@ -75,18 +83,22 @@ class Targets:
     def features(self, images: Tensor, keys: Sequence[str]) -> Tensor:
         """The detector's, (B, C, h, w) float32; of other images where they are shuffled. Raises as `logits`."""
         if self.source is None:
-            raise ValueError("source: expected a detector, for its features, got none; name one as `detector`")
+            raise ValueError(
+                "source: expected a detector, for its features, got none; name one as `detector`"
+            )
         found = self._kept("features", self.source, images, keys)
         return found.roll(1, 0) if self.shuffle else found
 
-    def _kept(self, kind: str, compute: Callable[[Tensor], Tensor], images: Tensor, keys: Sequence[str]) -> Tensor:
+    def _kept(
+        self, kind: str, compute: Callable[[Tensor], Tensor], images: Tensor, keys: Sequence[str]
+    ) -> Tensor:
         if not self.cache.max_bytes:
-            return ranks.in_shares(compute, images)
+            return distributed.in_shares(compute, images)
         full = [(kind, self._keys[kind], key) for key in keys]
         found = {i: kept for i, key in enumerate(full) if (kept := self.cache.get(key)) is not None}
         if missing := [i for i in range(len(full)) if i not in found]:
             chosen = images if len(missing) == len(images) else images[missing]
-            for i, value in zip(missing, ranks.in_shares(compute, chosen), strict=True):
+            for i, value in zip(missing, distributed.in_shares(compute, chosen), strict=True):
                 found[i] = (value,)
                 self.cache.put(full[i], (value,))
         return torch.stack([found[i][0] for i in range(len(full))])
@@ -105,7 +117,11 @@ class GiveTargets(Callback):
         logits = features = None
         if self.targets.teacher is not None and (self.weights.outputs or not self.training):
             logits = self.targets.logits(self.x, keys)
-        if self.targets.source is not None and self.weights.feature and self.model.projector is not None:
+        if (
+            self.targets.source is not None
+            and self.weights.feature
+            and self.model.projector is not None
+        ):
             features = self.targets.features(self.x, keys)
         self.learn.yb = (masks, logits, features)
 
@@ -117,7 +133,9 @@ class StopOnBadBatch(StopOnNan):
         try:
             super().after_loss()
         except ValueError as error:
-            raise ValueError(f"{error}; the images: {', '.join(self.dls.train.last_names)}") from error
+            raise ValueError(
+                f"{error}; the images: {', '.join(self.dls.train.last_names)}"
+            ) from error
 
 
 class Anneal(Callback):
@@ -133,7 +151,9 @@ class Anneal(Callback):
         progress = self.epoch / max(1, self.n_epoch - 1)
         self.learn.loss_func.temperature = temperature_at(progress, start, end, schedule)
         groups = len(self.opt.param_lists)
-        frozen = frozen_groups(self.encoder_training, self.model.tap, groups, self.epoch / self.n_epoch)
+        frozen = frozen_groups(
+            self.encoder_training, self.model.tap, groups, self.epoch / self.n_epoch
+        )
         self.opt.freeze_to(frozen)
 
 
@@ -169,7 +189,9 @@ def build_distiller(
     if precision not in ("auto", "float32", "bf16"):
         raise ValueError(f"precision: expected auto, float32 or bf16, got {precision!r}")
     if weights.outputs and targets.teacher is None:
-        raise ValueError("kl_weight, mse_weight: expected 0 without a teacher; name one as `teacher`")
+        raise ValueError(
+            "kl_weight, mse_weight: expected 0 without a teacher; name one as `teacher`"
+        )
     if weights.feature and (targets.source is None or model.projector is None):
         raise ValueError("feature_weight: expected 0 without a detector; name one as `detector`")
     temperature_at(0.0, *temperature)  # a wrong schedule is said now

@@ -26,7 +26,9 @@ class LossWeights:
     def __post_init__(self) -> None:
         for field in fields(self):
             if not (math.isfinite(value := getattr(self, field.name)) and value >= 0):
-                raise ValueError(f"{field.name}_weight: expected a number of 0 or more, got {value}")
+                raise ValueError(
+                    f"{field.name}_weight: expected a number of 0 or more, got {value}"
+                )
 
     @property
     def outputs(self) -> bool:
@@ -50,7 +52,9 @@ def temperature_at(progress: float, start: float, end: float, schedule: str) -> 
         return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
     if schedule == "exponential":
         return start * math.exp(progress * math.log(end / start))
-    raise ValueError(f"temperature_schedule: expected one of {', '.join(SCHEDULES)}, got {schedule!r}")
+    raise ValueError(
+        f"temperature_schedule: expected one of {', '.join(SCHEDULES)}, got {schedule!r}"
+    )
 
 
 def binary_kl(
@@ -132,11 +136,15 @@ class DistillLoss(nn.Module):
         logits, projected = predicted[0].float(), predicted[1]
         masks = masks[:, None]
         if logits.shape != masks.shape:
-            raise ValueError(f"masks: expected {tuple(logits.shape)} as the logits, got {tuple(masks.shape)}")
+            raise ValueError(
+                f"masks: expected {tuple(logits.shape)} as the logits, got {tuple(masks.shape)}"
+            )
         valid = masks != IGNORE
         target = (masks == 1).float()
         terms = {
-            "bce": _mean(F.binary_cross_entropy_with_logits(logits, target, reduction="none"), valid),
+            "bce": _mean(
+                F.binary_cross_entropy_with_logits(logits, target, reduction="none"), valid
+            ),
             "dice": dice_loss(logits, target, valid),
         }
         if teacher_logits is not None:
@@ -144,8 +152,12 @@ class DistillLoss(nn.Module):
             terms["mse"] = _mean((logits.sigmoid() - teacher_logits.float().sigmoid()) ** 2, valid)
         if features is not None and projected is not None:
             terms["feature"] = feature_loss(projected, features)
-        used = {name: getattr(self.weights, name) for name in TERMS if getattr(self.weights, name) > 0}
+        used = {
+            name: getattr(self.weights, name) for name in TERMS if getattr(self.weights, name) > 0
+        }
         if missing := set(used) - set(terms):
-            raise ValueError(f"targets: the loss weighs {', '.join(sorted(missing))}, but the batch has nothing for it")
+            raise ValueError(
+                f"targets: the loss weighs {', '.join(sorted(missing))}, but the batch has nothing for it"
+            )
         self.terms = {name: term.detach() for name, term in terms.items()}
         return torch.stack([weight * terms[name] for name, weight in used.items()]).sum()

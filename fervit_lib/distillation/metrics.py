@@ -87,7 +87,9 @@ class Counts:
 class SharedMetric(Metric):
     """One of `SCORES`, or with `term` the mean of that term of the loss. The first of all counts for the others."""
 
-    def __init__(self, counts: Counts, name: str, *, leads: bool = False, term: bool = False) -> None:
+    def __init__(
+        self, counts: Counts, name: str, *, leads: bool = False, term: bool = False
+    ) -> None:
         self.counts, self.title, self.leads, self.term = counts, name, leads, term
 
     def reset(self) -> None:
@@ -103,7 +105,11 @@ class SharedMetric(Metric):
         if not self.term:
             return float(scores_from(torch.cat(self.counts.parts))[self.title])
         values = self.counts.terms.get(self.title, [])
-        return sum(v * n for v, n in values) / max(1, sum(n for _, n in values)) if values else math.nan
+        return (
+            sum(v * n for v, n in values) / max(1, sum(n for _, n in values))
+            if values
+            else math.nan
+        )
 
     @property
     def name(self) -> str:

@@ -33,7 +33,9 @@ class TappedStudent(nn.Module):
             place in an encoder that does not train: the published baseline, whose feature term cannot move the student.
     """
 
-    def __init__(self, student: nn.Module, tap: str = "decoder", projector: nn.Module | None = None) -> None:
+    def __init__(
+        self, student: nn.Module, tap: str = "decoder", projector: nn.Module | None = None
+    ) -> None:
         super().__init__()
         if tap not in TAPS:
             raise ValueError(f"feature_tap: expected one of {', '.join(TAPS)}, got {tap!r}")
@@ -56,7 +58,9 @@ class TappedStudent(nn.Module):
             place, pick = self.student.decoder.blocks[_DECODER_BLOCK], lambda output: output
         else:
             place, pick = self.student.encoder, lambda output: output[_ENCODER_INDEX]
-        handle = place.register_forward_hook(lambda module, inputs, output: found.append(pick(output)))
+        handle = place.register_forward_hook(
+            lambda module, inputs, output: found.append(pick(output))
+        )
         try:
             logits = self.student(images)
         finally:
@@ -64,7 +68,9 @@ class TappedStudent(nn.Module):
         return logits, found[0]
 
 
-def with_projector(student: nn.Module, source: OnnxFeatures, tap: str, image_size: int) -> TappedStudent:
+def with_projector(
+    student: nn.Module, source: OnnxFeatures, tap: str, image_size: int
+) -> TappedStudent:
     """The student with a projector built from the real shapes on both sides.
 
     Raises:
@@ -120,7 +126,10 @@ def parameter_groups(model: TappedStudent) -> list[list[nn.Parameter]]:
     """The encoder's stages from the image up, and last what always trains: decoder, head and projector."""
     student = model.student
     rest = [*student.decoder.parameters(), *student.segmentation_head.parameters()]
-    return [*encoder_stages(student), rest + list(model.projector.parameters() if model.projector else [])]
+    return [
+        *encoder_stages(student),
+        rest + list(model.projector.parameters() if model.projector else []),
+    ]
 
 
 def frozen_groups(training: str, tap: str, num_groups: int, progress: float) -> int:
@@ -133,7 +142,9 @@ def frozen_groups(training: str, tap: str, num_groups: int, progress: float) -> 
     Tap `encoder` trains the stages it reads, and so the encoder; `encoder_frozen` holds the encoder still.
     """
     if training not in ENCODER_TRAINING:
-        raise ValueError(f"encoder_training: expected one of {', '.join(ENCODER_TRAINING)}, got {training!r}")
+        raise ValueError(
+            f"encoder_training: expected one of {', '.join(ENCODER_TRAINING)}, got {training!r}"
+        )
     if tap == "encoder_frozen" or (training == "frozen" and tap != "encoder"):
         return num_groups - 1
     if training == "progressive":
@@ -141,7 +152,9 @@ def frozen_groups(training: str, tap: str, num_groups: int, progress: float) -> 
     return 0
 
 
-def feature_gradient(model: TappedStudent, source: OnnxFeatures, images: Tensor, frozen: int) -> float:
+def feature_gradient(
+    model: TappedStudent, source: OnnxFeatures, images: Tensor, frozen: int
+) -> float:
     """Norm of the feature term's gradient over all weights that ship: 0 where that term cannot move the student.
 
     Args:
@@ -155,6 +168,8 @@ def feature_gradient(model: TappedStudent, source: OnnxFeatures, images: Tensor,
     ours = [p for p in model.student.parameters() if p.requires_grad]
     was_training = model.training
     projected = model.eval()(images)[1]
-    gradients = torch.autograd.grad(feature_loss(projected, source(images)), ours, allow_unused=True)
+    gradients = torch.autograd.grad(
+        feature_loss(projected, source(images)), ours, allow_unused=True
+    )
     model.train(was_training).requires_grad_(True)
     return float(sum(g.double().square().sum() for g in gradients if g is not None)) ** 0.5

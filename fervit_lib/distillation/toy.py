@@ -12,7 +12,6 @@ from fastai.data.core import DataLoaders
 from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
-from fervit_lib import ranks
 from fervit_lib.datasets import IGNORE
 from fervit_lib.distillation.cache import content_key
 from fervit_lib.distillation.data import CountEpochs
@@ -20,14 +19,17 @@ from fervit_lib.distillation.learner import Targets, build_distiller, fit_distil
 from fervit_lib.distillation.losses import LossWeights
 from fervit_lib.distillation.student import TappedStudent
 from fervit_lib.models.segmentation import build_segmenter, denormalise, save_teacher
-from fervit_lib.runs import atomic_write
-from fervit_lib.runtime import seed_everything
+from fervit_lib.system import distributed
+from fervit_lib.system.atomic import atomic_write
+from fervit_lib.system.runtime import seed_everything
 from fervit_lib.training import SaveBest
 from fervit_lib.training.callbacks import StopOnNan
 from fervit_lib.training.resume import ResumableLearner
 from fervit_lib.training.share import Share
 
-TOY_TENSOR = "/neck/act/Relu_output_0"  # in the middle of its graph: 64 channels at an eighth of the side
+TOY_TENSOR = (
+    "/neck/act/Relu_output_0"  # in the middle of its graph: 64 channels at an eighth of the side
+)
 
 
 class ToyDetector(nn.Module):
@@ -42,7 +44,9 @@ class ToyDetector(nn.Module):
             convolution = nn.Conv2d(i, o, 3, stride, 1, bias=False)
             return nn.Sequential(OrderedDict(conv=convolution, bn=nn.BatchNorm2d(o), act=nn.ReLU()))
 
-        self.body = nn.Sequential(block(3, 16, 2), block(16, 32, 2), block(32, 64, 2), block(64, 64, 1))
+        self.body = nn.Sequential(
+            block(3, 16, 2), block(16, 32, 2), block(32, 64, 2), block(64, 64, 1)
+        )
         self.neck = block(64, 64, 1)
         self.head = nn.Conv2d(64, 5, 1)
 
@@ -72,7 +76,9 @@ def _named(folder: Path, stem: str, suffix: str, settings: dict[str, Any]) -> Pa
     return folder / f"{stem}-{key[:10]}{suffix}"
 
 
-def make_toy_detector(dls: DataLoaders, folder: Path, *, epochs: int, seed: int, settings: dict[str, Any]) -> Path:
+def make_toy_detector(
+    dls: DataLoaders, folder: Path, *, epochs: int, seed: int, settings: dict[str, Any]
+) -> Path:
     """Train a `ToyDetector` on the training people and write it to `folder` as ONNX, unless it is there already.
 
     Its graph's only output comes after `TOY_TENSOR`, as in a published detector.
@@ -89,12 +95,14 @@ def make_toy_detector(dls: DataLoaders, folder: Path, *, epochs: int, seed: int,
     adamw = partial(OptimWrapper, opt=torch.optim.AdamW)
     cbs = [StopOnNan(), CountEpochs(), Share()]
     shown = {"what": "toy detector", "unit": " images"}
-    learn = ResumableLearner(dls, model, loss_func=detection_loss, opt_func=adamw, train_bn=False, cbs=cbs, **shown)
+    learn = ResumableLearner(
+        dls, model, loss_func=detection_loss, opt_func=adamw, train_bn=False, cbs=cbs, **shown
+    )
     learn.fit(epochs, 2e-3)
     return _export(detector, path, dls.train.size)
 
 
-@ranks.once
+@distributed.once
 def _export(detector: ToyDetector, path: Path, size: int) -> Path:
     with atomic_write(path) as temporary:
         torch.onnx.export(
@@ -125,7 +133,13 @@ def make_toy_teacher(
 
     The best epoch by foreground IoU on the validation split is kept.
     """
-    told = {"encoder": encoder, "epochs": epochs, "lr": lr, "precision": precision, "seed": seed} | settings
+    told = {
+        "encoder": encoder,
+        "epochs": epochs,
+        "lr": lr,
+        "precision": precision,
+        "seed": seed,
+    } | settings
     path = _named(folder, "toy_teacher", ".pth", told)
     state = path.with_suffix(".state")
     if path.is_file():
@@ -135,19 +149,24 @@ def make_toy_teacher(
     teacher = build_segmenter(encoder)
     masks_only = LossWeights(kl=0, mse=0, feature=0)
 
-    @ranks.once
+    @distributed.once
     def save() -> None:
         with atomic_write(path.with_suffix(".best")) as temporary:
             save_teacher(temporary, teacher)
 
-    @ranks.once
+    @distributed.once
     def keep_best() -> None:
         path.with_suffix(".best").rename(path)
         state.unlink()
 
     best = SaveBest(save, "fg_iou")
     place, tapped = folder / "toy_teacher", TappedStudent(teacher)
-    shown: dict[str, Any] = {"folder": place, "precision": precision, "cbs": [best], "what": "toy teacher"}
+    shown: dict[str, Any] = {
+        "folder": place,
+        "precision": precision,
+        "cbs": [best],
+        "what": "toy teacher",
+    }
     learn = build_distiller(tapped, dls, Targets(None), masks_only, **shown)
     fit_distiller(learn, epochs=epochs, lr=lr, schedule="one_cycle", state=state, settings=told)
     keep_best()

@@ -5,21 +5,3 @@ from fervit_lib.encoders.domain import check_domain, distance_from_average
 from fervit_lib.encoders.encode import encode_faces, encoder_dtype, prepare_encoder
 from fervit_lib.encoders.images import change_view, images_to_tensor, tensor_to_images
 from fervit_lib.encoders.load import ENCODERS, check_kind, load_encoder
-
-__all__ = [
-    "ENCODERS",
-    "Autoencoder",
-    "change_view",
-    "check_domain",
-    "check_kind",
-    "decode_images",
-    "distance_from_average",
-    "encode_faces",
-    "encoder_dtype",
-    "images_to_tensor",
-    "load_encoder",
-    "paint",
-    "prepare_encoder",
-    "reconstruction_error",
-    "tensor_to_images",
-]

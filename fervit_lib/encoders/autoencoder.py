@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fervit_lib.encoders.images import tensor_to_images
-from fervit_lib.files import naming
 from fervit_lib.latents import BANDS, LATENT_DIM
-from fervit_lib.runs import load_checkpoint, save_checkpoint
+from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
+from fervit_lib.system.errors import naming
 
 
 def _conv(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
@@ -75,21 +75,29 @@ class Autoencoder(nn.Module):
         self.coarse_features = nn.Sequential(_conv(64, 128, stride=2), _conv(128, 128))
         self.coarse_codes = MapToCodes(128, eighth, 64, num_codes["coarse"])
         self.middle_codes = MapToCodes(64, 2 * eighth, 16, num_codes["middle"])
-        self.fine_codes = nn.Sequential(_conv(32, 32, stride=2), MapToCodes(32, 2 * eighth, 16, num_codes["fine"]))
+        self.fine_codes = nn.Sequential(
+            _conv(32, 32, stride=2), MapToCodes(32, 2 * eighth, 16, num_codes["fine"])
+        )
         self.coarse_map = CodesToMap(num_codes["coarse"], 64, eighth // 2)
         self.middle_map = CodesToMap(num_codes["middle"], 16, eighth)
         self.fine_map = CodesToMap(num_codes["fine"], 16, eighth)
         self.paint_coarse = _conv(64, 64)
         self.paint_middle = _conv(64 + 16, 48)
-        self.paint_fine = nn.Sequential(_conv(48 + 16, 48), nn.Upsample(scale_factor=2), _conv(48, 32))
-        self.to_rgb = nn.ModuleList(nn.Conv2d(channels, 3, 3, padding=1) for channels in (64, 48, 32))
+        self.paint_fine = nn.Sequential(
+            _conv(48 + 16, 48), nn.Upsample(scale_factor=2), _conv(48, 32)
+        )
+        self.to_rgb = nn.ModuleList(
+            nn.Conv2d(channels, 3, 3, padding=1) for channels in (64, 48, 32)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode. Raises ValueError for anything but (B, 3, H, W)."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images: expected (B, 3, H, W) in [-1, 1], got {tuple(images.shape)}")
         if images.shape[-2:] != (self.img_size, self.img_size):
-            images = F.interpolate(images, (self.img_size, self.img_size), mode="bilinear", antialias=True)
+            images = F.interpolate(
+                images, (self.img_size, self.img_size), mode="bilinear", antialias=True
+            )
         fine = self.fine_features(images)
         middle = self.middle_features(fine)
         coarse = self.coarse_features(middle)
@@ -138,7 +146,9 @@ def reconstruction_error(model: Autoencoder, images: Tensor) -> float:
 def save_autoencoder(path: Path, model: Autoencoder, trained_on: str) -> None:
     """`trained_on`: a fingerprint of the images and settings, so that the same training need not be done twice."""
     save_checkpoint(
-        path, model.state_dict(), {"kind": "autoencoder", "img_size": model.img_size, "trained_on": trained_on}
+        path,
+        model.state_dict(),
+        {"kind": "autoencoder", "img_size": model.img_size, "trained_on": trained_on},
     )
 
 
@@ -150,7 +160,9 @@ def load_autoencoder(path: Path) -> tuple[Autoencoder, str]:
             f"{path}: expected an autoencoder checkpoint, got kind {metadata.get('kind')!r}; name "
             f"one that 01_encode wrote"
         )
-    with naming(path, "not the weights of this autoencoder", "remove it and run 01_encode, which trains one"):
+    with naming(
+        path, "not the weights of this autoencoder", "remove it and run 01_encode, which trains one"
+    ):
         model = Autoencoder(metadata["img_size"])
         model.load_state_dict(tensors)
         return model.eval(), metadata["trained_on"]

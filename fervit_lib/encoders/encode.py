@@ -16,10 +16,17 @@ from torch import Tensor, nn
 from fervit_lib.datasets import FaceDataset
 from fervit_lib.encoders.images import change_view, normalise, resize_face, stack_faces
 from fervit_lib.encoders.style_encoder import StyleEncoder
-from fervit_lib.latents import SHARD_SIZE, claim_shards, read_fingerprint, shard_fingerprint, shard_path, write_shard
-from fervit_lib.progress import progress
-from fervit_lib.reading import Readers
-from fervit_lib.runtime import fast_bf16
+from fervit_lib.latents import (
+    SHARD_SIZE,
+    claim_shards,
+    read_fingerprint,
+    shard_fingerprint,
+    shard_path,
+    write_shard,
+)
+from fervit_lib.system.prefetch import Readers
+from fervit_lib.system.progress import progress
+from fervit_lib.system.runtime import fast_bf16
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 AHEAD = 3  # batches that are read while one is encoded
@@ -54,7 +61,10 @@ def prepare_encoder(
         encoder.group_styles()
     encoder = encoder.eval().to(device)
     for part in encoder.children():  # not the encoder itself: its mean code stays float32
-        part.to(dtype=DTYPES[dtype], memory_format=torch.channels_last if channels_last else torch.preserve_format)
+        part.to(
+            dtype=DTYPES[dtype],
+            memory_format=torch.channels_last if channels_last else torch.preserve_format,
+        )
     if compile:
         encoder.compile()
     return encoder
@@ -113,7 +123,9 @@ def encode_faces(
     read = _reader(encoder.img_size, align)
     with (
         Readers(num_workers) as readers,
-        progress(total=len(faces), initial=len(faces) - to_make, desc=f"encode {split}", unit=" faces") as bar,
+        progress(
+            total=len(faces), initial=len(faces) - to_make, desc=f"encode {split}", unit=" faces"
+        ) as bar,
     ):
         for index in claim_shards(folder, split, missing):
             shard, fingerprint, is_there = shard_of(index)
@@ -134,7 +146,9 @@ def encode_faces(
     return made
 
 
-def _reader(size: int, align: Callable[[Image.Image], Image.Image] | None) -> Callable[[FaceDataset, int], np.ndarray]:
+def _reader(
+    size: int, align: Callable[[Image.Image], Image.Image] | None
+) -> Callable[[FaceDataset, int], np.ndarray]:
     def read(faces: FaceDataset, index: int) -> np.ndarray:
         image, _ = faces[index]
         return resize_face(align(image) if align else image, size)

@@ -36,7 +36,9 @@ def tensor_to_images(tensor: Tensor) -> list[Image.Image]:
 
 
 # Small enough that the expression stays, large enough that its place in the image does not give it away.
-_MOVE = v2.RandomAffine(degrees=5, translate=(0.03, 0.03), scale=(0.95, 1.05), interpolation=InterpolationMode.BILINEAR)
+_MOVE = v2.RandomAffine(
+    degrees=5, translate=(0.03, 0.03), scale=(0.95, 1.05), interpolation=InterpolationMode.BILINEAR
+)
 
 
 def change_view(images: Tensor, view: int, seed: int) -> Tensor:

@@ -49,7 +49,11 @@ class Unit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Where the channels stay, the original has a max-pool with a window of one pixel: it picks every stride-th.
-        shortcut = x[:, :, :: self.stride, :: self.stride] if self.shortcut_layer is None else self.shortcut_layer(x)
+        shortcut = (
+            x[:, :, :: self.stride, :: self.stride]
+            if self.shortcut_layer is None
+            else self.shortcut_layer(x)
+        )
         return self.res_layer(x) + shortcut
 
 

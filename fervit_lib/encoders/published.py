@@ -13,10 +13,14 @@ from torch import Tensor
 
 from fervit_lib.encoders.irse import STAGES
 from fervit_lib.encoders.style_encoder import StyleEncoder
-from fervit_lib.files import naming, reason_of
+from fervit_lib.system.errors import naming, reason_of
 
 ENCODER_TYPES = {"GradualStyleEncoder": "psp", "Encoder4Editing": "e4e"}
-E4E_OPTIONS = {"stylegan_size", "progressive_steps", "w_discriminator_lambda"}  # that pSp does not have
+E4E_OPTIONS = {
+    "stylegan_size",
+    "progressive_steps",
+    "w_discriminator_lambda",
+}  # that pSp does not have
 OUTPUT_SIZE = 1024  # where the options do not say, as in psp_ffhq_encode.pt
 SOURCES = {
     "psp": "psp_ffhq_encode.pt, linked from github.com/eladrich/pixel2style2pixel",
@@ -24,7 +28,9 @@ SOURCES = {
 }
 
 
-def load_style_encoder(path: Path, kind: str, stages: Sequence[tuple[int, int]] = STAGES) -> StyleEncoder:
+def load_style_encoder(
+    path: Path, kind: str, stages: Sequence[tuple[int, int]] = STAGES
+) -> StyleEncoder:
     """The encoder of a published checkpoint, float32, in eval mode, on the CPU.
 
     Its weights stay a memory map of the file until they are moved or changed in precision.
@@ -62,7 +68,9 @@ def _load(path: Path, kind: str, stages: Sequence[tuple[int, int]]) -> StyleEnco
         model.latent_avg = _latent_avg(path, content["latent_avg"], model.latent_avg.shape)
         model.w_distance = _w_distance(generator, model.latent_avg)
     elif model.starts_from_latent_avg:
-        raise ValueError(f"{path}: no latent_avg, which its codes are offsets from; place {SOURCES[kind]}")
+        raise ValueError(
+            f"{path}: no latent_avg, which its codes are offsets from; place {SOURCES[kind]}"
+        )
     return model.float().requires_grad_(False).eval()
 
 
@@ -74,7 +82,9 @@ def _read(path: Path) -> dict[str, Any]:
             except RuntimeError as error:
                 if "mmap can only be used" not in str(error):
                     raise
-                content = torch.load(path, map_location="cpu", weights_only=True)  # a file from before torch 1.6
+                content = torch.load(
+                    path, map_location="cpu", weights_only=True
+                )  # a file from before torch 1.6
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: refused, nothing in it was run: it holds more than tensors and plain options, or is no "
@@ -86,8 +96,14 @@ def _read(path: Path) -> dict[str, Any]:
             f"download it again"
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
-        found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path}: expected state_dict, latent_avg and opts, got {found}; place an official file")
+        found = (
+            ", ".join(map(str, list(content)[:5]))
+            if isinstance(content, dict)
+            else type(content).__name__
+        )
+        raise ValueError(
+            f"{path}: expected state_dict, latent_avg and opts, got {found}; place an official file"
+        )
     return content
 
 
@@ -95,7 +111,9 @@ def _options(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     options = content.get("opts", {})
     options = vars(options) if isinstance(options, argparse.Namespace) else options
     if not isinstance(options, Mapping):
-        raise ValueError(f"{path}: expected opts as a dict or Namespace, got {type(options).__name__}")
+        raise ValueError(
+            f"{path}: expected opts as a dict or Namespace, got {type(options).__name__}"
+        )
     return dict(options)
 
 
@@ -118,13 +136,17 @@ def _output_size(options: dict[str, Any], kind: str) -> int:
     return size
 
 
-def _split(path: Path, state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _split(
+    path: Path, state_dict: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What belongs to the encoder and to the generator, without their prefixes."""
     parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "decoder": {}}
     for key, tensor in state_dict.items():
         part, _, name = key.partition(".")
         if part not in parts or not isinstance(tensor, Tensor):
-            raise ValueError(f"{path}: expected only encoder.* and decoder.* in state_dict, got {key!r}")
+            raise ValueError(
+                f"{path}: expected only encoder.* and decoder.* in state_dict, got {key!r}"
+            )
         parts[part][name] = tensor
     return parts["encoder"], parts["decoder"]
 
@@ -133,24 +155,35 @@ def _latent_avg(path: Path, latent_avg: Any, shape: torch.Size) -> Tensor:
     """(num_styles, dim) float32 from a mean `w` (dim,) or (1, dim), as with `learn_in_w`, or `w+` of that shape."""
     known = (shape, shape[1:], (1, *shape[1:]), (1, *shape))
     if not isinstance(latent_avg, Tensor) or tuple(latent_avg.shape) not in map(tuple, known):
-        came = tuple(latent_avg.shape) if isinstance(latent_avg, Tensor) else type(latent_avg).__name__
-        raise ValueError(f"{path}: latent_avg: expected shape {tuple(shape)} or {tuple(shape[1:])}, got {came}")
+        came = (
+            tuple(latent_avg.shape) if isinstance(latent_avg, Tensor) else type(latent_avg).__name__
+        )
+        raise ValueError(
+            f"{path}: latent_avg: expected shape {tuple(shape)} or {tuple(shape[1:])}, got {came}"
+        )
     return latent_avg.float().reshape(-1, shape[1]).expand(shape).clone()
 
 
 @torch.inference_mode()
-def _w_distance(generator: Mapping[str, Tensor], latent_avg: Tensor, samples: int = 1024) -> float | None:
+def _w_distance(
+    generator: Mapping[str, Tensor], latent_avg: Tensor, samples: int = 1024
+) -> float | None:
     """Median distance from `latent_avg` of codes that StyleGAN2's own mapping network makes of noise.
 
     The mapping network: Karras et al. 2020, 8 equalised layers at a hundredth of the learning rate.
     """
     layers = [(f"style.{i}.weight", f"style.{i}.bias") for i in range(1, 9)]
     dim = latent_avg.shape[1]
-    if any(w not in generator or b not in generator or generator[w].shape != (dim, dim) for w, b in layers):
+    if any(
+        w not in generator or b not in generator or generator[w].shape != (dim, dim)
+        for w, b in layers
+    ):
         return None
     x = torch.randn(samples, dim, generator=torch.Generator().manual_seed(0))
     x = x * x.square().mean(1, keepdim=True).add(1e-8).rsqrt()
     for weight, bias in layers:
-        x = F.linear(x, generator[weight].float() * (0.01 / math.sqrt(dim)), generator[bias].float() * 0.01)
+        x = F.linear(
+            x, generator[weight].float() * (0.01 / math.sqrt(dim)), generator[bias].float() * 0.01
+        )
         x = F.leaky_relu(x, 0.2) * math.sqrt(2)
     return (x - latent_avg[0]).norm(dim=1).median().item()

@@ -76,15 +76,25 @@ class StyleBand(nn.Module):
                 groups=1 if first else len(blocks),
                 device="meta",
             )
-            wide.weight = nn.Parameter(torch.cat([block.convs[position].weight for block in blocks]), False)
-            wide.bias = nn.Parameter(torch.cat([block.convs[position].bias for block in blocks]), False)
+            wide.weight = nn.Parameter(
+                torch.cat([block.convs[position].weight for block in blocks]), False
+            )
+            wide.bias = nn.Parameter(
+                torch.cat([block.convs[position].bias for block in blocks]), False
+            )
             self.convs.append(wide)
         scale = math.sqrt(blocks[0].linear.weight.shape[1])
-        self.weight = nn.Parameter(torch.stack([block.linear.weight.T / scale for block in blocks]), False)
-        self.bias = nn.Parameter(torch.stack([block.linear.bias for block in blocks])[:, None], False)
+        self.weight = nn.Parameter(
+            torch.stack([block.linear.weight.T / scale for block in blocks]), False
+        )
+        self.bias = nn.Parameter(
+            torch.stack([block.linear.bias for block in blocks])[:, None], False
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        codes = self.convs(x).flatten(1).unflatten(1, (len(self.weight), -1)).transpose(0, 1)  # (n, B, dim)
+        codes = (
+            self.convs(x).flatten(1).unflatten(1, (len(self.weight), -1)).transpose(0, 1)
+        )  # (n, B, dim)
         return torch.baddbmm(self.bias, codes, self.weight).transpose(0, 1)
 
 
@@ -104,7 +114,9 @@ class StyleEncoder(nn.Module):
 
     img_size = IMG_SIZE
 
-    def __init__(self, kind: str, output_size: int = 1024, stages: Sequence[tuple[int, int]] = STAGES) -> None:
+    def __init__(
+        self, kind: str, output_size: int = 1024, stages: Sequence[tuple[int, int]] = STAGES
+    ) -> None:
         super().__init__()
         if kind not in STYLE_KINDS:
             raise ValueError(f"kind: expected {' or '.join(STYLE_KINDS)}, got {kind!r}")
@@ -151,9 +163,13 @@ class StyleEncoder(nn.Module):
         fine = _upsample_add(middle, self.latlayer2(fine))
         maps = {"coarse": coarse, "middle": middle, "fine": fine}
         if self.bands:
-            codes = torch.cat([self.bands[name](features) for name, features in maps.items()], dim=1)
+            codes = torch.cat(
+                [self.bands[name](features) for name, features in maps.items()], dim=1
+            )
         else:
-            codes = torch.stack([style(maps[name]) for name in maps for style in self.styles[BANDS[name]]], dim=1)
+            codes = torch.stack(
+                [style(maps[name]) for name in maps for style in self.styles[BANDS[name]]], dim=1
+            )
         codes = codes.float()
         if self.kind == "e4e":
             codes = torch.cat([codes[:, :1], codes[:, :1] + codes[:, 1:]], dim=1)

@@ -6,7 +6,9 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 NUM_BINS = 15
-_SMALLEST = float(np.finfo(np.float32).tiny)  # a probability that has become 0 still has a logarithm
+_SMALLEST = float(
+    np.finfo(np.float32).tiny
+)  # a probability that has become 0 still has a logarithm
 
 
 def reliability(labels: np.ndarray, probs: np.ndarray, num_bins: int = NUM_BINS) -> pd.DataFrame:
@@ -22,13 +24,20 @@ def reliability(labels: np.ndarray, probs: np.ndarray, num_bins: int = NUM_BINS)
     faces = np.bincount(place, minlength=num_bins)
     filled = np.flatnonzero(faces)
     sums = {"confidence": confidence, "accuracy": correct.astype(float)}
-    means = {name: np.bincount(place, values, num_bins)[filled] / faces[filled] for name, values in sums.items()}
-    return pd.DataFrame({"low": filled / num_bins, "high": (filled + 1) / num_bins, "faces": faces[filled], **means})
+    means = {
+        name: np.bincount(place, values, num_bins)[filled] / faces[filled]
+        for name, values in sums.items()
+    }
+    return pd.DataFrame(
+        {"low": filled / num_bins, "high": (filled + 1) / num_bins, "faces": faces[filled], **means}
+    )
 
 
 def nll(labels: np.ndarray, probs: np.ndarray) -> float:
     """Mean negative log-likelihood of the true classes, nats."""
-    return float(-np.log(np.maximum(probs[np.arange(len(labels)), labels].astype(float), _SMALLEST)).mean())
+    return float(
+        -np.log(np.maximum(probs[np.arange(len(labels)), labels].astype(float), _SMALLEST)).mean()
+    )
 
 
 def calibration_metrics(labels: np.ndarray, probs: np.ndarray) -> dict[str, float]:
@@ -61,4 +70,6 @@ def fit_temperature(labels: np.ndarray, probs: np.ndarray) -> float:
     def loss(log_temperature: float) -> float:
         return nll(labels, at_temperature(probs, float(np.exp(log_temperature))))
 
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+    return float(
+        np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x)
+    )

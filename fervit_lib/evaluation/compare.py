@@ -18,13 +18,21 @@ from fervit_lib.evaluation.calibration import at_temperature, calibration_metric
 from fervit_lib.evaluation.metrics import class_roc_auc, summary_metrics
 from fervit_lib.evaluation.predict import Predictions, predict_probs, write_predictions
 from fervit_lib.evaluation.significance import score_intervals
+from fervit_lib.inputs import faces_of, images_to_pixels, inputs_for, is_image
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import load_model
 from fervit_lib.runs import Run
-from fervit_lib.runtime import resolve
-from fervit_lib.training import faces_of, images_to_pixels, inputs_for, is_image
+from fervit_lib.system.runtime import resolve
 
-_KEPT = ("approach", "strategy", "seed", "total_parameters", "trainable_parameters", "train_seconds", "peak_memory_gb")
+_KEPT = (
+    "approach",
+    "strategy",
+    "seed",
+    "total_parameters",
+    "trainable_parameters",
+    "train_seconds",
+    "peak_memory_gb",
+)
 _PART = ("data_fraction", "shots", "data_seed")
 _DRAWN = re.compile(r"-(seed\d+|(data_fraction|shots|data_seed)=[^-]+)")
 
@@ -76,7 +84,9 @@ def runs_to_compare(reports: Path, experiment: str) -> Comparison:
             runs.append(run)
     if not runs:
         reasons = "".join(f"; {name}: {reason}" for name, reason in skipped.items())
-        raise FileNotFoundError(f"{folder}: no finished training run there; run 02_train first{reasons}")
+        raise FileNotFoundError(
+            f"{folder}: no finished training run there; run 02_train first{reasons}"
+        )
     places = Counter(run.config["parameters"]["latents"] for run in runs)
     common = places.most_common(1)[0][0]
     for run in runs:
@@ -129,10 +139,12 @@ class Faces:
     def part(self, split: str, num_faces: int, seed: int) -> FaceDataset:
         """About so many faces of a split, the same share of every class; all where `num_faces` is 0 or too many."""
         faces = self.pictures(split)
-        return faces.stratified(num_faces / len(faces), seed) if 0 < num_faces < len(faces) else faces
+        return (
+            faces.stratified(num_faces / len(faces), seed) if 0 < num_faces < len(faces) else faces
+        )
 
     def inputs(self, model: nn.Module, split: str) -> Tensor:
-        """As `training.inputs_for`, without reading pictures twice."""
+        """As `inputs.inputs_for`, without reading pictures twice."""
         if not is_image(model):
             return inputs_for(model, self.stores[split])
         if (key := (split, model.image_size, model.resize_method)) not in self._kept:
@@ -161,7 +173,9 @@ class Evaluated:
         return at_temperature(self.test.probs, self.temperature)
 
 
-def evaluate_run(run: Run, faces: Faces, folder: Path, device: torch.device, seed: int = 0) -> Evaluated:
+def evaluate_run(
+    run: Run, faces: Faces, folder: Path, device: torch.device, seed: int = 0
+) -> Evaluated:
     """Predict val and test with the run's best weights; keep the predictions as `predictions-<variant>.parquet`."""
     model, classes = load_model(run.best_checkpoint)
     found = {}
@@ -175,16 +189,27 @@ def evaluate_run(run: Run, faces: Faces, folder: Path, device: torch.device, see
 
 def from_predictions(run: Run, found: dict[str, Predictions], seed: int = 0) -> Evaluated:
     """Every figure of merit of a run from its predictions of val and test, without its model."""
-    test, val, result, parameters = found["test"], found["val"], run.result, run.config["parameters"]
+    test, val, result, parameters = (
+        found["test"],
+        found["val"],
+        run.result,
+        run.config["parameters"],
+    )
     temperature = fit_temperature(val.labels, val.probs)
     row = {"variant": run.variant, "recipe": recipe(run.variant), "num_test": len(test.labels)}
     row |= summary_metrics(test.labels, test.predicted) | score_intervals(test.confusion, seed=seed)
-    row |= {"roc_auc": float(np.nanmean(class_roc_auc(test.labels, test.probs))), "temperature": temperature}
+    row |= {
+        "roc_auc": float(np.nanmean(class_roc_auc(test.labels, test.probs))),
+        "temperature": temperature,
+    }
     row |= calibration_metrics(test.labels, test.probs)
     after = calibration_metrics(test.labels, at_temperature(test.probs, temperature))
     row |= {f"{name}_calibrated": value for name, value in after.items()}
     row |= {name: result[name] for name in _KEPT}
-    row |= {"train_faces": result.get("train_faces"), **{name: parameters.get(name) for name in _PART}}
+    row |= {
+        "train_faces": result.get("train_faces"),
+        **{name: parameters.get(name) for name in _PART},
+    }
     return Evaluated(run, test, val, temperature, row)
 
 
@@ -207,7 +232,8 @@ def learning_curves(points: pd.DataFrame) -> pd.DataFrame:
         points: the rows of `Evaluated.figures` of runs on parts and on all of the faces.
     """
     points = points.assign(
-        data_fraction=points["data_fraction"].fillna(1.0), shots=points["shots"].fillna(0).astype(int)
+        data_fraction=points["data_fraction"].fillna(1.0),
+        shots=points["shots"].fillna(0).astype(int),
     )
     rows = []
     for name, group in points.groupby("recipe", sort=False):
@@ -223,4 +249,6 @@ def learning_curves(points: pd.DataFrame) -> pd.DataFrame:
                 high = mean + sd if several else runs["accuracy_high"].iloc[0]
                 faces = runs["train_faces"].iloc[0]
                 rows.append((name, kind, share, faces, len(runs), mean, low, high))
-    return pd.DataFrame(rows, columns=["recipe", "kind", "share", "faces", "runs", "mean", "low", "high"])
+    return pd.DataFrame(
+        rows, columns=["recipe", "kind", "share", "faces", "runs", "mean", "low", "high"]
+    )

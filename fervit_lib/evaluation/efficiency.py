@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fervit_lib.evaluation.predict import Predictor
 from fervit_lib.runs import Run
-from fervit_lib.runtime import gpu_energy, host_peak_memory, peak_memory, reset_peak_memory
+from fervit_lib.system.runtime import gpu_energy, host_peak_memory, peak_memory, reset_peak_memory
 
 WARM_UP = 5
 BATCHES = (1, 8, 32, 128, 512)
@@ -32,7 +32,9 @@ def count_macs(model: nn.Module, inputs: Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def time_calls(call: Callable[[], Any], device: torch.device, repeats: int, limit: float = 2.0) -> np.ndarray:
+def time_calls(
+    call: Callable[[], Any], device: torch.device, repeats: int, limit: float = 2.0
+) -> np.ndarray:
     """Seconds of each of `repeats` calls after a warm-up, by device events on a GPU; fewer after `limit` seconds."""
     for _ in range(WARM_UP if repeats > 3 else 1):
         call()
@@ -57,7 +59,9 @@ def _time_one(call: Callable[[], Any], device: torch.device) -> float:
 
 
 @torch.inference_mode()
-def measure_model(predictor: Predictor, inputs: Tensor, repeats: int = 50) -> dict[str, float | None]:
+def measure_model(
+    predictor: Predictor, inputs: Tensor, repeats: int = 50
+) -> dict[str, float | None]:
     """Latency and throughput of the model alone, its input on the device.
 
     Args:
@@ -72,7 +76,10 @@ def measure_model(predictor: Predictor, inputs: Tensor, repeats: int = 50) -> di
     one = inputs[:1].to(device)
     found: dict[str, float | None] = {"macs": count_macs(model, one)}
     single = 1000 * time_calls(lambda: model(one), device, repeats)
-    found |= {"latency_p50_ms": float(np.median(single)), "latency_p95_ms": float(np.quantile(single, 0.95))}
+    found |= {
+        "latency_p50_ms": float(np.median(single)),
+        "latency_p95_ms": float(np.quantile(single, 0.95)),
+    }
     reset_peak_memory(device)
     best, best_batch = 0.0, one
     for size in BATCHES:
@@ -83,12 +90,18 @@ def measure_model(predictor: Predictor, inputs: Tensor, repeats: int = 50) -> di
             best, best_batch = rate, batch
         if not gained:
             break  # the device is busy: larger batches only take longer
-    found |= {"throughput": best, "best_batch": len(best_batch), "host_memory_gb": host_peak_memory()}
+    found |= {
+        "throughput": best,
+        "best_batch": len(best_batch),
+        "host_memory_gb": host_peak_memory(),
+    }
     found["gpu_memory_gb"] = peak_memory(device) if device.type == "cuda" else None
     return found | {"joules_per_face": _energy(lambda: model(best_batch), len(best_batch), device)}
 
 
-def _energy(call: Callable[[], Any], faces: int, device: torch.device, seconds: float = 1.0) -> float | None:
+def _energy(
+    call: Callable[[], Any], faces: int, device: torch.device, seconds: float = 1.0
+) -> float | None:
     """Joules a face over about a second of calls, of the whole GPU; None where nothing counts them."""
     before = gpu_energy(device)
     if before is None:
@@ -102,7 +115,9 @@ def _energy(call: Callable[[], Any], faces: int, device: torch.device, seconds: 
     return None if after is None else (after - before) / (calls * faces)
 
 
-def measure_whole_way(predictor: Predictor, images: Sequence[Image.Image], repeats: int = 20) -> dict[str, float]:
+def measure_whole_way(
+    predictor: Predictor, images: Sequence[Image.Image], repeats: int = 20
+) -> dict[str, float]:
     """From an image file to a label: whole_p50_ms and whole_p95_ms a face, and whole_throughput of all files at once.
 
     Args:
@@ -145,4 +160,7 @@ def measure_onnx(path: Path, inputs: Tensor, repeats: int = 50) -> dict[str, flo
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     feed = {session.get_inputs()[0].name: inputs[:1].numpy()}
     times = 1000 * time_calls(lambda: session.run(None, feed), torch.device("cpu"), repeats)
-    return {"latency_p50_ms": float(np.median(times)), "latency_p95_ms": float(np.quantile(times, 0.95))}
+    return {
+        "latency_p50_ms": float(np.median(times)),
+        "latency_p95_ms": float(np.quantile(times, 0.95)),
+    }

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from fervit_lib import ranks
 from fervit_lib.encoders import images_to_tensor
 from fervit_lib.evaluation.efficiency import measure_onnx
 from fervit_lib.evaluation.predict import Predictor
-from fervit_lib.progress import progress
-from fervit_lib.runs import atomic_write
-from fervit_lib.training import is_image
+from fervit_lib.inputs import is_image
+from fervit_lib.system import distributed
+from fervit_lib.system.atomic import atomic_write
+from fervit_lib.system.progress import progress
 
 TOLERANCE = 1e-4  # of logits; float32 adds in another order in ONNX Runtime
 
@@ -50,7 +50,7 @@ def export_onnx(model: nn.Module, path: Path) -> Path:
     return write_onnx(model, torch.zeros(2, *model.input_shape), name, path)
 
 
-@ranks.once
+@distributed.once
 def write_onnx(model: nn.Module, example: Tensor, name: str, path: Path) -> Path:
     """Write any model of one input, which is called `name`, to one output, `logits`; the batch size is free."""
     device = next(model.parameters()).device
@@ -95,7 +95,9 @@ def as_onnx_input(model: nn.Module, inputs: Tensor) -> Tensor:
     images = inputs if inputs.is_floating_point() else inputs.float() / 255
     if images.shape[-2:] == model.input_shape[1:]:
         return images
-    return F.interpolate(images, model.input_shape[1:], mode="bicubic", align_corners=False).clamp(0, 1)
+    return F.interpolate(images, model.input_shape[1:], mode="bicubic", align_corners=False).clamp(
+        0, 1
+    )
 
 
 def export_run(predictor: Predictor, folder: Path, pictures: Sequence[Image.Image]) -> pd.DataFrame:
@@ -113,8 +115,16 @@ def export_run(predictor: Predictor, folder: Path, pictures: Sequence[Image.Imag
     for what, (model, inputs) in progress(parts.items(), desc="export", unit=" files"):
         path = export_onnx(model, folder / f"{what.replace(' + ', '-')}.onnx")
         difference = onnx_difference(path, model, inputs)
-        row = {"what": what, "file": path.name, "mb": path.stat().st_size / 1e6, "difference": difference}
-        row |= {"agrees": difference < TOLERANCE, **measure_onnx(path, as_onnx_input(model, inputs[:1].cpu()))}
+        row = {
+            "what": what,
+            "file": path.name,
+            "mb": path.stat().st_size / 1e6,
+            "difference": difference,
+        }
+        row |= {
+            "agrees": difference < TOLERANCE,
+            **measure_onnx(path, as_onnx_input(model, inputs[:1].cpu())),
+        }
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -5,7 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from PIL import Image
-from sklearn.metrics import balanced_accuracy_score, f1_score, precision_recall_fscore_support, roc_auc_score
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    f1_score,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
 
 from fervit_lib.datasets import FaceDataset
 from fervit_lib.evaluation.predict import Predictions
@@ -39,10 +44,17 @@ def majority_accuracy(labels: np.ndarray) -> float:
     return float(np.bincount(labels).max() / len(labels))
 
 
-def class_metrics(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
+def class_metrics(
+    labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]
+) -> pd.DataFrame:
     """Precision, recall, F1 and support, a row a class."""
-    scores = precision_recall_fscore_support(labels, predicted, labels=range(len(classes)), zero_division=0)
-    return pd.DataFrame(dict(zip(("precision", "recall", "f1", "support"), scores, strict=True)), index=list(classes))
+    scores = precision_recall_fscore_support(
+        labels, predicted, labels=range(len(classes)), zero_division=0
+    )
+    return pd.DataFrame(
+        dict(zip(("precision", "recall", "f1", "support"), scores, strict=True)),
+        index=list(classes),
+    )
 
 
 def top_confusions(confusion: np.ndarray, classes: Sequence[str], limit: int = 8) -> pd.DataFrame:
@@ -54,7 +66,10 @@ def top_confusions(confusion: np.ndarray, classes: Sequence[str], limit: int = 8
     wrong = confusion - np.diag(np.diag(confusion))
     order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
     pairs = [divmod(int(place), len(classes)) for place in order if wrong.flat[place]]
-    rows = [(classes[t], classes[p], int(wrong[t, p]), wrong[t, p] / confusion[t].sum()) for t, p in pairs]
+    rows = [
+        (classes[t], classes[p], int(wrong[t, p]), wrong[t, p] / confusion[t].sum())
+        for t, p in pairs
+    ]
     return pd.DataFrame(rows, columns=["true", "predicted", "faces", "share"])
 
 
@@ -68,7 +83,9 @@ def mistaken_faces(
     """
     chosen = {}
     for true, predicted in zip(mistakes["true"], mistakes["predicted"], strict=True):
-        wrong = (found.labels == found.classes.index(true)) & (found.predicted == found.classes.index(predicted))
+        wrong = (found.labels == found.classes.index(true)) & (
+            found.predicted == found.classes.index(predicted)
+        )
         surest = np.flatnonzero(wrong)[np.argsort(-found.confidence[wrong], kind="stable")][:limit]
         chosen[f"{true} as {predicted}"] = [faces[i][0] for i in surest]
     return chosen

@@ -15,20 +15,26 @@ from torch import Tensor, nn
 
 from fervit_lib.datasets import face_crop
 from fervit_lib.encoders import images_to_tensor, load_encoder
-from fervit_lib.files import check_pixels, naming
+from fervit_lib.inputs import images_to_pixels, is_image
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import load_model
-from fervit_lib.progress import progress
-from fervit_lib.runs import Run, atomic_write
-from fervit_lib.runtime import display_path, get_device, resolve
-from fervit_lib.training import images_to_pixels, is_image
+from fervit_lib.runs import Run
+from fervit_lib.system.atomic import atomic_write
+from fervit_lib.system.errors import check_pixels, naming
+from fervit_lib.system.progress import progress
+from fervit_lib.system.runtime import display_path, get_device, resolve
 
 
 @torch.inference_mode()
-def predict_probs(model: nn.Module, inputs: Tensor, device: torch.device, batch_size: int = 512) -> np.ndarray:
+def predict_probs(
+    model: nn.Module, inputs: Tensor, device: torch.device, batch_size: int = 512
+) -> np.ndarray:
     """`inputs` (N, …) as the model takes them → probabilities (N, num_classes), float32."""
     model = model.eval().to(device)
-    batches = [model(_whole(batch.to(device))).float().softmax(-1).cpu() for batch in inputs.split(batch_size)]
+    batches = [
+        model(_whole(batch.to(device))).float().softmax(-1).cpu()
+        for batch in inputs.split(batch_size)
+    ]
     return torch.cat(batches).numpy()
 
 
@@ -82,7 +88,9 @@ class Predictions:
 
 def write_predictions(path: Path, splits: Mapping[str, Predictions]) -> None:
     """Write parquet: `Predictions.to_frame` of each split, with its name in column split."""
-    frame = pd.concat([found.to_frame().assign(split=split) for split, found in splits.items()], ignore_index=True)
+    frame = pd.concat(
+        [found.to_frame().assign(split=split) for split, found in splits.items()], ignore_index=True
+    )
     with atomic_write(path) as temporary:
         frame.to_parquet(temporary, index=False)
 
@@ -93,7 +101,10 @@ def read_predictions(path: Path) -> dict[str, Predictions]:
         raise FileNotFoundError(f"{path}: no predictions there; run 04_evaluate")
     with naming(path, "not the predictions of this project", "run 04_evaluate again"):
         frame = pd.read_parquet(path)
-        return {split: Predictions.from_frame(part) for split, part in frame.groupby("split", sort=False)}
+        return {
+            split: Predictions.from_frame(part)
+            for split, part in frame.groupby("split", sort=False)
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +122,9 @@ class Encoder:
         with progress(total=len(images), desc="encode", unit=" faces") as bar:
             for first in range(0, len(images), batch_size):
                 chunk = [self.align(image) for image in images[first : first + batch_size]]
-                codes.append(self.network(images_to_tensor(chunk, self.network.img_size).to(device)).cpu())
+                codes.append(
+                    self.network(images_to_tensor(chunk, self.network.img_size).to(device)).cpu()
+                )
                 bar.update(len(chunk))
         return torch.cat(codes)
 
@@ -125,7 +138,9 @@ def find_encoder(latents: Path, device: torch.device) -> Encoder:
     """
     store = LatentStore.open(latents, "test")
     if not store.made_by:
-        raise FileNotFoundError(f"{display_path(latents)}: its encoder is not known; codes made by 01_encode name it")
+        raise FileNotFoundError(
+            f"{display_path(latents)}: its encoder is not known; codes made by 01_encode name it"
+        )
     checkpoint = resolve(store.made_by["checkpoint"])
     if not checkpoint.is_file():
         raise FileNotFoundError(
@@ -138,14 +153,18 @@ def find_encoder(latents: Path, device: torch.device) -> Encoder:
                 f"{display_path(checkpoint)}: changed since it made the codes in {display_path(latents)}; put the old "
                 f"one back, or run 01_encode"
             )
-    return Encoder(load_encoder(checkpoint, store.encoder).to(device), face_crop(store.made_by["landmarks"]))
+    return Encoder(
+        load_encoder(checkpoint, store.encoder).to(device), face_crop(store.made_by["landmarks"])
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class Read:
     """What a model read in pictures."""
 
-    table: pd.DataFrame  # a row a picture: emotion, confidence, then a column a class with its probability
+    table: (
+        pd.DataFrame
+    )  # a row a picture: emotion, confidence, then a column a class with its probability
     codes: Tensor | None  # (N, 18, 512) float32; None from a model over pixels
 
 
@@ -176,7 +195,9 @@ class Predictor:
             ValueError: no pictures, or a file that is no picture.
         """
         if not len(images):
-            raise ValueError("images: expected at least one picture of a face, got none; give files or PIL images")
+            raise ValueError(
+                "images: expected at least one picture of a face, got none; give files or PIL images"
+            )
         pictures = [_open(image) for image in images]
         inputs = self.inputs(pictures)
         probs = predict_probs(self.model, inputs, self.device)
@@ -194,11 +215,17 @@ def _open(image: Image.Image | Path | str) -> Image.Image:
             return check_pixels(file).convert("RGB")
     except FileNotFoundError:
         raise
-    except Exception as error:  # on broken bytes Pillow raises anything from SyntaxError to struct.error
-        raise ValueError(f"images: expected a picture, but {image} does not open as one ({error})") from error
+    except (
+        Exception
+    ) as error:  # on broken bytes Pillow raises anything from SyntaxError to struct.error
+        raise ValueError(
+            f"images: expected a picture, but {image} does not open as one ({error})"
+        ) from error
 
 
-def load_predictor(folder: Path | str, device: str = "auto", encoder: Encoder | None = None) -> Predictor:
+def load_predictor(
+    folder: Path | str, device: str = "auto", encoder: Encoder | None = None
+) -> Predictor:
     """The model of a training run, `reports/<experiment>/train/<variant>`, ready for pictures of faces.
 
     Args:

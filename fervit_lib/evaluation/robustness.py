@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 from fervit_lib.datasets import FaceDataset, audit_faces, majority, vote_shares, votes_on
 from fervit_lib.evaluation.predict import Predictions, Predictor, predict_probs
 from fervit_lib.evaluation.significance import bootstrap_interval
-from fervit_lib.progress import progress
+from fervit_lib.system.progress import progress
 
 CROP = 0.9  # side of a crop over the side of the face
 
@@ -27,7 +27,9 @@ def _noise(images: Tensor, strength: float, generator: torch.Generator) -> Tenso
 
 
 def _blur(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    sigma = strength * images.shape[-1]  # a share of the side: the same harm to small faces and large
+    sigma = (
+        strength * images.shape[-1]
+    )  # a share of the side: the same harm to small faces and large
     return F.gaussian_blur(images, [2 * int(3 * sigma) + 1] * 2, [sigma] * 2)
 
 
@@ -43,13 +45,18 @@ def _occlude(images: Tensor, strength: float, generator: torch.Generator) -> Ten
     place = torch.arange(side)
     down = (place >= top[:, None]) & (place < top[:, None] + width)
     across = (place >= left[:, None]) & (place < left[:, None] + width)
-    return torch.where((down[:, :, None] & across[:, None])[:, None], torch.tensor(128, dtype=torch.uint8), images)
+    return torch.where(
+        (down[:, :, None] & across[:, None])[:, None], torch.tensor(128, dtype=torch.uint8), images
+    )
 
 
 def _rotate(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     """By so many degrees to either side."""
     signs = (2 * torch.randint(0, 2, (len(images),), generator=generator) - 1).tolist()
-    turned = [F.rotate(i, strength * s, InterpolationMode.BILINEAR) for i, s in zip(images, signs, strict=True)]
+    turned = [
+        F.rotate(i, strength * s, InterpolationMode.BILINEAR)
+        for i, s in zip(images, signs, strict=True)
+    ]
     return torch.stack(turned)
 
 
@@ -70,7 +77,10 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, float, float]]] = {
 
 def _stack(pictures: Sequence[Image.Image]) -> Tensor:
     side = max(pictures[0].size)
-    square = [p.convert("RGB") if p.size == (side, side) else p.convert("RGB").resize((side, side)) for p in pictures]
+    square = [
+        p.convert("RGB") if p.size == (side, side) else p.convert("RGB").resize((side, side))
+        for p in pictures
+    ]
     return torch.from_numpy(np.stack([np.asarray(p) for p in square])).permute(0, 3, 1, 2)
 
 
@@ -78,10 +88,14 @@ def _unstack(images: Tensor) -> list[Image.Image]:
     return [Image.fromarray(image) for image in images.permute(0, 2, 3, 1).contiguous().numpy()]
 
 
-def corrupt(pictures: Sequence[Image.Image], name: str, level: int, seed: int = 0) -> list[Image.Image]:
+def corrupt(
+    pictures: Sequence[Image.Image], name: str, level: int, seed: int = 0
+) -> list[Image.Image]:
     """Pictures of one size with one of `CORRUPTIONS` at level 1, 2 or 3; the same seed gives the same harm."""
     if name not in CORRUPTIONS or level not in (1, 2, 3):
-        raise ValueError(f"name, level: expected one of {', '.join(CORRUPTIONS)} and 1 to 3, got {name!r} and {level}")
+        raise ValueError(
+            f"name, level: expected one of {', '.join(CORRUPTIONS)} and 1 to 3, got {name!r} and {level}"
+        )
     change, strengths = CORRUPTIONS[name]
     generator = torch.Generator().manual_seed(seed)
     return _unstack(change(_stack(pictures), strengths[level - 1], generator))
@@ -97,7 +111,9 @@ def ten_crops(pictures: Sequence[Image.Image]) -> list[list[Image.Image]]:
     return [_unstack(crop) for crop in F.ten_crop(images, round(CROP * images.shape[-1]))]
 
 
-def _read_all(predictors: Mapping[str, Predictor], pictures: Sequence[Image.Image]) -> Iterator[tuple[str, np.ndarray]]:
+def _read_all(
+    predictors: Mapping[str, Predictor], pictures: Sequence[Image.Image]
+) -> Iterator[tuple[str, np.ndarray]]:
     """Name and probabilities of each predictor; pictures are encoded once for all that take codes."""
     prepared: dict[tuple[int, str] | None, Tensor] = {}
     for name, predictor in predictors.items():
@@ -107,10 +123,16 @@ def _read_all(predictors: Mapping[str, Predictor], pictures: Sequence[Image.Imag
 
 
 def under_corruption(
-    predictors: Mapping[str, Predictor], pictures: Sequence[Image.Image], labels: np.ndarray, seed: int = 0
+    predictors: Mapping[str, Predictor],
+    pictures: Sequence[Image.Image],
+    labels: np.ndarray,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Accuracy of each run under each corruption: run, corruption, level (0: as they are), accuracy."""
-    rows = [(name, "none", 0, (probs.argmax(1) == labels).mean()) for name, probs in _read_all(predictors, pictures)]
+    rows = [
+        (name, "none", 0, (probs.argmax(1) == labels).mean())
+        for name, probs in _read_all(predictors, pictures)
+    ]
     harms = list(itertools.product(CORRUPTIONS, (1, 2, 3)))
     for corruption, level in progress(harms, desc="corrupt", unit=" ways"):
         for name, probs in _read_all(predictors, corrupt(pictures, corruption, level, seed)):
@@ -122,15 +144,26 @@ def with_augmentation(
     predictors: Mapping[str, Predictor], pictures: Sequence[Image.Image], labels: np.ndarray
 ) -> pd.DataFrame:
     """Test-time augmentation: run, and the accuracy plain, by flip (mean of two), by ten_crop (of ten; pixels only)."""
-    plain, flipped = dict(_read_all(predictors, pictures)), dict(_read_all(predictors, mirrored(pictures)))
-    over_pixels = {name: predictor for name, predictor in predictors.items() if predictor.encoder is None}
+    plain, flipped = (
+        dict(_read_all(predictors, pictures)),
+        dict(_read_all(predictors, mirrored(pictures))),
+    )
+    over_pixels = {
+        name: predictor for name, predictor in predictors.items() if predictor.encoder is None
+    }
     crops: dict[str, np.ndarray] = {}
-    for crop in progress(ten_crops(pictures), desc="ten crops", unit=" crops") if over_pixels else []:
+    for crop in (
+        progress(ten_crops(pictures), desc="ten crops", unit=" crops") if over_pixels else []
+    ):
         for name, probs in _read_all(over_pixels, crop):
             crops[name] = crops.get(name, 0) + probs / 10
     rows = []
     for name in predictors:
-        ways = {"plain": plain[name], "flip": (plain[name] + flipped[name]) / 2, "ten_crop": crops.get(name)}
+        ways = {
+            "plain": plain[name],
+            "flip": (plain[name] + flipped[name]) / 2,
+            "ten_crop": crops.get(name),
+        }
         rows.append({"run": name} | {way: _accuracy(probs, labels) for way, probs in ways.items()})
     return pd.DataFrame(rows)
 
@@ -155,7 +188,13 @@ def on_part(correct: Mapping[str, np.ndarray], part: np.ndarray) -> pd.DataFrame
     """Accuracy on all faces and on a part of them (N,) bool: run, all, part, low and high (95%), faces of the part."""
     rows = []
     for name, right in correct.items():
-        row: dict[str, Any] = {"run": name, "all": right.mean(), "part": np.nan, "low": np.nan, "high": np.nan}
+        row: dict[str, Any] = {
+            "run": name,
+            "all": right.mean(),
+            "part": np.nan,
+            "low": np.nan,
+            "high": np.nan,
+        }
         if part.any():
             low, high = bootstrap_interval(right[part])
             row |= {"part": right[part].mean(), "low": low, "high": high}

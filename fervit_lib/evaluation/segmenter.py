@@ -10,11 +10,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from fervit_lib import ranks
 from fervit_lib.evaluation.efficiency import count_macs
 from fervit_lib.evaluation.export import TOLERANCE, difference_from_torch, write_onnx
-from fervit_lib.progress import progress
-from fervit_lib.runtime import fast_bf16
+from fervit_lib.system import distributed
+from fervit_lib.system.progress import progress
+from fervit_lib.system.runtime import fast_bf16
 
 WARM_UP = 2
 
@@ -31,13 +31,19 @@ def segmenter_difference(path: Path, model: nn.Module, images: Tensor) -> float:
         ValueError: it is above 1e-4.
     """
     if not (difference := difference_from_torch(path, model, images)) <= TOLERANCE:
-        raise ValueError(f"{path}: ONNX Runtime differs from torch by {difference:.1e}, expected {TOLERANCE} at most")
+        raise ValueError(
+            f"{path}: ONNX Runtime differs from torch by {difference:.1e}, expected {TOLERANCE} at most"
+        )
     return difference
 
 
-@ranks.once
+@distributed.once
 def measure_segmenters(
-    models: Mapping[str, nn.Module], folder: Path, size: int, device: torch.device, repeats: int = 15
+    models: Mapping[str, nn.Module],
+    folder: Path,
+    size: int,
+    device: torch.device,
+    repeats: int = 15,
 ) -> pd.DataFrame:
     """How large and how fast models are, on one image, measured in turns in one run.
 
@@ -51,7 +57,8 @@ def measure_segmenters(
     """
     images = torch.zeros(1, 3, size, size)
     files = {
-        name: export_segmenter(model, folder / f"{i}.onnx", size) for i, (name, model) in enumerate(models.items())
+        name: export_segmenter(model, folder / f"{i}.onnx", size)
+        for i, (name, model) in enumerate(models.items())
     }
     ways: dict[tuple[str, str], Callable[[], object]] = {}
     for name, model in models.items():
@@ -77,7 +84,9 @@ def measure_segmenters(
     )
 
 
-def _median_ms(ways: Mapping[tuple[str, str], Callable[[], object]], repeats: int) -> dict[tuple[str, str], float]:
+def _median_ms(
+    ways: Mapping[tuple[str, str], Callable[[], object]], repeats: int
+) -> dict[tuple[str, str], float]:
     """Milliseconds of each call, all in turns, so that what else the machine does falls on all alike."""
     seconds: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
     for number in progress(range(WARM_UP + repeats), desc="time", unit=" rounds"):
@@ -91,7 +100,10 @@ def _median_ms(ways: Mapping[tuple[str, str], Callable[[], object]], repeats: in
 
 def _torch_way(model: nn.Module, images: Tensor, bf16: bool = False) -> Callable[[], object]:
     def call() -> None:
-        with torch.inference_mode(), torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        with (
+            torch.inference_mode(),
+            torch.autocast(images.device.type, torch.bfloat16, enabled=bf16),
+        ):
             model(images)
         if images.is_cuda:
             torch.cuda.synchronize(images.device)
@@ -103,5 +115,7 @@ def _onnx_way(path: Path, images: Tensor, device: torch.device) -> Callable[[], 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     providers = ["CUDAExecutionProvider"] if device.type == "cuda" else []
-    session = onnxruntime.InferenceSession(str(path), options, providers=[*providers, "CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(path), options, providers=[*providers, "CPUExecutionProvider"]
+    )
     return lambda: session.run(["logits"], {"images": images.numpy()})

@@ -10,18 +10,24 @@ from scipy.stats import binomtest
 RESAMPLES = 2000
 
 
-def bootstrap_interval(correct: np.ndarray, confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(
+    correct: np.ndarray, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of `correct` (N,) bool, e.g. of an accuracy.
 
     It speaks of the choice of test faces alone, not of the training seed.
     """
     # So many of N faces drawn with replacement are right: a binomial number, no need to draw the faces.
-    draws = np.random.default_rng(seed).binomial(len(correct), correct.mean(), RESAMPLES) / len(correct)
+    draws = np.random.default_rng(seed).binomial(len(correct), correct.mean(), RESAMPLES) / len(
+        correct
+    )
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
-def score_intervals(confusion: np.ndarray, confidence: float = 0.95, seed: int = 0) -> dict[str, float]:
+def score_intervals(
+    confusion: np.ndarray, confidence: float = 0.95, seed: int = 0
+) -> dict[str, float]:
     """Percentile bootstrap intervals of `summary_metrics`' scores, as `<score>_low` and `<score>_high`.
 
     Args:
@@ -33,7 +39,9 @@ def score_intervals(confusion: np.ndarray, confidence: float = 0.95, seed: int =
     right = np.einsum("bii->bi", draws)
     support, guessed = draws.sum(2), draws.sum(1)
     recall = np.divide(right, support, out=np.full_like(right, np.nan), where=support > 0)
-    f1 = 2 * right / np.maximum(support + guessed, 1)  # as scikit-learn: 0 where a class is guessed wrongly alone
+    f1 = (
+        2 * right / np.maximum(support + guessed, 1)
+    )  # as scikit-learn: 0 where a class is guessed wrongly alone
     occurs = support + guessed > 0
     scores = {
         "accuracy": right.sum(1) / n,
@@ -42,7 +50,11 @@ def score_intervals(confusion: np.ndarray, confidence: float = 0.95, seed: int =
         "weighted_f1": (f1 * support).sum(1) / n,
     }
     ends = (("low", (1 - confidence) / 2), ("high", (1 + confidence) / 2))
-    return {f"{name}_{end}": float(np.quantile(values, q)) for name, values in scores.items() for end, q in ends}
+    return {
+        f"{name}_{end}": float(np.quantile(values, q))
+        for name, values in scores.items()
+        for end, q in ends
+    }
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
@@ -51,7 +63,9 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
     Only faces on which one is right and the other wrong count (McNemar 1947; Dietterich 1998, section 3.1).
     """
     if correct_a.shape != correct_b.shape:
-        raise ValueError(f"correct_b: expected the same faces, {correct_a.shape}, got {correct_b.shape}")
+        raise ValueError(
+            f"correct_b: expected the same faces, {correct_a.shape}, got {correct_b.shape}"
+        )
     a_alone, b_alone = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
     return float(binomtest(a_alone, a_alone + b_alone).pvalue) if a_alone + b_alone else 1.0
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fervit_lib.runs import atomic_write, write_json
+from fervit_lib.system.atomic import atomic_write, write_json
 
 # Column of the comparison, its heading in LaTeX, and how a number is written there.
 _LATEX = {
@@ -36,7 +36,9 @@ def write_comparison(table: pd.DataFrame, folder: Path) -> list[Path]:
         rows.append([_cell(name, value) for name, value in record.items()])
     if {"accuracy_low", "accuracy_high"} <= set(table):
         place = columns.index("accuracy")
-        for row, low, high in zip(rows[1:], table["accuracy_low"], table["accuracy_high"], strict=True):
+        for row, low, high in zip(
+            rows[1:], table["accuracy_low"], table["accuracy_high"], strict=True
+        ):
             row[place] += f" [{100 * low:.1f}, {100 * high:.1f}]"
     lines = [" & ".join(row) + r" \\" for row in rows]
     layout = "l" + "r" * (len(columns) - 1)
@@ -72,7 +74,8 @@ def parameter_efficiency(runs: pd.DataFrame, majority: float) -> pd.DataFrame:
     parameters. Rows are by it, the best first.
     """
     table = runs[["variant", "trainable_parameters"]].assign(
-        share=runs["trainable_parameters"] / runs["total_parameters"], above=100 * (runs["accuracy"] - majority)
+        share=runs["trainable_parameters"] / runs["total_parameters"],
+        above=100 * (runs["accuracy"] - majority),
     )
     table["per_million"] = 1e6 * table["above"] / table["trainable_parameters"]
     return table.sort_values("per_million", ascending=False)
@@ -99,7 +102,8 @@ def write_results(
         "classes": list(classes),
         "runs": _records(runs),
         "class_metrics": {
-            name: _records(table.rename_axis("class").reset_index()) for name, table in class_metrics.items()
+            name: _records(table.rename_axis("class").reset_index())
+            for name, table in class_metrics.items()
         },
         "confusion": confusion,
         **{name: _records(table) for name, table in tables.items()},

@@ -10,7 +10,14 @@ from fervit_lib.explain.attention import (
     patch_map,
     summarise_attention,
 )
-from fervit_lib.explain.face import METHODS, look, method_scores
+from fervit_lib.explain.examined_run import (
+    Subject,
+    before_training,
+    choose_runs,
+    companion_runs,
+    find_decoder,
+    load_subject,
+)
 from fervit_lib.explain.heads import HeadStatistics, head_importance, head_statistics, pruning_curve
 from fervit_lib.explain.importance import (
     band_of,
@@ -25,6 +32,7 @@ from fervit_lib.explain.importance import (
     swap_effect,
     swap_layers,
 )
+from fervit_lib.explain.methods import METHODS, look, method_scores
 from fervit_lib.explain.probes import pooled_features, principal_points, probe_layers
 from fervit_lib.explain.similarity import (
     cka_matrix,
@@ -36,50 +44,3 @@ from fervit_lib.explain.similarity import (
     rbf_cka,
     token_similarity,
 )
-from fervit_lib.explain.subject import Subject, before_training, choose_runs, companion_runs, find_decoder, load_subject
-
-__all__ = [
-    "METHODS",
-    "AttentionSummary",
-    "HeadStatistics",
-    "Subject",
-    "attention_maps",
-    "attention_rollout",
-    "band_of",
-    "band_shares",
-    "before_training",
-    "choose_runs",
-    "cka_matrix",
-    "cls_similarity",
-    "companion_runs",
-    "deletion_curve",
-    "feature_layers",
-    "find_decoder",
-    "gradient_maps",
-    "gradient_rollout",
-    "head_importance",
-    "head_statistics",
-    "image_maps",
-    "layer_features",
-    "layers_off",
-    "leave_one_out",
-    "linear_cka",
-    "load_subject",
-    "look",
-    "method_scores",
-    "patch_map",
-    "permutation_importance",
-    "placed",
-    "pooled_features",
-    "principal_points",
-    "probe_layers",
-    "pruning_curve",
-    "random_curves",
-    "rank_agreement",
-    "rbf_cka",
-    "replace_layers",
-    "summarise_attention",
-    "swap_effect",
-    "swap_layers",
-    "token_similarity",
-]

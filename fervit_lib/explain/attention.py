@@ -42,12 +42,18 @@ def gradient_maps(model: nn.Module, x: Tensor, target: Tensor | None = None) -> 
         target: (B,) class numbers; default is the class that the model predicts.
     """
     with evaluating(model), torch.enable_grad(), capture_heads(model) as captured:
-        logits = model(x.detach().requires_grad_())  # so that a model whose weights are frozen can be asked, too
+        logits = model(
+            x.detach().requires_grad_()
+        )  # so that a model whose weights are frozen can be asked, too
         chosen = logits.argmax(-1) if target is None else target
-        score = logits.gather(1, chosen[:, None]).sum()  # faces do not meet: the sum's gradient is each face's own
+        score = logits.gather(
+            1, chosen[:, None]
+        ).sum()  # faces do not meet: the sum's gradient is each face's own
     maps = [heads.attn for heads in captured]
     gradients = torch.autograd.grad(score, maps)
-    return [(attn * gradient).relu().detach() for attn, gradient in zip(maps, gradients, strict=True)]
+    return [
+        (attn * gradient).relu().detach() for attn, gradient in zip(maps, gradients, strict=True)
+    ]
 
 
 def attention_rollout(maps: Sequence[Tensor]) -> Tensor:
@@ -110,14 +116,20 @@ def summarise_attention(
     total = squares = 0.0
     device = next(model.parameters()).device
     for batch, group in zip(inputs.split(batch_size), labels.cpu().split(batch_size), strict=True):
-        maps = torch.stack(attention_maps(model, batch.to(device)), dim=1).double().cpu()  # (B, depth, heads, N, N)
-        member = torch.cat([torch.ones(len(group), 1), nn.functional.one_hot(group, num_classes)], dim=1).double()
+        maps = (
+            torch.stack(attention_maps(model, batch.to(device)), dim=1).double().cpu()
+        )  # (B, depth, heads, N, N)
+        member = torch.cat(
+            [torch.ones(len(group), 1), nn.functional.one_hot(group, num_classes)], dim=1
+        ).double()
         count += member.sum(0)
         total = total + torch.einsum("bg,blhnm->glhnm", member, maps)
         squares = squares + torch.einsum("bg,blhm->glhm", member, maps[..., 0, :] ** 2)
     mean = total / count.view(-1, 1, 1, 1, 1)
     weight = count.view(-1, 1, 1, 1)
-    variance = (squares / weight - mean[..., 0, :] ** 2).clamp(min=0) * weight / (weight - 1).clamp(min=1)
+    variance = (
+        (squares / weight - mean[..., 0, :] ** 2).clamp(min=0) * weight / (weight - 1).clamp(min=1)
+    )
     return AttentionSummary(count.long(), mean.float(), (1.96 * (variance / weight).sqrt()).float())
 
 

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from fervit_lib.latents import BANDS
-from fervit_lib.progress import progress
+from fervit_lib.system.progress import progress
 
 Predict = Callable[[Tensor], np.ndarray]  # codes (n, layers, dim) → probabilities (n, num_classes)
 
@@ -37,13 +37,22 @@ def _drop(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     return {"drop": lost.mean(), "drop_low": lost.mean() - half, "drop_high": lost.mean() + half}
 
 
-def leave_one_out(predict: Predict, codes: Tensor, labels: np.ndarray, fill: Tensor) -> pd.DataFrame:
+def leave_one_out(
+    predict: Predict, codes: Tensor, labels: np.ndarray, fill: Tensor
+) -> pd.DataFrame:
     """Accuracy without each layer: columns layer, band, accuracy, drop with its 95% interval over faces (paired)."""
     before = predict(codes).argmax(1) == labels
     rows = []
     for layer in progress(range(codes.shape[1]), desc="leave out", unit=" layers"):
         after = predict(replace_layers(codes, [layer], fill)).argmax(1) == labels
-        rows.append({"layer": layer, "band": band_of(layer), "accuracy": after.mean(), **_drop(before, after)})
+        rows.append(
+            {
+                "layer": layer,
+                "band": band_of(layer),
+                "accuracy": after.mean(),
+                **_drop(before, after),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -61,10 +70,19 @@ def permutation_importance(
         right = []
         for _ in range(repeats):
             changed = codes.clone()
-            changed[:, layer] = codes[torch.randperm(len(codes), generator=generator).to(codes.device), layer]
+            changed[:, layer] = codes[
+                torch.randperm(len(codes), generator=generator).to(codes.device), layer
+            ]
             right.append(predict(changed).argmax(1) == labels)
         after = np.concatenate(right)
-        rows.append({"layer": layer, "band": band_of(layer), "accuracy": after.mean(), **_drop(before, after)})
+        rows.append(
+            {
+                "layer": layer,
+                "band": band_of(layer),
+                "accuracy": after.mean(),
+                **_drop(before, after),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -82,11 +100,15 @@ def deletion_curve(
     """
     scores = scores.expand(len(codes), -1)
     if scores.shape != codes.shape[:2]:
-        raise ValueError(f"scores: expected a number a layer, {tuple(codes.shape[:2])}, got {tuple(scores.shape)}")
+        raise ValueError(
+            f"scores: expected a number a layer, {tuple(codes.shape[:2])}, got {tuple(scores.shape)}"
+        )
     rank = scores.argsort(dim=1, descending=True).argsort(dim=1).to(codes.device)  # 0 counts most
     faces, chosen = np.arange(len(codes)), predict(codes).argmax(1)
     curve = []
-    for step in progress(range(codes.shape[1] + 1), desc="put in" if insert else "take out", unit=" layers"):
+    for step in progress(
+        range(codes.shape[1] + 1), desc="put in" if insert else "take out", unit=" layers"
+    ):
         keep = rank < step if insert else rank >= step
         probs = predict(torch.where(keep[..., None], codes, fill.to(codes)))
         curve.append(probs[faces, chosen].mean())
@@ -94,12 +116,20 @@ def deletion_curve(
 
 
 def random_curves(
-    predict: Predict, codes: Tensor, fill: Tensor, *, insert: bool = False, repeats: int = 3, seed: int = 0
+    predict: Predict,
+    codes: Tensor,
+    fill: Tensor,
+    *,
+    insert: bool = False,
+    repeats: int = 3,
+    seed: int = 0,
 ) -> np.ndarray:
     """The control: `deletion_curve` of random orders, each face its own, (repeats, 1 + layers)."""
     generator = torch.Generator().manual_seed(seed)
     draws = [torch.rand(codes.shape[:2], generator=generator) for _ in range(repeats)]
-    return np.stack([deletion_curve(predict, codes, scores, fill, insert=insert) for scores in draws])
+    return np.stack(
+        [deletion_curve(predict, codes, scores, fill, insert=insert) for scores in draws]
+    )
 
 
 def swap_layers(first: Tensor, second: Tensor, layers: slice | Sequence[int]) -> Tensor:
@@ -121,7 +151,9 @@ def swap_effect(predict: Predict, first: Tensor, second: Tensor) -> pd.DataFrame
     for band, layers in {**BANDS, "all": slice(None)}.items():
         mixed = predict(swap_layers(first, second, layers)).argmax(1)
         pairs = int(differ.sum())
-        kept, taken = (int((mixed == whose)[differ].sum()) / max(pairs, 1) for whose in (own, other))
+        kept, taken = (
+            int((mixed == whose)[differ].sum()) / max(pairs, 1) for whose in (own, other)
+        )
         rows.append({"band": band, "kept": kept, "taken": taken, "num_pairs": pairs})
     return pd.DataFrame(rows)
 
@@ -145,7 +177,11 @@ def band_shares(scores: Tensor) -> pd.DataFrame:
     for band, layers in BANDS.items():
         of_band = shares[:, layers].sum(1)
         half = 1.96 * of_band.std(ddof=1) / np.sqrt(len(of_band))
-        found = {"share": of_band.mean(), "low": of_band.mean() - half, "high": of_band.mean() + half}
+        found = {
+            "share": of_band.mean(),
+            "low": of_band.mean() - half,
+            "high": of_band.mean() + half,
+        }
         rows.append({"band": band, **found, "even": (layers.stop - layers.start) / shares.shape[1]})
     return pd.DataFrame(rows)
 

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from fervit_lib.datasets import few_shot_mask
 from fervit_lib.explain.similarity import layer_features, pool
-from fervit_lib.progress import progress
+from fervit_lib.system.progress import progress
 
 
-def pooled_features(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> dict[str, np.ndarray]:
+def pooled_features(
+    model: nn.Module, inputs: Tensor, batch_size: int = 256
+) -> dict[str, np.ndarray]:
     """One vector a face at each layer of a model, (n, D): CLS of a ViT's tokens, the mean of a CNN's map."""
     device = next(model.parameters()).device
     pooled: dict[str, list[Tensor]] = {}

@@ -31,7 +31,9 @@ def feature_layers(model: nn.Module) -> dict[str, nn.Module]:
             if name != "head" and any(True for _ in module.parameters()):
                 layers[f"{name} {part}".strip()] = module
     if not layers:
-        raise ValueError(f"model: expected blocks or children with weights, got {type(model).__name__} without")
+        raise ValueError(
+            f"model: expected blocks or children with weights, got {type(model).__name__} without"
+        )
     return layers
 
 
@@ -70,7 +72,9 @@ def pool(features: Tensor, model: nn.Module) -> Tensor:
         return features
     if getattr(model, "cls_token", None) is not None:
         return features[:, 0]
-    return features.mean(1) if isinstance(model, VisionTransformer) else features.flatten(2).mean(-1)
+    return (
+        features.mean(1) if isinstance(model, VisionTransformer) else features.flatten(2).mean(-1)
+    )
 
 
 def cls_similarity(tokens: Tensor) -> Tensor:
@@ -89,7 +93,11 @@ def token_similarity(tokens: Tensor) -> Tensor:
 
 def placed(model: nn.Module) -> Tensor:
     """What a ViT over codes adds to the token of each layer to say its place, (num_tokens, embed_dim)."""
-    places = model.pos_embed[0, 1:] if model.band_embed is None else (model.pos_embed[:, 1:] + model.band_embed())[0]
+    places = (
+        model.pos_embed[0, 1:]
+        if model.band_embed is None
+        else (model.pos_embed[:, 1:] + model.band_embed())[0]
+    )
     return places.detach().cpu()
 
 
@@ -101,7 +109,9 @@ def _gram(features: Tensor, kernel: str) -> Tensor:
     elif kernel == "rbf":
         squared = torch.cdist(flat, flat).square()
         width = squared[~torch.eye(len(flat), dtype=torch.bool, device=flat.device)].median()
-        gram = (-squared / width.clamp(min=1e-12)).exp()  # bandwidth: the median distance, whatever the scale
+        gram = (
+            -squared / width.clamp(min=1e-12)
+        ).exp()  # bandwidth: the median distance, whatever the scale
     else:
         raise ValueError(f"kernel: expected one of {', '.join(KERNELS)}, got {kernel!r}")
     return gram.fill_diagonal_(0)
@@ -121,7 +131,9 @@ def _hsic(k: Tensor, other: Tensor) -> Tensor:
 
 def _cka(a: Tensor, b: Tensor, kernel: str) -> float:
     if len(a) != len(b) or len(a) < 4:
-        raise ValueError(f"a, b: expected features of the same samples, at least 4, got {len(a)} and {len(b)}")
+        raise ValueError(
+            f"a, b: expected features of the same samples, at least 4, got {len(a)} and {len(b)}"
+        )
     k, other = _gram(a, kernel), _gram(b, kernel)
     return float(_hsic(k, other) / (_hsic(k, k) * _hsic(other, other)).clamp(min=1e-30).sqrt())
 
@@ -168,7 +180,9 @@ def cka_matrix(
     cross = own = others = 0.0
     asked = (model, inputs), (other, inputs if other_inputs is None else other_inputs)
     if len(asked[0][1]) != len(asked[1][1]):
-        raise ValueError(f"other_inputs: expected the same {len(inputs)} faces, got {len(asked[1][1])}")
+        raise ValueError(
+            f"other_inputs: expected the same {len(inputs)} faces, got {len(asked[1][1])}"
+        )
     for batches in zip(*(faces.split(batch_size) for _, faces in asked), strict=True):
         if len(batches[0]) < 4:
             continue
@@ -179,10 +193,16 @@ def cka_matrix(
             found.append((list(features), torch.stack(grams)))
         (rows, grams), (columns, other_grams) = found
         batch = batches[0]
-        scale = 1 / (len(batch) * (len(batch) - 3))  # makes each batch an unbiased estimate of the same
+        scale = 1 / (
+            len(batch) * (len(batch) - 3)
+        )  # makes each batch an unbiased estimate of the same
         cross = cross + scale * _hsic(grams[:, None], other_grams[None])
         own = own + scale * _hsic(grams, grams)
         others = others + scale * _hsic(other_grams, other_grams)
     if isinstance(cross, float):
         raise ValueError(f"inputs: expected at least 4 samples, got {len(inputs)}")
-    return (cross / (own[:, None] * others[None]).clamp(min=1e-30).sqrt()).cpu().numpy(), rows, columns
+    return (
+        (cross / (own[:, None] * others[None]).clamp(min=1e-30).sqrt()).cpu().numpy(),
+        rows,
+        columns,
+    )

@@ -4,15 +4,3 @@ from fervit_lib.figures.codes import plot_code_distances, plot_code_statistics, 
 from fervit_lib.figures.faces import contact_sheet, plot_class_counts
 from fervit_lib.figures.theme import use_theme
 from fervit_lib.figures.training import plot_rates_tried, plot_reconstruction, plot_training_curves
-
-__all__ = [
-    "contact_sheet",
-    "plot_class_counts",
-    "plot_code_distances",
-    "plot_code_statistics",
-    "plot_embedding",
-    "plot_rates_tried",
-    "plot_reconstruction",
-    "plot_training_curves",
-    "use_theme",
-]

@@ -19,11 +19,15 @@ _SHOWN = {
 def table_of_arms(table: pd.DataFrame) -> Styler:
     """A row an arm, each score with its 95% interval; `table` as `distillation.interval_table`."""
     require_columns("table", table, ["arm", "seeds", *_SHOWN])
-    shown = pd.DataFrame({"trained with": table["arm"].str.replace("_", " "), "seeds": table["seeds"]})
+    shown = pd.DataFrame(
+        {"trained with": table["arm"].str.replace("_", " "), "seeds": table["seeds"]}
+    )
     for name, label in _SHOWN.items():
         spans = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
         shown[label] = [f"{value:.1%} ({low:.1%} – {high:.1%})" for value, low, high in spans]
-    return shown.style.hide().set_properties(["trained with"], **{"text-align": "left", "white-space": "nowrap"})
+    return shown.style.hide().set_properties(
+        ["trained with"], **{"text-align": "left", "white-space": "nowrap"}
+    )
 
 
 def table_of_kinds(table: pd.DataFrame) -> Styler:
@@ -42,12 +46,16 @@ def table_of_sizes(sizes: pd.DataFrame) -> Styler:
     require_columns("sizes", sizes, ["model", "runtime", *forms])
     shown, first = sizes[["model", "runtime", *forms]].copy(), sizes["model"].iloc[0]
     ratios = {}
-    for runtime, ms in sizes.loc[sizes["model"] == first, ["runtime", "ms"]].itertuples(index=False):
+    for runtime, ms in sizes.loc[sizes["model"] == first, ["runtime", "ms"]].itertuples(
+        index=False
+    ):
         ratios[f"× {first} in {runtime}"] = runtime
         shown[f"× {first} in {runtime}"] = ms / sizes["ms"]
     styler = shown.style.hide().format(forms | dict.fromkeys(ratios, "{:.2f}"))
     for name, runtime in ratios.items():
-        styler.set_properties(pd.IndexSlice[sizes["runtime"] == runtime, [name]], **{"font-weight": "bold"})
+        styler.set_properties(
+            pd.IndexSlice[sizes["runtime"] == runtime, [name]], **{"font-weight": "bold"}
+        )
     return styler.set_properties(["model", "runtime"], **{"text-align": "left"})
 
 
@@ -88,7 +96,9 @@ def plot_term_curves(curves: pd.DataFrame) -> go.Figure:
     return _curves(curves, terms, "Terms of the loss on the validation split", None)
 
 
-def _curves(curves: pd.DataFrame, names: tuple[str, ...], title: str, tickformat: str | None) -> go.Figure:
+def _curves(
+    curves: pd.DataFrame, names: tuple[str, ...], title: str, tickformat: str | None
+) -> go.Figure:
     require_columns("curves", curves, ["arm", "seed", "epoch", *names])
     labels = [name.removesuffix("_term").replace("_", " ").replace("iou", "IoU") for name in names]
     figure = make_subplots(rows=1, cols=len(names), subplot_titles=labels, horizontal_spacing=0.06)
@@ -101,9 +111,13 @@ def _curves(curves: pd.DataFrame, names: tuple[str, ...], title: str, tickformat
                 mode="lines" if len(means) > 1 else "markers",
             )  # fmt: skip
     seeds = curves["seed"].nunique()
-    figure.update_layout(new_figure(title, f"mean of {seeds} seed{'s'[: seeds != 1]}", 360, margin_t=120).layout)
+    figure.update_layout(
+        new_figure(title, f"mean of {seeds} seed{'s'[: seeds != 1]}", 360, margin_t=120).layout
+    )
     figure.update_layout(legend={"y": 1.1})
-    few = {"tick0": 1, "dtick": 1} if curves["epoch"].max() < 8 else {}  # else plotly marks halves of epochs
+    few = (
+        {"tick0": 1, "dtick": 1} if curves["epoch"].max() < 8 else {}
+    )  # else plotly marks halves of epochs
     figure.update_xaxes(title_text="epoch", tickformat="d", **few)
     figure.update_yaxes(tickformat=tickformat)
     return figure

@@ -12,18 +12,33 @@ from fervit_lib.figures.theme import INK, escape_labels, new_figure, require
 
 def plot_class_counts(counts: pd.DataFrame) -> go.Figure:
     """Bars of `counts`, a row a class and a column a split; a column `total` is left out."""
-    require(counts.size > 0, "counts", "at least one class and one split", f"a table of shape {counts.shape}")
+    require(
+        counts.size > 0,
+        "counts",
+        "at least one class and one split",
+        f"a table of shape {counts.shape}",
+    )
     counts = counts.drop(columns="total", errors="ignore")
     totals = ", ".join(f"{escape(str(split))} {number:,}" for split, number in counts.sum().items())
-    figure = new_figure("Faces per class and split", totals, yaxis={"title": "faces", "tickformat": ","})
+    figure = new_figure(
+        "Faces per class and split", totals, yaxis={"title": "faces", "tickformat": ","}
+    )
     for split in counts:
         hover = "%{x}: %{y:,}"
-        figure.add_bar(x=escape_labels(counts.index), y=counts[split], name=escape(str(split)), hovertemplate=hover)
+        figure.add_bar(
+            x=escape_labels(counts.index),
+            y=counts[split],
+            name=escape(str(split)),
+            hovertemplate=hover,
+        )
     return figure
 
 
 def contact_sheet(
-    images_by_class: Mapping[str, Sequence[Image.Image]], size: int = 64, columns: int = 10, title: str = "Examples"
+    images_by_class: Mapping[str, Sequence[Image.Image]],
+    size: int = 64,
+    columns: int = 10,
+    title: str = "Examples",
 ) -> Image.Image:
     """A picture of pictures: a row a class with its name beside it, `columns` images a row, more rows if it has more.
 
@@ -48,6 +63,8 @@ def contact_sheet(
             draw.text((left, top + size / 2), "none", "#777777", font, anchor="lm")
         for i, image in enumerate(images):
             tile = ImageOps.pad(image.convert("RGB"), (size, size), color="white")
-            sheet.paste(tile, (left + i % columns * (size + gap), top + i // columns * (size + gap)))
+            sheet.paste(
+                tile, (left + i % columns * (size + gap), top + i // columns * (size + gap))
+            )
         top += rows[name] * (size + gap)
     return sheet

@@ -13,7 +13,11 @@ from plotly.subplots import make_subplots
 from fervit_lib.figures.theme import PALETTE, PERCENT, escape_labels, new_figure, require_columns
 
 MIN_TRIALS = 4  # whole ones, below which a figure over parameters says nothing
-_COSTS = {"train_seconds": "training time, s", "peak_memory_gb": "peak memory, GB", "total_parameters": "parameters"}
+_COSTS = {
+    "train_seconds": "training time, s",
+    "peak_memory_gb": "peak memory, GB",
+    "total_parameters": "parameters",
+}
 _MODEL = ("approach", "model_name")
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "x", "pentagon")
 
@@ -37,7 +41,11 @@ def table_of_trials(table: pd.DataFrame, searched: Sequence[str], metric: str) -
     names = list(_COLUMNS)
     shown = {name: _COLUMNS[name] for name in names[:3]}
     # The model's column says what these two say together.
-    shown |= {name: (name, "{:.2g}" if table[name].dtype == float else "{}") for name in searched if name not in _MODEL}
+    shown |= {
+        name: (name, "{:.2g}" if table[name].dtype == float else "{}")
+        for name in searched
+        if name not in _MODEL
+    }
     shown |= {metric: (_plain(metric), "{:.3f}")} | {name: _COLUMNS[name] for name in names[3:]}
     if metric == "accuracy":
         del shown["val_accuracy"]
@@ -48,7 +56,9 @@ def table_of_trials(table: pd.DataFrame, searched: Sequence[str], metric: str) -
         .format(dict(shown.values()), na_rep="", escape="html")
         .set_properties(["trial", "state", "model"], **left)
     )
-    heads = [{"selector": f"th.col{column}", "props": [("text-align", "left")]} for column in range(3)]
+    heads = [
+        {"selector": f"th.col{column}", "props": [("text-align", "left")]} for column in range(3)
+    ]
     return styled.set_table_styles(heads)
 
 
@@ -76,9 +86,15 @@ def plot_costs(table: pd.DataFrame, metric: str, fronts: dict[str, pd.Series]) -
                 hovertemplate="%{text}<br>%{y:.3f} at %{x:.3s}<extra></extra>",
                 marker={"size": 11, "color": PALETTE[number % 8], "symbol": _SYMBOLS[number % 8]},
             )  # fmt: skip
-        figure.update_xaxes(type="log", title_text=_COSTS.get(cost, cost), dtick="D2", row=1, col=column)
-    subtitle = "Up and to the left is better; the dotted line joins the trials that no other beats in both"
-    figure.update_layout(new_figure(f"{_plain(metric)} against cost", subtitle, 440, margin_t=120).layout)
+        figure.update_xaxes(
+            type="log", title_text=_COSTS.get(cost, cost), dtick="D2", row=1, col=column
+        )
+    subtitle = (
+        "Up and to the left is better; the dotted line joins the trials that no other beats in both"
+    )
+    figure.update_layout(
+        new_figure(f"{_plain(metric)} against cost", subtitle, 440, margin_t=120).layout
+    )
     figure.update_yaxes(title_text=_plain(metric), col=1)
     return figure
 
@@ -90,7 +106,11 @@ def plot_progress(study: optuna.Study, metric: str) -> list[go.Figure]:
     epochs.update_layout(xaxis_title="epoch", yaxis_title=_plain(metric), xaxis_dtick=1)
     return [
         _restyle(history, "The search", "Each dot a trial; the line is the best so far"),
-        _restyle(epochs, "Trials, epoch by epoch", "A line that ends early is a trial that hyperband stopped"),
+        _restyle(
+            epochs,
+            "Trials, epoch by epoch",
+            "A line that ends early is a trial that hyperband stopped",
+        ),
     ]
 
 
@@ -99,7 +119,9 @@ def plot_parameters(study: optuna.Study, metric: str) -> list[go.Figure]:
 
     An empty list where fewer than `MIN_TRIALS` trials trained to their end: nothing can be said of parameters then.
     """
-    whole = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+    whole = [
+        trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE
+    ]
     if len(whole) < MIN_TRIALS:
         return []
     name = _plain(metric)
@@ -108,7 +130,9 @@ def plot_parameters(study: optuna.Study, metric: str) -> list[go.Figure]:
     top = list(importance)[:3]
     said = f"{len(whole)} trials that trained to their end"
     bars = new_figure(
-        "Parameter importance", f"Share of the metric's variance (fANOVA) over {said}", 180 + 40 * len(importance)
+        "Parameter importance",
+        f"Share of the metric's variance (fANOVA) over {said}",
+        180 + 40 * len(importance),
     )
     bars.add_bar(
         x=list(importance.values())[::-1], y=escape_labels(list(importance)[::-1]), orientation="h",
@@ -119,7 +143,10 @@ def plot_parameters(study: optuna.Study, metric: str) -> list[go.Figure]:
     slices = views.plot_slice(study, target_name=name)
     figures = [
         _restyle(
-            parallel, "Parallel coordinates", f"A line each of {said}; drag along an axis to choose among them", 460
+            parallel,
+            "Parallel coordinates",
+            f"A line each of {said}; drag along an axis to choose among them",
+            460,
         ),
         bars,
         _restyle(slices, "Slices", "Each trial at its value of each parameter; darker is later"),
@@ -128,7 +155,12 @@ def plot_parameters(study: optuna.Study, metric: str) -> list[go.Figure]:
         contours = views.plot_contour(study, params=top, target_name=name)
         height = 460 if len(top) == 2 else 780
         figures.append(
-            _restyle(contours, "Contours", f"Interpolated between {said}: where dots are sparse, a guess", height)
+            _restyle(
+                contours,
+                "Contours",
+                f"Interpolated between {said}: where dots are sparse, a guess",
+                height,
+            )
         )
     return figures
 
@@ -136,7 +168,10 @@ def plot_parameters(study: optuna.Study, metric: str) -> list[go.Figure]:
 def _restyle(figure: go.Figure, title: str, subtitle: str, height: int = 400) -> go.Figure:
     """Optuna's figure with this project's title, font and margins."""
     own = new_figure(title, subtitle, height).layout
-    margin = {"t": 115, "r": 40}  # the legend stands under the subtitle, and the last panel's labels stick out
+    margin = {
+        "t": 115,
+        "r": 40,
+    }  # the legend stands under the subtitle, and the last panel's labels stick out
     figure.update_layout(template=own.template, title=own.title, height=height, margin=margin)
     return figure
 

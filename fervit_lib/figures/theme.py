@@ -19,7 +19,13 @@ CONFIG = {
     "modeBarButtons": [["toImage"], ["zoom2d", "pan2d", "resetScale2d"]],
 }
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-_AXIS = {"gridcolor": FAINT, "linecolor": "#999999", "zeroline": False, "automargin": True, "title": {"standoff": 10}}
+_AXIS = {
+    "gridcolor": FAINT,
+    "linecolor": "#999999",
+    "zeroline": False,
+    "automargin": True,
+    "title": {"standoff": 10},
+}
 _TEMPLATE = go.layout.Template(
     layout={
         "font": {"family": _FONT, "size": 13, "color": INK},
@@ -34,7 +40,14 @@ _TEMPLATE = go.layout.Template(
         "plot_bgcolor": "white",
         "margin": {"l": 12, "r": 16, "t": 84, "b": 12},
         "height": 400,
-        "legend": {"orientation": "h", "x": 0, "y": 1.0, "xanchor": "left", "yanchor": "bottom", "title": {"text": ""}},
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "y": 1.0,
+            "xanchor": "left",
+            "yanchor": "bottom",
+            "title": {"text": ""},
+        },
         "xaxis": _AXIS,
         "yaxis": _AXIS,
         "hoverlabel": {"font": {"family": _FONT}},
@@ -58,14 +71,18 @@ def require(fits: bool, argument: str, expected: str, came: object) -> None:
 
 def require_columns(argument: str, frame: pd.DataFrame, columns: Sequence[str]) -> None:
     missing = [name for name in columns if name not in frame]
-    require(not missing, argument, f"columns {', '.join(columns)}", f"none named {', '.join(missing)}")
+    require(
+        not missing, argument, f"columns {', '.join(columns)}", f"none named {', '.join(missing)}"
+    )
     require(len(frame) > 0, argument, "at least one row", "an empty table")
 
 
 def new_figure(title: str, subtitle: str = "", height: int = 400, **layout: object) -> go.Figure:
     # Height goes into the figure and width does not: pages are as wide as the reader's screen.
     title_text = {"text": title, "subtitle": {"text": subtitle}}
-    return go.Figure(layout={"template": _TEMPLATE, "title": title_text, "height": height, **layout})
+    return go.Figure(
+        layout={"template": _TEMPLATE, "title": title_text, "height": height, **layout}
+    )
 
 
 def log_ticks(values: Iterable[float]) -> dict[str, object]:
@@ -74,7 +91,12 @@ def log_ticks(values: Iterable[float]) -> dict[str, object]:
     low, high = min(shown, default=1.0) / 1.6, max(shown, default=1.0) * 1.6
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1, 2, 5) if high / low < 100 else (1,)
-    ticks = [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
+    ticks = [
+        factor * 10.0**power
+        for power in powers
+        for factor in factors
+        if low <= factor * 10.0**power <= high
+    ]
     return {"type": "log", "tickvals": ticks, "tickformat": "~s" if high >= 1000 else "~g"}
 
 

@@ -7,17 +7,3 @@ from fervit_lib.models.image_vit import ImageModel
 from fervit_lib.models.latent_cnn import LatentCNN
 from fervit_lib.models.latent_vit import LatentViT
 from fervit_lib.models.masked import MaskedAutoencoder
-
-__all__ = [
-    "APPROACHES",
-    "HybridLatentViT",
-    "ImageModel",
-    "LatentCNN",
-    "LatentViT",
-    "MaskedAutoencoder",
-    "create_model",
-    "load_model",
-    "options_of",
-    "save_model",
-    "set_fused_attention",
-]

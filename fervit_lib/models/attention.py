@@ -26,11 +26,17 @@ class RectifiedAttention(Attention):
     output; dividing the weights keeps every row a distribution, so that maps of both kinds read alike.
     """
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
         """Tokens (B, N, D) → (B, N, D). A mask raises a ValueError: rows here have no way to leave a token out."""
         if attn_mask is not None or is_causal:
-            raise ValueError("attn_mask: expected none, got one; rectified attention looks at every token")
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)  # (B, H, N, d)
+            raise ValueError(
+                "attn_mask: expected none, got one; rectified attention looks at every token"
+            )
+        q, k, v = (
+            self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        )  # (B, H, N, d)
         weights = rectify((self.q_norm(q) * self.scale) @ self.k_norm(k).transpose(-2, -1))
         heads = self.attn_drop(weights) @ v
         return self.proj_drop(self.proj(heads.transpose(1, 2).flatten(2)))
@@ -81,9 +87,13 @@ def attention_modules(model: nn.Module) -> list[nn.Module]:
     Raises:
         ValueError: it has none, as a CNN.
     """
-    modules = [module for module in model.modules() if all(hasattr(module, name) for name in _PARTS)]
+    modules = [
+        module for module in model.modules() if all(hasattr(module, name) for name in _PARTS)
+    ]
     if not modules:
-        raise ValueError(f"model: expected a ViT with attention modules as timm's, got {type(model).__name__} without")
+        raise ValueError(
+            f"model: expected a ViT with attention modules as timm's, got {type(model).__name__} without"
+        )
     return modules
 
 
@@ -92,9 +102,13 @@ class _ShowWeights(TorchFunctionMode):
 
     def __init__(self, open_heads: list[dict[str, Tensor]]) -> None:
         super().__init__()
-        self.open_heads = open_heads  # of the attention modules that are being run, the innermost last
+        self.open_heads = (
+            open_heads  # of the attention modules that are being run, the innermost last
+        )
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         if func is not F.scaled_dot_product_attention or not self.open_heads:
             return func(*args, **(kwargs or {}))
         return self._attend(*args, **(kwargs or {}))
@@ -110,8 +124,12 @@ class _ShowWeights(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        if attn_mask is not None and attn_mask.dtype == torch.bool:  # the step-by-step form adds its mask to the scores
-            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, float("-inf"))
+        if (
+            attn_mask is not None and attn_mask.dtype == torch.bool
+        ):  # the step-by-step form adds its mask to the scores
+            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(
+                ~attn_mask, float("-inf")
+            )
         output, attn = torch.ops.aten._scaled_dot_product_attention_math(
             query, key, value, attn_mask, 0.0, is_causal, None, scale=scale, enable_gqa=enable_gqa
         )
@@ -139,11 +157,17 @@ def capture_heads(model: nn.Module) -> Iterator[list[Heads]]:
 
     def hooks_of_parts(num_heads: int) -> tuple[Any, Any]:
         def keep_values(module: nn.Module, inputs: tuple, qkv: Tensor) -> None:
-            open_heads[-1]["values"] = qkv.chunk(3, dim=-1)[2].unflatten(-1, (num_heads, -1)).transpose(1, 2)
+            open_heads[-1]["values"] = (
+                qkv.chunk(3, dim=-1)[2].unflatten(-1, (num_heads, -1)).transpose(1, 2)
+            )
 
         def keep_outputs(module: nn.Module, inputs: tuple) -> tuple:
-            outputs = open_heads[-1]["outputs"] = inputs[0].unflatten(-1, (num_heads, -1)).transpose(1, 2)
-            return (outputs.transpose(1, 2).flatten(2),)  # the pass goes on with what is kept, and so does a gradient
+            outputs = open_heads[-1]["outputs"] = (
+                inputs[0].unflatten(-1, (num_heads, -1)).transpose(1, 2)
+            )
+            return (
+                outputs.transpose(1, 2).flatten(2),
+            )  # the pass goes on with what is kept, and so does a gradient
 
         return keep_values, keep_outputs
 
@@ -176,7 +200,11 @@ def scale_heads(model: nn.Module, scales: Sequence[Tensor]) -> Iterator[None]:
 
     def hook(scale: Tensor) -> Any:
         def multiply(module: nn.Module, inputs: tuple) -> tuple:
-            return ((inputs[0].unflatten(-1, (len(scale), -1)) * scale[:, None].to(inputs[0])).flatten(-2),)
+            return (
+                (inputs[0].unflatten(-1, (len(scale), -1)) * scale[:, None].to(inputs[0])).flatten(
+                    -2
+                ),
+            )
 
         return multiply
 

@@ -23,10 +23,14 @@ class ConvStem(PatchEmbed):
         ValueError: another patch size.
     """
 
-    def __init__(self, *, patch_size: int, embed_dim: int, in_chans: int = 3, **options: Any) -> None:
+    def __init__(
+        self, *, patch_size: int, embed_dim: int, in_chans: int = 3, **options: Any
+    ) -> None:
         halvings = patch_size.bit_length() - 1
         if patch_size < 4 or patch_size != 2**halvings:
-            raise ValueError(f"patch_size: expected a power of 2 from 4 up for stem='conv', got {patch_size}")
+            raise ValueError(
+                f"patch_size: expected a power of 2 from 4 up for stem='conv', got {patch_size}"
+            )
         super().__init__(patch_size=patch_size, embed_dim=embed_dim, in_chans=in_chans, **options)
         widths = [embed_dim // 2**halving for halving in reversed(range(halvings))]
         layers: list[nn.Module] = [ConvBlock(in_chans, widths[0], halve=True)]

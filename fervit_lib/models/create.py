@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from fervit_lib.files import naming
 from fervit_lib.models.hybrid_vit import HybridLatentViT
 from fervit_lib.models.image_vit import ImageModel
 from fervit_lib.models.latent_cnn import LatentCNN
 from fervit_lib.models.latent_vit import LatentViT
-from fervit_lib.runs import load_checkpoint, save_checkpoint
+from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
+from fervit_lib.system.errors import naming
 
 APPROACHES: dict[str, type[nn.Module]] = {
     "scratch": LatentViT,
@@ -21,7 +21,12 @@ APPROACHES: dict[str, type[nn.Module]] = {
     "latent_cnn": LatentCNN,
 }
 _COUNTS = ("num_classes", "embed_dim", "depth", "num_heads", "latent_dim", "num_tokens")
-_COUNTS_OR_NONE = ("adapter_dim", "image_size", "patch_size", "num_blocks")  # 0: none, or the model's own
+_COUNTS_OR_NONE = (
+    "adapter_dim",
+    "image_size",
+    "patch_size",
+    "num_blocks",
+)  # 0: none, or the model's own
 _SHARES = ("drop_rate", "attn_drop_rate")
 
 
@@ -33,7 +38,9 @@ def create_model(approach: str, num_classes: int = 7, **options: Any) -> nn.Modu
     """
     known = _known_options(approach)
     if unknown := set(options) - known:
-        raise ValueError(f"options: {approach} has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
+        raise ValueError(
+            f"options: {approach} has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}"
+        )
     for name, value in {"num_classes": num_classes, **options}.items():
         _check_range(name, value)
     return APPROACHES[approach](num_classes, **options)
@@ -61,11 +68,18 @@ def _known_options(approach: str) -> set[str]:
 
 
 def save_model(
-    path: Path, model: nn.Module, *, approach: str, classes: Sequence[str], options: Mapping[str, Any]
+    path: Path,
+    model: nn.Module,
+    *,
+    approach: str,
+    classes: Sequence[str],
+    options: Mapping[str, Any],
 ) -> None:
     """Weights as safetensors, and in its header what `load_model` needs to build the model again."""
     save_checkpoint(
-        path, model.state_dict(), {"approach": approach, "classes": list(classes), "options": dict(options)}
+        path,
+        model.state_dict(),
+        {"approach": approach, "classes": list(classes), "options": dict(options)},
     )
 
 
@@ -73,7 +87,7 @@ def load_model(path: Path) -> tuple[nn.Module, tuple[str, ...]]:
     """The model of a checkpoint in eval mode, and its classes.
 
     Raises:
-        FileNotFoundError, ValueError: as `runs.load_checkpoint`; or the keys differ from today's model.
+        FileNotFoundError, ValueError: as `checkpoints.load_checkpoint`; or the keys differ from today's model.
     """
     tensors, metadata = load_checkpoint(path)
     if "approach" not in metadata:

@@ -21,7 +21,11 @@ class FaceCNN(nn.Module):
 
     def __init__(self, in_chans: int = 3) -> None:
         super().__init__()
-        self.pretrained_cfg = {"input_size": (in_chans, SIDE, SIDE), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+        self.pretrained_cfg = {
+            "input_size": (in_chans, SIDE, SIDE),
+            "mean": (0.5,) * 3,
+            "std": (0.25,) * 3,
+        }
         self.stages = nn.Sequential(
             ConvBlock(in_chans, 32),
             ConvBlock(32, 64, halve=True),

@@ -13,7 +13,9 @@ from fervit_lib.models.pretrained import create_timm
 
 def interpolate_positions(pos_embed: Tensor, num_tokens: int) -> Tensor:
     """Stretch patch positions (1, P, D) to (1, num_tokens, D), linearly along the sequence."""
-    return F.interpolate(pos_embed.transpose(1, 2), num_tokens, mode="linear", align_corners=False).transpose(1, 2)
+    return F.interpolate(
+        pos_embed.transpose(1, 2), num_tokens, mode="linear", align_corners=False
+    ).transpose(1, 2)
 
 
 class HybridLatentViT(LatentViT):
@@ -47,7 +49,9 @@ class HybridLatentViT(LatentViT):
     ) -> None:
         vit = create_timm(model_name, pretrained)
         if not isinstance(vit, VisionTransformer) or vit.cls_token is None or vit.pos_embed is None:
-            raise ValueError(f"model_name: expected a timm VisionTransformer with a class token, got {model_name!r}")
+            raise ValueError(
+                f"model_name: expected a timm VisionTransformer with a class token, got {model_name!r}"
+            )
         super().__init__(
             num_classes,
             latent_dim=latent_dim,

@@ -52,30 +52,51 @@ class ImageModel(nn.Module):
     ) -> None:
         super().__init__()
         if resize_method not in RESIZE_METHODS:
-            raise ValueError(f"resize_method: expected one of {', '.join(RESIZE_METHODS)}, got {resize_method!r}")
+            raise ValueError(
+                f"resize_method: expected one of {', '.join(RESIZE_METHODS)}, got {resize_method!r}"
+            )
         if stem not in STEMS:
             raise ValueError(f"stem: expected one of {', '.join(STEMS)}, got {stem!r}")
         if stem == "conv" and pretrained not in ("none", "random"):
-            raise ValueError(f"stem: conv has no pretrained weights, expected pretrained='none', got {pretrained!r}")
+            raise ValueError(
+                f"stem: conv has no pretrained weights, expected pretrained='none', got {pretrained!r}"
+            )
         self.resize_method, self.concat_pool = resize_method, concat_pool
         stem_layer = ConvStem if stem == "conv" else None
-        vit_options = {"patch_size": patch_size or None, "depth": num_blocks or None, "embed_layer": stem_layer}
+        vit_options = {
+            "patch_size": patch_size or None,
+            "depth": num_blocks or None,
+            "embed_layer": stem_layer,
+        }
         self.body = create_timm(model_name, pretrained, image_size=image_size, **vit_options)
         config = self.body.pretrained_cfg
-        self.image_size, self.any_size = image_size or config["input_size"][-1], not config.get("fixed_input_size")
+        self.image_size, self.any_size = (
+            image_size or config["input_size"][-1],
+            not config.get("fixed_input_size"),
+        )
         self.seen_size = self.image_size  # a fit may begin with smaller images
         if adapter_dim:
             if not self.is_vit:
-                raise ValueError(f"adapter_dim: expected 0 for {model_name}, which has no transformer blocks")
+                raise ValueError(
+                    f"adapter_dim: expected 0 for {model_name}, which has no transformer blocks"
+                )
             self.body.blocks = with_adapters(self.body.blocks, self.body.embed_dim, adapter_dim)
         # Convolutions are faster channels last, half as fast again on a CPU; one linear map of patches is not.
-        self.layout = torch.contiguous_format if self.is_vit and stem == "patch" else torch.channels_last
+        self.layout = (
+            torch.contiguous_format if self.is_vit and stem == "patch" else torch.channels_last
+        )
         self.body.to(memory_format=self.layout)
         for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(config[name]).view(1, 3, 1, 1), persistent=False)
+            self.register_buffer(
+                name, torch.tensor(config[name]).view(1, 3, 1, 1), persistent=False
+            )
         self.head_drop = nn.Dropout(drop_rate)
         # Some models widen their features once more before the classifier, others do not.
-        width = 2 * self.body.num_features if concat_pool else getattr(self.body, "head_hidden_size", None)
+        width = (
+            2 * self.body.num_features
+            if concat_pool
+            else getattr(self.body, "head_hidden_size", None)
+        )
         self.head = nn.Linear(width or self.body.num_features, num_classes)
         self.input_shape = (3, self.image_size, self.image_size)
 
@@ -87,7 +108,9 @@ class ImageModel(nn.Module):
     def prepare(self, images: Tensor) -> Tensor:
         """Images as the model takes them: (B, 3, seen_size, seen_size), normalised."""
         if images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise ValueError(f"images: expected (B, 3, H, W) or (B, 1, H, W), got {tuple(images.shape)}")
+            raise ValueError(
+                f"images: expected (B, 3, H, W) or (B, 1, H, W), got {tuple(images.shape)}"
+            )
         if not images.is_floating_point():
             images = images.float() / 255
         size = (self.seen_size, self.seen_size)
@@ -98,8 +121,12 @@ class ImageModel(nn.Module):
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images → CLS (and registers) (B, P, D) and one placed token a patch (B, N, D), of a ViT."""
         if not self.is_vit:
-            raise ValueError(f"expected a ViT, whose images become tokens, got a {type(self.body).__name__}")
-        tokens = self.body.patch_drop(self.body._pos_embed(self.body.patch_embed(self.prepare(images))))
+            raise ValueError(
+                f"expected a ViT, whose images become tokens, got a {type(self.body).__name__}"
+            )
+        tokens = self.body.patch_drop(
+            self.body._pos_embed(self.body.patch_embed(self.prepare(images)))
+        )
         return tokens[:, : self.body.num_prefix_tokens], tokens[:, self.body.num_prefix_tokens :]
 
     def encode(self, tokens: Tensor) -> Tensor:
@@ -112,7 +139,11 @@ class ImageModel(nn.Module):
 
     def forward_head(self, features: Tensor) -> Tensor:
         """What `forward_features` gives → logits (B, num_classes)."""
-        pooled = self._pool(features) if self.concat_pool else self.body.forward_head(features, pre_logits=True)
+        pooled = (
+            self._pool(features)
+            if self.concat_pool
+            else self.body.forward_head(features, pre_logits=True)
+        )
         return self.head(self.head_drop(pooled))
 
     def _pool(self, features: Tensor) -> Tensor:

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from fervit_lib.latents import LATENT_DIM, NUM_LAYERS
 from fervit_lib.models.attention import attention_layer
-from fervit_lib.models.layers import BandPositions, LayerGates, LayerwiseNorm, sinusoidal_positions, with_adapters
+from fervit_lib.models.layers import (
+    BandPositions,
+    LayerGates,
+    LayerwiseNorm,
+    sinusoidal_positions,
+    with_adapters,
+)
 
 POSITIONS = ("learned", "sinusoidal", "semantic")
 
@@ -54,7 +60,9 @@ class LatentViT(nn.Module):
     ) -> None:
         super().__init__()
         if embed_dim % num_heads:
-            raise ValueError(f"embed_dim: expected a multiple of num_heads={num_heads}, got {embed_dim}")
+            raise ValueError(
+                f"embed_dim: expected a multiple of num_heads={num_heads}, got {embed_dim}"
+            )
         if position not in POSITIONS:
             raise ValueError(f"position: expected one of {', '.join(POSITIONS)}, got {position!r}")
         self.input_shape = (num_tokens, latent_dim)
@@ -70,8 +78,14 @@ class LatentViT(nn.Module):
         self.band_embed = BandPositions(num_tokens, embed_dim) if position == "semantic" else None
         self.pos_drop = nn.Dropout(drop_rate)
         self.norm_pre = nn.Identity()
-        options = {"proj_drop": drop_rate, "attn_drop": attn_drop_rate, "attn_layer": attention_layer(attention)}
-        blocks = (Block(embed_dim, num_heads, mlp_ratio, qkv_bias=True, **options) for _ in range(depth))
+        options = {
+            "proj_drop": drop_rate,
+            "attn_drop": attn_drop_rate,
+            "attn_layer": attention_layer(attention),
+        }
+        blocks = (
+            Block(embed_dim, num_heads, mlp_ratio, qkv_bias=True, **options) for _ in range(depth)
+        )
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.head = nn.Linear(embed_dim, num_classes)
@@ -85,7 +99,10 @@ class LatentViT(nn.Module):
             raise ValueError(
                 f"w_plus: expected (B, {self.input_shape[0]}, {self.input_shape[1]}), got {tuple(w_plus.shape)}"
             )
-        tokens = self.input_proj(self.entry(w_plus.to(self.input_proj.weight.dtype))) + self.pos_embed[:, 1:]
+        tokens = (
+            self.input_proj(self.entry(w_plus.to(self.input_proj.weight.dtype)))
+            + self.pos_embed[:, 1:]
+        )
         if self.band_embed is not None:
             tokens = tokens + self.band_embed()
         prefix = self.cls_token + self.pos_embed[:, :1]

@@ -43,8 +43,12 @@ class MaskedAutoencoder(nn.Module):
         self.enter = nn.Linear(embed_dim, decoder_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
         trunc_normal_(self.mask_token, std=0.02)
-        self.register_buffer("places", sinusoidal_positions(num_tokens, decoder_dim), persistent=False)
-        self.blocks = nn.Sequential(*(Block(decoder_dim, 4, qkv_bias=True) for _ in range(decoder_depth)))
+        self.register_buffer(
+            "places", sinusoidal_positions(num_tokens, decoder_dim), persistent=False
+        )
+        self.blocks = nn.Sequential(
+            *(Block(decoder_dim, 4, qkv_bias=True) for _ in range(decoder_depth))
+        )
         self.norm = nn.LayerNorm(decoder_dim)
         self.paint = nn.Linear(decoder_dim, token_dim)
 
@@ -54,7 +58,9 @@ class MaskedAutoencoder(nn.Module):
             return inputs.float()
         images = self.encoder.prepare(inputs)
         (height, width), channels = self.encoder.body.patch_embed.patch_size, images.shape[1]
-        patches = images.unfold(2, height, height).unfold(3, width, width)  # (B, C, h, w, height, width)
+        patches = images.unfold(2, height, height).unfold(
+            3, width, width
+        )  # (B, C, h, w, height, width)
         return patches.permute(0, 2, 3, 1, 4, 5).reshape(len(images), -1, channels * height * width)
 
     def draw_mask(self, batch: int, num_tokens: int, device: torch.device) -> Tensor:
@@ -68,7 +74,9 @@ class MaskedAutoencoder(nn.Module):
         batch, num_tokens, width = tokens.shape
         mask = self.draw_mask(batch, num_tokens, tokens.device) if mask is None else mask
         kept = tokens[~mask].view(batch, -1, width)
-        seen = self.enter(self.encoder.encode(torch.cat([prefix, kept], dim=1)))[:, prefix.shape[1] :]
+        seen = self.enter(self.encoder.encode(torch.cat([prefix, kept], dim=1)))[
+            :, prefix.shape[1] :
+        ]
         full = self.mask_token.to(seen.dtype).repeat(batch, num_tokens, 1)
         full[~mask] = seen.flatten(0, 1)
         return self.paint(self.norm(self.blocks(full + self.places))), mask

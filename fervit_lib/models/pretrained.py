@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from fervit_lib.models import face_cnn  # noqa: F401  (from here on timm knows it)
-from fervit_lib.runtime import PROJECT_ROOT, display_path, resolve
+from fervit_lib.system.runtime import PROJECT_ROOT, display_path, resolve
 
 WEIGHTS = PROJECT_ROOT / "pretrained_models"
 SUFFIXES = (".safetensors", ".pth", ".bin")
@@ -18,7 +18,9 @@ SUFFIXES = (".safetensors", ".pth", ".bin")
 STARTS = ("none", "random", "mae")
 
 
-def create_timm(model_name: str, pretrained: str, *, image_size: int = 0, **vit_options: Any) -> nn.Module:
+def create_timm(
+    model_name: str, pretrained: str, *, image_size: int = 0, **vit_options: Any
+) -> nn.Module:
     """A timm model without its classifier.
 
     Args:
@@ -33,7 +35,10 @@ def create_timm(model_name: str, pretrained: str, *, image_size: int = 0, **vit_
     """
     if not timm.is_model(model_name):
         known = timm.list_models()
-        near = difflib.get_close_matches(model_name, known, 3) or ["vit_tiny_patch16_224", "resnet18"]
+        near = difflib.get_close_matches(model_name, known, 3) or [
+            "vit_tiny_patch16_224",
+            "resnet18",
+        ]
         raise ValueError(f"model_name: timm has no {model_name!r}; nearest are {', '.join(near)}")
     options = {name: value for name, value in vit_options.items() if value is not None}
     if options and not _is_plain_vit(model_name):
@@ -48,12 +53,18 @@ def create_timm(model_name: str, pretrained: str, *, image_size: int = 0, **vit_
     file = _placed_file(model_name, pretrained)
     overlay = {"file": str(file)} if file else None
     if not published and not file:
-        raise ValueError(f"pretrained: nobody published weights of {model_name}; say none, or give a file of yours")
+        raise ValueError(
+            f"pretrained: nobody published weights of {model_name}; say none, or give a file of yours"
+        )
     if published:  # with another number of classes than was published, timm would load leniently and miss lost keys
         options["num_classes"] = published.num_classes
     try:
-        model = timm.create_model(model_name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
-    except Exception as error:  # from a hub that cannot be reached to keys that differ: timm has no type for it
+        model = timm.create_model(
+            model_name, pretrained=True, pretrained_cfg_overlay=overlay, **options
+        )
+    except (
+        Exception
+    ) as error:  # from a hub that cannot be reached to keys that differ: timm has no type for it
         if file:
             raise ValueError(
                 f"{display_path(file)}: not the weights of timm's {model_name} ({error}); download them again"
@@ -81,5 +92,7 @@ def _placed_file(model_name: str, pretrained: str) -> Path | None:
             f"pretrained: expected imagenet, {', '.join(STARTS)} or a file ({', '.join(SUFFIXES)}), got {pretrained!r}"
         )
     if not resolve(pretrained).is_file():
-        raise ValueError(f"pretrained: no file {display_path(resolve(pretrained))}; place it there, or say imagenet")
+        raise ValueError(
+            f"pretrained: no file {display_path(resolve(pretrained))}; place it there, or say imagenet"
+        )
     return resolve(pretrained)

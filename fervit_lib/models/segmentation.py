@@ -14,11 +14,14 @@ from segmentation_models_pytorch.base.modules import Conv2dReLU
 from timm.layers.activations import Swish
 from torch import Tensor, nn
 
-from fervit_lib.files import naming
-from fervit_lib.runs import load_checkpoint, save_checkpoint
-from fervit_lib.runtime import display_path, resolve
+from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
+from fervit_lib.system.errors import naming
+from fervit_lib.system.runtime import display_path, resolve
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of which the models take their input
+MEAN, STD = (
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)  # ImageNet's, of which the models take their input
 DECODERS = {"full": (256, 128, 64, 32, 16), "slim": (128, 64, 32, 16, 8)}
 TEACHER_ENCODER, STUDENT_ENCODER = "timm-efficientnet-b3", "timm-efficientnet-b0"
 PUBLISHED_TEACHER = "pretrained_models/2020-09-23a.pth"
@@ -40,15 +43,21 @@ class SubPixelBlock(nn.Module):
         self.shuffle = nn.PixelShuffle(2)
         self.conv2 = Conv2dReLU(out_channels, out_channels, 3, padding=1)
         initialize_decoder(self)
-        kernel = self.conv1[0].weight.data  # the four pixels alike at first, else a grid shows (Aitken et al. 2017)
+        kernel = self.conv1[
+            0
+        ].weight.data  # the four pixels alike at first, else a grid shows (Aitken et al. 2017)
         kernel.copy_(kernel[::4].repeat_interleave(4, 0))
 
-    def forward(self, maps: Tensor, height: int, width: int, skip_connection: None = None) -> Tensor:
+    def forward(
+        self, maps: Tensor, height: int, width: int, skip_connection: None = None
+    ) -> Tensor:
         """As a block of the library's decoder, which tells the size and has no encoder's map for the last one."""
         return self.conv2(self.shuffle(self.conv1(maps)))
 
 
-def build_segmenter(encoder: str = STUDENT_ENCODER, decoder: str = "full", weights: str = "none") -> smp.Unet:
+def build_segmenter(
+    encoder: str = STUDENT_ENCODER, decoder: str = "full", weights: str = "none"
+) -> smp.Unet:
     """A U-Net: images (B, 3, S, S), ImageNet-normalised, S a multiple of 32 → logits (B, 1, S, S).
 
     Its weights lie channels last, and so does what it computes: convolutions are up to 1.4 times as fast so.
@@ -73,8 +82,12 @@ def build_segmenter(encoder: str = STUDENT_ENCODER, decoder: str = "full", weigh
         )
     given = None if weights == "none" else weights
     try:
-        with warnings.catch_warnings(action="ignore"):  # `timm-` is deprecated, and the published teacher needs it
-            model = smp.Unet(encoder, encoder_weights=given, decoder_channels=DECODERS[decoder], classes=1)
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # `timm-` is deprecated, and the published teacher needs it
+            model = smp.Unet(
+                encoder, encoder_weights=given, decoder_channels=DECODERS[decoder], classes=1
+            )
     except Exception as error:  # of a hub that cannot be reached there are many
         if given is None:
             raise
@@ -85,7 +98,9 @@ def build_segmenter(encoder: str = STUDENT_ENCODER, decoder: str = "full", weigh
         model.decoder.blocks[-1] = SubPixelBlock(*DECODERS[decoder][-2:])
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, Swish):  # the same function, in more passes over memory than torch's
+            if isinstance(
+                child, Swish
+            ):  # the same function, in more passes over memory than torch's
                 setattr(parent, name, nn.SiLU(inplace=True))
     return model.to(memory_format=torch.channels_last)
 
@@ -129,7 +144,10 @@ def load_teacher(
 def save_teacher(path: Path, model: nn.Module) -> None:
     """Write `model` in the form of the published teacher. Written beside and renamed by the caller's `atomic_write`."""
     buffer = io.BytesIO()  # torch has no words of its own for a full disk
-    torch.save({"state_dict": {f"{_PREFIX}{name}": value for name, value in model.state_dict().items()}}, buffer)
+    torch.save(
+        {"state_dict": {f"{_PREFIX}{name}": value for name, value in model.state_dict().items()}},
+        buffer,
+    )
     path.write_bytes(buffer.getbuffer())
 
 
@@ -140,7 +158,11 @@ def freeze(model: nn.Module) -> nn.Module:
 
 def save_student(path: Path, student: nn.Module, options: Mapping[str, Any]) -> None:
     """The student alone as safetensors; `options` are the keywords of `build_segmenter`."""
-    save_checkpoint(path, student.state_dict(), {"kind": "segmenter", "options": dict(options) | {"weights": "none"}})
+    save_checkpoint(
+        path,
+        student.state_dict(),
+        {"kind": "segmenter", "options": dict(options) | {"weights": "none"}},
+    )
 
 
 def load_student(path: Path) -> nn.Module:
@@ -152,18 +174,24 @@ def load_student(path: Path) -> nn.Module:
             f"one that 03_distill wrote"
         )
     with naming(path, "not the weights of this segmenter", "run 03_distill again"):
-        student = build_segmenter(**metadata["options"] | {"weights": "none"})  # all weights are in the checkpoint
+        student = build_segmenter(
+            **metadata["options"] | {"weights": "none"}
+        )  # all weights are in the checkpoint
         student.load_state_dict(tensors)
         return student.eval()
 
 
 def normalise(images: Tensor) -> Tensor:
     """(B, 3, S, S) uint8 → float32 as the models take it."""
-    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    mean, std = (
+        torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (MEAN, STD)
+    )
     return (images.float() / 255 - mean) / std
 
 
 def denormalise(images: Tensor) -> Tensor:
     """The inverse of `normalise`, as float32 in [0, 1]."""
-    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    mean, std = (
+        torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (MEAN, STD)
+    )
     return (images.float() * std + mean).clamp(0, 1)

@@ -3,5 +3,3 @@
 from fervit_lib.report.index import write_index
 from fervit_lib.report.page import write_page
 from fervit_lib.report.run import describe_failure, describe_failures, forget_failures, run_notebook
-
-__all__ = ["describe_failure", "describe_failures", "forget_failures", "run_notebook", "write_index", "write_page"]

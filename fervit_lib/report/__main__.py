@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fervit_lib import ranks
 from fervit_lib.report.index import write_index
 from fervit_lib.report.page import write_page
 from fervit_lib.report.run import PAGE, describe_failure, run_notebook
+from fervit_lib.system import distributed
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,7 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     page.add_argument("page", type=Path)
     index = commands.add_parser("index", help="index.html of an experiment")
     index.add_argument("experiment_dir", type=Path)
-    index.add_argument("--config", type=Path, nargs="?", help="its configuration, to be kept with it")
+    index.add_argument(
+        "--config", type=Path, nargs="?", help="its configuration, to be kept with it"
+    )
     run = commands.add_parser("run", help="execute a notebook into a folder, and make its page")
     run.add_argument("notebook", type=Path)
     run.add_argument("folder", type=Path)
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif not run_notebook(options.notebook, options.folder, options.parameters):
         sys.exit(
             1
-            if ranks.index()
+            if distributed.index()
             else f"{options.folder} {describe_failure(options.folder)}\n  See {options.folder / PAGE}"
         )
 

@@ -13,18 +13,28 @@ import plotly.graph_objects as go
 import yaml
 
 from fervit_lib.figures.distill import plot_differences
-from fervit_lib.figures.evaluation import plot_accuracy_by_parameters, plot_accuracy_intervals, plot_learning_curves
+from fervit_lib.figures.evaluation import (
+    plot_accuracy_by_parameters,
+    plot_accuracy_intervals,
+    plot_learning_curves,
+)
 from fervit_lib.figures.explain import plot_layer_scores
 from fervit_lib.figures.theme import escape_labels
 from fervit_lib.report.html import SYNTHETIC, figure_div, read_object, revision, shown, write_html
-from fervit_lib.runs import atomic_write
+from fervit_lib.system.atomic import atomic_write
 
 CONFIG = "config.yaml"  # of the whole experiment, kept beside its index
 QUESTION = (
     "How well are expressions read from StyleGAN codes and from pixels, by which model and fine-tuning, from how few "
     "faces and with how few trained parameters, and which of the 18 layers of a code does it rest on?"
 )
-STEPS = ("encode", "train", "distill", "evaluate", "explain")  # in the order they run; any other step comes after them
+STEPS = (
+    "encode",
+    "train",
+    "distill",
+    "evaluate",
+    "explain",
+)  # in the order they run; any other step comes after them
 
 
 @dataclass(frozen=True)
@@ -72,14 +82,25 @@ class RunPage:
 
 def _find_runs(experiment: Path) -> list[RunPage]:
     signs = ("config.json", "result.json", "notebook.ipynb", "notebook.html")
-    folders = [path for path in experiment.glob("[!.]*/[!.]*") if any((path / sign).is_file() for sign in signs)]
+    folders = [
+        path
+        for path in experiment.glob("[!.]*/[!.]*")
+        if any((path / sign).is_file() for sign in signs)
+    ]
     order = {step: number for number, step in enumerate(STEPS)}
-    return [RunPage(path) for path in sorted(folders, key=lambda p: (order.get(p.parent.name, len(order)), p))]
+    return [
+        RunPage(path)
+        for path in sorted(folders, key=lambda p: (order.get(p.parent.name, len(order)), p))
+    ]
 
 
 def _table_rows(runs: Iterable[RunPage]) -> list[dict[str, Any]]:
     """A row a finished training run, with its figures on the test split if it was evaluated; the best comes first."""
-    rows = {run.variant: run.result | {"variant": run.variant} for run in runs if run.step == "train" and run.complete}
+    rows = {
+        run.variant: run.result | {"variant": run.variant}
+        for run in runs
+        if run.step == "train" and run.complete
+    }
     for run in runs:
         if run.step == "evaluate" and run.complete:
             majority = run.result["majority_accuracy"]
@@ -127,18 +148,28 @@ def _figures(runs: Iterable[RunPage], evaluated: pd.DataFrame) -> list[go.Figure
     figures = []
     if len(evaluated):
         majority = evaluated["accuracy"].iloc[0] - evaluated["above"].iloc[0] / 100
-        figures = [plot_accuracy_intervals(evaluated, majority), plot_accuracy_by_parameters(evaluated)]
+        figures = [
+            plot_accuracy_intervals(evaluated, majority),
+            plot_accuracy_by_parameters(evaluated),
+        ]
     for run in runs:
         if run.step == "evaluate":
             curves = read_object(run.folder / "evaluation_results.json").get("curves")
             figures += [plot_learning_curves(pd.DataFrame(curves))] if curves else []
         if run.step == "explain" and "accuracy_lost_low" in run.result:
-            ends = tuple(pd.Series(run.result[f"accuracy_lost_{end}"]).to_numpy() for end in ("low", "high"))
+            ends = tuple(
+                pd.Series(run.result[f"accuracy_lost_{end}"]).to_numpy() for end in ("low", "high")
+            )
             lost = pd.DataFrame({"accuracy lost": run.result["accuracy_lost"]})
             figure = plot_layer_scores(
-                lost, "Accuracy lost without a layer", "accuracy lost", {"accuracy lost": (ends[0], ends[1])}
+                lost,
+                "Accuracy lost without a layer",
+                "accuracy lost",
+                {"accuracy lost": (ends[0], ends[1])},
             )
-            figure.layout.title.subtitle.text = f"{escape_labels(run.result['runs'][:1])[0]}, 95% intervals over faces"
+            figure.layout.title.subtitle.text = (
+                f"{escape_labels(run.result['runs'][:1])[0]}, 95% intervals over faces"
+            )
             figures.append(figure)
     return figures
 
@@ -154,8 +185,15 @@ def _differences(run: RunPage) -> str:
 def _made(runs: Iterable[RunPage]) -> dict[str, list[str]]:
     """How all runs together were made: revisions of the code, versions, devices."""
     configs = [run.config for run in runs if run.config]
-    versions = [", ".join(f"{name} {number}" for name, number in c.get("versions", {}).items()) for c in configs]
-    found = {"Code": map(revision, configs), "Versions": versions, "Device": [str(c.get("device")) for c in configs]}
+    versions = [
+        ", ".join(f"{name} {number}" for name, number in c.get("versions", {}).items())
+        for c in configs
+    ]
+    found = {
+        "Code": map(revision, configs),
+        "Versions": versions,
+        "Device": [str(c.get("device")) for c in configs],
+    }
     return {name: list(dict.fromkeys(values)) for name, values in found.items()}
 
 
@@ -171,7 +209,9 @@ def write_index(experiment_dir: Path, config: Path | None = None) -> Path:
         NotADirectoryError: there is no such folder.
     """
     if not experiment_dir.is_dir():
-        raise NotADirectoryError(f"{experiment_dir}: no experiment there; expected a folder reports/<experiment>")
+        raise NotADirectoryError(
+            f"{experiment_dir}: no experiment there; expected a folder reports/<experiment>"
+        )
     kept = experiment_dir / CONFIG
     if config:
         with atomic_write(kept) as temporary:

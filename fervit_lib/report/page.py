@@ -12,16 +12,22 @@ from nbconvert.filters import strip_ansi
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 from nbformat import NotebookNode
 
-from fervit_lib.files import naming
 from fervit_lib.report.html import SYNTHETIC, figure_div, read_object, write_html
+from fervit_lib.system.errors import naming
 
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
 LARGE_PNG = 100_000  # characters in base64
 FAILED_TAG = "failed-here"  # the style sheet shows the code of a cell tagged so
-PAPERMILL_TAG = "papermill-error-cell-tag"  # papermill's own remarks on a failure; ours replace them
+PAPERMILL_TAG = (
+    "papermill-error-cell-tag"  # papermill's own remarks on a failure; ours replace them
+)
 PROGRESS = re.compile(r"\s*([^\n]*:\s*)?\d+%\|[^\n]*\s*")  # a bar of tqdm, alone
-LIBRARY_WARNING = re.compile(r"^\S*site-packages\S*:\d+: \w*Warning: .*\n(?:  .*\n?)?", re.MULTILINE)
-FASTAI_REMARK = re.compile(r"Exception occured in `\w+` when calling event `\w+`:\s*")  # before the message itself
+LIBRARY_WARNING = re.compile(
+    r"^\S*site-packages\S*:\d+: \w*Warning: .*\n(?:  .*\n?)?", re.MULTILINE
+)
+FASTAI_REMARK = re.compile(
+    r"Exception occured in `\w+` when calling event `\w+`:\s*"
+)  # before the message itself
 MARKUP = re.compile(r"<style.*?</style>|<progress.*?</progress>|<[^>]*>", re.DOTALL)
 
 
@@ -32,7 +38,9 @@ class PageOutputs(Preprocessor):
     or a remark where it has none.
     """
 
-    def preprocess_cell(self, cell: NotebookNode, resources: dict, cell_index: int) -> tuple[NotebookNode, dict]:
+    def preprocess_cell(
+        self, cell: NotebookNode, resources: dict, cell_index: int
+    ) -> tuple[NotebookNode, dict]:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if self._prepare(output)]
         return cell, resources
@@ -43,7 +51,9 @@ class PageOutputs(Preprocessor):
             return True
         if output.output_type == "stream":
             lines = output.text.splitlines(keepends=True)
-            output.text = LIBRARY_WARNING.sub("", "".join(line for line in lines if not PROGRESS.fullmatch(line)))
+            output.text = LIBRARY_WARNING.sub(
+                "", "".join(line for line in lines if not PROGRESS.fullmatch(line))
+            )
             return bool(output.text.strip())
         data = output.data
         data.pop("application/javascript", None)
@@ -52,16 +62,24 @@ class PageOutputs(Preprocessor):
             figure = {key: stored[key] for key in ("data", "layout", "frames") if stored.get(key)}
             output.data = NotebookNode({"text/html": figure_div(figure)})
             return True
-        if data.pop(WIDGET, None) is not None and not data.keys() & {"text/html", "image/png", "image/svg+xml"}:
+        if data.pop(WIDGET, None) is not None and not data.keys() & {
+            "text/html",
+            "image/png",
+            "image/svg+xml",
+        }:
             text = data.get("text/plain", "")
             if PROGRESS.fullmatch(text):
                 return False
             if not text.strip() or re.match(r"\s*\w+\(", text):  # nothing, or the control's repr
-                data["text/plain"] = "(An interactive control: open the notebook in JupyterLab to use it.)"
+                data["text/plain"] = (
+                    "(An interactive control: open the notebook in JupyterLab to use it.)"
+                )
         if "image/jpeg" in data and len(data.get("image/png", "")) > LARGE_PNG:
             del data["image/png"]  # of a photograph; the same picture, several times as large
         for kind in data.keys() & {"image/png", "image/jpeg"}:
-            output.metadata.setdefault(kind, NotebookNode()).setdefault("alt", "picture made by this cell")
+            output.metadata.setdefault(kind, NotebookNode()).setdefault(
+                "alt", "picture made by this cell"
+            )
         html = data.get("text/html")
         if html is not None and not re.search(r"<(img|svg|canvas|iframe|table|script)\b", html):
             return bool(MARKUP.sub("", html).replace("&nbsp;", " ").strip())
@@ -109,7 +127,9 @@ def _find_failure(notebook: NotebookNode) -> Failure | None:
             reason = FASTAI_REMARK.sub("", errors[0].evalue)
             return Failure(cell, number, source, strip_ansi(f"{errors[0].ename}: {reason}"))
         if not errors and cell.metadata.get("papermill", {}).get("exception"):
-            return Failure(cell, number, source, "the kernel stopped without a message (was memory short?)")
+            return Failure(
+                cell, number, source, "the kernel stopped without a message (was memory short?)"
+            )
     return None
 
 
@@ -118,7 +138,9 @@ def _mark_failure(failure: Failure) -> None:
     failure.cell.metadata["tags"] = [*failure.cell.metadata.get("tags", []), FAILED_TAG]
     heading = f'<p class="failed-here" id="failed">Cell {failure.number} failed: {escape(failure.message)}</p>'
     failure.cell.outputs.append(nbformat.v4.new_output("display_data", {"text/html": heading}))
-    failure.cell.outputs.sort(key=lambda output: output.output_type == "error")  # the traceback comes last
+    failure.cell.outputs.sort(
+        key=lambda output: output.output_type == "error"
+    )  # the traceback comes last
 
 
 def _not_run(notebook: NotebookNode) -> str:
@@ -134,7 +156,9 @@ def _is_synthetic(folder: Path) -> bool:
         return bool(result.get("synthetic"))
     if not (folder / "config.json").is_file():
         return False
-    return any(read_object(path).get("synthetic") for path in folder.parents[1].glob("*/*/result.json"))
+    return any(
+        read_object(path).get("synthetic") for path in folder.parents[1].glob("*/*/result.json")
+    )
 
 
 def write_page(notebook: Path, page: Path, title: str | None = None) -> Path:
@@ -150,7 +174,9 @@ def write_page(notebook: Path, page: Path, title: str | None = None) -> Path:
         ValueError: the file is not a notebook.
     """
     content = read_notebook(notebook)
-    content.cells = [cell for cell in content.cells if PAPERMILL_TAG not in cell.metadata.get("tags", [])]
+    content.cells = [
+        cell for cell in content.cells if PAPERMILL_TAG not in cell.metadata.get("tags", [])
+    ]
     if failure := _find_failure(content):
         _mark_failure(failure)
     exporter = HTMLExporter(template_name="basic", embed_images=True, exclude_anchor_links=True)

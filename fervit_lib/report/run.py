@@ -11,8 +11,8 @@ from typing import Any, TextIO
 
 import papermill
 
-from fervit_lib import ranks
 from fervit_lib.report.page import find_failure, write_page
+from fervit_lib.system import distributed
 
 LOG, NOTEBOOK, PAGE = "log.txt", "notebook.ipynb", "notebook.html"
 GRACE = 10.0  # seconds in which the first process of a launch, whose page is kept, may fail as another one did
@@ -26,18 +26,22 @@ def run_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) ->
     """
     folder.mkdir(parents=True, exist_ok=True)
     executed, ended = folder / NOTEBOOK, True
-    if ranks.index():
+    if distributed.index():
         executed = Path(os.devnull)
     else:
         executed.unlink(missing_ok=True)  # an older one would tell of an older failure
-        (folder / LOG).write_text("")  # not removed: another process of the launch may have opened it
+        (folder / LOG).write_text(
+            ""
+        )  # not removed: another process of the launch may have opened it
     with _errors_to(folder / LOG) as log:
         try:
-            papermill.execute_notebook(notebook, executed, parameters, kernel_name="python3", progress_bar=False)
+            papermill.execute_notebook(
+                notebook, executed, parameters, kernel_name="python3", progress_bar=False
+            )
         except Exception:
             ended = False
             traceback.print_exc(file=log)
-            if ranks.index():
+            if distributed.index():
                 time.sleep(GRACE)
         if executed.is_file():
             write_page(executed, folder / PAGE)
@@ -66,7 +70,11 @@ def describe_failure(folder: Path) -> str:
         if executed.is_file() and (failure := find_failure(executed)):
             return f"failed in cell {failure.number} of {failure.notebook}: {failure.message}"
     log = folder / LOG
-    said = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    said = [
+        line
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.strip()
+    ]
     return f"stopped from outside, or before its first cell{f': {said[-1]}' if said else ''}"
 
 

@@ -4,18 +4,3 @@ from fervit_lib.sweep.config import Sweep, parse_sweep, read_sweep
 from fervit_lib.sweep.results import is_synthetic, leaderboard, pareto_front, write_winner
 from fervit_lib.sweep.study import load_study, open_study
 from fervit_lib.sweep.work import run_notebook, run_sweep, sweep_folder
-
-__all__ = [
-    "Sweep",
-    "is_synthetic",
-    "leaderboard",
-    "load_study",
-    "open_study",
-    "pareto_front",
-    "parse_sweep",
-    "read_sweep",
-    "run_notebook",
-    "run_sweep",
-    "sweep_folder",
-    "write_winner",
-]

@@ -16,15 +16,23 @@ import papermill
 import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from fervit_lib.files import naming
-from fervit_lib.names import check_name
-from fervit_lib.runtime import PROJECT_ROOT, display_path
+from fervit_lib.system.errors import naming
+from fervit_lib.system.names import check_name
+from fervit_lib.system.runtime import PROJECT_ROOT, display_path
 
 TRAIN_NOTEBOOK = PROJECT_ROOT / "notebooks" / "02_train.ipynb"
 METHODS = ("grid", "random", "bayes")
 Goal = Literal["minimize", "maximize"]
 GOALS = get_args(Goal)
-METRICS = ("train_loss", "valid_loss", "accuracy", "macro_f1", "recall", "precision", "roc_auc")  # of metrics.csv
+METRICS = (
+    "train_loss",
+    "valid_loss",
+    "accuracy",
+    "macro_f1",
+    "recall",
+    "precision",
+    "roc_auc",
+)  # of metrics.csv
 SET_HERE = {"experiment", "variant", "reports", "resume"}
 
 # Who trains is W&B's agent's business, and what the sweep is called there its page's.
@@ -42,7 +50,12 @@ _DISTRIBUTIONS = {
 }
 MAX_GRID = 100_000
 MAX_DEPTH = 100  # of the lists and maps in a file
-_TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "bool": bool}
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "bool": bool,
+}
 
 Distribution = CategoricalDistribution | IntDistribution | FloatDistribution
 
@@ -91,7 +104,11 @@ class Sweep:
         return optuna.samplers.RandomSampler(seed=own)
 
     def pruner(self) -> optuna.pruners.BasePruner:
-        return optuna.pruners.HyperbandPruner(**self.early) if self.early else optuna.pruners.NopPruner()
+        return (
+            optuna.pruners.HyperbandPruner(**self.early)
+            if self.early
+            else optuna.pruners.NopPruner()
+        )
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -101,7 +118,9 @@ class _PlainLoader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError(f"expected values, got the alias *{self.peek_event().anchor}")
         if self.flow_level + len(self.indents) > MAX_DEPTH:
-            raise yaml.YAMLError(f"expected values at most {MAX_DEPTH} lists and maps deep, got more")
+            raise yaml.YAMLError(
+                f"expected values at most {MAX_DEPTH} lists and maps deep, got more"
+            )
         return super().compose_node(parent, index)
 
 
@@ -116,8 +135,12 @@ def read_sweep(path: Path, notebook: Path = TRAIN_NOTEBOOK) -> Sweep:
         ValueError: it is not W&B's format, asks for what is not supported here, or names what the notebook has not.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{display_path(path)}: no such file; give a sweep as configs/sweep.yaml is one")
-    with naming(path, "expected YAML, but it does not parse", "configs/sweep.yaml shows how it is written"):
+        raise FileNotFoundError(
+            f"{display_path(path)}: no such file; give a sweep as configs/sweep.yaml is one"
+        )
+    with naming(
+        path, "expected YAML, but it does not parse", "configs/sweep.yaml shows how it is written"
+    ):
         source = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)  # noqa: S506  (a SafeLoader)
     try:
         sweep = parse_sweep(source)
@@ -138,7 +161,9 @@ def parse_sweep(source: Any) -> Sweep:
     metric = source["metric"]
     _check_keys("metric", metric, ("name", "goal"))
     if metric.get("name") not in METRICS:
-        raise ValueError(f"metric.name: expected one of {', '.join(METRICS)}, got {metric.get('name')!r}")
+        raise ValueError(
+            f"metric.name: expected one of {', '.join(METRICS)}, got {metric.get('name')!r}"
+        )
     goal = metric.get("goal", "minimize")  # W&B's default
     if goal not in GOALS:
         raise ValueError(f"metric.goal: expected one of {', '.join(GOALS)}, got {goal!r}")
@@ -154,9 +179,13 @@ def parse_sweep(source: Any) -> Sweep:
     if cap is not None and (type(cap) is not int or cap < 1):
         raise ValueError(f"run_cap: expected a whole number of trials, at least 1, got {cap!r}")
     if cap is None and source["method"] != "grid":
-        raise ValueError(f"run_cap: expected a number of trials: {source['method']} search has no end of its own")
+        raise ValueError(
+            f"run_cap: expected a number of trials: {source['method']} search has no end of its own"
+        )
     if not space:
-        raise ValueError("parameters: expected at least one with several values or a range, got only fixed ones")
+        raise ValueError(
+            "parameters: expected at least one with several values or a range, got only fixed ones"
+        )
     sweep = Sweep(
         name=check_name("name", source["name"]),
         method=source["method"],
@@ -165,10 +194,15 @@ def parse_sweep(source: Any) -> Sweep:
         fixed=fixed,
         space=space,
         run_cap=cap,
-        early=_read_hyperband(source["early_terminate"], fixed) if "early_terminate" in source else None,
+        early=_read_hyperband(source["early_terminate"], fixed)
+        if "early_terminate" in source
+        else None,
         source=source,
     )
-    if sweep.method == "grid" and (size := math.prod(map(_count_points, space.values()))) > MAX_GRID:
+    if (
+        sweep.method == "grid"
+        and (size := math.prod(map(_count_points, space.values()))) > MAX_GRID
+    ):
         raise ValueError(
             f"method: expected a grid of at most {MAX_GRID:,} points, got {size:,}; widen q, or say random"
         )
@@ -181,11 +215,17 @@ def check_parameters(sweep: Sweep, notebook: Path) -> None:
     free = sorted(set(known) - SET_HERE)
     for name in [*sweep.fixed, *sweep.space]:
         if name not in free:
-            raise ValueError(f"parameters.{name}: {display_path(notebook)} has no such parameter{_near(name, free)}")
+            raise ValueError(
+                f"parameters.{name}: {display_path(notebook)} has no such parameter{_near(name, free)}"
+            )
         kind = known[name]["inferred_type_name"]
         for value in _examples(sweep, name):
             if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
-                hint = " (in YAML, write 1.0e-4, not 1e-4)" if kind == "float" and isinstance(value, str) else ""
+                hint = (
+                    " (in YAML, write 1.0e-4, not 1e-4)"
+                    if kind == "float" and isinstance(value, str)
+                    else ""
+                )
                 raise ValueError(f"parameters.{name}: expected {kind}, got {value!r}{hint}")
 
 
@@ -194,7 +234,11 @@ def _examples(sweep: Sweep, name: str) -> Iterable[Any]:
     if name in sweep.fixed:
         return [sweep.fixed[name]]
     distribution = sweep.space[name]
-    return distribution.choices if isinstance(distribution, CategoricalDistribution) else [distribution.low]
+    return (
+        distribution.choices
+        if isinstance(distribution, CategoricalDistribution)
+        else [distribution.low]
+    )
 
 
 def _read_parameter(where: str, spec: Any) -> Distribution | None:
@@ -229,9 +273,13 @@ def _range(where: str, kind: str, spec: Mapping[str, Any]) -> Distribution:
     if not all(math.isfinite(number) for number in (low, high, step)):
         raise ValueError(f"{where}: expected finite numbers, got {spec}")
     if low >= high or step <= 0 or (kind == "log_uniform_values" and low <= 0):
-        raise ValueError(f"{where}: expected min below max (above 0 for log_uniform_values) and q above 0, got {spec}")
+        raise ValueError(
+            f"{where}: expected min below max (above 0 for log_uniform_values) and q above 0, got {spec}"
+        )
     if kind == "q_uniform" and not all(isinstance(number, int) for number in (low, high, step)):
-        return FloatDistribution(low, low + step * math.floor((high - low) / step + 1e-9), step=step)
+        return FloatDistribution(
+            low, low + step * math.floor((high - low) / step + 1e-9), step=step
+        )
     if kind in ("int_uniform", "q_uniform"):
         return IntDistribution(low, low + step * ((high - low) // step), step=step)
     if kind == "log_uniform":
@@ -253,7 +301,9 @@ def _infer(spec: Mapping[str, Any]) -> str:
 
 def _step(distribution: IntDistribution | FloatDistribution) -> float:
     if distribution.step is None:
-        raise ValueError("method: grid needs values (or int_uniform, q_uniform) of every parameter, got a range")
+        raise ValueError(
+            "method: grid needs values (or int_uniform, q_uniform) of every parameter, got a range"
+        )
     return distribution.step
 
 
@@ -275,21 +325,29 @@ def _read_hyperband(spec: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:
     if spec.get("type") != "hyperband":
         raise ValueError(f"early_terminate.type: expected hyperband, got {spec.get('type')!r}")
     if spec.get("strict") is False:
-        raise ValueError("early_terminate.strict: expected true (Optuna's hyperband keeps the best 1/eta), got false")
+        raise ValueError(
+            "early_terminate.strict: expected true (Optuna's hyperband keeps the best 1/eta), got false"
+        )
     for key in ("min_iter", "max_iter", "s", "eta"):
-        if key in spec and (type(spec[key]) is not int or not (2 if key == "eta" else 1) <= spec[key] <= 10_000):
+        if key in spec and (
+            type(spec[key]) is not int or not (2 if key == "eta" else 1) <= spec[key] <= 10_000
+        ):
             raise ValueError(
                 f"early_terminate.{key}: expected a whole number from 1 (eta: 2) to 10,000, got {spec[key]!r}"
             )
     if ("min_iter" in spec) == ("max_iter" in spec) or ("s" in spec) != ("max_iter" in spec):
-        raise ValueError(f"early_terminate: expected min_iter, or max_iter with s, got {', '.join(spec)}")
+        raise ValueError(
+            f"early_terminate: expected min_iter, or max_iter with s, got {', '.join(spec)}"
+        )
     eta = spec.get("eta", 3)
     last = spec.get("max_iter", fixed.get("epochs", "auto"))
     if last != "auto" and type(last) is not int:
         raise ValueError(f"parameters.epochs: expected int, got {last!r}")
     first = spec.get("min_iter") or max(1, last // eta ** spec["s"])
     if last != "auto" and first > last:
-        raise ValueError(f"early_terminate.min_iter: expected at most {last}, the epochs of a trial, got {first}")
+        raise ValueError(
+            f"early_terminate.min_iter: expected at most {last}, the epochs of a trial, got {first}"
+        )
     return {"min_resource": first, "max_resource": last, "reduction_factor": eta}
 
 

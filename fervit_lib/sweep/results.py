@@ -12,14 +12,22 @@ import yaml
 from optuna.trial import TrialState
 
 from fervit_lib.latents import read_store
-from fervit_lib.runs import Run, atomic_write, read_json
-from fervit_lib.runtime import PROJECT_ROOT, resolve
+from fervit_lib.runs import Run
 from fervit_lib.sweep.config import Sweep
 from fervit_lib.sweep.study import variant_of
+from fervit_lib.system.atomic import atomic_write, read_json
+from fervit_lib.system.runtime import PROJECT_ROOT, resolve
 
 ENCODE_NOTEBOOK = PROJECT_ROOT / "notebooks" / "01_encode.ipynb"
 _USES_TIMM = ("hybrid", "image")
-_OF_RESULT = ("val_accuracy", "train_seconds", "peak_memory_gb", "total_parameters", "trainable_parameters", "epochs")
+_OF_RESULT = (
+    "val_accuracy",
+    "train_seconds",
+    "peak_memory_gb",
+    "total_parameters",
+    "trainable_parameters",
+    "epochs",
+)
 
 
 def leaderboard(study: optuna.Study, sweep: Sweep, reports: Path) -> pd.DataFrame:
@@ -36,16 +44,24 @@ def leaderboard(study: optuna.Study, sweep: Sweep, reports: Path) -> pd.DataFram
         run = Run(reports, sweep.name, "train", variant_of(trial.number))
         parameters = sweep.fixed | trial.params
         row = {"number": trial.number, "variant": run.variant, "state": trial.state.name.lower()}
-        row |= {"model": model_name(parameters)} | {name: trial.params.get(name) for name in sweep.space}
+        row |= {"model": model_name(parameters)} | {
+            name: trial.params.get(name) for name in sweep.space
+        }
         row[sweep.metric] = np.nan if trial.value is None else trial.value
         ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
         result = run.result if ended and (run.folder / "result.json").is_file() else {}
         row |= {name: result.get(name, np.nan) for name in _OF_RESULT}
-        row["size_mb"] = run.best_checkpoint.stat().st_size / 1e6 if run.best_checkpoint.is_file() else np.nan
+        row["size_mb"] = (
+            run.best_checkpoint.stat().st_size / 1e6 if run.best_checkpoint.is_file() else np.nan
+        )
         rows.append(row | {"reason": trial.user_attrs.get("reason", "")})
     if not rows:
-        raise ValueError(f"{sweep.name}: expected trials to show, and none has begun; run the sweep first")
-    return pd.DataFrame(rows).sort_values(sweep.metric, ascending=sweep.goal == "minimize", ignore_index=True)
+        raise ValueError(
+            f"{sweep.name}: expected trials to show, and none has begun; run the sweep first"
+        )
+    return pd.DataFrame(rows).sort_values(
+        sweep.metric, ascending=sweep.goal == "minimize", ignore_index=True
+    )
 
 
 def model_name(parameters: Mapping[str, Any]) -> str:
@@ -66,7 +82,11 @@ def pareto_front(table: pd.DataFrame, metric: str, cost: str, goal: str = "maxim
         goal: whether the metric shall be high (`maximize`) or low; a cost shall be low.
     """
     points = np.stack(
-        [table[metric].to_numpy(float) * (-1 if goal == "maximize" else 1), table[cost].to_numpy(float)], 1
+        [
+            table[metric].to_numpy(float) * (-1 if goal == "maximize" else 1),
+            table[cost].to_numpy(float),
+        ],
+        1,
     )
     others, own = points[None], points[:, None]
     beaten = (np.all(others <= own, axis=2) & np.any(others < own, axis=2)).any(1)
@@ -80,14 +100,18 @@ def winner(study: optuna.Study, sweep: Sweep) -> dict[str, Any]:
         ValueError: none did.
     """
     if not any(trial.state == TrialState.COMPLETE for trial in study.get_trials(deepcopy=False)):
-        raise ValueError(f"{sweep.name}: expected a trial that trained to its end, got none; the leaderboard says why")
+        raise ValueError(
+            f"{sweep.name}: expected a trial that trained to its end, got none; the leaderboard says why"
+        )
     return sweep.fixed | study.best_trial.params
 
 
 def is_synthetic(table: pd.DataFrame, sweep: Sweep, reports: Path) -> bool:
     """Whether trials were trained on synthetic faces: of a leaderboard, those that have a result."""
     folders = [Run(reports, sweep.name, "train", variant).folder for variant in table["variant"]]
-    return any(read_json(f / "result.json")["synthetic"] for f in folders if (f / "result.json").is_file())
+    return any(
+        read_json(f / "result.json")["synthetic"] for f in folders if (f / "result.json").is_file()
+    )
 
 
 def write_winner(file: Path, study: optuna.Study, sweep: Sweep) -> Path:
@@ -99,7 +123,9 @@ def write_winner(file: Path, study: optuna.Study, sweep: Sweep) -> Path:
     train = winner(study, sweep)
     encode = _encode_parameters(resolve(train.pop("latents", "data/latents/toy/autoencoder")))
     data_dir = encode.pop("data_dir", "data")
-    content = {"experiment": f"{sweep.name}_winner"} | ({"data_dir": data_dir} if data_dir != "data" else {})
+    content = {"experiment": f"{sweep.name}_winner"} | (
+        {"data_dir": data_dir} if data_dir != "data" else {}
+    )
     content |= {"encode": encode, "train": {"seed": [0, 1, 2]} | train}
     best = study.best_trial
     heading = (
@@ -125,4 +151,8 @@ def _encode_parameters(latents: Path) -> dict[str, Any]:
     # Literals of a notebook of ours, read as YAML reads them.
     defaults = {name: yaml.safe_load(known[name]["default"]) for name in known}
     own = ("experiment", "variant", "reports", "device")
-    return {name: value for name, value in used.items() if name not in own and value != defaults.get(name, value)}
+    return {
+        name: value
+        for name, value in used.items()
+        if name not in own and value != defaults.get(name, value)
+    }

@@ -16,9 +16,9 @@ from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from fervit_lib.locks import locked, take_lock, try_lock
-from fervit_lib.runtime import display_path
 from fervit_lib.sweep.config import Distribution, Sweep, parse_sweep
+from fervit_lib.system.locks import locked, take_lock, try_lock
+from fervit_lib.system.runtime import display_path
 
 STORAGES = ("sqlite", "journal")
 VARIABLE = "FERVIT_TRIAL"  # of the environment: which trial a process trains
@@ -49,7 +49,9 @@ def load_storage(folder: Path, kind: str | None = None) -> optuna.storages.BaseS
     folder.mkdir(parents=True, exist_ok=True)
     if kind == "journal":
         return JournalStorage(JournalFileBackend(str(files["journal"])))
-    return RDBStorage(f"sqlite:///{files['sqlite']}", engine_kwargs={"connect_args": {"timeout": 60}})
+    return RDBStorage(
+        f"sqlite:///{files['sqlite']}", engine_kwargs={"connect_args": {"timeout": 60}}
+    )
 
 
 def open_study(sweep: Sweep, folder: Path, storage: str | None = None) -> optuna.Study:
@@ -59,7 +61,9 @@ def open_study(sweep: Sweep, folder: Path, storage: str | None = None) -> optuna
         ValueError: the study there is of another sweep: other parameters, method, metric or way to stop early. Only
             `run_cap` may grow.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # workers say themselves how each trial went
+    optuna.logging.set_verbosity(
+        optuna.logging.WARNING
+    )  # workers say themselves how each trial went
     with locked(folder / "sweep.lock"):
         study = optuna.create_study(
             storage=load_storage(folder, storage),
@@ -68,7 +72,10 @@ def open_study(sweep: Sweep, folder: Path, storage: str | None = None) -> optuna
             pruner=sweep.pruner(),
             load_if_exists=True,
         )
-        decisive = {key: sweep.source.get(key) for key in ("method", "metric", "parameters", "early_terminate")}
+        decisive = {
+            key: sweep.source.get(key)
+            for key in ("method", "metric", "parameters", "early_terminate")
+        }
         began_with = study.user_attrs.get("sweep")
         if began_with is None:
             study.set_user_attr("sweep", sweep.source)
@@ -111,7 +118,9 @@ class Claim:
 
 def propose(study: optuna.Study, sweep: Sweep, trial: optuna.Trial) -> dict[str, Any]:
     """The parameters of a trial: those that it was given already, and the others drawn now."""
-    return sweep.fixed | {name: _draw(trial, name, distribution) for name, distribution in sweep.space.items()}
+    return sweep.fixed | {
+        name: _draw(trial, name, distribution) for name, distribution in sweep.space.items()
+    }
 
 
 def _draw(trial: optuna.Trial, name: str, distribution: Distribution) -> Any:
@@ -119,7 +128,9 @@ def _draw(trial: optuna.Trial, name: str, distribution: Distribution) -> Any:
         return trial.suggest_categorical(name, distribution.choices)
     if isinstance(distribution, IntDistribution):
         return trial.suggest_int(name, distribution.low, distribution.high, step=distribution.step)
-    return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+    return trial.suggest_float(
+        name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+    )
 
 
 def live_trial(study: optuna.Study, number: int) -> optuna.Trial:
@@ -133,7 +144,9 @@ def claim(study: optuna.Study, sweep: Sweep, folder: Path, seed: int = 0) -> Cla
         trials = study.get_trials(deepcopy=False)
         begun = [trial for trial in trials if trial.state != TrialState.WAITING]
         for left in begun:
-            if left.state == TrialState.RUNNING and (lock := try_lock(_lock_file(folder, left.number))):
+            if left.state == TrialState.RUNNING and (
+                lock := try_lock(_lock_file(folder, left.number))
+            ):
                 if study.get_trials(deepcopy=False)[left.number].state.is_finished():
                     lock.close()  # its worker ended it between the look and the lock
                     continue
@@ -157,9 +170,15 @@ def num_ended(study: optuna.Study) -> int:
 
 def _take_up(study: optuna.Study, sweep: Sweep, left: FrozenTrial, lock: IO[str]) -> Claim | None:
     epochs = len(left.intermediate_values)
-    starts = 1 + (left.user_attrs.get("starts", 0) if epochs == left.user_attrs.get("epochs", 0) else 0)
+    starts = 1 + (
+        left.user_attrs.get("starts", 0) if epochs == left.user_attrs.get("epochs", 0) else 0
+    )
     if starts > MAX_STARTS:
-        fail(study, left.number, f"its worker ended {MAX_STARTS} times while it ran (was memory short?)")
+        fail(
+            study,
+            left.number,
+            f"its worker ended {MAX_STARTS} times while it ran (was memory short?)",
+        )
         lock.close()
         return None
     trial = live_trial(study, left.number)

@@ -15,13 +15,24 @@ import pandas as pd
 import papermill
 from optuna.trial import TrialState
 
-from fervit_lib.progress import progress
 from fervit_lib.runs import Run
-from fervit_lib.runtime import PROJECT_ROOT, cpu_count
 from fervit_lib.sweep.config import TRAIN_NOTEBOOK, Sweep, read_sweep
-from fervit_lib.sweep.study import STORAGES, Claim, claim, fail, num_ended, open_study, trial_environment, variant_of
+from fervit_lib.sweep.study import (
+    STORAGES,
+    Claim,
+    claim,
+    fail,
+    num_ended,
+    open_study,
+    trial_environment,
+    variant_of,
+)
+from fervit_lib.system.progress import progress
+from fervit_lib.system.runtime import PROJECT_ROOT, cpu_count
 
-_QUIET = {"extra_arguments": ["--IPKernelApp.log_level=ERROR"]}  # or every kernel warns of how it is reached
+_QUIET = {
+    "extra_arguments": ["--IPKernelApp.log_level=ERROR"]
+}  # or every kernel warns of how it is reached
 
 Train = Callable[[Sweep, Run, dict[str, Any]], float]
 
@@ -40,14 +51,23 @@ def run_notebook(notebook: Path, folder: Path, parameters: dict[str, Any]) -> No
     folder.mkdir(parents=True, exist_ok=True)
     executed = folder / "notebook.ipynb"
     try:
-        papermill.execute_notebook(notebook, executed, parameters, kernel_name="python3", progress_bar=False, **_QUIET)
+        papermill.execute_notebook(
+            notebook, executed, parameters, kernel_name="python3", progress_bar=False, **_QUIET
+        )
     except papermill.PapermillExecutionError as error:
         raise RuntimeError(f"{error.ename}: {error.evalue}") from error
     except nbclient.exceptions.DeadKernelError as error:
         raise RuntimeError("the process was killed (was memory short?)") from error
     finally:
         # The page is a floor up, and not for this module to import.
-        page = [sys.executable, "-m", "fervit_lib.report", "page", str(executed), str(folder / "notebook.html")]
+        page = [
+            sys.executable,
+            "-m",
+            "fervit_lib.report",
+            "page",
+            str(executed),
+            str(folder / "notebook.html"),
+        ]
         subprocess.run(page, cwd=PROJECT_ROOT, capture_output=True)
 
 
@@ -98,11 +118,18 @@ def _run_claimed(study: optuna.Study, sweep: Sweep, run: Run, claimed: Claim, tr
     pruned = study.get_trials(deepcopy=False)[number].user_attrs.get("pruned")
     study.tell(number, state=TrialState.PRUNED) if pruned else study.tell(number, value)
     searched = {name: claimed.parameters[name] for name in sweep.space}
-    shown = ", ".join(f"{name} {v:.2g}" if isinstance(v, float) else f"{name} {v}" for name, v in searched.items())
-    print(f"{run.variant}: {sweep.metric} {value:.3f}{' (stopped early)' if pruned else ''}, {shown}", flush=True)
+    shown = ", ".join(
+        f"{name} {v:.2g}" if isinstance(v, float) else f"{name} {v}" for name, v in searched.items()
+    )
+    print(
+        f"{run.variant}: {sweep.metric} {value:.3f}{' (stopped early)' if pruned else ''}, {shown}",
+        flush=True,
+    )
 
 
-def run_sweep(file: Path, reports: Path, *, workers: int = 1, storage: str | None = None, seed: int = 0) -> None:
+def run_sweep(
+    file: Path, reports: Path, *, workers: int = 1, storage: str | None = None, seed: int = 0
+) -> None:
     """Run the trials of a sweep that have not run yet, in `workers` processes.
 
     Args:
@@ -129,7 +156,9 @@ def run_sweep(file: Path, reports: Path, *, workers: int = 1, storage: str | Non
     environment = {"OMP_NUM_THREADS": threads} | os.environ
     running = [subprocess.Popen(command, cwd=PROJECT_ROOT, env=environment) for _ in range(workers)]
     try:
-        with progress(total=sweep.num_trials, initial=num_ended(study), desc="sweep", unit=" trials") as bar:
+        with progress(
+            total=sweep.num_trials, initial=num_ended(study), desc="sweep", unit=" trials"
+        ) as bar:
             while any(process.poll() is None for process in running):
                 time.sleep(0.5)
                 bar.update(num_ended(study) - bar.n)
@@ -138,7 +167,9 @@ def run_sweep(file: Path, reports: Path, *, workers: int = 1, storage: str | Non
         for process in running:
             process.terminate()
         raise
-    if any(codes) and num_ended(study) < sweep.num_trials:  # else the others have taken up what one left
+    if (
+        any(codes) and num_ended(study) < sweep.num_trials
+    ):  # else the others have taken up what one left
         raise RuntimeError(
             f"{sum(map(bool, codes))} of {workers} workers ended early (exit codes {codes}); run the same command "
             f"again: it takes up the trials that they left"

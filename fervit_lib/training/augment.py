@@ -35,7 +35,9 @@ class AugmentCodes(Callback):
         if self.noise:
             codes = codes + self.noise * codes.std(0, keepdim=True) * torch.randn_like(codes)
         if self.scale:
-            codes = codes * (1 + self.scale * (2 * torch.rand(len(codes), 1, 1, device=codes.device) - 1))
+            codes = codes * (
+                1 + self.scale * (2 * torch.rand(len(codes), 1, 1, device=codes.device) - 1)
+            )
         if self.mask:
             codes = codes * (torch.rand(*codes.shape[:2], 1, device=codes.device) >= self.mask)
         return codes
@@ -80,7 +82,12 @@ class AugmentImages(Callback):
         if strength:
             self.transforms += [
                 Rotate(max_deg=10 * strength, p=0.75, pad_mode="border"),
-                Zoom(min_zoom=1 - 0.1 * strength, max_zoom=1 + 0.1 * strength, p=0.75, pad_mode="border"),
+                Zoom(
+                    min_zoom=1 - 0.1 * strength,
+                    max_zoom=1 + 0.1 * strength,
+                    p=0.75,
+                    pad_mode="border",
+                ),
                 Brightness(max_lighting=min(0.2 * strength, 0.9), p=0.75),
                 Contrast(max_lighting=min(0.2 * strength, 0.9), p=0.75),
             ]
@@ -107,13 +114,19 @@ class GrowImages(Callback):
 
     def __init__(self, model: ImageModel, side: int) -> None:
         if not model.any_size:
-            raise ValueError("grow_from: expected 0 for a model of one image size, as a ViT is; take a CNN")
+            raise ValueError(
+                "grow_from: expected 0 for a model of one image size, as a ViT is; take a CNN"
+            )
         if not 32 <= side < model.image_size:
-            raise ValueError(f"grow_from: expected 32 to {model.image_size - 1} pixels, below image_size, got {side}")
+            raise ValueError(
+                f"grow_from: expected 32 to {model.image_size - 1} pixels, below image_size, got {side}"
+            )
         self.side = side
 
     def before_epoch(self) -> None:
-        self.model.seen_size = self.side if 2 * (self.epoch + 1) <= self.n_epoch else self.model.image_size
+        self.model.seen_size = (
+            self.side if 2 * (self.epoch + 1) <= self.n_epoch else self.model.image_size
+        )
 
     def after_fit(self) -> None:
         self.model.seen_size = self.model.image_size

@@ -14,10 +14,10 @@ from fastai.data.core import DataLoaders
 from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
-from fervit_lib import ranks
 from fervit_lib.encoders.autoencoder import Autoencoder, load_autoencoder, save_autoencoder
-from fervit_lib.locks import locked
-from fervit_lib.runtime import fast_bf16, seed_everything
+from fervit_lib.system import distributed
+from fervit_lib.system.locks import locked
+from fervit_lib.system.runtime import fast_bf16, seed_everything
 from fervit_lib.training.callbacks import Bf16, Curves
 from fervit_lib.training.data import TensorBatches
 from fervit_lib.training.resume import KeepLast, ResumableLearner
@@ -74,22 +74,34 @@ def fit_autoencoder(
     Returns:
         The model in eval mode.
     """
-    settings = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "shape": list(train.shape)}
+    settings = {
+        "epochs": epochs,
+        "lr": lr,
+        "batch_size": batch_size,
+        "seed": seed,
+        "shape": list(train.shape),
+    }
     digest = hashlib.sha256(json.dumps(settings).encode())
     digest.update(train.numpy().tobytes())
     state = checkpoint.with_name("last.safetensors")
 
-    @ranks.once
+    @distributed.once
     def is_known() -> bool:
         return checkpoint.is_file() and load_autoencoder(checkpoint)[1] == digest.hexdigest()
 
     # Another process that encodes these faces, too, may learn it now.
-    lock = locked(checkpoint.with_name(f".{checkpoint.name}.lock")) if ranks.index() == 0 else nullcontext()
+    lock = (
+        locked(checkpoint.with_name(f".{checkpoint.name}.lock"))
+        if distributed.index() == 0
+        else nullcontext()
+    )
     with lock:
         if not is_known():
             keep = KeepLast(state, {"digest": digest.hexdigest()}, lr)
             seed_everything(seed)
-            model = _train(train, val, checkpoint.parent.parent, epochs, lr, batch_size, device, keep)
+            model = _train(
+                train, val, checkpoint.parent.parent, epochs, lr, batch_size, device, keep
+            )
             save_autoencoder(checkpoint, model, digest.hexdigest())
         state.unlink(missing_ok=True)
     return load_autoencoder(checkpoint)[0].to(device)

@@ -16,10 +16,10 @@ from fastai.callback.tracker import TrackerCallback
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from fervit_lib import ranks
-from fervit_lib.files import naming_disk
-from fervit_lib.progress import progress
-from fervit_lib.runs import atomic_write
+from fervit_lib.system import distributed
+from fervit_lib.system.atomic import atomic_write
+from fervit_lib.system.errors import naming_disk
+from fervit_lib.system.progress import progress
 
 
 class FitBar(Callback):
@@ -48,7 +48,11 @@ class FitBar(Callback):
     def after_epoch(self) -> None:
         if self.bar is not None and not hasattr(self.learn, "lr_finder"):
             names, values = self.recorder.metric_names[1:5], self.recorder.values[-1][:4]
-            said = [f"{name} {value:.3f}" for name, value in zip(names, values, strict=False) if name != "time"]
+            said = [
+                f"{name} {value:.3f}"
+                for name, value in zip(names, values, strict=False)
+                if name != "time"
+            ]
             self.bar.set_postfix_str(f"epoch {self.epoch + 1} of {self.n_epoch}: {', '.join(said)}")
 
     def after_fit(self) -> None:
@@ -77,14 +81,24 @@ class SaveBest(TrackerCallback):
         super().after_epoch()
         if self.new_best:
             self.best_epoch = self.epoch
-            self.best_values = dict(zip(self.recorder.metric_names[1:-1], self.recorder.values[-1], strict=True))
+            self.best_values = dict(
+                zip(self.recorder.metric_names[1:-1], self.recorder.values[-1], strict=True)
+            )
             self.save()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": float(self.best), "best_epoch": self.best_epoch, "best_values": self.best_values}
+        return {
+            "best": float(self.best),
+            "best_epoch": self.best_epoch,
+            "best_values": self.best_values,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self.best_epoch, self.best_values = state["best"], state["best_epoch"], state["best_values"]
+        self.best, self.best_epoch, self.best_values = (
+            state["best"],
+            state["best_epoch"],
+            state["best_values"],
+        )
 
 
 class Curves(Callback):
@@ -106,7 +120,9 @@ class Curves(Callback):
 
     def after_epoch(self) -> None:
         names = self.recorder.metric_names[1:-1]
-        row = {"epoch": self.epoch} | dict(zip(names, map(float, self.recorder.values[-1]), strict=True))
+        row = {"epoch": self.epoch} | dict(
+            zip(names, map(float, self.recorder.values[-1]), strict=True)
+        )
         self.rows.append(row | {"seconds": time.perf_counter() - self.started})
         self._write_table()
 
@@ -115,12 +131,12 @@ class Curves(Callback):
             self._write_tensorboard()
         self.run = True
 
-    @ranks.once
+    @distributed.once
     def _write_table(self) -> None:
         with atomic_write(self.folder / "metrics.csv") as temporary:
             pd.DataFrame(self.rows).to_csv(temporary, index=False)
 
-    @ranks.once
+    @distributed.once
     def _write_tensorboard(self) -> None:
         folder = self.folder / "tensorboard"
         shutil.rmtree(folder, ignore_errors=True)  # of a run before this one, or half written
@@ -228,7 +244,9 @@ def leave_bf16(model: nn.Module) -> None:
 
 
 def _depthwise(model: nn.Module) -> list[nn.Conv2d]:
-    return [m for m in model.modules() if isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels]
+    return [
+        m for m in model.modules() if isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels
+    ]
 
 
 def _in_float32(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

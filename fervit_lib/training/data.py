@@ -1,6 +1,6 @@
 """Tensors to fastai batches with no Python per sample."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -8,14 +8,11 @@ import numpy as np
 import torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from fervit_lib.datasets import FaceDataset, few_shot_mask, load_faces, stratified_mask, vote_shares, votes_on
+from fervit_lib.datasets import few_shot_mask, stratified_mask, vote_shares, votes_on
+from fervit_lib.inputs import inputs_for, is_image
 from fervit_lib.latents import LatentStore
-from fervit_lib.models import ImageModel
-from fervit_lib.progress import progress
-from fervit_lib.reading import Readers
 
 
 class TensorBatches(DataLoader):
@@ -33,34 +30,48 @@ class TensorBatches(DataLoader):
 
     n_inp = 1  # only the first of a batch goes into the model
 
-    def __init__(self, views: Sequence[Tensor], targets: Tensor, *, bs: int, shuffle: bool = False) -> None:
+    def __init__(
+        self, views: Sequence[Tensor], targets: Tensor, *, bs: int, shuffle: bool = False
+    ) -> None:
         if bs < 1 or bs > len(targets):
-            raise ValueError(f"batch_size: expected 1 to {len(targets)}, the number of samples, got {bs}")
+            raise ValueError(
+                f"batch_size: expected 1 to {len(targets)}, the number of samples, got {bs}"
+            )
         self.views, self.targets = views, targets
         self.beside: Tensor | None = None
         super().__init__(targets, bs=bs, shuffle=shuffle, drop_last=shuffle, device=targets.device)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        order = torch.randperm(len(self.targets)) if self.shuffle else torch.arange(len(self.targets))
+        order = (
+            torch.randperm(len(self.targets)) if self.shuffle else torch.arange(len(self.targets))
+        )
         for chunk in order.to(self.targets.device).split(self.bs):
             if len(chunk) == self.bs or not self.drop_last:
                 inputs = self._draw_view(chunk)
                 # Codes rest in half precision; mixing and layers in float32 want them whole.
                 inputs = inputs.float() if inputs.dtype == torch.float16 else inputs
-                yield inputs, self.targets[chunk], *([] if self.beside is None else [self.beside[chunk]])
+                yield (
+                    inputs,
+                    self.targets[chunk],
+                    *([] if self.beside is None else [self.beside[chunk]]),
+                )
 
     def _draw_view(self, chunk: Tensor) -> Tensor:
         """The inputs (B, …) at `chunk` (B,), each in a view of its own."""
         if len(self.views) == 1:
             return self.views[0][chunk]
         drawn = torch.randint(len(self.views), (len(chunk),)).to(chunk.device)
-        inputs = torch.empty(len(chunk), *self.views[0].shape[1:], dtype=self.views[0].dtype, device=chunk.device)
+        inputs = torch.empty(
+            len(chunk), *self.views[0].shape[1:], dtype=self.views[0].dtype, device=chunk.device
+        )
         for number, view in enumerate(self.views):
             inputs[drawn == number] = view[chunk[drawn == number]]
         return inputs
 
 
-def training_part(store: LatentStore, *, fraction: float = 1.0, shots: int = 0, seed: int = 0) -> np.ndarray:
+def training_part(
+    store: LatentStore, *, fraction: float = 1.0, shots: int = 0, seed: int = 0
+) -> np.ndarray:
     """(N,) bool: which training faces are used. The same for every approach, strategy and training seed.
 
     Args:
@@ -127,93 +138,21 @@ def face_dls(
     views, val = LatentStore.open_views(folder), LatentStore.open(folder, "val")
     chosen, targets = np.flatnonzero(training_part(views[0], **part)), views[0].labels
     if labels == "soft":
-        targets = torch.from_numpy(vote_shares(votes_on(val.faces, views[0].paths), val.classes)).float()
+        targets = torch.from_numpy(
+            vote_shares(votes_on(val.faces, views[0].paths), val.classes)
+        ).float()
         chosen = chosen[targets[chosen].sum(1).numpy() > 0]
     repeated = np.resize(chosen, max(len(chosen), epoch_faces))
     inputs = [inputs_for(model, view, repeated) for view in views[: 1 if is_image(model) else None]]
     targets = targets[torch.from_numpy(repeated)]
     dls = DataLoaders(
-        TensorBatches([view.to(device) for view in inputs], targets.to(device), bs=batch_size, shuffle=True),
-        TensorBatches([inputs_for(model, val).to(device)], val.labels.to(device), bs=min(512, len(val))),
+        TensorBatches(
+            [view.to(device) for view in inputs], targets.to(device), bs=batch_size, shuffle=True
+        ),
+        TensorBatches(
+            [inputs_for(model, val).to(device)], val.labels.to(device), bs=min(512, len(val))
+        ),
         device=device,
     )
     dls.classes, dls.synthetic, dls.num_faces = val.classes, val.synthetic, len(chosen)
     return dls
-
-
-def is_image(model: nn.Module) -> bool:
-    return isinstance(model, ImageModel)
-
-
-def inputs_for(model: nn.Module, store: LatentStore, indices: np.ndarray | None = None) -> Tensor:
-    """The faces of a store's split as `model` takes them: codes (n, 18, 512), or images (n, 3, S, S) uint8.
-
-    Args:
-        indices: which; None: all.
-
-    Raises:
-        ValueError: codes of another shape than the model's; a face is gone since its code was made.
-    """
-    indices = np.arange(len(store)) if indices is None else indices
-    if is_image(model):
-        return load_pixels(store, indices, model.image_size, model.resize_method)
-    if (found := store.shards[0]["codes"].shape[1:]) != model.input_shape:
-        raise ValueError(
-            f"{store.folder}: expected codes of shape {model.input_shape}, as the model takes them, got "
-            f"{tuple(found)}; give the model latent_dim and num_tokens of these codes, or encode again"
-        )
-    return store.take(indices)
-
-
-def load_pixels(store: LatentStore, indices: np.ndarray, image_size: int, resize_method: str = "squish") -> Tensor:
-    """The faces at `indices` of a store's split as images, (n, 3, S, S) uint8 RGB.
-
-    S is the faces' own side, or `image_size` where they are larger.
-
-    Args:
-        resize_method: how a face becomes a square: see `ImageModel`.
-    """
-    return _stack(faces_of(store, indices), image_size, _RESIZE[resize_method])
-
-
-def faces_of(store: LatentStore, indices: np.ndarray) -> FaceDataset:
-    """The faces at `indices` of a store's split, in that order.
-
-    Raises:
-        ValueError: a face is gone since its code was made.
-    """
-    wanted = [store.paths[i] for i in indices]
-    faces = load_faces(store.faces, store.split)
-    if store.split == "train" and not set(wanted) <= set(faces.paths):
-        faces = faces.joined(load_faces(store.faces, "val"))  # of which 01_encode may move some to train
-    place = {path: i for i, path in enumerate(faces.paths)}
-    if missing := [path for path in wanted if path not in place]:
-        raise ValueError(f"{store.faces}: {missing[0]} is gone since its code was made; put it back, or run 01_encode")
-    return faces.subset([place[path] for path in wanted])
-
-
-_RESIZE: dict[str, Callable[..., Image.Image]] = {
-    "squish": Image.Image.resize,
-    "crop": ImageOps.fit,
-    "pad": ImageOps.pad,
-}
-
-
-def _stack(faces: FaceDataset, image_size: int, resize: Callable[..., Image.Image]) -> Tensor:
-    side = min(image_size, max(faces[0][0].size))
-    with Readers() as readers:  # Pillow decodes and resizes outside Python's lock
-        read = readers.read(lambda index: _pixels(faces[index][0], side, resize), range(len(faces)), faces.file)
-        pixels = list(progress(read, desc="read faces", unit=" faces", total=len(faces)))
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-
-
-def images_to_pixels(images: Sequence[Image.Image], image_size: int, resize_method: str) -> Tensor:
-    """Pictures as `load_pixels` gives them: (n, 3, S, S) uint8 RGB, S the first one's side or `image_size`."""
-    side = min(image_size, max(images[0].size))
-    pixels = [_pixels(image, side, _RESIZE[resize_method]) for image in images]
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-
-
-def _pixels(image: Image.Image, side: int, resize: Callable[..., Image.Image]) -> np.ndarray:
-    image = image.convert("RGB")
-    return np.asarray(image if image.size == (side, side) else resize(image, (side, side), Image.Resampling.BICUBIC))

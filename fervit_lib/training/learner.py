@@ -20,11 +20,11 @@ from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
-from fervit_lib import ranks
 from fervit_lib.models import set_fused_attention
-from fervit_lib.runtime import takes_bf16
-from fervit_lib.training.attention_losses import head_penalties
+from fervit_lib.system import distributed
+from fervit_lib.system.runtime import takes_bf16
 from fervit_lib.training.callbacks import Bf16, Curves, Ema, Fp16, KeepFrozenStill, StopOnNan
+from fervit_lib.training.head_losses import head_penalties
 from fervit_lib.training.metrics import scores
 from fervit_lib.training.resume import KeepLast, ResumableLearner, read_state
 from fervit_lib.training.schedule import EarlyStopping, Phase, Plateau, Schedule, lr_shape
@@ -74,7 +74,7 @@ def build_learner(
         weighted: weigh the loss by class, see `class_weights`.
         label_smoothing: part of the target spread over all classes, in [0, 1).
         mixup: train on pairs of inputs and labels mixed by a share from Beta(mixup, mixup), Zhang et al. 2018; 0: off.
-        disagreement, disagreement_weight, head_margin, margin_weight: see `attention_losses.head_penalties`.
+        disagreement, disagreement_weight, head_margin, margin_weight: see `head_losses.head_penalties`.
         grad_clip: largest norm of the gradient; 0: not clipped.
         ema: decay of the moving average of the weights, which is validated and kept instead of them; 0: none.
         precision: `auto` is bf16 where the device is fast in it, else float32; `fp16` (with a scaled loss) is for GPUs
@@ -83,10 +83,16 @@ def build_learner(
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     if precision == "fp16" and dls.device.type != "cuda":
-        raise ValueError(f"precision: fp16 needs a GPU, and this is {dls.device}; use auto, float32 or bf16")
+        raise ValueError(
+            f"precision: fp16 needs a GPU, and this is {dls.device}; use auto, float32 or bf16"
+        )
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing: expected a share in [0, 1), got {label_smoothing}")
-    for name, value in {"mixup": mixup, "weight_decay": weight_decay, "grad_clip": grad_clip}.items():
+    for name, value in {
+        "mixup": mixup,
+        "weight_decay": weight_decay,
+        "grad_clip": grad_clip,
+    }.items():
         if not 0 <= value < float("inf"):
             raise ValueError(f"{name}: expected a number of 0 or more, got {value}")
     groups = parameter_groups(model, strategy, freeze_stages=freeze_stages)
@@ -130,7 +136,12 @@ def plan_phases(learn: Learner, strategy: Strategy, lr: float) -> list[Phase]:
     then = Phase(1 - strategy.head_first, lr * factors, sum(not group.trains for group in groups))
     if not strategy.head_first:
         return [then]
-    return [Phase(strategy.head_first, lr * np.ones(len(groups)), sum(not group.first for group in groups)), then]
+    return [
+        Phase(
+            strategy.head_first, lr * np.ones(len(groups)), sum(not group.first for group in groups)
+        ),
+        then,
+    ]
 
 
 def fit(
@@ -197,20 +208,27 @@ def naming_memory(learn: Learner, what: str, remedy: str) -> Iterator[None]:
 
 
 def _peak_rate(
-    learn: Learner, strategy: Strategy, lr: float | None, state: Path | None, identity: dict[str, Any]
+    learn: Learner,
+    strategy: Strategy,
+    lr: float | None,
+    state: Path | None,
+    identity: dict[str, Any],
 ) -> float:
     if given := lr or strategy.lr:
         return given
     if state and (kept := read_state(state, identity)):  # found before the interruption
         return kept[1]["peak"]
     learn.freeze_to(sum(not group.first for group in learn.groups))
-    learn.model_dir = f"lr_find-{ranks.index()}"  # for fastai's copy of the weights, which it and a kill leave there
+    # Of fastai's copy of the weights, which it and a kill leave there.
+    learn.model_dir = f"lr_find-{distributed.index()}"
     shutil.rmtree(learn.path / learn.model_dir, ignore_errors=True)
-    with ranks.alone():  # a hundred batches, alike in every process: fastai searches in one only
+    with (
+        distributed.alone()
+    ):  # a hundred batches, alike in every process: fastai searches in one only
         found = learn.lr_find(show_plot=False).valley
     shutil.rmtree(learn.path / learn.model_dir)
     learn.rates_tried = pd.DataFrame(
         {"lr": learn.recorder.lrs, "loss": [float(loss) for loss in learn.recorder.losses]}
     )
     learn.create_opt()  # nothing of the search is left in the moments
-    return ranks.once(lambda: float(found))()
+    return distributed.once(lambda: float(found))()

@@ -17,7 +17,10 @@ def scores() -> list[Metric]:
         AccumMetric(partial(score, **macro), dim_argmax=-1, to_np=True, invert_arg=True, name=name)
         for name, score in named.items()
     ]
-    return [*means, AccumMetric(roc_auc, flatten=False, to_np=True, invert_arg=True, name="roc_auc")]
+    return [
+        *means,
+        AccumMetric(roc_auc, flatten=False, to_np=True, invert_arg=True, name="roc_auc"),
+    ]
 
 
 def roc_auc(labels: np.ndarray, logits: np.ndarray) -> float:
@@ -31,5 +34,9 @@ def roc_auc(labels: np.ndarray, logits: np.ndarray) -> float:
     """
     probs = softmax(logits, axis=1)
     classes = [1] if probs.shape[1] == 2 else range(probs.shape[1])
-    areas = [roc_auc_score(labels == c, probs[:, c]) for c in classes if 0 < (labels == c).sum() < len(labels)]
+    areas = [
+        roc_auc_score(labels == c, probs[:, c])
+        for c in classes
+        if 0 < (labels == c).sum() < len(labels)
+    ]
     return float(np.mean(areas)) if areas else float("nan")

@@ -13,8 +13,8 @@ from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
 from fervit_lib.models import MaskedAutoencoder, set_fused_attention
-from fervit_lib.runs import load_checkpoint, save_checkpoint
-from fervit_lib.runtime import takes_bf16
+from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
+from fervit_lib.system.runtime import takes_bf16
 from fervit_lib.training.callbacks import Bf16, Curves, StopOnNan
 from fervit_lib.training.resume import KeepLast, ResumableLearner, randomness_kept
 from fervit_lib.training.schedule import Phase, Schedule
@@ -69,7 +69,13 @@ def fit_masked(
     set_fused_attention(masked, dls.device.type != "cpu")
     checkpoint = folder / "masked.safetensors"
     state = folder / "masked_last.safetensors"
-    made_by = {"epochs": epochs, "lr": lr, "mask_ratio": mask_ratio, "precision": precision, "settings": settings or {}}
+    made_by = {
+        "epochs": epochs,
+        "lr": lr,
+        "mask_ratio": mask_ratio,
+        "precision": precision,
+        "settings": settings or {},
+    }
     if checkpoint.is_file():
         tensors, metadata = load_checkpoint(checkpoint)
         if metadata.get("made_by") == made_by:
@@ -89,13 +95,19 @@ def fit_masked(
         what="pretrain",
     )
     learn.fit(epochs, cbs=[KeepLast(state, made_by, lr)])
-    save_checkpoint(checkpoint, masked.state_dict(), {"kind": "masked", "made_by": made_by, "curves": curves.rows})
+    save_checkpoint(
+        checkpoint,
+        masked.state_dict(),
+        {"kind": "masked", "made_by": made_by, "curves": curves.rows},
+    )
     state.unlink(missing_ok=True)
     return masked, pd.DataFrame(curves.rows)
 
 
 @torch.inference_mode()
-def reconstruct(masked: MaskedAutoencoder, dls: DataLoaders, number: int = 8) -> tuple[Tensor, Tensor, Tensor]:
+def reconstruct(
+    masked: MaskedAutoencoder, dls: DataLoaders, number: int = 8
+) -> tuple[Tensor, Tensor, Tensor]:
     """`number` validation inputs, half hidden and painted.
 
     Returns:

@@ -19,8 +19,8 @@ from fastai.learner import Learner
 from fastcore.basics import noop
 from torch import Tensor
 
-from fervit_lib import ranks
-from fervit_lib.runs import load_checkpoint, save_checkpoint
+from fervit_lib.system import distributed
+from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
 from fervit_lib.training.callbacks import FitBar
 
 
@@ -36,7 +36,9 @@ class ResumableLearner(Learner):
 
     first_epoch = 0
 
-    def __init__(self, *arguments: Any, what: str = "train", unit: str = " faces", **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, what: str = "train", unit: str = " faces", **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
         self.remove_cb(ProgressCallback)
         self.add_cb(FitBar(what, unit))
@@ -50,7 +52,9 @@ class ResumableLearner(Learner):
         except CancelFitException:
             raise  # an end like any other
         except BaseException:
-            if ranks.count() == 1:  # else the others may be elsewhere, and nobody uses it again
+            if (
+                distributed.count() == 1
+            ):  # else the others may be elsewhere, and nobody uses it again
                 self("after_cancel_fit")
                 self("after_fit")
                 self._end_cleanup()
@@ -80,7 +84,9 @@ class KeepLast(Callback):
         if state := read_state(self.path, self.fit):
             self._restore(*state)
         else:
-            self._keep(epoch=-1)  # else what an interrupt within the first epoch left would be trained on
+            self._keep(
+                epoch=-1
+            )  # else what an interrupt within the first epoch left would be trained on
 
     def after_fit(self) -> None:
         self.run = True
@@ -93,13 +99,17 @@ class KeepLast(Callback):
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         index = {id(p): i for i, p in enumerate(self.model.parameters())}
         for parameter, moments in self.opt.opt.state.items():
-            tensors |= {f"optimiser.{index[id(parameter)]}.{name}": value for name, value in moments.items()}
+            tensors |= {
+                f"optimiser.{index[id(parameter)]}.{name}": value for name, value in moments.items()
+            }
         counts = {}
         for callback in self.learn.cbs:
             if hasattr(type(callback), "state_dict"):
                 counts[callback.name] = callback.state_dict()
             if hasattr(type(callback), "tensors"):
-                tensors |= {f"{callback.name}.{name}": tensor for name, tensor in callback.tensors().items()}
+                tensors |= {
+                    f"{callback.name}.{name}": tensor for name, tensor in callback.tensors().items()
+                }
         tensors |= {f"random.{name}": state for name, state in _random_state().items()}
         smooth = self.recorder.smooth_loss
         metadata = {
@@ -114,7 +124,11 @@ class KeepLast(Callback):
 
     def _restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         def part(prefix: str) -> dict[str, Tensor]:
-            return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            return {
+                name.removeprefix(prefix): t
+                for name, t in tensors.items()
+                if name.startswith(prefix)
+            }
 
         self.model.load_state_dict(part("model."))
         for i, parameter in enumerate(self.model.parameters()):
@@ -122,7 +136,9 @@ class KeepLast(Callback):
                 # A fused optimiser keeps even its count of steps beside the weights, and walks through moments and
                 # weights in memory order, which a file does not keep.
                 self.opt.opt.state[parameter] = {
-                    name: torch.empty_like(parameter).copy_(t) if t.shape == parameter.shape else t.to(parameter.device)
+                    name: torch.empty_like(parameter).copy_(t)
+                    if t.shape == parameter.shape
+                    else t.to(parameter.device)
                     for name, t in moments.items()
                 }
         for callback in self.learn.cbs:
@@ -131,13 +147,18 @@ class KeepLast(Callback):
             if hasattr(type(callback), "load_tensors"):
                 callback.load_tensors(part(f"{callback.name}."))
         smooth = self.recorder.smooth_loss
-        smooth.val, smooth.count = torch.tensor(metadata["smooth_loss"][0]), metadata["smooth_loss"][1]
+        smooth.val, smooth.count = (
+            torch.tensor(metadata["smooth_loss"][0]),
+            metadata["smooth_loss"][1],
+        )
         self.learn.first_epoch = metadata["epoch"] + 1
         _set_random_state(part("random."))
 
 
-@ranks.once  # whether there is one: all processes go the same way
-def read_state(path: Path, fit: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+@distributed.once  # whether there is one: all processes go the same way
+def read_state(
+    path: Path, fit: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """The state at `path` if it is of the same `fit`; None if there is none, or what was fitted has changed since.
 
     Raises:
@@ -181,7 +202,9 @@ def _set_random_state(state: dict[str, Tensor]) -> None:
     gauss = state["python_gauss"].tolist()
     random.setstate((version, tuple(words), gauss[0] if gauss else None))
     *keys, position, has_gauss = state["numpy"].tolist()
-    np.random.set_state(("MT19937", np.array(keys, np.uint32), position, has_gauss, state["numpy_gauss"].item()))
+    np.random.set_state(
+        ("MT19937", np.array(keys, np.uint32), position, has_gauss, state["numpy_gauss"].item())
+    )
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

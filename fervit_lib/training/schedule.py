@@ -6,7 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from fastai.callback.core import CancelFitException
-from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, SchedNo, combine_scheds, combined_cos
+from fastai.callback.schedule import (
+    ParamScheduler,
+    SchedCos,
+    SchedLin,
+    SchedNo,
+    combine_scheds,
+    combined_cos,
+)
 from fastai.callback.tracker import TrackerCallback
 
 SCHEDULES = ("one_cycle", "cosine", "plateau", "none")
@@ -64,7 +71,9 @@ class Schedule(ParamScheduler):
         """Progress of the fit in [0, 1] → number of the phase, and progress within it."""
         starts = [self.first_epoch(number) / self.n_epoch for number in range(len(self.phases) + 1)]
         number = max(i for i, start in enumerate(starts[:-1]) if progress >= start - 1e-9)
-        return number, min(max((progress - starts[number]) / (starts[number + 1] - starts[number]), 0.0), 1.0)
+        return number, min(
+            max((progress - starts[number]) / (starts[number + 1] - starts[number]), 0.0), 1.0
+        )
 
     def rates(self, progress: float) -> np.ndarray:
         """Progress of the fit → a rate for every parameter group."""
@@ -74,7 +83,9 @@ class Schedule(ParamScheduler):
     def before_fit(self) -> None:
         super().before_fit()
         if any(self.first_epoch(i) == self.first_epoch(i + 1) for i in range(len(self.phases))):
-            raise ValueError(f"epochs: expected enough for {len(self.phases)} phases, got {self.n_epoch}")
+            raise ValueError(
+                f"epochs: expected enough for {len(self.phases)} phases, got {self.n_epoch}"
+            )
 
     def before_epoch(self) -> None:
         number = self.locate(self.epoch / self.n_epoch)[0]
@@ -102,7 +113,11 @@ class Plateau(TrackerCallback):
         return {"best": float(self.best), "wait": self.wait, "level": self.schedule.level}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        self.best, self.wait, self.schedule.level = state["best"], int(state["wait"]), state["level"]
+        self.best, self.wait, self.schedule.level = (
+            state["best"],
+            int(state["wait"]),
+            state["level"],
+        )
 
 
 class EarlyStopping(TrackerCallback):

@@ -13,7 +13,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fervit_lib import ranks
+from fervit_lib.system import distributed
 
 
 class Share(Callback):
@@ -27,32 +27,34 @@ class Share(Callback):
     order = 30  # the last to touch a batch
 
     def before_fit(self) -> None:
-        self.run = ranks.count() > 1
+        self.run = distributed.count() > 1
         if not self.run:
             return
-        if self.dls.train.bs % ranks.count():
+        if self.dls.train.bs % distributed.count():
             raise ValueError(
-                f"batch_size: expected a multiple of {ranks.count()}, the processes of this launch, got "
+                f"batch_size: expected a multiple of {distributed.count()}, the processes of this launch, got "
                 f"{self.dls.train.bs}"
             )
-        ranks.take_from_first([*self.model.parameters(), *self.model.buffers()])
+        distributed.take_from_first([*self.model.parameters(), *self.model.buffers()])
         for norm in self._norms():
             norm.forward = partial(_norm_by_whole_batch, norm)
 
     def before_batch(self) -> None:
         self.size = len(self.x)
-        self.learn.xb = tuple(ranks.part(x) for x in self.xb)
+        self.learn.xb = tuple(distributed.part(x) for x in self.xb)
         step, device = self.epoch * self.n_iter + self.iter, self.dls.device
         self.own_randomness = ExitStack()
-        self.own_randomness.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-        torch.manual_seed((torch.initial_seed() + 1_000_003 * step + ranks.index()) % 2**63)
+        self.own_randomness.enter_context(
+            torch.random.fork_rng([device] if device.type == "cuda" else [])
+        )
+        torch.manual_seed((torch.initial_seed() + 1_000_003 * step + distributed.index()) % 2**63)
 
     def after_pred(self) -> None:
         self.own_randomness.close()
-        self.learn.pred = ranks.gather(self.pred, self.size)
+        self.learn.pred = distributed.gather(self.pred, self.size)
 
     def after_backward(self) -> None:
-        ranks.sum_gradients(self.model.parameters())
+        distributed.sum_gradients(self.model.parameters())
 
     def after_fit(self) -> None:
         for norm in self._norms():
@@ -70,11 +72,11 @@ def _norm_by_whole_batch(norm: _BatchNorm, inputs: Tensor) -> Tensor:
         return type(norm).forward(norm, inputs)
     x, over = inputs.float(), [0, *range(2, inputs.ndim)]
     shape = [1, -1] + [1] * (inputs.ndim - 2)
-    mean = ranks.SumOverRanks.apply(x.mean(over) / ranks.count())
+    mean = distributed.SumOverRanks.apply(x.mean(over) / distributed.count())
     centred = x - mean.view(shape)
-    variance = ranks.SumOverRanks.apply(centred.square().mean(over) / ranks.count())
+    variance = distributed.SumOverRanks.apply(centred.square().mean(over) / distributed.count())
     if norm.track_running_stats:
-        n = ranks.count() * x.numel() / len(mean)
+        n = distributed.count() * x.numel() / len(mean)
         norm.num_batches_tracked += 1
         share = norm.momentum if norm.momentum is not None else 1 / norm.num_batches_tracked.item()
         norm.running_mean.lerp_(mean.detach().to(norm.running_mean.dtype), share)

@@ -50,7 +50,9 @@ class Strategy:
 
 
 STRATEGIES: dict[str, Strategy] = {
-    "full": Strategy(PARTS, lr=1e-4, lr_factors={"input_proj": 10, "head": 10, "position": 5, "adapter": 10}),
+    "full": Strategy(
+        PARTS, lr=1e-4, lr_factors={"input_proj": 10, "head": 10, "position": 5, "adapter": 10}
+    ),
     "adapter": Strategy(("adapter", "input_proj", "head"), lr=1e-3, adapters=True),
     "linear_probe": Strategy(("head",), lr=1e-3),
     "partial": Strategy(("transformer", "head"), lr=3e-4, lower_blocks="freeze_stages"),
@@ -74,7 +76,9 @@ class ParameterGroup:
     trains: bool
     first: bool  # trains in the first phase already, where the strategy has one
     lr_factor: float
-    weight_decay: bool  # position embeddings and CLS are points, not maps: decay would pull them to 0
+    weight_decay: (
+        bool  # position embeddings and CLS are points, not maps: decay would pull them to 0
+    )
 
     @property
     def num_parameters(self) -> int:
@@ -123,7 +127,9 @@ def part_of(name: str, lower_blocks: int = 0) -> str:
         return "lower_blocks" if own == "patch_embed" and lower_blocks else "transformer"
     if own in _PREFIXES:
         return _PREFIXES[own]
-    raise ValueError(f"parameter {name!r} belongs to no part; name it after one of {', '.join(_PREFIXES)}")
+    raise ValueError(
+        f"parameter {name!r} belongs to no part; name it after one of {', '.join(_PREFIXES)}"
+    )
 
 
 def num_blocks(model: nn.Module) -> int:
@@ -132,7 +138,9 @@ def num_blocks(model: nn.Module) -> int:
     return max((int(name[1]) + 1 for name in names if name), default=0)
 
 
-def parameter_groups(model: nn.Module, strategy: Strategy, *, freeze_stages: int = 6) -> list[ParameterGroup]:
+def parameter_groups(
+    model: nn.Module, strategy: Strategy, *, freeze_stages: int = 6
+) -> list[ParameterGroup]:
     """Every parameter of `model` exactly once, a group a part; the frozen groups first, as fastai's `freeze_to` wants.
 
     Args:
@@ -154,7 +162,9 @@ def parameter_groups(model: nn.Module, strategy: Strategy, *, freeze_stages: int
     for name, parameter in model.named_parameters():
         members[part_of(name, lower)].append(parameter)
     if strategy.adapters and not members["adapter"]:
-        raise ValueError("adapter_dim: the strategy trains adapters, but the model has none; give adapter_dim=64")
+        raise ValueError(
+            "adapter_dim: the strategy trains adapters, but the model has none; give adapter_dim=64"
+        )
     fresh = {"head", "adapter", *model.entry_parts}
     groups = [
         ParameterGroup(

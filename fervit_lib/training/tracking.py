@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import wandb
 from fastai.callback.core import Callback
 
-from fervit_lib import ranks
+from fervit_lib.system import distributed
 
 Mode = Literal["off", "offline", "online"]
 MODES = get_args(Mode)
@@ -28,9 +28,18 @@ class WeightsAndBiases(Callback):
     order = 62
 
     def __init__(
-        self, folder: Path, name: str, mode: Literal["offline", "online"], parameters: Mapping[str, Any]
+        self,
+        folder: Path,
+        name: str,
+        mode: Literal["offline", "online"],
+        parameters: Mapping[str, Any],
     ) -> None:
-        self.folder, self.name_of_run, self.mode, self.parameters = folder, name, mode, dict(parameters)
+        self.folder, self.name_of_run, self.mode, self.parameters = (
+            folder,
+            name,
+            mode,
+            dict(parameters),
+        )
 
     def before_fit(self) -> None:
         self.run = not hasattr(self.learn, "lr_finder")
@@ -73,4 +82,8 @@ def trackers(mode: Mode, folder: Path, name: str, parameters: Mapping[str, Any])
     """
     if mode not in MODES:
         raise ValueError(f"wandb: expected one of {', '.join(MODES)}, got {mode!r}")
-    return [] if mode == "off" or ranks.index() else [WeightsAndBiases(folder, name, mode, parameters)]
+    return (
+        []
+        if mode == "off" or distributed.index()
+        else [WeightsAndBiases(folder, name, mode, parameters)]
+    )

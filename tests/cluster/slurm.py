@@ -77,7 +77,9 @@ class Slurm:
     def ended_jobs(self) -> list[dict[str, str]]:
         """A record of each job that ended, as SLURM wrote it: JobState, NodeList, StartTime, EndTime, Tres, …"""
         lines = (self.folder / "jobs.txt").read_text().splitlines()
-        return [dict(field.split("=", 1) for field in line.split() if "=" in field) for line in lines]
+        return [
+            dict(field.split("=", 1) for field in line.split() if "=" in field) for line in lines
+        ]
 
 
 @contextlib.contextmanager
@@ -88,10 +90,15 @@ def running_slurm() -> Iterator[Slurm]:
         RuntimeError: a daemon ended, or the nodes are not idle within a minute; with the ends of the logs.
     """
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
-    environment = os.environ | {"PATH": f"{folder}:{PATH}", "SLURM_CONF": str(folder / "slurm.conf")}
+    environment = os.environ | {
+        "PATH": f"{folder}:{PATH}",
+        "SLURM_CONF": str(folder / "slurm.conf"),
+    }
     slurm = Slurm(folder, environment)
     daemons: list[subprocess.Popen[bytes]] = []
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as any other end, it goes through what follows
+    before = signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # as any other end, it goes through what follows
     try:
         _write_configuration(folder)
         for command in _commands(folder):
@@ -113,23 +120,35 @@ def _write_configuration(folder: Path) -> None:
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "state").mkdir()
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(1 + len(NODES))]
+        sockets = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            for _ in range(1 + len(NODES))
+        ]
         ports = [open_socket.getsockname()[1] for open_socket in sockets]
     host = socket.gethostname().split(".")[0]
     nodes = "\n".join(
         f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=64000 Gres=gpu:1"
         for node, port in zip(NODES, ports[1:], strict=True)
     )
-    text = CONFIGURATION.format(host=host, user=getpass.getuser(), folder=folder, ports=ports, nodes=nodes)
+    text = CONFIGURATION.format(
+        host=host, user=getpass.getuser(), folder=folder, ports=ports, nodes=nodes
+    )
     (folder / "slurm.conf").write_text(text)
     (folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")
     # Snakemake's plugin takes SLURM_* from the environment of its job steps, and expects the file in /etc/slurm.
-    (folder / "srun").write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which("srun")} "$@"\n')
+    (folder / "srun").write_text(
+        f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which("srun")} "$@"\n'
+    )
     (folder / "srun").chmod(0o755)
 
 
 def _commands(folder: Path) -> list[list[str]]:
-    munge = {"socket": "munge.socket", "key-file": "munge.key", "pid-file": "munged.pid", "seed-file": "munged.seed"}
+    munge = {
+        "socket": "munge.socket",
+        "key-file": "munge.key",
+        "pid-file": "munged.pid",
+        "seed-file": "munged.seed",
+    }
     options = [f"--{option}={folder / name}" for option, name in munge.items()]
     return [
         ["munged", "--foreground", "--num-threads=2", *options],
@@ -142,15 +161,21 @@ def _wait_for_nodes(slurm: Slurm, daemons: "list[subprocess.Popen[bytes]]") -> N
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and all(daemon.poll() is None for daemon in daemons):
         with contextlib.suppress(subprocess.CalledProcessError):  # not up yet
-            if slurm.ask("sinfo", "--noheader", "--Node", "--format=%T").split() == ["idle"] * len(NODES):
+            if slurm.ask("sinfo", "--noheader", "--Node", "--format=%T").split() == ["idle"] * len(
+                NODES
+            ):
                 return
         time.sleep(0.5)
-    logs = [f"{path.name}:\n{path.read_text()[-1500:]}" for path in sorted(slurm.folder.glob("*.out"))]
+    logs = [
+        f"{path.name}:\n{path.read_text()[-1500:]}" for path in sorted(slurm.folder.glob("*.out"))
+    ]
     raise RuntimeError("SLURM did not come up\n" + "\n".join(logs))
 
 
 def _stop(slurm: Slurm, daemons: "list[subprocess.Popen[bytes]]") -> None:
-    with contextlib.suppress(subprocess.SubprocessError):  # a controller that is not there has no jobs
+    with contextlib.suppress(
+        subprocess.SubprocessError
+    ):  # a controller that is not there has no jobs
         slurm.ask("scancel", "--user", getpass.getuser())
         deadline = time.monotonic() + 60
         while slurm.ask("squeue", "--noheader") and time.monotonic() < deadline:
@@ -166,12 +191,16 @@ def _stop(slurm: Slurm, daemons: "list[subprocess.Popen[bytes]]") -> None:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             from_here = process.environ().get("PATH", "").startswith(f"{slurm.folder}:")
-            if from_here or any(Path(file.path).parent == slurm.folder for file in process.open_files()):
+            if from_here or any(
+                Path(file.path).parent == slurm.folder for file in process.open_files()
+            ):
                 process.kill()
 
 
 if __name__ == "__main__":
     if not sys.argv[1:] or missing():
-        sys.exit(f"expected a command to run, and SLURM (apt install slurm-wlm munge); missing: {missing()}")
+        sys.exit(
+            f"expected a command to run, and SLURM (apt install slurm-wlm munge); missing: {missing()}"
+        )
     with running_slurm() as slurm:
         sys.exit(subprocess.run(sys.argv[1:], env=slurm.environment).returncode)

@@ -101,5 +101,7 @@ def test_a_face_that_is_not_found_stays_whole_and_is_counted() -> None:
 def test_a_missing_detector_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="landmarks: expected none or dlib, got 'mtcnn'"):
         face_crop("mtcnn", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"shape_predictor_68_face_landmarks\.dat from dlib\.net"):
+    with pytest.raises(
+        FileNotFoundError, match=r"shape_predictor_68_face_landmarks\.dat from dlib\.net"
+    ):
         dlib_detector(tmp_path / "none.dat")

@@ -47,8 +47,12 @@ def test_every_fault_is_found_and_nothing_else(audited) -> None:
         frozenset({"train/angry/2.png", "test/angry/leak.png"}),
         frozenset({"train/angry/3.png", "test/angry/near.jpg"}),
     }
-    assert set(audit.duplicates.loc[audit.duplicates["path"].str.contains("near"), "kind"]) == {"near"}
-    assert groups(audit.contradicting) == {frozenset({"train/angry/1.png", "train/happy/other_label.png"})}
+    assert set(audit.duplicates.loc[audit.duplicates["path"].str.contains("near"), "kind"]) == {
+        "near"
+    }
+    assert groups(audit.contradicting) == {
+        frozenset({"train/angry/1.png", "train/happy/other_label.png"})
+    }
     assert audit.cross_split["group"].nunique() == 2
     found = audit.summary()["number"]
     assert found["images"] == 41
@@ -78,7 +82,9 @@ def test_near_pairs_across_blocks_and_flat_pictures() -> None:
 
 def test_near_pairs_are_those_that_comparing_each_with_each_finds() -> None:
     drawn = torch.Generator().manual_seed(0)
-    smooth = torch.nn.functional.interpolate(torch.rand(600, 1, 3, 3, generator=drawn), 16, mode="bilinear").flatten(1)
+    smooth = torch.nn.functional.interpolate(
+        torch.rand(600, 1, 3, 3, generator=drawn), 16, mode="bilinear"
+    ).flatten(1)
     thumbnails = 255 * (smooth + 0.02 * torch.rand(600, 256, generator=drawn))
     centred = torch.nn.functional.normalize(thumbnails - thumbnails.mean(1, keepdim=True), dim=1)
     for threshold in (0.95, 0.9, 0.2):
@@ -89,8 +95,12 @@ def test_near_pairs_are_those_that_comparing_each_with_each_finds() -> None:
 
 
 def test_wrong_arguments() -> None:
-    faces = FaceDataset(("a", "b"), np.array([0]), ("x",), Path("x"), pixels=np.zeros((1, 48, 48), np.uint8))
-    with pytest.raises(ValueError, match=r"near_threshold: expected a similarity in \(0, 1\], got 2"):
+    faces = FaceDataset(
+        ("a", "b"), np.array([0]), ("x",), Path("x"), pixels=np.zeros((1, 48, 48), np.uint8)
+    )
+    with pytest.raises(
+        ValueError, match=r"near_threshold: expected a similarity in \(0, 1\], got 2"
+    ):
         audit_faces({"train": faces}, near_threshold=2)
     other = FaceDataset(("a", "c"), faces.labels, faces.paths, faces.source, pixels=faces.pixels)
     with pytest.raises(ValueError, match="expected sets of the same classes"):

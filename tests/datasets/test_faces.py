@@ -14,23 +14,31 @@ from fervit_lib.datasets.kaggle_tables import KAGGLE_EMOTIONS
 USAGES = ("Training", "PublicTest", "PrivateTest")
 
 
-def write_folder(root: Path, counts: dict[str, int], classes: tuple[str, ...] = ("angry", "happy", "sad")) -> Path:
+def write_folder(
+    root: Path, counts: dict[str, int], classes: tuple[str, ...] = ("angry", "happy", "sad")
+) -> Path:
     rng = np.random.default_rng(0)
     for split, count in counts.items():
         for name in classes:
             folder = root / split / name
             folder.mkdir(parents=True)
             for i in range(count):
-                Image.fromarray(rng.integers(0, 256, (48, 48), dtype=np.uint8)).save(folder / f"{i}.png")
+                Image.fromarray(rng.integers(0, 256, (48, 48), dtype=np.uint8)).save(
+                    folder / f"{i}.png"
+                )
     return root
 
 
 def table_rows(per_class: dict[str, int]) -> tuple[list[str], np.ndarray]:
     """Rows `emotion,pixels,Usage`, and their images in that order."""
-    numbers = [(number, usage) for usage, n in per_class.items() for number in range(7) for _ in range(n)]
+    numbers = [
+        (number, usage) for usage, n in per_class.items() for number in range(7) for _ in range(n)
+    ]
     images = np.random.default_rng(0).integers(0, 256, (len(numbers), 48 * 48), dtype=np.uint8)
     pixels = [" ".join(map(str, image)) for image in images]
-    return [f"{number},{text},{usage}" for (number, usage), text in zip(numbers, pixels, strict=True)], images
+    return [
+        f"{number},{text},{usage}" for (number, usage), text in zip(numbers, pixels, strict=True)
+    ], images
 
 
 def write_table(path: Path, rows: list[str], header: str = "emotion,pixels,Usage") -> Path:
@@ -51,7 +59,9 @@ class TestFolders:
             assert faces.paths[0] == f"{split}/angry/0.png"
             assert not faces.synthetic
 
-    def test_a_missing_val_split_is_the_same_stratified_part_of_train_every_time(self, tmp_path: Path) -> None:
+    def test_a_missing_val_split_is_the_same_stratified_part_of_train_every_time(
+        self, tmp_path: Path
+    ) -> None:
         root = write_folder(tmp_path, {"train": 16, "test": 2})
         train, val = load_faces(root, "train"), load_faces(root, "val")
         assert np.bincount(val.labels).tolist() == [2, 2, 2]
@@ -59,31 +69,41 @@ class TestFolders:
         assert len(train) + len(val) == 48
         assert load_faces(root, "val").paths == val.paths
 
-    @pytest.mark.parametrize(("split", "message"), [("trian", "split: expected one of"), ("test", "no folder of that")])
+    @pytest.mark.parametrize(
+        ("split", "message"), [("trian", "split: expected one of"), ("test", "no folder of that")]
+    )
     def test_an_unknown_or_missing_split(self, tmp_path: Path, split: str, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             load_faces(write_folder(tmp_path, {"train": 2}), split)
 
     def test_a_missing_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match="nowhere: no such file or folder; give a folder"):
+        with pytest.raises(
+            FileNotFoundError, match="nowhere: no such file or folder; give a folder"
+        ):
             load_faces(tmp_path / "nowhere", "train")
 
     def test_an_empty_class(self, tmp_path: Path) -> None:
         root = write_folder(tmp_path, {"train": 2, "val": 1, "test": 1})
         for path in (root / "val" / "happy").iterdir():
             path.unlink()
-        with pytest.raises(ValueError, match="val/happy: expected images of class 'happy'.*found none; add some"):
+        with pytest.raises(
+            ValueError, match="val/happy: expected images of class 'happy'.*found none; add some"
+        ):
             load_faces(root, "val")
 
     def test_an_unknown_class_folder(self, tmp_path: Path) -> None:
         root = write_folder(tmp_path, {"train": 2, "val": 1, "test": 1})
         (root / "test" / "hapy").mkdir()
-        with pytest.raises(ValueError, match="test: class folder hapy is not in train, which has angry, happy, sad"):
+        with pytest.raises(
+            ValueError, match="test: class folder hapy is not in train, which has angry, happy, sad"
+        ):
             load_faces(root, "test")
 
     def test_no_train_folder(self, tmp_path: Path) -> None:
         (tmp_path / "fer2013.csv").write_text("emotion,pixels,Usage\n")
-        with pytest.raises(ValueError, match="no folder 'train' in it, found fer2013.csv.*give that file"):
+        with pytest.raises(
+            ValueError, match="no folder 'train' in it, found fer2013.csv.*give that file"
+        ):
             load_faces(tmp_path, "train")
 
     def test_a_truncated_image_is_named_when_it_is_read(self, tmp_path: Path) -> None:
@@ -137,27 +157,46 @@ class TestTables:
         turned = ["{0}, {2}, {1}".format(*row.split(",")) for row in rows]
         path = write_table(tmp_path / "icml_face_data.csv", turned, "emotion, Usage, pixels")
         plain = write_table(tmp_path / "fer2013.csv", rows)
-        np.testing.assert_array_equal(load_faces(path, "train").pixels, load_faces(plain, "train").pixels)
+        np.testing.assert_array_equal(
+            load_faces(path, "train").pixels, load_faces(plain, "train").pixels
+        )
 
     @pytest.mark.parametrize(
         ("row", "message"),
         [
-            ("0," + " ".join(["7"] * 2303) + ",Training", "row 2: has 2303 pixels, expected 2304 = 48x48; the file is"),
+            (
+                "0," + " ".join(["7"] * 2303) + ",Training",
+                "row 2: has 2303 pixels, expected 2304 = 48x48; the file is",
+            ),
             ("7," + " ".join(["7"] * 2304) + ",Training", "row 2: emotion is '7', expected 0 to 6"),
-            ("0," + " ".join(["7"] * 2304) + ",Test", "row 2: Usage is 'Test', expected one of Training, PublicTest"),
-            ("0," + " ".join(["256"] * 2304) + ",Training", "row 2: pixels from 256 to 256, expected 0 to 255"),
-            ("0," + " ".join(["x"] * 2304) + ",Training", "row 2: pixels hold something else than integers"),
+            (
+                "0," + " ".join(["7"] * 2304) + ",Test",
+                "row 2: Usage is 'Test', expected one of Training, PublicTest",
+            ),
+            (
+                "0," + " ".join(["256"] * 2304) + ",Training",
+                "row 2: pixels from 256 to 256, expected 0 to 255",
+            ),
+            (
+                "0," + " ".join(["x"] * 2304) + ",Training",
+                "row 2: pixels hold something else than integers",
+            ),
             ("0,7 7 7", "row 2: has 2 fields, expected 3"),
         ],
     )
-    def test_a_damaged_row_is_named(self, tmp_path: Path, rows: list[str], row: str, message: str) -> None:
+    def test_a_damaged_row_is_named(
+        self, tmp_path: Path, rows: list[str], row: str, message: str
+    ) -> None:
         with pytest.raises(ValueError, match=message) as failure:
             load_faces(write_table(tmp_path / "fer2013.csv", [row, *rows]), "train")
         assert "fer2013.csv" in str(failure.value)
 
     def test_another_csv(self, tmp_path: Path) -> None:
         path = write_table(tmp_path / "votes.csv", ["1,2"], "a,b")
-        with pytest.raises(ValueError, match="votes.csv: expected a CSV file with the columns emotion, pixels, Usage"):
+        with pytest.raises(
+            ValueError,
+            match="votes.csv: expected a CSV file with the columns emotion, pixels, Usage",
+        ):
             load_faces(path, "train")
 
     @pytest.mark.parametrize("packing", [".csv.gz", ".csv.xz", ".zip"])
@@ -168,13 +207,19 @@ class TestTables:
             with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
                 archive.write(plain)
         else:
-            packed.write_bytes((gzip if packing == ".csv.gz" else lzma).compress(plain.read_bytes()))
+            packed.write_bytes(
+                (gzip if packing == ".csv.gz" else lzma).compress(plain.read_bytes())
+            )
         packed.write_bytes(packed.read_bytes()[: packed.stat().st_size // 2])
-        with pytest.raises(ValueError, match=f"fer2013{packing}: cannot be read as a CSV file.*download it again"):
+        with pytest.raises(
+            ValueError, match=f"fer2013{packing}: cannot be read as a CSV file.*download it again"
+        ):
             load_faces(packed, "train")
 
     def test_a_class_without_rows(self, tmp_path: Path, rows: list[str]) -> None:
-        path = write_table(tmp_path / "fer2013.csv", [row for row in rows if not row.startswith("1,")])
+        path = write_table(
+            tmp_path / "fer2013.csv", [row for row in rows if not row.startswith("1,")]
+        )
         with pytest.raises(ValueError, match="no row with Usage 'Training' of class disgust"):
             load_faces(path, "train")
 
@@ -194,15 +239,21 @@ def test_a_share_of_val_moves_to_train_and_no_face_is_lost(tmp_path: Path, kind:
     if kind == "folder":
         source = write_folder(tmp_path, {"train": 4, "val": 8, "test": 1})
     else:
-        source = write_table(tmp_path / "fer2013.csv", table_rows({"Training": 32, "PublicTest": 1})[0])
+        source = write_table(
+            tmp_path / "fer2013.csv", table_rows({"Training": 32, "PublicTest": 1})[0]
+        )
     before = {split: load_faces(source, split) for split in SPLITS}
     after = move_to_train(before, 0.75, seed=0)
-    assert np.bincount(after["val"].labels).tolist() == [len(before["val"]) // (4 * len(before["val"].classes))] * len(
-        before["val"].classes
-    )
+    assert np.bincount(after["val"].labels).tolist() == [
+        len(before["val"]) // (4 * len(before["val"].classes))
+    ] * len(before["val"].classes)
     assert after["test"] is before["test"]
-    places = {path: (split, i) for split in ("train", "val") for i, path in enumerate(before[split].paths)}
-    joined = [(path, i, split) for split in ("train", "val") for i, path in enumerate(after[split].paths)]
+    places = {
+        path: (split, i) for split in ("train", "val") for i, path in enumerate(before[split].paths)
+    }
+    joined = [
+        (path, i, split) for split in ("train", "val") for i, path in enumerate(after[split].paths)
+    ]
     assert sorted(path for path, _, _ in joined) == sorted(places)
     for path, i, split in joined:
         (old, label), (new, new_label) = before[places[path][0]][places[path][1]], after[split][i]

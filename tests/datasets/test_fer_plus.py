@@ -6,7 +6,18 @@ import pytest
 
 from fervit_lib.datasets import EMOTIONS, load_faces, majority, vote_shares, votes_on
 
-COLUMNS = ["neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF"]
+COLUMNS = [
+    "neutral",
+    "happiness",
+    "surprise",
+    "sadness",
+    "anger",
+    "disgust",
+    "fear",
+    "contempt",
+    "unknown",
+    "NF",
+]
 
 
 def votes(*rows: dict[str, int]) -> pd.DataFrame:
@@ -56,25 +67,33 @@ def test_faces_with_votes_have_their_labels(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         hard, soft = load_faces(source, split), load_faces(source, split, labels="soft")
         rows = [int(path.split(":")[1]) - 2 for path in hard.paths]
-        assert soft.paths == tuple(path for path, row in zip(hard.paths, rows, strict=True) if row % 3)
+        assert soft.paths == tuple(
+            path for path, row in zip(hard.paths, rows, strict=True) if row % 3
+        )
         image, shares = soft[0]
         assert image.size == (48, 48)
         assert shares.tolist() == pytest.approx([0, 0, 0, 0.6, 0, 0.4, 0])
         assert load_faces(source, split, labels="majority").labels.tolist() == [3] * len(soft)
         assert soft.subset([1])[0][1].tolist() == soft[1][1].tolist()
-    with pytest.raises(ValueError, match="labels: expected one of hard, majority, soft, got 'mild'"):
+    with pytest.raises(
+        ValueError, match="labels: expected one of hard, majority, soft, got 'mild'"
+    ):
         load_faces(source, "test", labels="mild")
 
 
 def test_votes_are_of_the_right_rows(tmp_path: Path) -> None:
-    votes(*({"happiness": 10 - i, "fear": i} for i in range(5))).to_csv(tmp_path / "fer2013new.csv", index=False)
+    votes(*({"happiness": 10 - i, "fear": i} for i in range(5))).to_csv(
+        tmp_path / "fer2013new.csv", index=False
+    )
     found = votes_on(tmp_path, ["train/happy/fer0000003.png", "test/sad/fer0000000.png"])
     assert found["fear"].tolist() == [3, 0]
     found = votes_on(tmp_path / "fer2013.csv", ["fer2013.csv:2", "fer2013.csv:6"])
     assert found["fear"].tolist() == [0, 4]
     with pytest.raises(ValueError, match="has 5 rows, expected one for fer2013.csv:7"):
         votes_on(tmp_path / "fer2013.csv", ["fer2013.csv:7"])
-    with pytest.raises(ValueError, match="files named fer0000000.png as in FER\\+, got train/happy/1.jpg"):
+    with pytest.raises(
+        ValueError, match="files named fer0000000.png as in FER\\+, got train/happy/1.jpg"
+    ):
         votes_on(tmp_path, ["train/happy/1.jpg"])
     (tmp_path / "fer2013new.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="expected FER\\+ votes, but it has no column Usage"):

@@ -32,7 +32,9 @@ def pack(counts: list[int]) -> str:
     return text
 
 
-def write_coco(folder: Path, annotations: list[dict], categories: tuple[str, ...] = ("cat", "person")) -> None:
+def write_coco(
+    folder: Path, annotations: list[dict], categories: tuple[str, ...] = ("cat", "person")
+) -> None:
     (folder / "annotations").mkdir(parents=True)
     images = []
     for number in range(8):
@@ -47,7 +49,13 @@ def write_coco(folder: Path, annotations: list[dict], categories: tuple[str, ...
 
 
 def annotation(image: int, shape: object, category: int = 1, crowd: int = 0) -> dict:
-    return {"id": image, "image_id": image, "category_id": category, "segmentation": shape, "iscrowd": crowd}
+    return {
+        "id": image,
+        "image_id": image,
+        "category_id": category,
+        "segmentation": shape,
+        "iscrowd": crowd,
+    }
 
 
 BOX = [[4, 2, 12, 2, 12, 8, 4, 8]]  # x 4 to 12, y 2 to 8
@@ -181,7 +189,11 @@ def test_toy_people_come_again_bit_for_bit_and_spare_a_users_files(tmp_path: Pat
 
 def test_augmentation_is_the_same_for_image_and_mask_and_comes_again(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    mask = torch.from_numpy((rng.random((8, 8)) > 0.5).astype(np.uint8)).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    mask = (
+        torch.from_numpy((rng.random((8, 8)) > 0.5).astype(np.uint8))
+        .repeat_interleave(4, 0)
+        .repeat_interleave(4, 1)
+    )
     image = (255 * mask)[None].repeat(3, 1, 1)
     augment = Augment(strength=0.0)
     for view in range(6):

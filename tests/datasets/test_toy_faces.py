@@ -12,7 +12,10 @@ from fervit_lib.datasets.action_units import ACTION_UNIT_EFFECTS, EMOTION_ACTION
 
 def digests(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def test_the_same_seed_draws_the_same_files_and_more_faces_only_add(tmp_path: Path) -> None:
@@ -49,7 +52,9 @@ def test_a_drawn_set_is_left_alone_and_redrawn_for_other_arguments(tmp_path: Pat
 def test_photographs_are_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "holiday.jpg").write_bytes(b"precious")
-    with pytest.raises(ValueError, match="mine holds files that are not toy faces.*choose another folder"):
+    with pytest.raises(
+        ValueError, match="mine holds files that are not toy faces.*choose another folder"
+    ):
         draw_toy_faces(tmp_path / "mine", 28)
     folder = draw_toy_faces(tmp_path / "toy", 28)
     (folder / "train" / "happy" / "holiday.jpg").write_bytes(b"precious")
@@ -68,12 +73,15 @@ def test_wrong_arguments_write_nothing(tmp_path: Path) -> None:
 
 def test_one_generator_draws_one_person_under_every_emotion() -> None:
     pictures = {
-        emotion: np.asarray(toy_face(emotion, np.random.default_rng(7)), dtype=float).mean(2) for emotion in EMOTIONS
+        emotion: np.asarray(toy_face(emotion, np.random.default_rng(7)), dtype=float).mean(2)
+        for emotion in EMOTIONS
     }
     border = np.r_[0:6, 58:64]
     for emotion, picture in pictures.items():
         assert np.abs(picture[border][:, border] - pictures["neutral"][border][:, border]).max() < 1
-        assert emotion == "neutral" or np.abs(picture - pictures["neutral"]).max() > 25  # a tenth of the range
+        assert (
+            emotion == "neutral" or np.abs(picture - pictures["neutral"]).max() > 25
+        )  # a tenth of the range
 
 
 def test_every_action_unit_moves_the_face() -> None:
@@ -88,7 +96,9 @@ def test_a_linear_model_on_pixels_is_not_enough() -> None:
     """Below 80% on 1,000 faces after 2,800; above 55%, or they would be no expressions at all."""
     labels = np.arange(3800) % 7
     pixels = [
-        np.asarray(toy_face(EMOTIONS[label], np.random.default_rng((0, i))).convert("L").resize((32, 32))).ravel()
+        np.asarray(
+            toy_face(EMOTIONS[label], np.random.default_rng((0, i))).convert("L").resize((32, 32))
+        ).ravel()
         for i, label in enumerate(labels)
     ]
     images = np.stack(pixels).astype(np.float32)

@@ -27,7 +27,13 @@ def dls(tmp_path_factory: pytest.TempPathFactory) -> DataLoaders:
         part = load_faces(faces, split)
         sizes[split] = len(part)
         codes = torch.zeros(len(part), 18, 512)
-        write_shard(shard_path(folder / "codes", split, 0), codes, np.array(part.labels), list(part.paths), "made")
+        write_shard(
+            shard_path(folder / "codes", split, 0),
+            codes,
+            np.array(part.labels),
+            list(part.paths),
+            "made",
+        )
     made = {"classes": part.classes, "encoder": "autoencoder", "faces": faces, "synthetic": True}
     complete_store(folder / "codes", sizes, **made)
     return distillation.expression_dls(folder / "codes", 32, 7, torch.device("cpu"))
@@ -72,11 +78,15 @@ def test_what_does_not_fit_is_an_error(dls: DataLoaders, tmp_path: Path) -> None
         distillation.build_expression_learner(plain, other, dls, ExpressionLoss("soft"), **build)
 
 
-def test_a_teacher_asked_once_says_of_each_face_what_it_says_of_the_face_and_its_mirror_image(dls: DataLoaders) -> None:
+def test_a_teacher_asked_once_says_of_each_face_what_it_says_of_the_face_and_its_mirror_image(
+    dls: DataLoaders,
+) -> None:
     teacher = ImageModel(7, model_name="resnet10t", pretrained="none", image_size=32).eval()
     images = dls.train.views[0][:9]
     said = ask_of_all(teacher, images, bf16=False)
-    plain, mirrored = (teacher_logits(teacher, shown, bf16=False) for shown in (images, images.flip(-1)))
+    plain, mirrored = (
+        teacher_logits(teacher, shown, bf16=False) for shown in (images, images.flip(-1))
+    )
     assert torch.equal(said, (plain + mirrored) / 2)
     torch.testing.assert_close(said, ask_of_all(teacher, images.flip(-1), bf16=False))
     dls.train.beside = torch.arange(len(dls.train.targets))

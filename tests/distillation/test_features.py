@@ -21,17 +21,28 @@ def detector(tmp_path: Path) -> Path:
     axes = {"images": {0: "batch"}, "boxes": {0: "batch"}}
     names = {"input_names": ["images"], "output_names": ["boxes"], "dynamic_axes": axes}
     torch.onnx.export(
-        model.eval(), (torch.zeros(2, 3, 32, 32),), str(tmp_path / "d.onnx"), dynamo=False, opset_version=17, **names
+        model.eval(),
+        (torch.zeros(2, 3, 32, 32),),
+        str(tmp_path / "d.onnx"),
+        dynamo=False,
+        opset_version=17,
+        **names,
     )
     return tmp_path / "d.onnx"
 
 
-def test_a_tensor_in_the_middle_is_what_the_whole_graph_computes(detector: Path, tmp_path: Path) -> None:
+def test_a_tensor_in_the_middle_is_what_the_whole_graph_computes(
+    detector: Path, tmp_path: Path
+) -> None:
     images = torch.randn(3, 3, 32, 32)
     found = OnnxFeatures(detector, MIDDLE, torch.device("cpu"))(images)
     whole = onnx.load(detector)
-    whole.graph.output.append(onnx.helper.make_tensor_value_info(MIDDLE, onnx.TensorProto.FLOAT, None))
-    session = onnxruntime.InferenceSession(whole.SerializeToString(), providers=["CPUExecutionProvider"])
+    whole.graph.output.append(
+        onnx.helper.make_tensor_value_info(MIDDLE, onnx.TensorProto.FLOAT, None)
+    )
+    session = onnxruntime.InferenceSession(
+        whole.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     [expected] = session.run([MIDDLE], {"images": denormalise(images).numpy()})
     torch.testing.assert_close(found, torch.from_numpy(expected))
     cut = onnx.load(cut_graph(detector, MIDDLE, tmp_path / "cut.onnx"))
@@ -39,7 +50,9 @@ def test_a_tensor_in_the_middle_is_what_the_whole_graph_computes(detector: Path,
 
 
 def test_an_output_may_be_asked_for_too(detector: Path) -> None:
-    assert OnnxFeatures(detector, "boxes", torch.device("cpu"))(torch.zeros(1, 3, 32, 32)).shape == (1, 4, 4, 4)
+    assert OnnxFeatures(detector, "boxes", torch.device("cpu"))(
+        torch.zeros(1, 3, 32, 32)
+    ).shape == (1, 4, 4, 4)
 
 
 NEEDS_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
@@ -59,11 +72,15 @@ def test_io_binding_equals_numpy(detector: Path, device: str) -> None:
 
 
 def test_a_wrong_name_lists_the_tensors_that_fit(detector: Path) -> None:
-    with pytest.raises(ValueError, match=r"has no '/0/Conv_output_1'.*/0/Conv_output_0 \(batchx6x4x4\)"):
+    with pytest.raises(
+        ValueError, match=r"has no '/0/Conv_output_1'.*/0/Conv_output_0 \(batchx6x4x4\)"
+    ):
         OnnxFeatures(detector, "/0/Conv_output_1", torch.device("cpu"))
 
 
-def test_a_missing_or_broken_file_and_a_wrong_size_are_errors(detector: Path, tmp_path: Path) -> None:
+def test_a_missing_or_broken_file_and_a_wrong_size_are_errors(
+    detector: Path, tmp_path: Path
+) -> None:
     with pytest.raises(FileNotFoundError, match="no detector there"):
         OnnxFeatures(tmp_path / "none.onnx", "x", torch.device("cpu"))
     (tmp_path / "bad.onnx").write_bytes(detector.read_bytes()[:100])

@@ -16,8 +16,8 @@ from fervit_lib.distillation import Augment, BoundedCache, LossWeights, TappedSt
 from fervit_lib.distillation.student import encoder_stages, frozen_groups, parameter_groups
 from fervit_lib.models import segmentation
 from fervit_lib.models.segmentation import build_segmenter
-from fervit_lib.runs import load_checkpoint
-from fervit_lib.runtime import seed_everything
+from fervit_lib.system.checkpoints import load_checkpoint
+from fervit_lib.system.runtime import seed_everything
 
 CPU = torch.device("cpu")
 ENCODER = "timm-efficientnet-b0"
@@ -31,11 +31,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def detector(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     dls = make_dls(folder)
-    return distillation.make_toy_detector(dls, tmp_path_factory.mktemp("detector"), epochs=1, seed=0, settings={})
+    return distillation.make_toy_detector(
+        dls, tmp_path_factory.mktemp("detector"), epochs=1, seed=0, settings={}
+    )
 
 
 def make_dls(folder: Path, views: int = 2) -> DataLoaders:
-    return distillation.people_dls(folder, size=32, batch_size=3, device=CPU, augment=Augment(views=views))
+    return distillation.people_dls(
+        folder, size=32, batch_size=3, device=CPU, augment=Augment(views=views)
+    )
 
 
 def make_targets(detector: Path, cache: BoundedCache | None = None) -> Targets:
@@ -52,7 +56,14 @@ def fit(
     student = build_segmenter(encoder, "slim")
     model = distillation.with_projector(student, targets.source, tap, 32)
     learn = distillation.build_distiller(
-        model, dls or make_dls(folder), targets, LossWeights(), folder=run, precision="float32", cbs=cbs, **options
+        model,
+        dls or make_dls(folder),
+        targets,
+        LossWeights(),
+        folder=run,
+        precision="float32",
+        cbs=cbs,
+        **options,
     )
     distillation.fit_distiller(learn, epochs=epochs, lr=1e-3, state=state)
     return learn
@@ -65,7 +76,9 @@ class Die(Callback):
         raise KeyboardInterrupt
 
 
-def test_the_feature_loss_alone_moves_what_ships_unless_the_encoder_it_reads_is_frozen(detector: Path) -> None:
+def test_the_feature_loss_alone_moves_what_ships_unless_the_encoder_it_reads_is_frozen(
+    detector: Path,
+) -> None:
     source = distillation.OnnxFeatures(detector, distillation.TOY_TENSOR, CPU)
     for tap, moves in (("decoder", True), ("encoder", True), ("encoder_frozen", False)):
         model = distillation.with_projector(build_segmenter(ENCODER), source, tap, 32)
@@ -80,7 +93,9 @@ def test_a_frozen_encoder_is_bit_identical_after_an_epoch_and_the_rest_is_not(
     folder: Path, detector: Path, tmp_path: Path
 ) -> None:
     seed_everything(0)
-    before = {name: value.clone() for name, value in build_segmenter(ENCODER, "slim").state_dict().items()}
+    before = {
+        name: value.clone() for name, value in build_segmenter(ENCODER, "slim").state_dict().items()
+    }
     targets = make_targets(detector)
     teacher = {name: value.clone() for name, value in targets.teacher.state_dict().items()}
     learn = fit(folder, tmp_path, targets, tap="encoder_frozen", encoder=ENCODER)
@@ -88,7 +103,9 @@ def test_a_frozen_encoder_is_bit_identical_after_an_epoch_and_the_rest_is_not(
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert not [name for name in changed if name.startswith("encoder.")]
     assert [name for name in changed if name.startswith("decoder.")]
-    assert all(torch.equal(value, targets.teacher.state_dict()[name]) for name, value in teacher.items())
+    assert all(
+        torch.equal(value, targets.teacher.state_dict()[name]) for name, value in teacher.items()
+    )
     in_optimiser = {id(p) for group in learn.opt.param_lists for p in group}
     assert not in_optimiser & {id(p) for p in targets.teacher.parameters()}
 
@@ -119,7 +136,11 @@ def test_every_epoch_has_its_temperature_its_scores_and_gradients_within_the_bou
     assert list(rows["epoch"]) == [0, 1, 2]
     scores = {"miou", "fg_iou", "fg_iou_per_image", "boundary_iou", "teacher_agreement"}
     terms = {f"{name}_term" for name in ("kl", "mse", "bce", "dice", "feature")}
-    assert rows[sorted(scores | terms | {"train_loss", "valid_loss", "seconds"})].notna().all(axis=None)
+    assert (
+        rows[sorted(scores | terms | {"train_loss", "valid_loss", "seconds"})]
+        .notna()
+        .all(axis=None)
+    )
     assert list((tmp_path / "tensorboard").iterdir())
 
 
@@ -131,33 +152,53 @@ def test_nothing_is_drawn_in_a_frozen_encoder_and_something_in_one_that_trains(
 
         def before_batch(self) -> None:
             if self.training:
-                dropping = [m for m in self.model.student.encoder.modules() if isinstance(m, DropPath)]
+                dropping = [
+                    m for m in self.model.student.encoder.modules() if isinstance(m, DropPath)
+                ]
                 drawn.add(any(m.training for m in dropping))
                 assert dropping
 
     for tap, expected in (("encoder_frozen", {False}), ("encoder", {True})):
         drawn: set[bool] = set()
-        fit(folder, tmp_path / tap, make_targets(detector), tap=tap, encoder=ENCODER, cbs=(Count(),))
+        fit(
+            folder, tmp_path / tap, make_targets(detector), tap=tap, encoder=ENCODER, cbs=(Count(),)
+        )
         assert drawn == expected, tap
 
 
-def test_the_cache_changes_no_curve_and_saves_the_work(folder: Path, detector: Path, tmp_path: Path) -> None:
+def test_the_cache_changes_no_curve_and_saves_the_work(
+    folder: Path, detector: Path, tmp_path: Path
+) -> None:
     cache = BoundedCache(1e8)
     curves = []
     for name, kept in (("off", None), ("on", cache)):
-        fit(folder, tmp_path / name, make_targets(detector, kept), epochs=3, dls=make_dls(folder, views=1))
+        fit(
+            folder,
+            tmp_path / name,
+            make_targets(detector, kept),
+            epochs=3,
+            dls=make_dls(folder, views=1),
+        )
         lines = (tmp_path / name / "metrics.csv").read_text().splitlines()
         curves.append([[float(v) for v in line.split(",")[:-1]] for line in lines[1:]])
-    torch.testing.assert_close(torch.tensor(curves[0]), torch.tensor(curves[1]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        torch.tensor(curves[0]), torch.tensor(curves[1]), rtol=1e-4, atol=1e-5
+    )
     assert cache.hits > cache.misses > 0
     assert cache.bytes <= 1e8
 
 
-def test_a_fit_that_was_killed_ends_as_one_that_was_not(folder: Path, detector: Path, tmp_path: Path) -> None:
-    whole = fit(folder, tmp_path / "whole", make_targets(detector), epochs=2, encoder_training="progressive")
+def test_a_fit_that_was_killed_ends_as_one_that_was_not(
+    folder: Path, detector: Path, tmp_path: Path
+) -> None:
+    whole = fit(
+        folder, tmp_path / "whole", make_targets(detector), epochs=2, encoder_training="progressive"
+    )
     state, options = tmp_path / "last.safetensors", {"epochs": 2, "encoder_training": "progressive"}
     with pytest.raises(KeyboardInterrupt):
-        fit(folder, tmp_path / "parts", make_targets(detector), state=state, cbs=(Die(),), **options)
+        fit(
+            folder, tmp_path / "parts", make_targets(detector), state=state, cbs=(Die(),), **options
+        )
     parts = fit(folder, tmp_path / "parts", make_targets(detector), state=state, **options)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, parts.model.state_dict()[name]), name
@@ -166,7 +207,15 @@ def test_a_fit_that_was_killed_ends_as_one_that_was_not(folder: Path, detector: 
 def test_unfreezing_goes_up_to_the_image_and_keeps_the_optimisers_state(
     folder: Path, detector: Path, tmp_path: Path
 ) -> None:
-    assert [frozen_groups("progressive", "decoder", 6, e / 12) for e in range(7)] == [5, 4, 3, 2, 1, 0, 0]
+    assert [frozen_groups("progressive", "decoder", 6, e / 12) for e in range(7)] == [
+        5,
+        4,
+        3,
+        2,
+        1,
+        0,
+        0,
+    ]
     seen: list[tuple[int, int]] = []
 
     class Watch(Callback):
@@ -195,7 +244,9 @@ def test_every_parameter_is_in_one_group_and_stages_go_up_from_the_image() -> No
     model = TappedStudent(build_segmenter(ENCODER), "encoder")
     groups = parameter_groups(model)
     assert len(groups) == 6
-    assert sorted(id(p) for group in groups for p in group) == sorted(id(p) for p in model.parameters())
+    assert sorted(id(p) for group in groups for p in group) == sorted(
+        id(p) for p in model.parameters()
+    )
     assert encoder_stages(model.student)[0][0] is model.student.encoder.conv_stem.weight
 
 
@@ -216,7 +267,9 @@ def test_a_loss_that_is_no_number_names_batch_and_images_and_keeps_the_last_chec
     assert all(value.isfinite().all() for value in tensors.values())
 
 
-def test_an_arm_keeps_a_student_that_ships_alone(folder: Path, detector: Path, tmp_path: Path) -> None:
+def test_an_arm_keeps_a_student_that_ships_alone(
+    folder: Path, detector: Path, tmp_path: Path
+) -> None:
     targets, dls, rows = make_targets(detector, BoundedCache(1e8)), make_dls(folder), []
     student = {"encoder": "mobilenet_v2", "decoder": "slim", "weights": "none"}
     for arm in distillation.make_arms(LossWeights())[2:]:
@@ -239,9 +292,18 @@ def test_an_arm_keeps_a_student_that_ships_alone(folder: Path, detector: Path, t
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoder_training": "half"}, "encoder_training: expected one of full, progressive, frozen, got 'half'"),
-        ({"temperature": (3.0, 1.0, "stairs")}, "temperature_schedule: expected one of linear, cosine, exponential"),
-        ({"tap": "neck"}, "feature_tap: expected one of decoder, encoder, encoder_frozen, got 'neck'"),
+        (
+            {"encoder_training": "half"},
+            "encoder_training: expected one of full, progressive, frozen, got 'half'",
+        ),
+        (
+            {"temperature": (3.0, 1.0, "stairs")},
+            "temperature_schedule: expected one of linear, cosine, exponential",
+        ),
+        (
+            {"tap": "neck"},
+            "feature_tap: expected one of decoder, encoder, encoder_frozen, got 'neck'",
+        ),
     ],
 )
 def test_a_bad_setting_is_said_before_anything_trains(
@@ -256,9 +318,14 @@ def test_a_weight_without_what_it_weighs_and_maps_that_do_not_fit_are_errors(
     folder: Path, detector: Path, tmp_path: Path
 ) -> None:
     model = TappedStudent(build_segmenter("mobilenet_v2", "slim"))
-    for weights, word in ((LossWeights(feature=0), "teacher"), (LossWeights(kl=0, mse=0), "detector")):
+    for weights, word in (
+        (LossWeights(feature=0), "teacher"),
+        (LossWeights(kl=0, mse=0), "detector"),
+    ):
         with pytest.raises(ValueError, match=f"without a {word}"):
-            distillation.build_distiller(model, make_dls(folder), Targets(None), weights, folder=tmp_path)
+            distillation.build_distiller(
+                model, make_dls(folder), Targets(None), weights, folder=tmp_path
+            )
     arm = distillation.make_arms(LossWeights(kl=0, mse=0))[2]
     student = {"encoder": "mobilenet_v2", "decoder": "slim", "weights": "none"}
     with pytest.raises(ValueError, match="feature_weight: expected 0 without a detector"):

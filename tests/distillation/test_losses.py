@@ -5,7 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fervit_lib.distillation import DistillLoss, ExpressionLoss, LossWeights, binary_kl, temperature_at
+from fervit_lib.distillation import (
+    DistillLoss,
+    ExpressionLoss,
+    LossWeights,
+    binary_kl,
+    temperature_at,
+)
 from fervit_lib.distillation.losses import SCHEDULES
 
 
@@ -38,7 +44,9 @@ def test_the_gradient_of_kl_keeps_its_size_as_the_temperature_changes() -> None:
 
 
 def test_kl_refuses_unequal_shapes_and_no_temperature() -> None:
-    with pytest.raises(ValueError, match=r"teacher_logits: expected the student's shape \(2, 1\), got \(2, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"teacher_logits: expected the student's shape \(2, 1\), got \(2, 2\)"
+    ):
         binary_kl(torch.zeros(2, 1), torch.zeros(2, 2), 1.0)
     with pytest.raises(ValueError, match="temperature: expected a number above 0, got 0"):
         binary_kl(torch.zeros(2), torch.zeros(2), 0.0)
@@ -46,7 +54,9 @@ def test_kl_refuses_unequal_shapes_and_no_temperature() -> None:
 
 @given(st.sampled_from(SCHEDULES), st.floats(0.1, 10), st.floats(0.1, 10), st.floats(0, 1))
 @settings(max_examples=60, deadline=None)
-def test_a_temperature_goes_from_start_to_end_and_nowhere_else(name: str, start: float, end: float, at: float) -> None:
+def test_a_temperature_goes_from_start_to_end_and_nowhere_else(
+    name: str, start: float, end: float, at: float
+) -> None:
     assert temperature_at(0.0, start, end, name) == pytest.approx(start)
     assert temperature_at(1.0, start, end, name) == pytest.approx(end)
     assert min(start, end) - 1e-9 <= temperature_at(at, start, end, name) <= max(start, end) + 1e-9
@@ -96,10 +106,18 @@ def test_the_loss_is_the_weighted_sum_of_its_terms_and_names_what_it_lacks() -> 
     total = loss((logits, features + 1), masks, logits + 1, features)
     assert set(loss.terms) == {"kl", "mse", "bce", "dice", "feature"}
     terms = loss.terms
-    expected = terms["kl"] + 0.5 * terms["mse"] + 0.5 * terms["bce"] + terms["dice"] + 0.5 * terms["feature"]
+    expected = (
+        terms["kl"]
+        + 0.5 * terms["mse"]
+        + 0.5 * terms["bce"]
+        + terms["dice"]
+        + 0.5 * terms["feature"]
+    )
     torch.testing.assert_close(total, expected)
     assert terms["feature"] == pytest.approx(1.0)
-    with pytest.raises(ValueError, match="the loss weighs feature, but the batch has nothing for it"):
+    with pytest.raises(
+        ValueError, match="the loss weighs feature, but the batch has nothing for it"
+    ):
         loss((logits, None), masks, logits)
     with pytest.raises(ValueError, match="features: expected"):
         loss((logits, features), masks, logits, features[:, :3])

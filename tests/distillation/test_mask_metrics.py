@@ -61,7 +61,9 @@ def test_intervals_hold_their_value_and_pair_the_arms() -> None:
     true = masks_of(*[(4, 4, 12 + i % 8, 20) for i in range(30)])
     logits = as_logits(true)[None] + 8 * torch.randn(3, 30, 1, 32, 32, generator=generator)
     weak = torch.stack([count_pixels(seed, true, as_logits(true)) for seed in logits])
-    strong = torch.stack([count_pixels(2 * as_logits(true) + seed, true, as_logits(true)) for seed in logits])
+    strong = torch.stack(
+        [count_pixels(2 * as_logits(true) + seed, true, as_logits(true)) for seed in logits]
+    )
     table, pairs = interval_table({"none": weak, "outputs": strong})
     for row in table.to_dict("records"):
         assert row["fg_iou_low"] <= row["fg_iou"] <= row["fg_iou_high"]
@@ -75,12 +77,19 @@ def test_intervals_hold_their_value_and_pair_the_arms() -> None:
 
 
 def test_the_summary_says_which_student_is_best_and_what_is_proven() -> None:
-    table = pd.DataFrame({"arm": ["none", "soft", "teacher"], "accuracy": [0.5, 0.6, 0.7], "seeds": [1, 1, 1]})
+    table = pd.DataFrame(
+        {"arm": ["none", "soft", "teacher"], "accuracy": [0.5, 0.6, 0.7], "seeds": [1, 1, 1]}
+    )
     said = summary(table, None, toy=False)
     assert "Highest accuracy of a student: soft with 60.0%." in said
     assert "1 seed." in said
     pairs = pd.DataFrame(
-        {"what": ["a - b", "a - c"], "difference": [0.1, 0.1], "low": [0.05, -0.1], "high": [0.2, 0.3]}
+        {
+            "what": ["a - b", "a - c"],
+            "difference": [0.1, 0.1],
+            "low": [0.05, -0.1],
+            "high": [0.2, 0.3],
+        }
     )
     said = summary(table.rename(columns={"accuracy": "fg_iou"}), pairs, toy=True)
     assert "Highest foreground IoU of a student: soft" in said

@@ -6,7 +6,7 @@ import torch
 from fervit_lib.encoders.autoencoder import Autoencoder, load_autoencoder, save_autoencoder
 from fervit_lib.encoders.load import load_encoder
 from fervit_lib.latents import BANDS
-from fervit_lib.runs import save_checkpoint
+from fervit_lib.system.checkpoints import save_checkpoint
 
 
 def test_codes_have_the_shape_of_w_plus_whatever_the_image_size() -> None:
@@ -34,7 +34,9 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
     assert trained_on == "abc"
     assert not loaded.training
     assert torch.equal(loaded(images), model(images))
-    assert torch.equal(load_encoder(tmp_path / "a.safetensors", "autoencoder")(images), model(images))
+    assert torch.equal(
+        load_encoder(tmp_path / "a.safetensors", "autoencoder")(images), model(images)
+    )
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (1, 64, 64, 3)])
@@ -46,7 +48,9 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
 def test_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="multiple of 16"):
         Autoencoder(50)
-    with pytest.raises(ValueError, match="encoder: expected one of autoencoder, psp, e4e, got 'stylegan'"):
+    with pytest.raises(
+        ValueError, match="encoder: expected one of autoencoder, psp, e4e, got 'stylegan'"
+    ):
         load_encoder(tmp_path / "a", "stylegan")
     with pytest.raises(FileNotFoundError, match="a.safetensors"):
         load_encoder(tmp_path / "a.safetensors", "autoencoder")

@@ -120,7 +120,9 @@ def test_killed_and_started_again_gives_the_same_store(tmp_path: Path, after_sha
     encode(undisturbed, faces)
     process = start(killed)
     deadline = time.monotonic() + 120
-    while len(list(killed.glob("train-*.safetensors"))) < after_shards and time.monotonic() < deadline:
+    while (
+        len(list(killed.glob("train-*.safetensors"))) < after_shards and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
     assert process.poll() is None, "it was to be killed at work"
     os.kill(process.pid, signal.SIGKILL)
@@ -130,15 +132,24 @@ def test_killed_and_started_again_gives_the_same_store(tmp_path: Path, after_sha
     assert encode(killed, faces) == 3000 - 1024 * after_shards  # whole shards are kept
     for folder in (undisturbed, killed):
         complete_store(
-            folder, {"train": 3000}, classes=faces.classes, encoder="mean", faces=Path("faces"), synthetic=False
+            folder,
+            {"train": 3000},
+            classes=faces.classes,
+            encoder="mean",
+            faces=Path("faces"),
+            synthetic=False,
         )
     names = sorted(path.name for path in undisturbed.iterdir())
-    assert sorted(path.name for path in killed.iterdir()) == names  # what was half written is gone, too
+    assert (
+        sorted(path.name for path in killed.iterdir()) == names
+    )  # what was half written is gone, too
     for name in names:
         assert (killed / name).read_bytes() == (undisturbed / name).read_bytes()
 
 
-def test_several_processes_make_disjoint_shards_and_one_that_is_killed_leaves_its_to_the_others(tmp_path: Path) -> None:
+def test_several_processes_make_disjoint_shards_and_one_that_is_killed_leaves_its_to_the_others(
+    tmp_path: Path,
+) -> None:
     encode(tmp_path / "alone", make_faces(3000))
     together = tmp_path / "together"
     first, second, third = (start(together) for _ in range(3))
@@ -148,7 +159,13 @@ def test_several_processes_make_disjoint_shards_and_one_that_is_killed_leaves_it
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     made = [int(process.communicate(timeout=120)[0]) for process in (second, third)]
-    assert 3000 - sum(made) in (0, 1024, 952, 1024 + 952, 2048)  # none twice: what the first made is not made again
+    assert 3000 - sum(made) in (
+        0,
+        1024,
+        952,
+        1024 + 952,
+        2048,
+    )  # none twice: what the first made is not made again
     assert sorted(path.name for path in together.iterdir()) == sorted(
         path.name for path in (tmp_path / "alone").iterdir()
     )
@@ -165,9 +182,17 @@ def test_no_faces(tmp_path: Path) -> None:
 def test_faces_are_cut_out_before_they_are_resized(tmp_path: Path) -> None:
     faces = make_faces(3)
     encode_faces(
-        MeanColour(), "sha", faces, tmp_path, "train", device=CPU, align=lambda face: face.crop((0, 0, 24, 24))
+        MeanColour(),
+        "sha",
+        faces,
+        tmp_path,
+        "train",
+        device=CPU,
+        align=lambda face: face.crop((0, 0, 24, 24)),
     )
-    complete_store(tmp_path, {"train": 3}, classes=("a", "b"), encoder="mean", faces=tmp_path, synthetic=False)
+    complete_store(
+        tmp_path, {"train": 3}, classes=("a", "b"), encoder="mean", faces=tmp_path, synthetic=False
+    )
     images = images_to_tensor([faces[i][0].crop((0, 0, 24, 24)) for i in range(3)], 32)
     assert torch.equal(LatentStore.open(tmp_path, "train").codes, MeanColour()(images).half())
 
@@ -175,7 +200,9 @@ def test_faces_are_cut_out_before_they_are_resized(tmp_path: Path) -> None:
 def test_an_older_store_is_complete_no_more_once_a_shard_is_made_anew(tmp_path: Path) -> None:
     faces = make_faces(10)
     encode(tmp_path, faces)
-    complete_store(tmp_path, {"train": 10}, classes=("a", "b"), encoder="mean", faces=tmp_path, synthetic=False)
+    complete_store(
+        tmp_path, {"train": 10}, classes=("a", "b"), encoder="mean", faces=tmp_path, synthetic=False
+    )
     encode(tmp_path, faces)
     assert (tmp_path / "store.json").exists()
     encode(tmp_path, faces, sha="other")

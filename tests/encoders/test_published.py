@@ -39,8 +39,16 @@ def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
         state |= {f"decoder.style.{i}.{part}": torch.randn(48, 48)[: 48 if part == "weight" else 0].squeeze()
                   for i in range(1, 3) for part in ("weight", "bias")}  # fmt: skip
         options = {"encoder_type": TYPES[kind], "start_from_latent_avg": True, "learn_in_w": False}
-        options |= {} if output_size == 1024 else {"output_size" if kind == "psp" else "stylegan_size": output_size}
-        content = {"state_dict": state, "latent_avg": torch.randn(LAYERS[output_size], 48), "opts": options}
+        options |= (
+            {}
+            if output_size == 1024
+            else {"output_size" if kind == "psp" else "stylegan_size": output_size}
+        )
+        content = {
+            "state_dict": state,
+            "latent_avg": torch.randn(LAYERS[output_size], 48),
+            "opts": options,
+        }
         for name, change in changes.items():
             content[name] = content[name] | change if isinstance(change, dict) else change
         content = {name: part for name, part in content.items() if part is not None}
@@ -62,7 +70,8 @@ def by_the_names(weights: dict[str, Tensor], x: Tensor, kind: str) -> Tensor:
         return F.batch_norm(x, mean, var, scale, shift)
 
     x = F.prelu(
-        norm(F.conv2d(x, weights["input_layer.0.weight"], padding=1), "input_layer.1"), weights["input_layer.2.weight"]
+        norm(F.conv2d(x, weights["input_layer.0.weight"], padding=1), "input_layer.1"),
+        weights["input_layer.2.weight"],
     )
     taps = []
     for i in range(24):
@@ -70,14 +79,23 @@ def by_the_names(weights: dict[str, Tensor], x: Tensor, kind: str) -> Tensor:
         short = x[:, :, ::stride, ::stride]
         if f"{name}.shortcut_layer.0.weight" in weights:
             short = norm(
-                F.conv2d(x, weights[f"{name}.shortcut_layer.0.weight"], stride=stride), f"{name}.shortcut_layer.1"
+                F.conv2d(x, weights[f"{name}.shortcut_layer.0.weight"], stride=stride),
+                f"{name}.shortcut_layer.1",
             )
-        y = F.conv2d(norm(x, f"{name}.res_layer.0"), weights[f"{name}.res_layer.1.weight"], padding=1)
         y = F.conv2d(
-            F.prelu(y, weights[f"{name}.res_layer.2.weight"]), weights[f"{name}.res_layer.3.weight"], None, stride, 1
+            norm(x, f"{name}.res_layer.0"), weights[f"{name}.res_layer.1.weight"], padding=1
+        )
+        y = F.conv2d(
+            F.prelu(y, weights[f"{name}.res_layer.2.weight"]),
+            weights[f"{name}.res_layer.3.weight"],
+            None,
+            stride,
+            1,
         )
         y = norm(y, f"{name}.res_layer.4")
-        gate = F.conv2d(y.mean((2, 3), keepdim=True), weights[f"{name}.res_layer.5.fc1.weight"]).relu()
+        gate = F.conv2d(
+            y.mean((2, 3), keepdim=True), weights[f"{name}.res_layer.5.fc1.weight"]
+        ).relu()
         x = y * F.conv2d(gate, weights[f"{name}.res_layer.5.fc2.weight"]).sigmoid() + short
         taps += [x] if i in (6, 20, 23) else []
     c1, c2, c3 = taps
@@ -94,21 +112,36 @@ def by_the_names(weights: dict[str, Tensor], x: Tensor, kind: str) -> Tensor:
         i = len(codes)
         y = c3 if i < 3 else p2 if i < 7 else p1
         for m in range(0, 2 * int(math.log2(y.shape[-1])), 2):
-            weight, bias = weights[f"styles.{i}.convs.{m}.weight"], weights[f"styles.{i}.convs.{m}.bias"]
+            weight, bias = (
+                weights[f"styles.{i}.convs.{m}.weight"],
+                weights[f"styles.{i}.convs.{m}.bias"],
+            )
             y = F.leaky_relu(F.conv2d(y, weight, bias, 2, 1), 0.01)
         weight = weights[f"styles.{i}.linear.weight"]
-        codes.append(F.linear(y.flatten(1), weight / weight.shape[1] ** 0.5, weights[f"styles.{i}.linear.bias"]))
+        codes.append(
+            F.linear(
+                y.flatten(1), weight / weight.shape[1] ** 0.5, weights[f"styles.{i}.linear.bias"]
+            )
+        )
     if kind == "e4e":
         codes = [codes[0]] + [codes[0] + delta for delta in codes[1:]]
     return torch.stack(codes, 1)
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("kind", "output_size"), [("psp", 1024), ("e4e", 1024), ("psp", 256), ("e4e", 512)])
-def test_codes_are_the_published_architectures(make_checkpoint: Callable, kind: str, output_size: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "output_size"), [("psp", 1024), ("e4e", 1024), ("psp", 256), ("e4e", 512)]
+)
+def test_codes_are_the_published_architectures(
+    make_checkpoint: Callable, kind: str, output_size: int
+) -> None:
     model = load_style_encoder(path := make_checkpoint(kind, output_size), kind, STAGES)
     content = torch.load(path)
-    weights = {name.removeprefix("encoder."): w for name, w in content["state_dict"].items() if "encoder" in name}
+    weights = {
+        name.removeprefix("encoder."): w
+        for name, w in content["state_dict"].items()
+        if "encoder" in name
+    }
     images = torch.rand(2, 3, 256, 256) * 2 - 1
     expected = by_the_names(weights, images, kind) + content["latent_avg"]
     codes = model(images)
@@ -124,17 +157,29 @@ def test_codes_are_the_published_architectures(make_checkpoint: Callable, kind: 
 
 def test_names_and_shapes_at_full_size() -> None:
     with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in StyleEncoder("psp").state_dict().items()}
+        shapes = {
+            name: tuple(tensor.shape) for name, tensor in StyleEncoder("psp").state_dict().items()
+        }
     assert (
-        sum(math.prod(s) for name, s in shapes.items() if "running" not in name and "num_batches" not in name)
+        sum(
+            math.prod(s)
+            for name, s in shapes.items()
+            if "running" not in name and "num_batches" not in name
+        )
         == 267136704
     )
     assert shapes["input_layer.0.weight"] == (64, 3, 3, 3)
     assert shapes["body.23.res_layer.5.fc1.weight"] == (32, 512, 1, 1)
     assert "body.0.shortcut_layer.0.weight" not in shapes
     assert shapes["body.3.shortcut_layer.0.weight"] == (128, 64, 1, 1)
-    assert (shapes["latlayer1.weight"], shapes["latlayer2.weight"]) == ((512, 256, 1, 1), (512, 128, 1, 1))
-    assert [max(int(n.split(".")[3]) for n in shapes if n.startswith(f"styles.{i}.convs")) for i in (2, 3, 7)] == [
+    assert (shapes["latlayer1.weight"], shapes["latlayer2.weight"]) == (
+        (512, 256, 1, 1),
+        (512, 128, 1, 1),
+    )
+    assert [
+        max(int(n.split(".")[3]) for n in shapes if n.startswith(f"styles.{i}.convs"))
+        for i in (2, 3, 7)
+    ] == [
         6,
         8,
         10,
@@ -142,9 +187,13 @@ def test_names_and_shapes_at_full_size() -> None:
 
 
 @pytest.mark.parametrize("shape", [(18, 48), (1, 48), (48,)])
-def test_latent_avg_in_every_shape_and_as_the_options_say(make_checkpoint: Callable, shape: tuple[int, ...]) -> None:
+def test_latent_avg_in_every_shape_and_as_the_options_say(
+    make_checkpoint: Callable, shape: tuple[int, ...]
+) -> None:
     latent_avg = torch.randn(shape)
-    added = load_style_encoder(make_checkpoint("psp", latent_avg=latent_avg, opts={"learn_in_w": True}), "psp", STAGES)
+    added = load_style_encoder(
+        make_checkpoint("psp", latent_avg=latent_avg, opts={"learn_in_w": True}), "psp", STAGES
+    )
     assert torch.equal(added.latent_avg, latent_avg.expand(18, 48))
     plain = make_checkpoint("psp", latent_avg=latent_avg, opts={"start_from_latent_avg": False})
     images = torch.zeros(1, 3, 256, 256)
@@ -153,7 +202,9 @@ def test_latent_avg_in_every_shape_and_as_the_options_say(make_checkpoint: Calla
 
 
 def test_options_as_a_namespace(make_checkpoint: Callable) -> None:
-    options = argparse.Namespace(encoder_type="Encoder4Editing", stylegan_size=1024, start_from_latent_avg=True)
+    options = argparse.Namespace(
+        encoder_type="Encoder4Editing", stylegan_size=1024, start_from_latent_avg=True
+    )
     assert load_style_encoder(make_checkpoint("e4e", opts=options), "e4e", STAGES).kind == "e4e"
 
 
@@ -161,8 +212,16 @@ def test_options_as_a_namespace(make_checkpoint: Callable) -> None:
     ("kind", "changes", "message"),
     [
         ("e4e", {}, "expected an encoder of kind e4e, got psp; say encoder=psp"),
-        ("psp", {"opts": {"encoder_type": "Encoder4Editing"}}, "expected an encoder of kind psp, got e4e"),
-        ("psp", {"opts": {"encoder_type": "SingleStyleCodeEncoder"}}, "got SingleStyleCodeEncoder; known are psp, e4e"),
+        (
+            "psp",
+            {"opts": {"encoder_type": "Encoder4Editing"}},
+            "expected an encoder of kind psp, got e4e",
+        ),
+        (
+            "psp",
+            {"opts": {"encoder_type": "SingleStyleCodeEncoder"}},
+            "got SingleStyleCodeEncoder; known are psp, e4e",
+        ),
         ("psp", {"opts": argparse.Namespace(stylegan_size=1024)}, "got e4e"),
         ("psp", {"opts": {"output_size": 512}}, r"Unexpected key.*styles\.16"),
         ("psp", {"opts": {"output_size": 1000}}, "output_size: expected a power of two"),
@@ -172,8 +231,16 @@ def test_options_as_a_namespace(make_checkpoint: Callable) -> None:
             r"Missing key.*body\.7\.res_layer\.4\.running_mean",
         ),
         ("psp", {"state_dict": {"encoder.extra": torch.zeros(1)}}, "Unexpected key.*extra"),
-        ("psp", {"state_dict": {"heads.0": torch.zeros(1)}}, r"expected only encoder\.\* and decoder\.\*"),
-        ("psp", {"state_dict": {"encoder.latlayer1.bias": torch.zeros(3)}}, "size mismatch for latlayer1.bias"),
+        (
+            "psp",
+            {"state_dict": {"heads.0": torch.zeros(1)}},
+            r"expected only encoder\.\* and decoder\.\*",
+        ),
+        (
+            "psp",
+            {"state_dict": {"encoder.latlayer1.bias": torch.zeros(3)}},
+            "size mismatch for latlayer1.bias",
+        ),
         ("psp", {"latent_avg": None}, "no latent_avg"),
         ("psp", {"latent_avg": torch.zeros(14, 48)}, r"latent_avg: expected shape \(18, 48\)"),
         ("psp", {"opts": [1]}, "expected opts as a dict or Namespace"),
@@ -196,7 +263,9 @@ class Evil:
         return os.mkdir, (str(self.path),)
 
 
-def test_code_in_a_checkpoint_is_refused_and_not_run(make_checkpoint: Callable, tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_is_refused_and_not_run(
+    make_checkpoint: Callable, tmp_path: Path
+) -> None:
     path = make_checkpoint("psp", opts={"device": Evil(tmp_path / "run")})
     with pytest.raises(ValueError, match=r"checkpoint\.pt: refused, nothing in it was run"):
         load_encoder(path, "psp")
@@ -213,11 +282,15 @@ def test_damaged_or_missing_files(make_checkpoint: Callable, tmp_path: Path) -> 
     torch.save(torch.zeros(3), path)
     with pytest.raises(ValueError, match="expected state_dict, latent_avg and opts, got Tensor"):
         load_encoder(path, "psp")
-    with pytest.raises(FileNotFoundError, match=r"none\.pt: no such checkpoint; place e4e_ffhq_encode\.pt"):
+    with pytest.raises(
+        FileNotFoundError, match=r"none\.pt: no such checkpoint; place e4e_ffhq_encode\.pt"
+    ):
         load_encoder(tmp_path / "none.pt", "e4e")
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 48, 48), (3, 256, 256), (1, 1, 256, 256), (1, 256, 256, 3)])
+@pytest.mark.parametrize(
+    "shape", [(1, 3, 48, 48), (3, 256, 256), (1, 1, 256, 256), (1, 256, 256, 3)]
+)
 def test_other_images_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"images: expected \(B, 3, 256, 256\)"):
         StyleEncoder("psp", 256, STAGES)(torch.zeros(shape))

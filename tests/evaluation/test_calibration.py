@@ -5,7 +5,9 @@ from sklearn.metrics import log_loss
 from fervit_lib.evaluation import at_temperature, calibration_metrics, fit_temperature, reliability
 
 
-def random_probs(n: int = 300, classes: int = 4, sharpness: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def random_probs(
+    n: int = 300, classes: int = 4, sharpness: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Labels drawn from the probabilities themselves, so that these are calibrated where sharpness is 1."""
     rng = np.random.default_rng(0)
     logits = 2 * rng.normal(size=(n, classes))

@@ -25,7 +25,9 @@ def test_metrics_are_scikit_learns() -> None:
     assert found["macro_f1"] == metrics.f1_score(labels, predicted, average="macro")
     assert found["weighted_f1"] == metrics.f1_score(labels, predicted, average="weighted")
     table = class_metrics(labels, predicted, "abcd")
-    assert table["recall"].tolist() == metrics.recall_score(labels, predicted, average=None).tolist()
+    assert (
+        table["recall"].tolist() == metrics.recall_score(labels, predicted, average=None).tolist()
+    )
     assert table["support"].sum() == len(labels)
 
 
@@ -49,6 +51,10 @@ def test_a_class_that_is_never_predicted_or_absent_is_no_error() -> None:
 
 def test_the_most_common_mistakes_come_first() -> None:
     found = top_confusions(np.array([[5, 1, 0], [4, 4, 2], [0, 0, 3]]), "abc")
-    assert found[["true", "predicted", "faces"]].values.tolist() == [["b", "a", 4], ["b", "c", 2], ["a", "b", 1]]
+    assert found[["true", "predicted", "faces"]].values.tolist() == [
+        ["b", "a", 4],
+        ["b", "c", 2],
+        ["a", "b", 1],
+    ]
     assert found["share"].tolist() == pytest.approx([0.4, 0.2, 1 / 6])
     assert top_confusions(np.eye(3, dtype=int), "abc").empty

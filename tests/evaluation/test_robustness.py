@@ -29,11 +29,17 @@ def pixels(some: list[Image.Image]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_a_corruption_is_worse_at_each_level_and_the_same_for_one_seed(name: str, pictures: list[Image.Image]) -> None:
+def test_a_corruption_is_worse_at_each_level_and_the_same_for_one_seed(
+    name: str, pictures: list[Image.Image]
+) -> None:
     clean = pixels(pictures)
-    harm = [np.abs(pixels(corrupt(pictures, name, level, seed=1)) - clean).mean() for level in (1, 2, 3)]
+    harm = [
+        np.abs(pixels(corrupt(pictures, name, level, seed=1)) - clean).mean() for level in (1, 2, 3)
+    ]
     assert 0 < harm[0] < harm[1] < harm[2]
-    assert np.array_equal(pixels(corrupt(pictures, name, 3, seed=1)), pixels(corrupt(pictures, name, 3, seed=1)))
+    assert np.array_equal(
+        pixels(corrupt(pictures, name, 3, seed=1)), pixels(corrupt(pictures, name, 3, seed=1))
+    )
     assert [picture.size for picture in corrupt(pictures, name, 2)] == [(32, 32)] * 6
 
 
@@ -73,10 +79,16 @@ def test_test_faces_that_were_trained_on_are_found() -> None:
         drawn = [toy_face("sad", np.random.default_rng(i), 48).convert("L") for i in seeds]
         paths = tuple(f"{i}" for i in seeds)
         return FaceDataset(
-            ("sad",), np.zeros(len(drawn), np.int64), paths, None, pixels=np.stack([np.asarray(d) for d in drawn])
+            ("sad",),
+            np.zeros(len(drawn), np.int64),
+            paths,
+            None,
+            pixels=np.stack([np.asarray(d) for d in drawn]),
         )
 
-    seen = seen_before({"train": faces(range(10)), "val": faces(range(100, 104)), "test": faces(range(8, 13))})
+    seen = seen_before(
+        {"train": faces(range(10)), "val": faces(range(100, 104)), "test": faces(range(8, 13))}
+    )
     assert seen[:2].all()
     assert not seen.all()
 
@@ -91,7 +103,9 @@ def test_accuracy_on_a_part() -> None:
 
 
 def test_macs_of_known_layers() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(8 * 16 * 16, 5))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(8 * 16 * 16, 5)
+    )
     assert count_macs(model, torch.zeros(1, 3, 16, 16)) == 16 * 16 * 8 * 3 * 9 + 8 * 16 * 16 * 5
 
 

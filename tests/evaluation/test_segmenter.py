@@ -8,7 +8,7 @@ import torch
 from fervit_lib.evaluation import export_segmenter, measure_segmenters, segmenter_difference
 from fervit_lib.figures.distill import table_of_sizes
 from fervit_lib.models.segmentation import build_segmenter
-from fervit_lib.runtime import fast_bf16
+from fervit_lib.system.runtime import fast_bf16
 
 
 def test_a_student_ships_with_a_free_batch_and_agrees_with_torch(tmp_path: Path) -> None:
@@ -26,20 +26,29 @@ def test_a_student_ships_with_a_free_batch_and_agrees_with_torch(tmp_path: Path)
 
 
 def test_the_table_compares_every_pair_and_marks_those_in_the_same_runtime(tmp_path: Path) -> None:
-    models = {"teacher": build_segmenter("resnet18"), "student": build_segmenter("mobilenet_v2", "slim")}
+    models = {
+        "teacher": build_segmenter("resnet18"),
+        "student": build_segmenter("mobilenet_v2", "slim"),
+    }
     cpu = torch.device("cpu")
     table = measure_segmenters(models, tmp_path, 32, cpu, repeats=1)
-    runtimes = ["torch", "torch bf16", "ONNX Runtime"] if fast_bf16(cpu) else ["torch", "ONNX Runtime"]
+    runtimes = (
+        ["torch", "torch bf16", "ONNX Runtime"] if fast_bf16(cpu) else ["torch", "ONNX Runtime"]
+    )
     assert list(table["runtime"]) == runtimes * 2
     n = len(runtimes)
     assert list(table["speedup"][:n]) == [1] * n
-    assert list(table["speedup"][n:]) == pytest.approx(list(table["ms"][:n] / table["ms"][n:].to_numpy()))
+    assert list(table["speedup"][n:]) == pytest.approx(
+        list(table["ms"][:n] / table["ms"][n:].to_numpy())
+    )
     assert table["parameters"].nunique() == 2
     assert (table["megabytes"] > 3.9 * table["parameters"] / 1e6).all()
 
     table["ms"] = np.arange(2 * n, 0, -1.0)
     shown = table_of_sizes(table)
     assert shown.data.loc[2 * n - 1, "× teacher in torch"] == 2 * n
-    bold = {cell for cell, styles in shown._compute().ctx.items() if ("font-weight", "bold") in styles}
+    bold = {
+        cell for cell, styles in shown._compute().ctx.items() if ("font-weight", "bold") in styles
+    }
     first = list(shown.columns).index("× teacher in torch")
     assert bold == {(row, first + row % n) for row in range(2 * n)}

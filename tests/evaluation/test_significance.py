@@ -43,7 +43,10 @@ def test_intervals_of_every_score_cover_the_truth() -> None:
 def test_an_interval_holds_the_score_it_is_of() -> None:
     rng = np.random.default_rng(3)
     labels, predicted = rng.integers(5, size=(2, 100))
-    scores, found = summary_metrics(labels, predicted), score_intervals(confusion_of(labels, predicted, 5))
+    scores, found = (
+        summary_metrics(labels, predicted),
+        score_intervals(confusion_of(labels, predicted, 5)),
+    )
     for name, value in scores.items():
         assert found[f"{name}_low"] <= value <= found[f"{name}_high"]
 
@@ -59,7 +62,9 @@ def test_mcnemar_counts_the_faces_that_one_alone_reads() -> None:
 
 
 def test_holm_is_the_textbooks() -> None:
-    assert holm(np.array([0.01, 0.04, 0.03, 0.005])).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm(np.array([0.01, 0.04, 0.03, 0.005])).tolist() == pytest.approx(
+        [0.03, 0.06, 0.06, 0.02]
+    )
     assert holm(np.array([0.9, 0.8])).tolist() == [1, 1]
     assert holm(np.array([])).size == 0
 
@@ -82,7 +87,10 @@ def test_chance_alone_is_rarely_called_a_difference() -> None:
 def test_seeds_are_told_as_mean_and_spread() -> None:
     scores = {"balanced_accuracy": 0.5, "macro_f1": 0.5, "weighted_f1": 0.5}
     runs = pd.DataFrame(
-        [{"recipe": r, "seed": s, "accuracy": a, **scores} for r, s, a in [("x", 0, 0.4), ("x", 1, 0.6), ("y", 0, 0.9)]]
+        [
+            {"recipe": r, "seed": s, "accuracy": a, **scores}
+            for r, s, a in [("x", 0, 0.4), ("x", 1, 0.6), ("y", 0, 0.9)]
+        ]
     )
     table = over_seeds(runs).set_index("recipe")
     assert list(table.index) == ["y", "x"]

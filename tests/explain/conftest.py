@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fervit_lib.models import LatentViT
-from fervit_lib.runtime import seed_everything
+from fervit_lib.system.runtime import seed_everything
 
 PLANTED = 5
 
@@ -28,7 +28,9 @@ def planted() -> tuple[nn.Module, Tensor, Tensor]:
     model = LatentViT(3, embed_dim=32, depth=2, num_heads=2, drop_rate=0.0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for step in range(160):
-        codes, labels = planted_codes(48, seed=100 + step)  # never the same noise twice: nothing but the layer to learn
+        codes, labels = planted_codes(
+            48, seed=100 + step
+        )  # never the same noise twice: nothing but the layer to learn
         optimizer.zero_grad()
         F.cross_entropy(model(codes), labels).backward()
         optimizer.step()

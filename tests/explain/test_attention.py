@@ -22,8 +22,12 @@ def test_maps_have_rows_that_sum_to_1_and_the_mode_is_kept(planted) -> None:
     model.norm.eval()
     maps = attention_maps(model, codes[:4])
     assert [m.shape for m in maps] == [(4, 2, 19, 19)] * 2
-    torch.testing.assert_close(torch.stack(maps).sum(-1), torch.ones(2, 4, 2, 19), atol=1e-5, rtol=0)
-    assert all(torch.equal(a, b) for a, b in zip(maps, attention_maps(model, codes[:4]), strict=True))
+    torch.testing.assert_close(
+        torch.stack(maps).sum(-1), torch.ones(2, 4, 2, 19), atol=1e-5, rtol=0
+    )
+    assert all(
+        torch.equal(a, b) for a, b in zip(maps, attention_maps(model, codes[:4]), strict=True)
+    )
     assert model.training and model.blocks.training and not model.norm.training
 
 
@@ -46,7 +50,10 @@ def test_gradient_finds_the_planted_layer(planted) -> None:
     maps = gradient_maps(model, codes, labels)
     assert all((m >= 0).all() and not m.requires_grad for m in maps)
     assert gradient_rollout(maps)[:, 1:].mean(0).argmax() == 5
-    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert all(
+        parameter.grad is None or parameter.grad.isfinite().all()
+        for parameter in model.parameters()
+    )
     other = gradient_maps(model, codes, (labels + 1) % 3)
     assert not torch.allclose(maps[-1], other[-1])
 
@@ -73,7 +80,9 @@ def test_the_summary_is_the_mean_over_each_group_whatever_the_batch(planted) -> 
         torch.testing.assert_close(summary.mean[0], maps.mean(0), atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(summary.mean[2], maps[labels == 1].mean(0), atol=1e-5, rtol=1e-4)
         standard_error = maps[labels == 1][..., 0, :].std(0) / 20**0.5
-        torch.testing.assert_close(summary.half_width[2], 1.96 * standard_error, atol=1e-5, rtol=1e-2)
+        torch.testing.assert_close(
+            summary.half_width[2], 1.96 * standard_error, atol=1e-5, rtol=1e-2
+        )
         torch.testing.assert_close(summary.cls[0].sum(-1), torch.ones(2, 2), atol=1e-4, rtol=0)
         assert summary.mean[4].isnan().all()
 

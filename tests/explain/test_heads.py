@@ -10,7 +10,9 @@ from fervit_lib.models.attention import scale_heads
 def test_entropy_and_distance_of_known_maps() -> None:
     model, codes = LatentViT(3, embed_dim=32, depth=1, num_heads=2).eval(), torch.randn(3, 18, 512)
     with torch.no_grad():
-        model.blocks[0].attn.qkv.weight[:64] = 0  # neither query nor key says anything: every token alike
+        model.blocks[0].attn.qkv.weight[:64] = (
+            0  # neither query nor key says anything: every token alike
+        )
         model.blocks[0].attn.qkv.bias[:64] = 0
     found = head_statistics(model, codes)
     torch.testing.assert_close(found.entropy, torch.ones(1, 2))
@@ -21,7 +23,10 @@ def test_entropy_and_distance_of_known_maps() -> None:
 
 def test_statistics_do_not_depend_on_the_batch(planted) -> None:
     model, codes, _ = planted
-    one, other = head_statistics(model, codes, batch_size=7), head_statistics(model, codes, batch_size=60)
+    one, other = (
+        head_statistics(model, codes, batch_size=7),
+        head_statistics(model, codes, batch_size=60),
+    )
     torch.testing.assert_close(one.entropy, other.entropy)
     for kind, similarity in one.similarity.items():
         torch.testing.assert_close(similarity, other.similarity[kind])
@@ -47,7 +52,9 @@ def test_importance_is_the_slope_of_the_loss_at_each_head(planted) -> None:
 def test_pruning_no_head_changes_nothing_and_all_of_them_hurt(planted) -> None:
     model, codes, labels = planted
     whole = (model(codes).argmax(1) == labels).float().mean().item()
-    curve = pruning_curve(model, codes, labels, head_importance(model, codes, labels).flatten().argsort())
+    curve = pruning_curve(
+        model, codes, labels, head_importance(model, codes, labels).flatten().argsort()
+    )
     assert curve.shape == (5,)
     assert curve[0] == pytest.approx(whole)
     assert curve[-1] < whole - 0.3  # CLS has nothing from the layers left

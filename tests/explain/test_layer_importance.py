@@ -36,10 +36,14 @@ def test_every_ranking_finds_the_planted_layer(planted, predict) -> None:
         assert found.loc[PLANTED, "drop_low"] > 0.2
         rest = found.drop(index=PLANTED)
         assert rest["drop"].abs().max() < 0.15
-        assert (found["drop_low"] <= found["drop"]).all() and (found["drop"] <= found["drop_high"]).all()
+        assert (found["drop_low"] <= found["drop"]).all() and (
+            found["drop"] <= found["drop_high"]
+        ).all()
 
 
-def test_a_ranking_that_knows_beats_the_random_order_and_a_wrong_one_does_not(planted, predict) -> None:
+def test_a_ranking_that_knows_beats_the_random_order_and_a_wrong_one_does_not(
+    planted, predict
+) -> None:
     _, codes, _ = planted
     fill, knows = torch.zeros(18, 512), torch.eye(18)[PLANTED]
     for insert, sign in ((False, -1), (True, 1)):
@@ -59,7 +63,9 @@ def test_curves_begin_and_end_where_they_must(planted, predict) -> None:
     up = deletion_curve(predict, codes, scores, fill, insert=True)
     assert down[0] == pytest.approx(predict(codes).max(1).mean())
     assert up[-1] == pytest.approx(down[0]) and up[0] == pytest.approx(down[-1])
-    with pytest.raises(ValueError, match=r"scores: expected a number a layer, \(60, 18\), got \(60, 19\)"):
+    with pytest.raises(
+        ValueError, match=r"scores: expected a number a layer, \(60, 18\), got \(60, 19\)"
+    ):
         deletion_curve(predict, codes, torch.rand(60, 19), fill)
 
 
@@ -70,7 +76,9 @@ def test_replacing_and_swapping_touch_the_named_layers_alone() -> None:
     assert torch.equal(changed[2, 7], fill[7]) and torch.equal(changed[:, 1:7], codes[:, 1:7])
     swapped = swap_layers(codes, other, BANDS["middle"])
     assert torch.equal(swapped[:, 3:7], other[:, 3:7]) and torch.equal(swapped[:, 7:], codes[:, 7:])
-    assert [band_of(layer) for layer in (0, 2, 3, 6, 7, 17)] == ["coarse"] * 2 + ["middle"] * 2 + ["fine"] * 2
+    assert [band_of(layer) for layer in (0, 2, 3, 6, 7, 17)] == ["coarse"] * 2 + ["middle"] * 2 + [
+        "fine"
+    ] * 2
 
 
 def test_the_band_with_the_planted_layer_carries_the_expression_over(planted, predict) -> None:

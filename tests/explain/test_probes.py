@@ -8,12 +8,19 @@ from fervit_lib.explain import pooled_features, principal_points, probe_layers
 def test_the_deeper_the_more_can_be_read(planted) -> None:
     model, codes, labels = planted
     features = pooled_features(model, codes, batch_size=25)
-    assert {name: f.shape for name, f in features.items()} == {"block 1": (60, 32), "block 2": (60, 32)}
-    found = probe_layers(features, labels.numpy(), features, labels.numpy(), shots=(2, 10), repeats=2)
+    assert {name: f.shape for name, f in features.items()} == {
+        "block 1": (60, 32),
+        "block 2": (60, 32),
+    }
+    found = probe_layers(
+        features, labels.numpy(), features, labels.numpy(), shots=(2, 10), repeats=2
+    )
     assert list(found["shots"]) == [2, 2, 10, 10]
     last = found[found["layer"] == "block 2"]
     assert last["accuracy"].iloc[-1] > 0.9
-    assert (found["lowest"] <= found["accuracy"]).all() and (found["accuracy"] <= found["highest"]).all()
+    assert (found["lowest"] <= found["accuracy"]).all() and (
+        found["accuracy"] <= found["highest"]
+    ).all()
 
 
 def test_the_features_of_a_cnn_are_pooled_over_the_map() -> None:

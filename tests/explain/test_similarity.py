@@ -63,10 +63,16 @@ def test_the_matrix_agrees_with_single_scores(kernel: str) -> None:
     matrix, rows, columns = cka_matrix(one, two, codes, kernel, pooled=False, batch_size=40)
     a, b = layer_features(one, codes)["block 2"], layer_features(two, codes)["block 1"]
     assert rows == columns == ["block 1", "block 2"]
-    assert matrix[1, 0] == pytest.approx({"linear": linear_cka, "rbf": rbf_cka}[kernel](a, b), abs=1e-4)
+    assert matrix[1, 0] == pytest.approx(
+        {"linear": linear_cka, "rbf": rbf_cka}[kernel](a, b), abs=1e-4
+    )
     matrix, *_ = cka_matrix(one, two, codes, kernel, batch_size=40)
-    assert matrix[1, 0] == pytest.approx({"linear": linear_cka, "rbf": rbf_cka}[kernel](a[:, 0], b[:, 0]), abs=1e-4)
-    own, *_ = cka_matrix(one, one, codes, kernel, batch_size=13)  # three batches, and one sample left over
+    assert matrix[1, 0] == pytest.approx(
+        {"linear": linear_cka, "rbf": rbf_cka}[kernel](a[:, 0], b[:, 0]), abs=1e-4
+    )
+    own, *_ = cka_matrix(
+        one, one, codes, kernel, batch_size=13
+    )  # three batches, and one sample left over
     torch.testing.assert_close(torch.from_numpy(own).diagonal(), torch.ones(2).double())
 
 
@@ -90,7 +96,10 @@ def test_a_vit_and_a_cnn_can_be_compared() -> None:
 
 
 def test_models_are_compared_over_what_each_of_them_takes() -> None:
-    codes, images = torch.randn(20, 18, 512), torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8)
+    codes, images = (
+        torch.randn(20, 18, 512),
+        torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8),
+    )
     for name, expected in (("vit_tiny_patch16_224", "block 1"), ("resnet18", "conv1")):
         options = {"image_size": 32, "patch_size": 8} if "vit" in name else {"image_size": 32}
         other = ImageModel(3, model_name=name, pretrained="none", **options)

@@ -11,7 +11,7 @@ from torch import nn
 from fervit_lib import models, training
 from fervit_lib.datasets import load_faces
 from fervit_lib.encoders import encode_faces
-from fervit_lib.runtime import seed_everything
+from fervit_lib.system.runtime import seed_everything
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,9 @@ class MeanColour(nn.Module):
 
 
 def encode_train(faces: Path, folder: Path) -> int:
-    return encode_faces(MeanColour(), "sha", load_faces(faces, "train"), folder, "train", device=CPU, batch_size=4)
+    return encode_faces(
+        MeanColour(), "sha", load_faces(faces, "train"), folder, "train", device=CPU, batch_size=4
+    )
 
 
 class Disk:
@@ -81,7 +83,9 @@ def fit(make_store: Callable[..., Path], tmp_path: Path) -> Callable[..., nn.Mod
         model = models.create_model("scratch", 3, **options)
         dls = training.face_dls(model, store, batch_size=16, device=CPU)
         about = {"approach": "scratch", "classes": dls.classes, "options": options}
-        best = training.SaveBest(lambda: models.save_model(folder / "best.safetensors", model, **about))
+        best = training.SaveBest(
+            lambda: models.save_model(folder / "best.safetensors", model, **about)
+        )
         plan = training.get_strategy("full")
         learn = training.build_learner(model, dls, plan, folder=folder, cbs=[best, *callbacks])
         training.fit(learn, plan, epochs=5, lr=1e-3, state=folder / "last.safetensors")
@@ -91,4 +95,7 @@ def fit(make_store: Callable[..., Path], tmp_path: Path) -> Callable[..., nn.Mod
 
 
 def same_weights(one: nn.Module, two: nn.Module) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    return all(
+        torch.equal(a, b)
+        for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    )

@@ -14,7 +14,7 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from traitlets.config import Config
 
-from fervit_lib.runtime import PROJECT_ROOT
+from fervit_lib.system.runtime import PROJECT_ROOT
 
 FORK = get_context("fork")
 

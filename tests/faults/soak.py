@@ -42,7 +42,16 @@ from tests.faults.notebooks import execute, fork
 
 SMALL = {"embed_dim": 16, "depth": 1, "num_heads": 2, "batch_size": 16}
 # Of a run's JSON: what a second undisturbed run does not repeat either, or a commit meanwhile changes.
-TIMES = {"seconds", "train_seconds", "faces_per_second", "peak_memory_gb", "started", "ended", "median_ms", "sizes"}
+TIMES = {
+    "seconds",
+    "train_seconds",
+    "faces_per_second",
+    "peak_memory_gb",
+    "started",
+    "ended",
+    "median_ms",
+    "sizes",
+}
 TIMES |= {"device", "git_revision", "git_dirty"}
 
 
@@ -57,42 +66,85 @@ class Step:
 
 
 def encode(folder: Path) -> None:
-    given = {"toy_faces": 140, "epochs": 2, "num_views": 2, "img_size": 32, "data_dir": str(folder / "data")}
+    given = {
+        "toy_faces": 140,
+        "epochs": 2,
+        "num_views": 2,
+        "img_size": 32,
+        "data_dir": str(folder / "data"),
+    }
     execute("01_encode", given | {"reports": str(folder / "reports"), "device": "cpu"})
 
 
 def train(folder: Path) -> None:
     """The strategy that searches for its rate, with all that keeps a state."""
-    given = {"strategy": "gradual", "schedule": "plateau", "mixup": 0.2, "ema": 0.9, "latent_noise": 0.1, "epochs": 6}
-    given |= {"latents": str(folder.parent / "codes"), "pretrained": "mae", "mae_epochs": 1, "patience": 50}
+    given = {
+        "strategy": "gradual",
+        "schedule": "plateau",
+        "mixup": 0.2,
+        "ema": 0.9,
+        "latent_noise": 0.1,
+        "epochs": 6,
+    }
+    given |= {
+        "latents": str(folder.parent / "codes"),
+        "pretrained": "mae",
+        "mae_epochs": 1,
+        "patience": 50,
+    }
     execute("02_train", SMALL | given | {"reports": str(folder / "reports"), "device": "cpu"})
 
 
 def distil(folder: Path) -> None:
-    models = {"teacher_encoder": "mobilenet_v2", "student_encoder": "mobilenet_v2", "student_decoder": "slim"}
-    toys = {"teacher": "toy", "detector": "toy", "teacher_epochs": 2, "detector_epochs": 1, "toy_people": 20}
+    models = {
+        "teacher_encoder": "mobilenet_v2",
+        "student_encoder": "mobilenet_v2",
+        "student_decoder": "slim",
+    }
+    toys = {
+        "teacher": "toy",
+        "detector": "toy",
+        "teacher_epochs": 2,
+        "detector_epochs": 1,
+        "toy_people": 20,
+    }
     sizes = {"toy_size": 32, "image_size": 32, "batch_size": 4, "epochs": 2, "seeds": 1}
     places = {"data_dir": str(folder / "data"), "reports": str(folder / "reports"), "device": "cpu"}
     execute("03_distill", models | toys | sizes | places)
 
 
-GRID = {"lr": {"values": [1e-3, 1e-2]}, "depth": {"values": [1, 2]}, "drop_rate": {"values": [0.0, 0.1]}}
+GRID = {
+    "lr": {"values": [1e-3, 1e-2]},
+    "depth": {"values": [1, 2]},
+    "drop_rate": {"values": [0.0, 0.1]},
+}
 
 
 def search(folder: Path) -> None:
     """A worker of a sweep, which trains its trials itself: it dies with them."""
     file = folder.parent / "sweep.yaml"
     fixed = SMALL | {"latents": str(folder.parent / "codes"), "epochs": 3}
-    parameters = GRID | {name: {"value": value} for name, value in fixed.items() if name not in GRID}
+    parameters = GRID | {
+        name: {"value": value} for name, value in fixed.items() if name not in GRID
+    }
     metric = {"name": "macro_f1", "goal": "maximize"}
-    file.write_text(yaml.safe_dump({"name": "s", "method": "grid", "metric": metric, "parameters": parameters}))
+    file.write_text(
+        yaml.safe_dump({"name": "s", "method": "grid", "metric": metric, "parameters": parameters})
+    )
 
     def train_trial(_: Any, run: Run, parameters: dict[str, Any]) -> float:
-        own = {"experiment": run.experiment, "variant": run.variant, "reports": str(run.reports), "device": "cpu"}
+        own = {
+            "experiment": run.experiment,
+            "variant": run.variant,
+            "reports": str(run.reports),
+            "device": "cpu",
+        }
         execute("02_train", parameters | own)
         return run.result["val_macro_f1"]
 
-    study.MAX_STARTS = sys.maxsize  # of a trial that ends its workers: here it never is the trial that does
+    study.MAX_STARTS = (
+        sys.maxsize
+    )  # of a trial that ends its workers: here it never is the trial that does
     work(sweep.read_sweep(file), folder / "reports", train=train_trial)
 
 
@@ -100,10 +152,17 @@ def all_trials_ended_once(folder: Path) -> None:
     trials = sweep.load_study(folder / "reports" / "s" / "sweep")[0].trials
     assert len(trials) == math.prod(len(given["values"]) for given in GRID.values())
     for trial in trials:
-        assert trial.state == TrialState.COMPLETE, f"trial {trial.number}: {trial.state.name}, {trial.user_attrs}"
+        assert trial.state == TrialState.COMPLETE, (
+            f"trial {trial.number}: {trial.state.name}, {trial.user_attrs}"
+        )
     assert len({tuple(sorted(trial.params.items())) for trial in trials}) == len(trials)
     for trial in trials:  # by its parameters: which of two workers takes which is not settled
-        assert trial.value == Run(folder / "reports", "s", "train", f"trial-{trial.number:03d}").result["val_macro_f1"]
+        assert (
+            trial.value
+            == Run(folder / "reports", "s", "train", f"trial-{trial.number:03d}").result[
+                "val_macro_f1"
+            ]
+        )
 
 
 STEPS = [
@@ -121,11 +180,15 @@ def finish(step: Step, folder: Path, log: Path) -> float:
     for process in running:
         process.join()
         if process.exitcode:
-            raise SystemExit(f"{step.name}: an undisturbed process ended with {process.exitcode}, see {log}")
+            raise SystemExit(
+                f"{step.name}: an undisturbed process ended with {process.exitcode}, see {log}"
+            )
     return time.perf_counter() - started
 
 
-def disturb(step: Step, folder: Path, log: Path, delays: Iterator[float], draw: random.Random) -> Counter:
+def disturb(
+    step: Step, folder: Path, log: Path, delays: Iterator[float], draw: random.Random
+) -> Counter:
     """Run a step, and kill one of its processes after each of `delays` (seconds) while there are any, every other time
     as it writes.
 
@@ -149,7 +212,9 @@ def disturb(step: Step, folder: Path, log: Path, delays: Iterator[float], draw: 
                     running[running.index(victim)] = fork(log, step.work, folder)
             for process in [process for process in running if process.exitcode is not None]:
                 if process.exitcode:
-                    raise SystemExit(f"{step.name}: a restarted process ended with {process.exitcode}, see {log}")
+                    raise SystemExit(
+                        f"{step.name}: a restarted process ended with {process.exitcode}, see {log}"
+                    )
                 running.remove(process)
     finally:
         for process in running:
@@ -177,7 +242,9 @@ def is_writing(process: BaseProcess, folder: Path) -> bool:
 def files_of(folder: Path) -> dict[str, Path]:
     """Every file by its name within `folder`; TensorBoard's, which hold the time and the process, by their kind."""
     found = {}
-    for place, _, names in os.walk(folder):  # which does not mind what a process at work removes meanwhile
+    for place, _, names in os.walk(
+        folder
+    ):  # which does not mind what a process at work removes meanwhile
         for name in names:
             path = Path(place, name)
             told = path.with_name("events") if name.startswith("events.out") else path
@@ -235,7 +302,11 @@ def what_it_says(path: Path) -> Any:
 
 
 def digest(tensor: torch.Tensor) -> tuple:
-    return tensor.dtype, tuple(tensor.shape), tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return (
+        tensor.dtype,
+        tuple(tensor.shape),
+        tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes(),
+    )
 
 
 def without_times(content: Any) -> Any:

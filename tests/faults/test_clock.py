@@ -26,13 +26,27 @@ def to_the_future(folder: Path) -> None:
 
 def test_only_what_is_shown_asks_what_time_it_is() -> None:
     for path in LIBRARY.rglob("*.py"):
-        asked = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
-        times = {text for text in asked if text in ("time.time", "os.path.getmtime") or "st_mtime" in text}
-        times |= {text for text in asked if text in ("datetime.now", "datetime.today", "datetime.utcnow")}
-        assert not times or (times == {"datetime.now"} and path.name in ALLOWED), f"{path.name}: {times}"
+        asked = {
+            ast.unparse(node)
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Attribute)
+        }
+        times = {
+            text
+            for text in asked
+            if text in ("time.time", "os.path.getmtime") or "st_mtime" in text
+        }
+        times |= {
+            text for text in asked if text in ("datetime.now", "datetime.today", "datetime.utcnow")
+        }
+        assert not times or (times == {"datetime.now"} and path.name in ALLOWED), (
+            f"{path.name}: {times}"
+        )
 
 
-def test_a_fit_goes_on_from_a_state_of_the_future(fit: Callable[..., nn.Module], tmp_path: Path) -> None:
+def test_a_fit_goes_on_from_a_state_of_the_future(
+    fit: Callable[..., nn.Module], tmp_path: Path
+) -> None:
     class BreakOff(Callback):
         def before_epoch(self) -> None:
             if self.epoch == 3:
@@ -51,5 +65,7 @@ def test_nothing_is_made_again_because_of_a_date(tmp_path: Path) -> None:
     to_the_future(faces)
     assert encode_train(faces, tmp_path / "codes") == 0
     to_the_future(tmp_path / "codes")
-    drawn = {path: path.stat().st_ino for path in draw_toy_faces(tmp_path / "toy", 28, 32).rglob("*.png")}
+    drawn = {
+        path: path.stat().st_ino for path in draw_toy_faces(tmp_path / "toy", 28, 32).rglob("*.png")
+    }
     assert drawn == {path: path.stat().st_ino for path in faces.rglob("*.png")}

@@ -16,8 +16,9 @@ from fervit_lib.datasets import FaceDataset, draw_toy_faces
 from fervit_lib.encoders import encode_faces
 from fervit_lib.latents import LatentStore, complete_store
 from fervit_lib.models.segmentation import build_segmenter, save_teacher
-from fervit_lib.runs import load_checkpoint
 from fervit_lib.sweep import open_study, parse_sweep
+from fervit_lib.system import atomic
+from fervit_lib.system.checkpoints import load_checkpoint
 from tests.faults.conftest import CPU, Disk, MeanColour, same_weights
 
 MEGABYTE = 1_000_000
@@ -39,17 +40,24 @@ def test_encoding_keeps_whole_shards(make_disk: Callable[[int], Disk], tmp_path:
     disk = make_disk(22 * MEGABYTE)  # a shard of 18.9 and none of 8.8 MB
     with pytest.raises(OSError, match=rf"train-00001\.safetensors: {SAID}"):
         encode(disk.folder)
-    assert sorted(p.name for p in disk.folder.iterdir()) == [".train.lock", "train-00000.safetensors"]
+    assert sorted(p.name for p in disk.folder.iterdir()) == [
+        ".train.lock",
+        "train-00000.safetensors",
+    ]
     disk.grow(60 * MEGABYTE)
     assert encode(disk.folder) == 1500 - 1024
     encode(tmp_path / "roomy")
     about = {"classes": ("a", "b"), "encoder": "mean", "faces": tmp_path, "synthetic": False}
     for folder in (disk.folder, tmp_path / "roomy"):
         complete_store(folder, {"train": 1500}, **about)
-    assert torch.equal(*(LatentStore.open(f, "train").codes for f in (disk.folder, tmp_path / "roomy")))
+    assert torch.equal(
+        *(LatentStore.open(f, "train").codes for f in (disk.folder, tmp_path / "roomy"))
+    )
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's own thread
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+)  # of TensorBoard's own thread
 def test_training_keeps_its_last_state_and_ends_as_if_nothing_had_been(
     make_disk: Callable[[int], Disk], fit: Callable[..., nn.Module], tmp_path: Path
 ) -> None:
@@ -70,7 +78,9 @@ def test_training_keeps_its_last_state_and_ends_as_if_nothing_had_been(
     assert same_weights(fit(disk.folder), fit(tmp_path / "roomy"))
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's own thread
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+)  # of TensorBoard's own thread
 def test_curves_are_not_half_written_in_silence(
     make_disk: Callable[[int], Disk], fit: Callable[..., nn.Module]
 ) -> None:
@@ -95,7 +105,7 @@ def test_what_does_not_fit_is_not_there(make_disk: Callable[[int], Disk], write:
         if write == "result":
             run.write_result(numbers=list(range(300_000)))
         else:
-            with runs.atomic_write(written) as temporary:
+            with atomic.atomic_write(written) as temporary:
                 save_teacher(temporary, build_segmenter("mobilenet_v2", "slim"))
     assert sorted(p.name for p in run.folder.iterdir()) == [".lock", "config.json"]
     run.write_result(accuracy=0.5)
@@ -106,7 +116,10 @@ def test_what_does_not_fit_is_not_there(make_disk: Callable[[int], Disk], write:
 def sweep(folder: Path) -> Any:
     parameters = {"lr": {"values": [1]}}
     metric = {"name": "accuracy", "goal": "maximize"}
-    return open_study(parse_sweep({"name": "s", "method": "grid", "metric": metric, "parameters": parameters}), folder)
+    return open_study(
+        parse_sweep({"name": "s", "method": "grid", "metric": metric, "parameters": parameters}),
+        folder,
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,7 +127,9 @@ def sweep(folder: Path) -> Any:
     [start, encode, sweep, lambda folder: draw_toy_faces(folder / "toy", 28)],
     ids=["run", "codes", "sweep", "toy faces"],
 )
-def test_a_folder_that_is_not_to_be_written_to(make_disk: Callable[[int], Disk], write: Callable[[Path], Any]) -> None:
+def test_a_folder_that_is_not_to_be_written_to(
+    make_disk: Callable[[int], Disk], write: Callable[[Path], Any]
+) -> None:
     disk = make_disk(MEGABYTE)
     disk.forbid_writing()
     with pytest.raises(OSError, match=SAID):

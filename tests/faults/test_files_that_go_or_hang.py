@@ -15,11 +15,11 @@ from fastai.callback.core import Callback
 from PIL import Image
 from torch import nn
 
-from fervit_lib import reading
 from fervit_lib.datasets import audit_faces, draw_toy_people, load_faces, load_people
 from fervit_lib.distillation import people_dls
 from fervit_lib.encoders import encode_faces
-from fervit_lib.training.data import _stack
+from fervit_lib.inputs import _stack
+from fervit_lib.system import prefetch
 from tests.faults.conftest import CPU, MeanColour, encode_train
 
 FACE = "train/happy/00.png"
@@ -32,7 +32,9 @@ def faces(tmp_path: Path) -> Path:
             folder = tmp_path / "faces" / split / name
             folder.mkdir(parents=True)
             for number in range(12):
-                Image.fromarray(np.full((40, 40), 9 * number, np.uint8)).save(folder / f"{number:02d}.png")
+                Image.fromarray(np.full((40, 40), 9 * number, np.uint8)).save(
+                    folder / f"{number:02d}.png"
+                )
     return tmp_path / "faces"
 
 
@@ -44,10 +46,18 @@ def hang(file: Path) -> None:
 
 WAYS: dict[str, Callable[[Path, Path], Any]] = {
     "audit": lambda faces, folder: audit_faces({"train": listed_before_it_hangs(faces)}),
-    "pixels": lambda faces, folder: _stack(listed_before_it_hangs(faces).subset([5, 0, 1]), 32, Image.Image.resize),
+    "pixels": lambda faces, folder: _stack(
+        listed_before_it_hangs(faces).subset([5, 0, 1]), 32, Image.Image.resize
+    ),
     "set": lambda faces, folder: list(listed_before_it_hangs(faces)),
     "encode": lambda faces, folder: encode_faces(
-        MeanColour(), "sha", listed_before_it_hangs(faces), folder, "train", device=CPU, batch_size=4
+        MeanColour(),
+        "sha",
+        listed_before_it_hangs(faces),
+        folder,
+        "train",
+        device=CPU,
+        batch_size=4,
     ),
 }
 
@@ -62,28 +72,35 @@ def listed_before_it_hangs(faces: Path) -> Any:
 def test_a_face_that_hangs_is_named(
     way: Callable[[Path, Path], Any], faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "PATIENCE", 0.5)
-    with pytest.raises(TimeoutError, match=rf"faces/{FACE}: not read within 0\.5 s.*disk or network share"):
+    monkeypatch.setattr(prefetch, "PATIENCE", 0.5)
+    with pytest.raises(
+        TimeoutError, match=rf"faces/{FACE}: not read within 0\.5 s.*disk or network share"
+    ):
         way(faces, tmp_path / "codes")
 
 
 def test_a_photograph_that_hangs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "PATIENCE", 2.0)
+    monkeypatch.setattr(prefetch, "PATIENCE", 2.0)
     draw_toy_people(tmp_path / "people", 20, 32, 0)
     mask = load_people(tmp_path / "people", "train").masks[0]
     dls = people_dls(tmp_path / "people", size=32, batch_size=4, device=CPU)
     hang(mask)
-    with pytest.raises(TimeoutError, match=rf"images/{mask.stem}\.\w+ or .*{mask.name}: not read within 2 s"):
+    with pytest.raises(
+        TimeoutError, match=rf"images/{mask.stem}\.\w+ or .*{mask.name}: not read within 2 s"
+    ):
         list(dls.train)
 
 
 def test_a_process_ends_though_a_file_hangs(faces: Path) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from fervit_lib import reading; from fervit_lib.datasets import "
-        "load_faces; reading.PATIENCE = 0.5; faces = load_faces(Path(sys.argv[1]), 'train'); file = faces.file(0); "
+        "import os, sys; from pathlib import Path; from fervit_lib.system import prefetch; "
+        "from fervit_lib.datasets import load_faces; prefetch.PATIENCE = 0.5; "
+        "faces = load_faces(Path(sys.argv[1]), 'train'); file = faces.file(0); "
         "file.unlink(); os.mkfifo(file); list(faces)"
     )
-    done = subprocess.run([sys.executable, "-c", script, faces], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", script, faces], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("TimeoutError: ")
 
@@ -101,7 +118,9 @@ def test_pipes_are_not_taken_for_files(faces: Path, tmp_path: Path) -> None:
         load_people(tmp_path / "people", "test")
 
 
-def test_a_face_that_goes_while_it_is_encoded_is_named_and_put_back_it_goes_on(faces: Path, tmp_path: Path) -> None:
+def test_a_face_that_goes_while_it_is_encoded_is_named_and_put_back_it_goes_on(
+    faces: Path, tmp_path: Path
+) -> None:
     gone, kept = faces / "train" / "sad" / "11.png", tmp_path / "kept.png"
 
     class TakeAway(MeanColour):
@@ -121,14 +140,18 @@ def test_a_face_that_goes_while_it_is_encoded_is_named_and_put_back_it_goes_on(f
             return super().__getitem__(index)
 
     slow = Slow(found.classes, found.labels, found.paths, found.source)
-    with pytest.raises(OSError, match=r"train/sad/11\.png: cannot be read as an image .*No such file"):
+    with pytest.raises(
+        OSError, match=r"train/sad/11\.png: cannot be read as an image .*No such file"
+    ):
         encode_faces(TakeAway(), "sha", slow, tmp_path / "codes", "train", device=CPU, batch_size=4)
     assert [path.name for path in (tmp_path / "codes").iterdir()] == [".train.lock"]
     kept.rename(gone)
     assert encode_train(faces, tmp_path / "codes") == 24
 
 
-def test_codes_that_go_while_a_model_is_fitted_are_not_missed(fit: Callable[..., nn.Module], tmp_path: Path) -> None:
+def test_codes_that_go_while_a_model_is_fitted_are_not_missed(
+    fit: Callable[..., nn.Module], tmp_path: Path
+) -> None:
     class TakeAway(Callback):
         def before_epoch(self) -> None:
             for shard in (tmp_path / "store").glob("*.safetensors"):
@@ -136,15 +159,21 @@ def test_codes_that_go_while_a_model_is_fitted_are_not_missed(fit: Callable[...,
 
     fit(tmp_path / "run", TakeAway())
     assert (tmp_path / "run" / "best.safetensors").is_file()
-    with pytest.raises(FileNotFoundError, match=r"-00000\.safetensors: shard missing; run 01_encode"):
+    with pytest.raises(
+        FileNotFoundError, match=r"-00000\.safetensors: shard missing; run 01_encode"
+    ):
         fit(tmp_path / "again")
 
 
-def test_a_run_directory_that_goes_is_made_again(fit: Callable[..., nn.Module], tmp_path: Path) -> None:
+def test_a_run_directory_that_goes_is_made_again(
+    fit: Callable[..., nn.Module], tmp_path: Path
+) -> None:
     class TakeAway(Callback):
         def before_epoch(self) -> None:
             if self.epoch == 2:
                 (tmp_path / "run").rename(tmp_path / "elsewhere")
 
     fit(tmp_path / "run", TakeAway())
-    assert {"last.safetensors", "metrics.csv", "tensorboard"} <= {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"last.safetensors", "metrics.csv", "tensorboard"} <= {
+        path.name for path in (tmp_path / "run").iterdir()
+    }

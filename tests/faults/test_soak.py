@@ -9,5 +9,7 @@ from tests.faults.soak import STEPS, soak
 
 @pytest.mark.notebooks
 def test_a_few_kills_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    soak(tmp_path, kills=4, seed=1, steps=[step for step in STEPS if step.name in ("train", "sweep")])
+    soak(
+        tmp_path, kills=4, seed=1, steps=[step for step in STEPS if step.name in ("train", "sweep")]
+    )
     assert "4 kills" in capsys.readouterr().out

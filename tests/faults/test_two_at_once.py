@@ -12,6 +12,7 @@ import pytest
 
 from fervit_lib import runs
 from fervit_lib.datasets import draw_toy_faces
+from fervit_lib.system import atomic
 from tests.faults.notebooks import FORK
 
 HOLD = """
@@ -31,7 +32,9 @@ def start(reports: Path, **more: Any) -> runs.Run:
 
 
 def test_the_second_says_who_holds_it_and_a_kill_sets_it_free(tmp_path: Path) -> None:
-    first = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
+    first = subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert first.stdout.readline() == "holds\n"
         folder = tmp_path / "e" / "train" / "v"
@@ -88,7 +91,9 @@ def test_a_run_is_held_until_its_result_is_written_or_it_is_let_go_of(
     assert may_start()
 
 
-def test_a_run_that_several_work_on_together_is_held_by_nobody(tmp_path: Path, may_start: Callable[[], bool]) -> None:
+def test_a_run_that_several_work_on_together_is_held_by_nobody(
+    tmp_path: Path, may_start: Callable[[], bool]
+) -> None:
     run = start(tmp_path, together=True)
     assert run.lock is None
     assert may_start()
@@ -96,7 +101,9 @@ def test_a_run_that_several_work_on_together_is_held_by_nobody(tmp_path: Path, m
 
 def test_several_that_draw_the_same_faces_draw_them_once(tmp_path: Path) -> None:
     (tmp_path / ".toy.drawing").mkdir()  # of one that was killed
-    processes = [FORK.Process(target=draw_toy_faces, args=(tmp_path / "toy", 28, 32)) for _ in range(3)]
+    processes = [
+        FORK.Process(target=draw_toy_faces, args=(tmp_path / "toy", 28, 32)) for _ in range(3)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -109,7 +116,7 @@ def test_several_that_draw_the_same_faces_draw_them_once(tmp_path: Path) -> None
 def test_two_that_write_one_file_wait_for_each_other_and_leave_nothing(tmp_path: Path) -> None:
     def write(number: int) -> None:
         for _ in range(100):
-            runs.write_json(tmp_path / "a.json", {"numbers": [number] * 100})
+            atomic.write_json(tmp_path / "a.json", {"numbers": [number] * 100})
 
     processes = [FORK.Process(target=write, args=(number,)) for number in range(3)]
     for process in processes:
@@ -118,14 +125,14 @@ def test_two_that_write_one_file_wait_for_each_other_and_leave_nothing(tmp_path:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-    assert len(set(runs.read_json(tmp_path / "a.json")["numbers"])) == 1
+    assert len(set(atomic.read_json(tmp_path / "a.json")["numbers"])) == 1
 
 
 def test_what_a_killed_writer_left_goes_and_what_somebody_writes_stays(tmp_path: Path) -> None:
     torn = tmp_path / "a" / ".x.json.tmp"
     torn.mkdir(parents=True)
     (torn / "x.json").write_text("{")
-    with runs.atomic_write(tmp_path / "b" / "y.json") as temporary:
+    with atomic.atomic_write(tmp_path / "b" / "y.json") as temporary:
         temporary.write_text("{}")
-        runs.remove_torn(tmp_path)
+        atomic.remove_torn(tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "y.json"]

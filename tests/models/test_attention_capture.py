@@ -28,7 +28,9 @@ def hybrid() -> tuple[nn.Module, Tensor]:
 
 
 def with_adapters() -> tuple[nn.Module, Tensor]:
-    model = LatentViT(3, embed_dim=32, depth=2, num_heads=2, adapter_dim=4, layer_norm=True, layer_gates=True)
+    model = LatentViT(
+        3, embed_dim=32, depth=2, num_heads=2, adapter_dim=4, layer_norm=True, layer_gates=True
+    )
     for block in model.blocks:
         nn.init.normal_(block.adapter.up.weight)
     return model, torch.randn(3, 18, 512)
@@ -39,7 +41,9 @@ def image_vit() -> tuple[nn.Module, Tensor]:
 
 
 def rectified() -> tuple[nn.Module, Tensor]:
-    return LatentViT(3, embed_dim=32, depth=2, num_heads=2, attention="rectified"), torch.randn(3, 18, 512)
+    return LatentViT(3, embed_dim=32, depth=2, num_heads=2, attention="rectified"), torch.randn(
+        3, 18, 512
+    )
 
 
 def num_hooks(model: nn.Module) -> int:
@@ -58,7 +62,9 @@ class TestEveryModel:
             model(x)
         handle.remove()
         heads = captured[-1]
-        torch.testing.assert_close(heads.attn.sum(-1), torch.ones(heads.attn.shape[:-1]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            heads.attn.sum(-1), torch.ones(heads.attn.shape[:-1]), atol=1e-5, rtol=0
+        )
         torch.testing.assert_close(heads.attn @ heads.values, heads.outputs, atol=1e-5, rtol=1e-4)
         mixed = (heads.attn @ heads.values).transpose(1, 2).flatten(2)
         torch.testing.assert_close(module.proj(mixed), outputs[0], atol=1e-5, rtol=1e-4)
@@ -149,9 +155,15 @@ def test_a_mask_counts() -> None:
 
 def test_bf16_maps_are_captured_too() -> None:
     model, x = latent_vit()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), capture_heads(model.eval()) as captured:
+    with (
+        torch.no_grad(),
+        torch.autocast("cpu", torch.bfloat16),
+        capture_heads(model.eval()) as captured,
+    ):
         model(x)
-    torch.testing.assert_close(captured[0].attn.float().sum(-1), torch.ones(3, 2, 19), atol=2e-2, rtol=0)
+    torch.testing.assert_close(
+        captured[0].attn.float().sum(-1), torch.ones(3, 2, 19), atol=2e-2, rtol=0
+    )
 
 
 def test_a_cnn_has_no_attention() -> None:
@@ -161,7 +173,9 @@ def test_a_cnn_has_no_attention() -> None:
 
 def test_scales_have_to_fit() -> None:
     model, _ = latent_vit()
-    with pytest.raises(ValueError, match=r"scales: expected a number a head, \[2, 2\] by module, got \[2\]"):
+    with pytest.raises(
+        ValueError, match=r"scales: expected a number a head, \[2, 2\] by module, got \[2\]"
+    ):
         scale_heads(model, [torch.ones(2)]).__enter__()
 
 
@@ -170,7 +184,9 @@ def test_rectified_rows_are_distributions_with_exact_zeros() -> None:
     torch.testing.assert_close(weights[0], torch.tensor([0, 0, 0.25, 0.75]), atol=1e-5, rtol=0)
     torch.testing.assert_close(weights[1], torch.full((4,), 0.25))
     assert attention_layer("rectified") is RectifiedAttention
-    with pytest.raises(ValueError, match="attention: expected one of softmax, rectified, got 'sparse'"):
+    with pytest.raises(
+        ValueError, match="attention: expected one of softmax, rectified, got 'sparse'"
+    ):
         attention_layer("sparse")
     with pytest.raises(ValueError, match="attn_mask"):
         RectifiedAttention(8, num_heads=2)(torch.zeros(1, 3, 8), is_causal=True)
@@ -183,5 +199,7 @@ def test_equal_heads_are_1_alike_and_orthogonal_ones_0(kind: str) -> None:
     heads = Heads(*(torch.cat([eye, eye, shifted], dim=1) for _ in range(3)))
     expected = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]])
     torch.testing.assert_close(head_similarity(heads, kind), expected)
-    with pytest.raises(ValueError, match="kind: expected one of subspace, position, output, got 'x'"):
+    with pytest.raises(
+        ValueError, match="kind: expected one of subspace, position, output, got 'x'"
+    ):
         head_similarity(heads, "x")

@@ -17,14 +17,19 @@ from fervit_lib.models import (
 )
 from fervit_lib.models.hybrid_vit import interpolate_positions
 from fervit_lib.models.layers import LayerwiseNorm, sinusoidal_positions
-from fervit_lib.runs import save_checkpoint
+from fervit_lib.system.checkpoints import save_checkpoint
 
 SMALL = {
     "scratch": {"embed_dim": 32, "depth": 2, "num_heads": 2},
     "hybrid": {"pretrained": "none"},
     "latent_cnn": {"embed_dim": 16, "depth": 2},
 }
-IMAGE = {"pretrained": "none", "model_name": "vit_tiny_patch16_224", "image_size": 48, "patch_size": 8}
+IMAGE = {
+    "pretrained": "none",
+    "model_name": "vit_tiny_patch16_224",
+    "image_size": 48,
+    "patch_size": 8,
+}
 
 
 @pytest.mark.parametrize("approach", SMALL)
@@ -48,13 +53,21 @@ class TestEveryApproachOverCodes:
         assert not torch.allclose(model(codes.flip(1)), logits, atol=1e-6)
 
     @pytest.mark.parametrize("shape", [(2, 14, 512), (2, 18, 256), (2, 512, 18)])
-    def test_codes_of_another_shape_are_refused(self, approach: str, shape: tuple[int, ...]) -> None:
+    def test_codes_of_another_shape_are_refused(
+        self, approach: str, shape: tuple[int, ...]
+    ) -> None:
         with pytest.raises(ValueError, match=r"w_plus: expected \(B, 18, 512\)"):
             create_model(approach, 5, **SMALL[approach])(torch.zeros(shape))
 
     def test_checkpoint_round_trip(self, approach: str, tmp_path: Path) -> None:
         model = create_model(approach, 3, **SMALL[approach]).eval()
-        save_model(tmp_path / "m.safetensors", model, approach=approach, classes="abc", options=SMALL[approach])
+        save_model(
+            tmp_path / "m.safetensors",
+            model,
+            approach=approach,
+            classes="abc",
+            options=SMALL[approach],
+        )
         loaded, classes = load_model(tmp_path / "m.safetensors")
         codes = torch.randn(2, 18, 512)
         assert classes == ("a", "b", "c")
@@ -80,33 +93,61 @@ def test_positions_are_stretched_linearly() -> None:
 
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="approach: expected one of scratch, hybrid, image, latent_cnn, got 'scrach'"):
+    with pytest.raises(
+        ValueError,
+        match="approach: expected one of scratch, hybrid, image, latent_cnn, got 'scrach'",
+    ):
         create_model("scrach")
     with pytest.raises(ValueError, match="scratch has no embed_dimm; it has .*embed_dim"):
         create_model("scratch", embed_dimm=3)
     with pytest.raises(ValueError, match="multiple of num_heads=8, got 100"):
         LatentViT(embed_dim=100)
-    with pytest.raises(ValueError, match="pretrained: expected imagenet, none, random, mae or a file .* got 'imagnet'"):
+    with pytest.raises(
+        ValueError,
+        match="pretrained: expected imagenet, none, random, mae or a file .* got 'imagnet'",
+    ):
         HybridLatentViT(pretrained="imagnet")
-    with pytest.raises(ValueError, match="timm has no 'vit_teenie_patch16_224'; nearest are .*vit_"):
+    with pytest.raises(
+        ValueError, match="timm has no 'vit_teenie_patch16_224'; nearest are .*vit_"
+    ):
         HybridLatentViT(pretrained="none", model_name="vit_teenie_patch16_224")
-    with pytest.raises(ValueError, match="expected a timm VisionTransformer with a class token, got 'resnet18'"):
+    with pytest.raises(
+        ValueError, match="expected a timm VisionTransformer with a class token, got 'resnet18'"
+    ):
         HybridLatentViT(pretrained="none", model_name="resnet18")
 
 
 def test_options_are_those_of_the_approach() -> None:
-    parameters = {"embed_dim": 8, "model_name": "x", "pretrained": "none", "lr": 1.0, "drop_rate": 0.0}
+    parameters = {
+        "embed_dim": 8,
+        "model_name": "x",
+        "pretrained": "none",
+        "lr": 1.0,
+        "drop_rate": 0.0,
+    }
     assert options_of("scratch", parameters) == {"drop_rate": 0.0, "embed_dim": 8}
-    assert options_of("hybrid", parameters) == {"drop_rate": 0.0, "model_name": "x", "pretrained": "none"}
+    assert options_of("hybrid", parameters) == {
+        "drop_rate": 0.0,
+        "model_name": "x",
+        "pretrained": "none",
+    }
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    save_model(path, LatentViT(3, **SMALL["scratch"]), approach="scratch", classes="abc", options={"depth": 1})
+    save_model(
+        path,
+        LatentViT(3, **SMALL["scratch"]),
+        approach="scratch",
+        classes="abc",
+        options={"depth": 1},
+    )
     with pytest.raises(ValueError, match=r"m\.safetensors: made by another version"):
         load_model(path)
     save_checkpoint(path, {}, {"kind": "autoencoder"})
-    with pytest.raises(ValueError, match="expected a trained model, got a checkpoint of kind 'autoencoder'"):
+    with pytest.raises(
+        ValueError, match="expected a trained model, got a checkpoint of kind 'autoencoder'"
+    ):
         load_model(path)
 
 
@@ -125,7 +166,9 @@ def test_options_of_the_scratch_model_take_part(position: str) -> None:
         model.entry[1].weight[3] = 0
     changed = codes.clone()
     changed[:, 3] = 7
-    torch.testing.assert_close(model(changed), model(codes))  # a layer behind a closed gate says nothing
+    torch.testing.assert_close(
+        model(changed), model(codes)
+    )  # a layer behind a closed gate says nothing
 
 
 def test_layerwise_norm_undoes_scale_and_shift_of_each_layer() -> None:
@@ -146,11 +189,16 @@ class TestAdapters:
         torch.manual_seed(0)
         plain = HybridLatentViT(pretrained="none", model_name="vit_small_patch16_224").eval()
         torch.manual_seed(0)
-        adapted = HybridLatentViT(pretrained="none", model_name="vit_small_patch16_224", adapter_dim=64).eval()
+        adapted = HybridLatentViT(
+            pretrained="none", model_name="vit_small_patch16_224", adapter_dim=64
+        ).eval()
         adapted.input_proj, adapted.head = plain.input_proj, plain.head
         codes = torch.randn(2, 18, 512)
         torch.testing.assert_close(adapted(codes), plain(codes))
-        count = {name: sum(p.numel() for p in model.parameters()) for name, model in (("a", adapted), ("p", plain))}
+        count = {
+            name: sum(p.numel() for p in model.parameters())
+            for name, model in (("a", adapted), ("p", plain))
+        }
         assert count["a"] - count["p"] == 12 * (2 * 384 * 64 + 64 + 384)
 
     def test_a_cnn_has_no_place_for_them(self) -> None:
@@ -170,7 +218,9 @@ class TestHybridOfAnyViT:
         assert torch.equal(hybrid.reg_token, vit.reg_token)
         assert hybrid.forward_features(torch.randn(2, 18, 512)).shape == (2, 23, 384)
         assert torch.equal(hybrid.pos_embed[:, :1], torch.zeros(1, 1, 384))
-        torch.testing.assert_close(hybrid.pos_embed[:, 1:], interpolate_positions(vit.pos_embed, 18))
+        torch.testing.assert_close(
+            hybrid.pos_embed[:, 1:], interpolate_positions(vit.pos_embed, 18)
+        )
 
     def test_a_vit_of_224_gives_what_its_blocks_give(self) -> None:
         """Fed with tokens of its own, the hybrid is the timm model from there on."""
@@ -192,30 +242,45 @@ class TestHybridOfAnyViT:
             hybrid = HybridLatentViT(pretrained=str(file))
             assert torch.equal(hybrid.blocks[3].mlp.fc1.weight, published.blocks[3].mlp.fc1.weight)
             assert torch.equal(hybrid.cls_token, published.cls_token)
-        image = create_model("image", pretrained=str(file), **{k: v for k, v in IMAGE.items() if k != "pretrained"})
+        image = create_model(
+            "image", pretrained=str(file), **{k: v for k, v in IMAGE.items() if k != "pretrained"}
+        )
         assert torch.equal(image.body.blocks[3].mlp.fc1.weight, published.blocks[3].mlp.fc1.weight)
         assert image.body.patch_embed.proj.weight.shape[-1] == 8
 
     def test_a_file_of_another_model_or_half_a_file_is_refused(self, tmp_path: Path) -> None:
-        save_file(timm.create_model("vit_tiny_patch16_224", depth=2).state_dict(), tmp_path / "other.safetensors")
-        with pytest.raises(ValueError, match=r"other\.safetensors: not the weights of timm's vit_tiny_patch16_224"):
+        save_file(
+            timm.create_model("vit_tiny_patch16_224", depth=2).state_dict(),
+            tmp_path / "other.safetensors",
+        )
+        with pytest.raises(
+            ValueError, match=r"other\.safetensors: not the weights of timm's vit_tiny_patch16_224"
+        ):
             HybridLatentViT(pretrained=str(tmp_path / "other.safetensors"))
         whole = (tmp_path / "other.safetensors").read_bytes()
         (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])
         with pytest.raises(ValueError, match=r"half\.safetensors: not the weights"):
             HybridLatentViT(pretrained=str(tmp_path / "half.safetensors"))
-        with pytest.raises(ValueError, match="pretrained: no file .*none.safetensors; place it there"):
+        with pytest.raises(
+            ValueError, match="pretrained: no file .*none.safetensors; place it there"
+        ):
             HybridLatentViT(pretrained=str(tmp_path / "none.safetensors"))
 
-    def test_without_a_hub_the_file_to_place_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_a_hub_the_file_to_place_is_named(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        with pytest.raises(ValueError, match="place it as pretrained_models/vit_tiny_patch16_224.safetensors"):
+        with pytest.raises(
+            ValueError, match="place it as pretrained_models/vit_tiny_patch16_224.safetensors"
+        ):
             HybridLatentViT(pretrained="imagenet")
 
 
 class TestImageModel:
-    @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18", "convnext_atto", "face_cnn"])
+    @pytest.mark.parametrize(
+        "name", ["vit_tiny_patch16_224", "resnet18", "convnext_atto", "face_cnn"]
+    )
     def test_images_of_any_kind_to_logits(self, name: str) -> None:
         model = create_model("image", 5, pretrained="none", model_name=name, image_size=64).eval()
         grey = torch.randint(0, 256, (2, 1, 48, 48), dtype=torch.uint8)
@@ -233,12 +298,18 @@ class TestImageModel:
 
     def test_the_cnn_for_small_faces_starts_from_random_weights_alone(self, tmp_path: Path) -> None:
         model = create_model("image", 5, pretrained="none", model_name="face_cnn")
-        assert model.image_size == 48 and model.forward_features(torch.rand(2, 1, 48, 48)).shape == (2, 512, 6, 6)
+        assert model.image_size == 48 and model.forward_features(
+            torch.rand(2, 1, 48, 48)
+        ).shape == (2, 512, 6, 6)
         with pytest.raises(ValueError, match="nobody published weights of face_cnn; say none"):
             create_model("image", 5, pretrained="imagenet", model_name="face_cnn")
         save_checkpoint(tmp_path / "face_cnn.safetensors", model.body.state_dict(), {})
-        with pytest.raises(ValueError, match="face_cnn reads no file: it starts from random weights"):
-            create_model("image", 5, pretrained=str(tmp_path / "face_cnn.safetensors"), model_name="face_cnn")
+        with pytest.raises(
+            ValueError, match="face_cnn reads no file: it starts from random weights"
+        ):
+            create_model(
+                "image", 5, pretrained=str(tmp_path / "face_cnn.safetensors"), model_name="face_cnn"
+            )
 
     def test_patches_that_suit_small_faces(self) -> None:
         model = create_model("image", 5, **IMAGE)
@@ -249,14 +320,18 @@ class TestImageModel:
 
     def test_checkpoint_round_trip(self, tmp_path: Path) -> None:
         model = create_model("image", 3, **IMAGE).eval()
-        save_model(tmp_path / "m.safetensors", model, approach="image", classes="abc", options=IMAGE)
+        save_model(
+            tmp_path / "m.safetensors", model, approach="image", classes="abc", options=IMAGE
+        )
         images = torch.rand(2, 3, 48, 48)
         assert torch.equal(load_model(tmp_path / "m.safetensors")[0](images), model(images))
 
     def test_a_checkpoint_needs_no_published_weights_again(self, tmp_path: Path) -> None:
         options = IMAGE | {"pretrained": str(tmp_path / "gone.safetensors")}
         model = create_model("image", 3, **IMAGE)
-        save_model(tmp_path / "m.safetensors", model, approach="image", classes="abc", options=options)
+        save_model(
+            tmp_path / "m.safetensors", model, approach="image", classes="abc", options=options
+        )
         load_model(tmp_path / "m.safetensors")
 
 

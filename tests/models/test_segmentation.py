@@ -26,19 +26,25 @@ def test_a_segmenter_computes_what_its_librarys_does() -> None:
     gradients = []
     for model in (ours, theirs):
         model(images).square().mean().backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        gradients.append(
+            torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        )
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-5)
     assert sum(isinstance(module, nn.SiLU) for module in ours.modules()) == 49
 
 
 def test_the_slim_decoders_last_block_can_do_what_the_librarys_does() -> None:
     torch.manual_seed(0)
-    theirs = smp.Unet("resnet18", encoder_weights=None, decoder_channels=segmentation.DECODERS["slim"])
+    theirs = smp.Unet(
+        "resnet18", encoder_weights=None, decoder_channels=segmentation.DECODERS["slim"]
+    )
     theirs = theirs.decoder.blocks[-1].eval()
     ours = build_segmenter("resnet18", "slim").decoder.blocks[-1].eval()
     maps = torch.randn(2, 16, 12, 12)
     fresh = ours.shuffle(ours.conv1(maps))
-    assert torch.equal(fresh[..., ::2, ::2].repeat_interleave(2, -1).repeat_interleave(2, -2), fresh)  # no grid
+    assert torch.equal(
+        fresh[..., ::2, ::2].repeat_interleave(2, -1).repeat_interleave(2, -2), fresh
+    )  # no grid
     # Behind nearest up-sampling, rows 2i and 2i + 1 read the small map at i - 1, i, i and at i, i, i + 1.
     places = torch.zeros(2, 3, 3)  # which of the two, where it reads, by which row of the kernel
     for parity, reads in enumerate([(0, 1, 1), (1, 1, 2)]):
@@ -70,7 +76,9 @@ def test_a_teacher_loads_strictly_from_the_published_form(tmp_path: Path) -> Non
 
     saved.pop("model.segmentation_head.0.bias")
     torch.save({"state_dict": saved}, tmp_path / "less.pth")
-    with pytest.raises(ValueError, match=r"less.pth: not the weights of a U-Net with resnet18.*segmentation_head"):
+    with pytest.raises(
+        ValueError, match=r"less.pth: not the weights of a U-Net with resnet18.*segmentation_head"
+    ):
         segmentation.load_teacher(tmp_path / "less.pth", "resnet18", "slim")
     (tmp_path / "bad.pth").write_bytes(b"no weights")
     with pytest.raises(ValueError, match="bad.pth: expected a dict with `state_dict`"):
@@ -81,7 +89,11 @@ def test_a_teacher_loads_strictly_from_the_published_form(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"encoder": "resnet19"}, "encoder: "), ({"decoder": "wide"}, "decoder: "), ({"weights": "yours"}, "weights: ")],
+    [
+        ({"encoder": "resnet19"}, "encoder: "),
+        ({"decoder": "wide"}, "decoder: "),
+        ({"weights": "yours"}, "weights: "),
+    ],
 )
 def test_an_unknown_segmenter_is_an_error(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -89,7 +101,11 @@ def test_an_unknown_segmenter_is_an_error(options: dict, message: str) -> None:
 
 
 def test_the_published_pair_costs_what_the_paper_trail_says() -> None:
-    published = {(segmentation.TEACHER_ENCODER, "full"): 23.8, (ENCODER, "full"): 18.5, (ENCODER, "slim"): 7.7}
+    published = {
+        (segmentation.TEACHER_ENCODER, "full"): 23.8,
+        (ENCODER, "full"): 18.5,
+        (ENCODER, "slim"): 7.7,
+    }
     for (encoder, decoder), expected in published.items():
         images = torch.zeros(1, 3, 128, 128)
         macs = count_macs(build_segmenter(encoder, decoder).eval(), images) / 1e9 * (640 / 128) ** 2

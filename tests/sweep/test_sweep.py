@@ -28,8 +28,7 @@ from wandb.sdk.sweeps.scheduler.optuna import search_space_from_sweep_config
 from fervit_lib import models, training
 from fervit_lib.figures import sweep as sweep_figures
 from fervit_lib.latents import complete_store
-from fervit_lib.runs import Run, write_json
-from fervit_lib.runtime import PROJECT_ROOT, seed_everything
+from fervit_lib.runs import Run
 from fervit_lib.sweep import (
     leaderboard,
     load_study,
@@ -48,6 +47,8 @@ from fervit_lib.sweep.config import METRICS
 from fervit_lib.sweep.study import MAX_STARTS, claim, live_trial, num_ended, propose
 from fervit_lib.sweep.wandb_agent import for_wandb
 from fervit_lib.sweep.work import work
+from fervit_lib.system.atomic import write_json
+from fervit_lib.system.runtime import PROJECT_ROOT, seed_everything
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 DEMO = PROJECT_ROOT / "configs" / "sweep.yaml"
@@ -87,13 +88,23 @@ class TestFormat:
             RANGE,
         ],
     )
-    def test_a_parameter_is_drawn_from_what_weights_and_biases_draws_it_from(self, spec: dict) -> None:
+    def test_a_parameter_is_drawn_from_what_weights_and_biases_draws_it_from(
+        self, spec: dict
+    ) -> None:
         parameters = {"x": spec, "y": {"values": [1, 2]}}
-        assert parse_sweep(content(parameters=parameters)).space == search_space_from_sweep_config(parameters)
+        assert parse_sweep(content(parameters=parameters)).space == search_space_from_sweep_config(
+            parameters
+        )
 
     def test_log_uniform_is_of_the_exponent(self) -> None:
-        space = parse_sweep(content(parameters={"lr": {"distribution": "log_uniform", "min": -3, "max": 0}})).space
-        assert (space["lr"].low, space["lr"].high, space["lr"].log) == (pytest.approx(np.exp(-3)), 1.0, True)
+        space = parse_sweep(
+            content(parameters={"lr": {"distribution": "log_uniform", "min": -3, "max": 0}})
+        ).space
+        assert (space["lr"].low, space["lr"].high, space["lr"].log) == (
+            pytest.approx(np.exp(-3)),
+            1.0,
+            True,
+        )
 
     def test_hyperband_in_both_ways(self) -> None:
         first = parse_sweep(content(early_terminate={"type": "hyperband", "min_iter": 2, "eta": 2}))
@@ -117,32 +128,65 @@ class TestFormat:
             ({"run_cap": None}, "run_cap: expected a number of trials: random search has no end"),
             ({"run_cap": 0}, "run_cap: expected a whole number"),
             ({"name": "a/b"}, "name: expected letters"),
-            ({"early_terminate": {"type": "envelope"}}, "early_terminate.type: expected hyperband, got 'envelope'"),
-            ({"early_terminate": {"type": "hyperband", "eta": 2}}, "early_terminate: expected min_iter, or max_iter"),
-            ({"early_terminate": {"type": "hyperband", "min_iter": 9}}, "early_terminate.min_iter: expected at most 8"),
-            ({"early_terminate": {"type": "hyperband", "min_iter": 1, "strict": False}}, "early_terminate.strict"),
+            (
+                {"early_terminate": {"type": "envelope"}},
+                "early_terminate.type: expected hyperband, got 'envelope'",
+            ),
+            (
+                {"early_terminate": {"type": "hyperband", "eta": 2}},
+                "early_terminate: expected min_iter, or max_iter",
+            ),
+            (
+                {"early_terminate": {"type": "hyperband", "min_iter": 9}},
+                "early_terminate.min_iter: expected at most 8",
+            ),
+            (
+                {"early_terminate": {"type": "hyperband", "min_iter": 1, "strict": False}},
+                "early_terminate.strict",
+            ),
             (
                 {"early_terminate": {"type": "hyperband", "min_iter": 1, "n": 1}},
                 "early_terminate.n: not supported",
             ),
-            ({"parameters": {"lr": {"distribution": "normal", "mu": 0}}}, "got 'normal', which is not supported here"),
+            (
+                {"parameters": {"lr": {"distribution": "normal", "mu": 0}}},
+                "got 'normal', which is not supported here",
+            ),
             (
                 {"parameters": {"lr": {"values": [1], "probabilities": [1]}}},
                 "parameters.lr.probabilities: not",
             ),
-            ({"parameters": {"lr": {"parameters": {"a": {"value": 1}}}}}, "parameters.lr.parameters: not supported"),
+            (
+                {"parameters": {"lr": {"parameters": {"a": {"value": 1}}}}},
+                "parameters.lr.parameters: not supported",
+            ),
             ({"parameters": {"lr": RANGE | {"q": 1}}}, "parameters.lr.q: not supported here"),
-            ({"parameters": {"lr": {"min": 1}}}, "parameters.lr.max: expected it for distribution uniform"),
-            ({"parameters": {"lr": {"min": "1e-4", "max": 1}}}, "got '1e-4' (in YAML, write 1.0e-4, not 1e-4)"),
+            (
+                {"parameters": {"lr": {"min": 1}}},
+                "parameters.lr.max: expected it for distribution uniform",
+            ),
+            (
+                {"parameters": {"lr": {"min": "1e-4", "max": 1}}},
+                "got '1e-4' (in YAML, write 1.0e-4, not 1e-4)",
+            ),
             ({"parameters": {"lr": {"min": 2, "max": 1}}}, "parameters.lr: expected min below max"),
-            ({"parameters": {"epochs": {"value": 3}}}, "parameters: expected at least one with several values"),
+            (
+                {"parameters": {"epochs": {"value": 3}}},
+                "parameters: expected at least one with several values",
+            ),
             ({"method": "grid"}, "method: grid needs values"),
-            ({"parameters": {"lrr": RANGE}}, "parameters.lrr: notebooks/02_train.ipynb has no such parameter; did you"),
+            (
+                {"parameters": {"lrr": RANGE}},
+                "parameters.lrr: notebooks/02_train.ipynb has no such parameter; did you",
+            ),
             (
                 {"parameters": {"reports": {"values": ["a", "b"]}}},
                 "parameters.reports: notebooks/02_train.ipynb has",
             ),
-            ({"parameters": {"depth": {"values": [1, 2.5]}}}, "parameters.depth: expected int, got 2.5"),
+            (
+                {"parameters": {"depth": {"values": [1, 2.5]}}},
+                "parameters.depth: expected int, got 2.5",
+            ),
         ],
     )
     def test_a_mistake_is_named(self, tmp_path: Path, changes: dict, message: str) -> None:
@@ -165,15 +209,23 @@ class TestFormat:
         assert for_wandb(sweep, DEMO) == sweep.source  # it says itself how
         own = for_wandb(parse_sweep(content()), DEMO)
         assert own["command"][2:] == sweep.source["command"][2:]
-        given = create_sweep_command_args({"args": {"lr": {"value": 0.01}, "approach": {"value": "image"}}})
+        given = create_sweep_command_args(
+            {"args": {"lr": {"value": 0.01}, "approach": {"value": "image"}}}
+        )
         assert json.loads(given["args_json"][0]) == {"lr": 0.01, "approach": "image"}
 
 
 def search(method: str, goal: str, seed: int, trials: int = 30) -> float:
     """How far the best of some trials is from the best there is of a bowl with a bump for a category."""
-    parameters = {"lr": {"min": -5.0, "max": 5.0}, "mixup": {"min": -5.0, "max": 5.0}, "depth": {"values": [1, 2, 3]}}
+    parameters = {
+        "lr": {"min": -5.0, "max": 5.0},
+        "mixup": {"min": -5.0, "max": 5.0},
+        "depth": {"values": [1, 2, 3]},
+    }
     metric = {"name": "accuracy", "goal": goal}
-    sweep = parse_sweep(content(method=method, metric=metric, parameters=parameters, run_cap=trials))
+    sweep = parse_sweep(
+        content(method=method, metric=metric, parameters=parameters, run_cap=trials)
+    )
     study = optuna.create_study(direction=sweep.goal)
     for number in range(trials):
         study.sampler = sweep.sampler(number, seed)
@@ -187,7 +239,9 @@ def search(method: str, goal: str, seed: int, trials: int = 30) -> float:
 class TestSearch:
     @pytest.mark.parametrize("goal", ["minimize", "maximize"])
     def test_bayes_beats_random(self, goal: str) -> None:
-        bayes, random = ([search(method, goal, seed) for seed in range(20)] for method in ("bayes", "random"))
+        bayes, random = (
+            [search(method, goal, seed) for seed in range(20)] for method in ("bayes", "random")
+        )
         assert median(bayes) < 0.5 * median(random)
 
     def test_another_start_does_not_draw_the_same_again(self) -> None:
@@ -210,7 +264,9 @@ def start_worker(sweep: dict, reports: Path, train: Callable[[dict], float]) -> 
         return train(parameters)
 
     # Forked, for a process that imports everything anew takes seconds to come up.
-    process = get_context("fork").Process(target=work, args=(parse_sweep(sweep), reports), kwargs={"train": run_trial})
+    process = get_context("fork").Process(
+        target=work, args=(parse_sweep(sweep), reports), kwargs={"train": run_trial}
+    )
     process.start()
     return process
 
@@ -256,7 +312,11 @@ class TestWorkers:
         assert {(trial.params["lr"], trial.params["depth"]) for trial in study.trials} == {
             (lr, depth) for lr in (0.1, 0.2, 0.3, 0.4) for depth in (1, 2)
         }
-        again = {int(p.parent.name[-3:]) for p in starts.glob("*/starts") if len(p.read_text().split()) > 1}
+        again = {
+            int(p.parent.name[-3:])
+            for p in starts.glob("*/starts")
+            if len(p.read_text().split()) > 1
+        }
         assert again <= running  # what had ended was not run again
 
     def test_a_trial_that_kills_its_worker_is_given_up(self, tmp_path: Path) -> None:
@@ -303,7 +363,9 @@ class TestWorkers:
         table = leaderboard(study, sweep, tmp_path).set_index("variant")
         assert table.loc["trial-002", "reason"] == "CUDA out of memory"
         assert table.loc["trial-003", "reason"] == "macro_f1 is no number"
-        assert study.best_trial.value == max(trial.params["lr"] for trial in study.trials if trial.value is not None)
+        assert study.best_trial.value == max(
+            trial.params["lr"] for trial in study.trials if trial.value is not None
+        )
         assert list(table.index[-2:].sort_values()) == ["trial-002", "trial-003"]
 
     def test_a_trial_that_its_own_process_stopped_is_pruned(self, tmp_path: Path) -> None:
@@ -380,8 +442,12 @@ def learner(make_store: Callable[..., Path], tmp_path: Path) -> Callable[..., An
     return make
 
 
-def test_hyperband_stops_a_bad_trial_and_lets_a_good_one_train_on(learner: Callable, tmp_path: Path) -> None:
-    sweep = parse_sweep(content(early_terminate={"type": "hyperband", "min_iter": 1, "eta": 2}, run_cap=40))
+def test_hyperband_stops_a_bad_trial_and_lets_a_good_one_train_on(
+    learner: Callable, tmp_path: Path
+) -> None:
+    sweep = parse_sweep(
+        content(early_terminate={"type": "hyperband", "min_iter": 1, "eta": 2}, run_cap=40)
+    )
     study = open_study(sweep, tmp_path / "sweep")
     for _ in range(20):
         trial = study.ask()
@@ -404,33 +470,64 @@ def test_hyperband_stops_a_bad_trial_and_lets_a_good_one_train_on(learner: Calla
 class TestResults:
     def test_a_front_is_what_no_row_beats(self) -> None:
         rng = np.random.default_rng(0)
-        table = pd.DataFrame({"f1": rng.integers(0, 6, 40) / 5, "cost": rng.integers(1, 8, 40).astype(float)})
+        table = pd.DataFrame(
+            {"f1": rng.integers(0, 6, 40) / 5, "cost": rng.integers(1, 8, 40).astype(float)}
+        )
         table.loc[3, "f1"] = np.nan
         for goal, sign in (("maximize", 1), ("minimize", -1)):
             front = pareto_front(table, "f1", "cost", goal)
             rows = list(table.assign(f1=sign * table["f1"]).itertuples())
             for row in rows:
                 beaten = any(
-                    other.f1 >= row.f1 and other.cost <= row.cost and (other.f1, other.cost) != (row.f1, row.cost)
+                    other.f1 >= row.f1
+                    and other.cost <= row.cost
+                    and (other.f1, other.cost) != (row.f1, row.cost)
                     for other in rows
                 )
                 assert front[row.Index] == (row.Index != 3 and not beaten)
 
     def test_the_winner_makes_a_plan_with_the_codes_it_was_found_on(self, tmp_path: Path) -> None:
-        parameters = {"lr": RANGE, "depth": {"values": [1, 2]}, "latents": {"value": str(tmp_path / "codes/toy/a")}}
+        parameters = {
+            "lr": RANGE,
+            "depth": {"values": [1, 2]},
+            "latents": {"value": str(tmp_path / "codes/toy/a")},
+        }
         sweep = parse_sweep(content(parameters=parameters))
         work(sweep, tmp_path / "reports", train=lambda sweep, run, parameters: parameters["lr"])
         encoded = Run(tmp_path / "reports", "demo", "encode", "autoencoder")
-        used = {"dataset": "toy", "toy_faces": 140, "epochs": 15, "experiment": "demo", "data_dir": str(tmp_path)}
+        used = {
+            "dataset": "toy",
+            "toy_faces": 140,
+            "epochs": 15,
+            "experiment": "demo",
+            "data_dir": str(tmp_path),
+        }
         write_json(encoded.folder / "config.json", {"parameters": used})
-        about = {"classes": ("a", "b"), "encoder": "autoencoder", "faces": tmp_path, "synthetic": True}
-        complete_store(tmp_path / "codes/toy/a", {"train": 1}, made_by={"run": str(encoded.folder)}, **about)
+        about = {
+            "classes": ("a", "b"),
+            "encoder": "autoencoder",
+            "faces": tmp_path,
+            "synthetic": True,
+        }
+        complete_store(
+            tmp_path / "codes/toy/a", {"train": 1}, made_by={"run": str(encoded.folder)}, **about
+        )
         study, _ = load_study(tmp_path / "reports" / "tiny" / "sweep")
         file = write_winner(tmp_path / "winner.yaml", study, sweep)
         written = yaml.safe_load(file.read_text())
         assert written["encode"] == {"toy_faces": 140} and written["data_dir"] == str(tmp_path)
         assert written["train"] == {"seed": [0, 1, 2]} | study.best_trial.params
-        command = [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock", "--configfile", file, "--dry-run"]
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--cores",
+            "1",
+            "--nolock",
+            "--configfile",
+            file,
+            "--dry-run",
+        ]
         done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("scratch-full-seed") >= 3
@@ -439,7 +536,12 @@ class TestResults:
         sweep = parse_sweep(content(run_cap=8))
 
         def train(_: object, run: Run, parameters: dict) -> float:
-            figures = {"val_accuracy": 0.5, "train_seconds": 3.0, "peak_memory_gb": 1.0, "total_parameters": 1000}
+            figures = {
+                "val_accuracy": 0.5,
+                "train_seconds": 3.0,
+                "peak_memory_gb": 1.0,
+                "total_parameters": 1000,
+            }
             run.write_result(**figures, trainable_parameters=10, epochs=3, synthetic=True)
             if run.variant == "trial-005":
                 raise RuntimeError("no memory")
@@ -451,7 +553,10 @@ class TestResults:
         page = sweep_figures.table_of_trials(table, list(sweep.space), sweep.metric).to_html()
         assert all(f"trial-00{n}" in page for n in range(8))
         front = {"train_seconds": pareto_front(table, "macro_f1", "train_seconds")}
-        assert sum(len(trace.x) for trace in sweep_figures.plot_costs(table, "macro_f1", front).data) >= 8
+        assert (
+            sum(len(trace.x) for trace in sweep_figures.plot_costs(table, "macro_f1", front).data)
+            >= 8
+        )
         assert len(sweep_figures.plot_parameters(study, "macro_f1")) == 4
         assert len(sweep_figures.plot_progress(study, "macro_f1")) == 2
         few = optuna.create_study()
@@ -465,13 +570,17 @@ def run_and_kill_who_works_on(trial: Path, file: Path, reports: Path, workers: i
         while not (trial / "config.json").is_file():
             time.sleep(0.05)
             assert not running.done(), running.result()
-        [number] = re.findall(r"^process (\d+) ", (reports / "tiny" / "sweep" / "locks" / trial.name).read_text())
+        [number] = re.findall(
+            r"^process (\d+) ", (reports / "tiny" / "sweep" / "locks" / trial.name).read_text()
+        )
         os.kill(int(number), signal.SIGKILL)
         running.result()
 
 
 @pytest.mark.notebooks
-def test_a_real_sweep_with_killed_workers_and_a_failing_trial(make_store: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_real_sweep_with_killed_workers_and_a_failing_trial(
+    make_store: Callable[..., Path], tmp_path: Path
+) -> None:
     make_store(tmp_path / "codes")
     parameters = {
         "attention": {"values": ["softmax", "rectified", "<img src=x onerror=alert(1)>"]},
@@ -486,10 +595,15 @@ def test_a_real_sweep_with_killed_workers_and_a_failing_trial(make_store: Callab
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump(content(method="grid", run_cap=None, parameters=parameters)))
     train = tmp_path / "reports" / "tiny" / "train"
-    with pytest.raises(RuntimeError, match=r"1 of 1 workers ended early \(exit codes \[-9\]\); run the same command"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"1 of 1 workers ended early \(exit codes \[-9\]\); run the same command",
+    ):
         run_and_kill_who_works_on(train / "trial-000", file, tmp_path / "reports", workers=1)
     assert not (train / "trial-000" / "result.json").exists()
-    run_and_kill_who_works_on(train / "trial-001", file, tmp_path / "reports", workers=2)  # the other goes on
+    run_and_kill_who_works_on(
+        train / "trial-001", file, tmp_path / "reports", workers=2
+    )  # the other goes on
 
     winner = {"winner": str(tmp_path / "winner.yaml")}
     notebook = PROJECT_ROOT / "notebooks" / "06_sweep.ipynb"
@@ -497,7 +611,12 @@ def test_a_real_sweep_with_killed_workers_and_a_failing_trial(make_store: Callab
     given = {"config": str(file), "reports": str(tmp_path / "reports"), "workers": 2} | winner
     run_notebook(notebook, folder, given)
     result = json.loads((folder / "result.json").read_text())
-    assert (result["trials"], result["failed"], result["pruned"], result["synthetic"]) == (3, 1, 0, True)
+    assert (result["trials"], result["failed"], result["pruned"], result["synthetic"]) == (
+        3,
+        1,
+        0,
+        True,
+    )
     study, _ = load_study(folder.parent)
     reason = study.trials[2].user_attrs["reason"]
     assert "attention: expected one of softmax, rectified, got '<img" in reason
@@ -505,31 +624,64 @@ def test_a_real_sweep_with_killed_workers_and_a_failing_trial(make_store: Callab
     assert "&lt;img src=x onerror=alert(1)&gt;" in page and "<img" not in page
     assert [trial.user_attrs["starts"] for trial in study.trials[:2]] == [2, 2]
     for number in (0, 1):
-        assert {"notebook.html", "config.json", "metrics.csv", "result.json", "checkpoints", "wandb"} <= {
-            path.name for path in (train / f"trial-00{number}").iterdir()
-        }
+        assert {
+            "notebook.html",
+            "config.json",
+            "metrics.csv",
+            "result.json",
+            "checkpoints",
+            "wandb",
+        } <= {path.name for path in (train / f"trial-00{number}").iterdir()}
     assert not list(train.glob("trial-002/result.json"))
-    assert yaml.safe_load((tmp_path / "winner.yaml").read_text())["train"]["attention"] in ("softmax", "rectified")
+    assert yaml.safe_load((tmp_path / "winner.yaml").read_text())["train"]["attention"] in (
+        "softmax",
+        "rectified",
+    )
 
 
 @pytest.mark.notebooks
-def test_a_trial_as_the_agent_of_weights_and_biases_starts_it(make_store: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_trial_as_the_agent_of_weights_and_biases_starts_it(
+    make_store: Callable[..., Path], tmp_path: Path
+) -> None:
     make_store(tmp_path / "codes")
-    fixed = {"latents": str(tmp_path / "codes"), "epochs": 1, "embed_dim": 16, "num_heads": 2, "depth": 1}
+    fixed = {
+        "latents": str(tmp_path / "codes"),
+        "epochs": 1,
+        "embed_dim": 16,
+        "num_heads": 2,
+        "depth": 1,
+    }
     parameters = {"lr": RANGE} | {name: {"value": value} for name, value in fixed.items()}
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump(content(parameters=parameters)))
-    given = create_sweep_command_args({"args": {name: {"value": v} for name, v in (fixed | {"lr": 0.01}).items()}})
+    given = create_sweep_command_args(
+        {"args": {name: {"value": v} for name, v in (fixed | {"lr": 0.01}).items()}}
+    )
     agent = {"WANDB_MODE": "offline", "WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "abc123"}
-    command = [sys.executable, "-m", "fervit_lib.sweep", file, "--reports", tmp_path / "reports", "--trial"]
+    command = [
+        sys.executable,
+        "-m",
+        "fervit_lib.sweep",
+        file,
+        "--reports",
+        tmp_path / "reports",
+        "--trial",
+    ]
     done = subprocess.run(
-        [*command, *given["args_json"]], cwd=PROJECT_ROOT, env=os.environ | agent, capture_output=True, text=True
+        [*command, *given["args_json"]],
+        cwd=PROJECT_ROOT,
+        env=os.environ | agent,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     run = Run(tmp_path / "reports", "tiny", "train", "wandb-abc123")
     assert run.config["parameters"]["lr"] == 0.01 and run.result["epochs"] == 1
     [offline] = (run.folder / "wandb").glob("offline-run-*-abc123")
     synced = subprocess.run(
-        [sys.executable, "-m", "wandb", "sync", "--dry-run", offline], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, "-m", "wandb", "sync", "--dry-run", offline],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
     assert synced.returncode == 0 and "abc123" in synced.stdout + synced.stderr

@@ -12,8 +12,9 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from torch import Tensor, nn
 
-from fervit_lib import distillation, models, ranks, training
-from fervit_lib.runtime import seed_everything
+from fervit_lib import distillation, models, training
+from fervit_lib.system import distributed
+from fervit_lib.system.runtime import seed_everything
 from fervit_lib.training.callbacks import Bf16
 from fervit_lib.training.data import TensorBatches
 from fervit_lib.training.share import Share
@@ -44,14 +45,18 @@ class Die(Callback):
             raise KeyboardInterrupt
 
 
-def fit_case(name: str, store: Path, folder: Path, *cbs: Callback, state: Path | None = None) -> nn.Module:
+def fit_case(
+    name: str, store: Path, folder: Path, *cbs: Callback, state: Path | None = None
+) -> nn.Module:
     approach, strategy, options, more = CASES[name]
     seed_everything(0)
     model = models.create_model(approach, 3, **options)
     dls = training.face_dls(model, store, batch_size=16, device=CPU)
     plan = training.get_strategy(strategy)
     options = {"approach": approach, "classes": dls.classes, "options": options}
-    best = training.SaveBest(lambda: models.save_model(folder / "best.safetensors", model, **options))
+    best = training.SaveBest(
+        lambda: models.save_model(folder / "best.safetensors", model, **options)
+    )
     augment = training.AugmentCodes(0.1, 0.1, 0.1)
     more = {"precision": "float32", "cbs": [best, augment, *cbs]} | more
     learn = training.build_learner(model, dls, plan, folder=folder, **more)
@@ -64,7 +69,12 @@ def fit_case(name: str, store: Path, folder: Path, *cbs: Callback, state: Path |
 def fit_image(store: Path, folder: Path) -> nn.Module:
     """A CNN: its norms need the whole batch, and timm's do more than normalise."""
     seed_everything(0)
-    options = {"model_name": "mobilenetv3_small_050", "pretrained": "none", "image_size": 32, "drop_rate": 0.0}
+    options = {
+        "model_name": "mobilenetv3_small_050",
+        "pretrained": "none",
+        "image_size": 32,
+        "drop_rate": 0.0,
+    }
     model = models.create_model("image", 7, **options)
     dls = training.face_dls(model, store, batch_size=16, device=CPU)
     cbs = [training.AugmentImages(1.0)]
@@ -83,7 +93,9 @@ def fit_taught(store: Path, folder: Path) -> nn.Module:
     student = distillation.TokenViT(7, **size)
     dls = training.face_dls(student, store, batch_size=16, device=CPU)
     loss, cbs = distillation.ExpressionLoss("token"), [training.AugmentImages(1.0)]
-    learn = distillation.build_expression_learner(student, teacher, dls, loss, folder=folder, cbs=cbs)
+    learn = distillation.build_expression_learner(
+        student, teacher, dls, loss, folder=folder, cbs=cbs
+    )
     learn.remove_cbs(learn.cbs.filter(lambda cb: isinstance(cb, Bf16)))
     with learn.no_bar(), learn.no_logging():
         training.fit(learn, training.get_strategy("full"), epochs=2, lr=1e-4)
@@ -100,7 +112,7 @@ def die_and_go_on(store: Path, folder: Path) -> nn.Module:
     return fit_case("everything", store, folder)
 
 
-@ranks.once
+@distributed.once
 def copy_once(path: Path, to: Path) -> None:
     to.write_bytes(path.read_bytes())
 
@@ -153,7 +165,7 @@ def refused_batch(store: Path, folder: Path) -> str:
     return ""
 
 
-@ranks.once
+@distributed.once
 def fail() -> None:
     raise ValueError("disk full")
 
@@ -176,7 +188,7 @@ def main(store: Path, faces: Path, folder: Path) -> None:
     weights["masked"] = digest(fit_masked(store, folder / "masked"))
     found = {"weights": weights, "dropped": dropped_places(), "error": error_of_first()}
     found["refused"] = refused_batch(store, folder / "refused")
-    (folder / f"{ranks.index()}.json").write_text(json.dumps(found))
+    (folder / f"{distributed.index()}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

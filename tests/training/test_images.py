@@ -11,28 +11,43 @@ from fastai.vision.core import TensorImage
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from fervit_lib.inputs import _RESIZE
 from fervit_lib.models import create_model, set_fused_attention
-from fervit_lib.runtime import seed_everything
+from fervit_lib.system.runtime import seed_everything
 from fervit_lib.training import GrowImages, build_learner, fit, get_strategy
 from fervit_lib.training.augment import GaussianNoise
-from fervit_lib.training.data import _RESIZE, TensorBatches
+from fervit_lib.training.data import TensorBatches
 from fervit_lib.training.metrics import roc_auc
 
-FAMILIES = ("resnet10t", "mobilenetv3_small_050", "test_vit", "test_convnext", "test_efficientnet", "swin_s3_tiny_224")
+FAMILIES = (
+    "resnet10t",
+    "mobilenetv3_small_050",
+    "test_vit",
+    "test_convnext",
+    "test_efficientnet",
+    "swin_s3_tiny_224",
+)
 
 
 @pytest.mark.parametrize("concat_pool", [False, True])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_any_timm_model_reads_a_face(name: str, concat_pool: bool) -> None:
     size = 224 if name.startswith("swin") else 32
-    options = {"model_name": name, "pretrained": "none", "image_size": size, "concat_pool": concat_pool}
+    options = {
+        "model_name": name,
+        "pretrained": "none",
+        "image_size": size,
+        "concat_pool": concat_pool,
+    }
     model = create_model("image", 7, **options).eval()
     with torch.inference_mode():
         assert model(torch.rand(2, 3, 32, 32)).shape == (2, 7)
 
 
 def test_concat_pool_is_mean_and_maximum_over_places() -> None:
-    model = create_model("image", 7, model_name="test_vit", pretrained="none", image_size=32, concat_pool=True)
+    model = create_model(
+        "image", 7, model_name="test_vit", pretrained="none", image_size=32, concat_pool=True
+    )
     features = torch.randn(2, 5, model.body.num_features)
     places = features[:, model.body.num_prefix_tokens :]
     assert torch.equal(model._pool(features), torch.cat([places.mean(1), places.amax(1)], 1))
@@ -41,11 +56,16 @@ def test_concat_pool_is_mean_and_maximum_over_places() -> None:
 def test_resize_methods(tmp_path: Path) -> None:
     pixels = np.zeros((10, 20, 3), np.uint8)
     pixels[:, 5:15] = 255  # the middle square is white
-    done = {name: np.asarray(resize(Image.fromarray(pixels), (10, 10))) for name, resize in _RESIZE.items()}
+    done = {
+        name: np.asarray(resize(Image.fromarray(pixels), (10, 10)))
+        for name, resize in _RESIZE.items()
+    }
     assert done["crop"].min() > 200
     assert done["pad"][0].max() == 0 and done["pad"][5].max() > 200
     assert done["squish"][5, 0].max() < 60 and done["squish"][:, 5].min() > 200
-    with pytest.raises(ValueError, match="resize_method: expected one of squish, crop, pad, got 'stretch'"):
+    with pytest.raises(
+        ValueError, match="resize_method: expected one of squish, crop, pad, got 'stretch'"
+    ):
         create_model("image", 7, model_name="test_vit", pretrained="none", resize_method="stretch")
 
 
@@ -67,20 +87,29 @@ def test_roc_auc_is_scikit_learns() -> None:
     probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     assert roc_auc(labels, logits) == pytest.approx(roc_auc_score(labels, probs, multi_class="ovr"))
     two = labels % 2
-    assert roc_auc(two, logits[:, :2]) == pytest.approx(roc_auc_score(two, logits[:, 1] - logits[:, 0]))
-    assert 0 <= roc_auc(labels[labels > 0], logits[labels > 0]) <= 1  # a class without a face is left out
+    assert roc_auc(two, logits[:, :2]) == pytest.approx(
+        roc_auc_score(two, logits[:, 1] - logits[:, 0])
+    )
+    assert (
+        0 <= roc_auc(labels[labels > 0], logits[labels > 0]) <= 1
+    )  # a class without a face is left out
     assert np.isnan(roc_auc(np.zeros(5), logits[:5]))
 
 
 def cnn(image_size: int = 48) -> torch.nn.Module:
-    return create_model("image", 3, model_name="resnet10t", pretrained="none", image_size=image_size)
+    return create_model(
+        "image", 3, model_name="resnet10t", pretrained="none", image_size=image_size
+    )
 
 
 def image_dls() -> DataLoaders:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (48, 3, 32, 32), dtype=torch.uint8, generator=generator)
     labels = torch.arange(48) % 3
-    train, val = TensorBatches([images], labels, bs=8, shuffle=True), TensorBatches([images[:9]], labels[:9], bs=9)
+    train, val = (
+        TensorBatches([images], labels, bs=8, shuffle=True),
+        TensorBatches([images[:9]], labels[:9], bs=9),
+    )
     dls = DataLoaders(train, val, device=torch.device("cpu"))
     dls.classes = ("a", "b", "c")
     return dls
@@ -98,7 +127,9 @@ def test_a_cnn_goes_on_with_the_very_same_weights(tmp_path: Path) -> None:
     def run(folder: Path, cbs: list[Callback]) -> dict[str, torch.Tensor]:
         seed_everything(0)
         model, plan = cnn(), get_strategy("full")
-        learn = build_learner(model, image_dls(), plan, folder=folder, cbs=[GrowImages(model, 32), *cbs])
+        learn = build_learner(
+            model, image_dls(), plan, folder=folder, cbs=[GrowImages(model, 32), *cbs]
+        )
         with learn.no_bar(), learn.no_logging():
             fit(learn, plan, epochs=4, lr=1e-3, state=folder / "last.safetensors")
         assert model.seen_size == 48
@@ -118,7 +149,9 @@ def test_images_grow_half_way(tmp_path: Path) -> None:
 
     seen: list[tuple[int, int]] = []
     model, plan = cnn(), get_strategy("full")
-    learn = build_learner(model, image_dls(), plan, folder=tmp_path, cbs=[GrowImages(model, 32), Sides()])
+    learn = build_learner(
+        model, image_dls(), plan, folder=tmp_path, cbs=[GrowImages(model, 32), Sides()]
+    )
     with learn.no_bar(), learn.no_logging():
         fit(learn, plan, epochs=3, lr=1e-3)
     assert set(seen) == {(0, 32), (1, 48), (2, 48)}
@@ -134,7 +167,12 @@ def test_only_a_cnn_grows_and_only_upwards() -> None:
 
 
 def test_a_convolutional_stem_gives_the_tokens_of_a_patch_embedding() -> None:
-    options = {"model_name": "vit_tiny_patch16_224", "pretrained": "none", "image_size": 64, "num_blocks": 2}
+    options = {
+        "model_name": "vit_tiny_patch16_224",
+        "pretrained": "none",
+        "image_size": 64,
+        "num_blocks": 2,
+    }
     plain, conv = (create_model("image", 7, stem=stem, **options) for stem in ("patch", "conv"))
     images = torch.rand(2, 3, 48, 48)
     assert plain.embed(images)[1].shape == conv.embed(images)[1].shape == (2, 16, 192)
@@ -151,7 +189,9 @@ def test_a_convolutional_stem_gives_the_tokens_of_a_patch_embedding() -> None:
             create_model("image", 7, model_name="resnet10t", pretrained="none", **option)
 
 
-@pytest.mark.parametrize("model_name", ["swin_tiny_patch4_window7_224", "mixer_s32_224", "mobilevit_xxs", "levit_128s"])
+@pytest.mark.parametrize(
+    "model_name", ["swin_tiny_patch4_window7_224", "mixer_s32_224", "mobilevit_xxs", "levit_128s"]
+)
 def test_any_timm_model_takes_another_image_size(model_name: str) -> None:
     model = create_model("image", 7, model_name=model_name, pretrained="none", image_size=64).eval()
     assert model(torch.rand(2, 3, 48, 48)).shape == (2, 7)
@@ -161,9 +201,12 @@ def test_any_timm_model_takes_another_image_size(model_name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("approach", "options"), [("scratch", {"embed_dim": 64, "depth": 2}), ("image", {"model_name": "test_vit"})]
+    ("approach", "options"),
+    [("scratch", {"embed_dim": 64, "depth": 2}), ("image", {"model_name": "test_vit"})],
 )
-def test_attention_step_by_step_gives_what_fused_attention_gives(approach: str, options: dict) -> None:
+def test_attention_step_by_step_gives_what_fused_attention_gives(
+    approach: str, options: dict
+) -> None:
     options |= {"pretrained": "none"} if approach == "image" else {}
     model = create_model(approach, 7, **options).eval()
     inputs = torch.randn(3, *model.input_shape)

@@ -11,7 +11,7 @@ from fastai.learner import Learner
 from torch import Tensor
 
 from fervit_lib import models, training
-from fervit_lib.runtime import seed_everything
+from fervit_lib.system.runtime import seed_everything
 
 CPU = torch.device("cpu")
 
@@ -34,7 +34,13 @@ def make_learner(store: Path, folder: Path, *interrupts: FastaiCallback) -> Lear
     seed_everything(0)
     model = models.create_model("scratch", 3, embed_dim=32, depth=2, num_heads=2)
     dls = training.face_dls(model, store, batch_size=8, device=CPU)
-    how = {"mixup": 0.4, "ema": 0.9, "grad_clip": 1.0, "disagreement": "output", "precision": "bf16"}
+    how = {
+        "mixup": 0.4,
+        "ema": 0.9,
+        "grad_clip": 1.0,
+        "disagreement": "output",
+        "precision": "bf16",
+    }
     return training.build_learner(
         model,
         dls,
@@ -62,14 +68,21 @@ def test_the_same_cell_again_ends_with_the_very_same_weights(
     with pytest.raises(KeyboardInterrupt):
         fit(learn, state)
     assert learn.loss_func is loss  # mixup lends another one
-    assert "forward" not in learn.model.__dict__  # as do half precision and the penalties of the heads
+    assert (
+        "forward" not in learn.model.__dict__
+    )  # as do half precision and the penalties of the heads
     again = fit(learn, state)
     assert all(torch.equal(whole[name], again[name]) for name in whole)
-    one, two = (pd.read_csv(tmp_path / n / "metrics.csv").drop(columns="seconds") for n in ("whole", "again"))
+    one, two = (
+        pd.read_csv(tmp_path / n / "metrics.csv").drop(columns="seconds")
+        for n in ("whole", "again")
+    )
     pd.testing.assert_frame_equal(one, two, check_exact=True)
 
 
-def test_without_a_state_the_learner_trains_on(make_store: Callable[..., Path], tmp_path: Path) -> None:
+def test_without_a_state_the_learner_trains_on(
+    make_store: Callable[..., Path], tmp_path: Path
+) -> None:
     store = make_store(tmp_path / "store", {"train": 64, "val": 16, "test": 16})
     learn = make_learner(store, tmp_path / "run", Interrupt("after_pred", 1))
     with pytest.raises(KeyboardInterrupt):
@@ -79,7 +92,9 @@ def test_without_a_state_the_learner_trains_on(make_store: Callable[..., Path], 
 
 
 @pytest.mark.parametrize("event", ["after_step", "before_validate"])
-def test_an_error_puts_everything_back_too(event: str, make_store: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_error_puts_everything_back_too(
+    event: str, make_store: Callable[..., Path], tmp_path: Path
+) -> None:
     class Break(Interrupt):
         def interrupt(self) -> None:
             try:

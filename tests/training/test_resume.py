@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fervit_lib.runs import load_checkpoint, save_checkpoint
+from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
 from fervit_lib.training.resume import _random_state, _set_random_state, read_state
 
 FIT = """
@@ -23,7 +23,7 @@ import sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
 from fervit_lib import models, training
-from fervit_lib.runtime import seed_everything
+from fervit_lib.system.runtime import seed_everything
 store, folder, strategy, schedule = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
 seed_everything(0)
 options = {"embed_dim": 48, "depth": 2, "num_heads": 2}
@@ -43,7 +43,9 @@ models.save_model(folder / "final.safetensors", model, approach="scratch", class
 
 def start(*arguments: object) -> subprocess.Popen:
     command = [sys.executable, "-c", FIT, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
 
 
 def finish(process: subprocess.Popen) -> None:
@@ -74,7 +76,9 @@ def test_a_killed_fit_ends_with_the_very_same_weights(
     for name in ("final.safetensors", "best.safetensors"):
         one, two = load_file(whole / name), load_file(killed / name)
         assert all(torch.equal(one[key], two[key]) for key in one), name
-    one, two = (pd.read_csv(folder / "metrics.csv").drop(columns="seconds") for folder in (whole, killed))
+    one, two = (
+        pd.read_csv(folder / "metrics.csv").drop(columns="seconds") for folder in (whole, killed)
+    )
     pd.testing.assert_frame_equal(one, two, check_exact=True)
     assert len(one) == 6
 
@@ -92,8 +96,20 @@ def test_a_state_of_other_settings_or_half_a_state_is_not_taken_up(tmp_path: Pat
 
 def test_all_random_states_are_kept() -> None:
     state = _random_state()
-    drawn = [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(2).tolist()]
+    drawn = [
+        random.random(),
+        random.gauss(0, 1),
+        np.random.rand(),
+        np.random.randn(),
+        torch.rand(2).tolist(),
+    ]
     random.gauss(0, 1), np.random.randn()
     _set_random_state(state)
-    again = [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(2).tolist()]
+    again = [
+        random.random(),
+        random.gauss(0, 1),
+        np.random.rand(),
+        np.random.randn(),
+        torch.rand(2).tolist(),
+    ]
     assert again == drawn

@@ -13,10 +13,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from fervit_lib.datasets import draw_toy_faces, load_faces
+from fervit_lib.inputs import inputs_for
 from fervit_lib.latents import LatentStore, complete_store, shard_path, write_shard
 from fervit_lib.models import create_model, load_model, save_model
-from fervit_lib.runs import read_json, write_json
-from fervit_lib.runtime import seed_everything
+from fervit_lib.system.atomic import read_json, write_json
+from fervit_lib.system.runtime import seed_everything
 from fervit_lib.training import (
     STRATEGIES,
     AugmentCodes,
@@ -29,7 +30,6 @@ from fervit_lib.training import (
     fit_autoencoder,
     fit_masked,
     get_strategy,
-    inputs_for,
     parameter_groups,
     parameter_table,
     reconstruct,
@@ -59,31 +59,53 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split in ("train", "val", "test"):
         found = load_faces(folder / "toy", split)
         sizes[split] = len(found)
-        codes = torch.randn(len(found), 18, 512, generator=torch.Generator().manual_seed(len(found)))
-        write_shard(shard_path(folder / "codes", split, 0), codes, found.labels, found.paths, "made")
-    made_from = {"classes": found.classes, "encoder": "a", "faces": folder / "toy", "synthetic": True}
+        codes = torch.randn(
+            len(found), 18, 512, generator=torch.Generator().manual_seed(len(found))
+        )
+        write_shard(
+            shard_path(folder / "codes", split, 0), codes, found.labels, found.paths, "made"
+        )
+    made_from = {
+        "classes": found.classes,
+        "encoder": "a",
+        "faces": folder / "toy",
+        "synthetic": True,
+    }
     complete_store(folder / "codes", sizes, **made_from)
     return folder / "codes"
 
 
 def learner(
-    store: Path, folder: Path, approach: str, strategy: str, options: dict | None = None, **more: object
+    store: Path,
+    folder: Path,
+    approach: str,
+    strategy: str,
+    options: dict | None = None,
+    **more: object,
 ) -> Learner:
     seed_everything(0)
-    model = create_model(approach, 7 if store.name == "codes" else 3, **OPTIONS[approach] | (options or {}))
+    model = create_model(
+        approach, 7 if store.name == "codes" else 3, **OPTIONS[approach] | (options or {})
+    )
     dls = face_dls(model, store, batch_size=16, device=CPU)
     plan = get_strategy(strategy)
-    return build_learner(model, dls, plan, folder=folder, freeze_stages=2, **{"precision": "float32"} | more)
+    return build_learner(
+        model, dls, plan, folder=folder, freeze_stages=2, **{"precision": "float32"} | more
+    )
 
 
-def train(learn: Learner, strategy: str, epochs: int = 1, lr: float | None = 1e-3, **more: object) -> float:
+def train(
+    learn: Learner, strategy: str, epochs: int = 1, lr: float | None = 1e-3, **more: object
+) -> float:
     with learn.no_bar(), learn.no_logging():
         return fit(learn, get_strategy(strategy), epochs=epochs, lr=lr, **more)
 
 
 class TestStrategies:
     @pytest.mark.parametrize(("approach", "strategy"), PAIRS)
-    def test_groups_hold_every_parameter_once_frozen_first(self, approach: str, strategy: str) -> None:
+    def test_groups_hold_every_parameter_once_frozen_first(
+        self, approach: str, strategy: str
+    ) -> None:
         model = create_model(approach, 7, **OPTIONS[approach])
         groups = parameter_groups(model, STRATEGIES[strategy], freeze_stages=2)
         held = [id(p) for group in groups for p in group.parameters]
@@ -106,7 +128,9 @@ class TestStrategies:
             (approach, strategy): {
                 g.part
                 for g in parameter_groups(
-                    create_model(approach, **OPTIONS[approach]), STRATEGIES[strategy], freeze_stages=2
+                    create_model(approach, **OPTIONS[approach]),
+                    STRATEGIES[strategy],
+                    freeze_stages=2,
                 )
                 if g.trains
             }
@@ -119,7 +143,9 @@ class TestStrategies:
         assert trained["hybrid", "gradual"] >= {"lower_blocks", "transformer", "input_proj", "head"}
 
     def test_adapters_train_about_five_percent_of_a_small_vit(self) -> None:
-        model = create_model("hybrid", pretrained="none", model_name="vit_small_patch16_224", adapter_dim=64)
+        model = create_model(
+            "hybrid", pretrained="none", model_name="vit_small_patch16_224", adapter_dim=64
+        )
         total = parameter_table(parameter_groups(model, STRATEGIES["adapter"])).loc["total"]
         assert 0.03 < total["trainable"] / total["parameters"] < 0.06
 
@@ -141,13 +167,19 @@ class TestStrategies:
 
         class Watch(SaveBest):
             def after_epoch(self) -> None:
-                snapshots.append({name: p.detach().clone() for name, p in self.model.named_parameters()})
+                snapshots.append(
+                    {name: p.detach().clone() for name, p in self.model.named_parameters()}
+                )
                 rates.append([h["lr"] for h in self.opt.hypers])
 
-        learn = learner(make_store(tmp_path / "s"), tmp_path, "hybrid", "gradual", cbs=[Watch(print)])
+        learn = learner(
+            make_store(tmp_path / "s"), tmp_path, "hybrid", "gradual", cbs=[Watch(print)]
+        )
         start = {name: p.detach().clone() for name, p in learn.model.named_parameters()}
         train(learn, "gradual", epochs=4, schedule="none")
-        moved = [{n for n in start if not torch.equal(start[n], snapshot[n])} for snapshot in snapshots]
+        moved = [
+            {n for n in start if not torch.equal(start[n], snapshot[n])} for snapshot in snapshots
+        ]
         assert {name.split(".")[0] for name in moved[0]} <= {"head", "input_proj", "blocks"}
         assert all("adapter" in name for name in moved[0] if name.startswith("blocks"))
         assert moved[1] == set(start)
@@ -171,7 +203,9 @@ class TestStrategies:
         model = Probe()
         before = {name: value.clone() for name, value in model.blocks.state_dict().items()}
         dls = face_dls(model, make_store(tmp_path / "store"), batch_size=16, device=CPU)
-        train(build_learner(model, dls, STRATEGIES["linear_probe"], folder=tmp_path), "linear_probe")
+        train(
+            build_learner(model, dls, STRATEGIES["linear_probe"], folder=tmp_path), "linear_probe"
+        )
         for name, value in model.blocks.state_dict().items():
             assert torch.equal(value, before[name]), name
 
@@ -186,15 +220,24 @@ class TestStrategies:
 
     def test_mistakes_are_named(self) -> None:
         scratch = create_model("scratch", 3, embed_dim=32, depth=4, num_heads=2)
-        with pytest.raises(ValueError, match="strategy: expected one of full, adapter, .*, got 'ful'"):
+        with pytest.raises(
+            ValueError, match="strategy: expected one of full, adapter, .*, got 'ful'"
+        ):
             get_strategy("ful")
         with pytest.raises(ValueError, match="parameter 'tail.weight' belongs to no part"):
             part_of("tail.weight")
-        with pytest.raises(ValueError, match="freeze_stages: expected 1 to 3 for this model of 4 blocks, got 6"):
+        with pytest.raises(
+            ValueError, match="freeze_stages: expected 1 to 3 for this model of 4 blocks, got 6"
+        ):
             parameter_groups(scratch, STRATEGIES["partial"], freeze_stages=6)
         with pytest.raises(ValueError, match="no blocks to choose from"):
-            parameter_groups(create_model("image", pretrained="none", model_name="resnet18"), STRATEGIES["partial"])
-        with pytest.raises(ValueError, match="adapter_dim: the strategy trains adapters, but the model has none"):
+            parameter_groups(
+                create_model("image", pretrained="none", model_name="resnet18"),
+                STRATEGIES["partial"],
+            )
+        with pytest.raises(
+            ValueError, match="adapter_dim: the strategy trains adapters, but the model has none"
+        ):
             parameter_groups(scratch, STRATEGIES["adapter"])
 
 
@@ -206,12 +249,16 @@ class TestSchedules:
         assert max(values) == pytest.approx(1, abs=0.01)
         assert values[0] <= 0.05
         assert (values[-1] < 0.01) == (schedule in ("one_cycle", "cosine"))
-        with pytest.raises(ValueError, match="schedule: expected one of one_cycle, .* got 'linear'"):
+        with pytest.raises(
+            ValueError, match="schedule: expected one of one_cycle, .* got 'linear'"
+        ):
             lr_shape("linear", 0)
         with pytest.raises(ValueError, match="warmup: expected a share"):
             lr_shape(schedule, 1.0)
 
-    def test_phases_follow_each_other(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
+    def test_phases_follow_each_other(
+        self, make_store: Callable[..., Path], tmp_path: Path
+    ) -> None:
         learn = learner(make_store(tmp_path / "s"), tmp_path, "scratch", "gradual")
         plan = Schedule(plan_phases(learn, STRATEGIES["gradual"], 1.0), "one_cycle")
         plan.learn = learn
@@ -220,19 +267,31 @@ class TestSchedules:
         assert plan.locate(1 / 8)[1] == pytest.approx(0.5)
         assert plan.rates(0.25 * 0.25).max() == pytest.approx(1)
 
-    def test_plateau_halves_the_rate_and_patience_stops(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
+    def test_plateau_halves_the_rate_and_patience_stops(
+        self, make_store: Callable[..., Path], tmp_path: Path
+    ) -> None:
         learn = learner(make_store(tmp_path / "s"), tmp_path, "scratch", "full")
         train(learn, "full", epochs=20, lr=1e-12, schedule="plateau", patience=8)
         assert len(learn.recorder.values) == 9  # the first is the best; eight wait
-        assert learn.opt.hypers[0]["lr"] == pytest.approx(1e-12 / 2 * STRATEGIES["full"].lr_factors.get("none", 1))
+        assert learn.opt.hypers[0]["lr"] == pytest.approx(
+            1e-12 / 2 * STRATEGIES["full"].lr_factors.get("none", 1)
+        )
 
 
 class TestFit:
-    def test_learns_and_logs_and_keeps_the_best(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
+    def test_learns_and_logs_and_keeps_the_best(
+        self, make_store: Callable[..., Path], tmp_path: Path
+    ) -> None:
         store = make_store(tmp_path / "store", {"train": 256, "val": 60, "test": 60})
         checkpoint = tmp_path / "best.safetensors"
         best = SaveBest(
-            lambda: save_model(checkpoint, learn.model, approach="scratch", classes="abc", options=OPTIONS["scratch"])
+            lambda: save_model(
+                checkpoint,
+                learn.model,
+                approach="scratch",
+                classes="abc",
+                options=OPTIONS["scratch"],
+            )
         )
         learn = learner(store, tmp_path, "scratch", "full", cbs=[best])
         train(learn, "full", epochs=4)
@@ -243,17 +302,27 @@ class TestFit:
         assert best.best_epoch == metrics["macro_f1"].idxmax()
         assert best.best_values["macro_f1"] == pytest.approx(metrics["macro_f1"].max())
         events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-        assert [e.value for e in events.Scalars("macro_f1")] == pytest.approx(list(metrics["macro_f1"]), rel=1e-5)
+        assert [e.value for e in events.Scalars("macro_f1")] == pytest.approx(
+            list(metrics["macro_f1"]), rel=1e-5
+        )
         model, _ = load_model(checkpoint)
         predicted = model(learn.dls.valid.views[0].float()).argmax(-1)
         found = (predicted == learn.dls.valid.targets).float().mean().item()
         assert found == pytest.approx(best.best_values["accuracy"], abs=0.04)
 
-    def test_the_same_seed_gives_the_same_weights(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
+    def test_the_same_seed_gives_the_same_weights(
+        self, make_store: Callable[..., Path], tmp_path: Path
+    ) -> None:
         store, states = make_store(tmp_path / "store"), []
         for name in ("one", "two"):
             learn = learner(
-                store, tmp_path / name, "scratch", "full", mixup=0.4, ema=0.9, cbs=[AugmentCodes(0.1, 0.1, 0.1)]
+                store,
+                tmp_path / name,
+                "scratch",
+                "full",
+                mixup=0.4,
+                ema=0.9,
+                cbs=[AugmentCodes(0.1, 0.1, 0.1)],
             )
             train(learn, "full", epochs=2)
             states.append(learn.model.state_dict())
@@ -264,20 +333,38 @@ class TestFit:
     ) -> None:
         learn = learner(make_store(tmp_path / "store"), tmp_path, "hybrid", "gradual")
         before = {name: value.clone() for name, value in learn.model.state_dict().items()}
-        peak = train(learn, "gradual", epochs=4, lr=None, schedule="none", state=tmp_path / "last.safetensors")
+        peak = train(
+            learn,
+            "gradual",
+            epochs=4,
+            lr=None,
+            schedule="none",
+            state=tmp_path / "last.safetensors",
+        )
         assert 1e-6 < peak < 1
         assert len(learn.rates_tried) > 20
         assert len(pd.read_csv(tmp_path / "metrics.csv")) == 4
         again = learner(tmp_path / "store", tmp_path, "hybrid", "gradual")
         assert all(torch.equal(again.model.state_dict()[name], before[name]) for name in before)
-        found = train(again, "gradual", epochs=4, lr=None, schedule="none", state=tmp_path / "last.safetensors")
+        found = train(
+            again,
+            "gradual",
+            epochs=4,
+            lr=None,
+            schedule="none",
+            state=tmp_path / "last.safetensors",
+        )
         assert found == peak
         assert not hasattr(again, "rates_tried")
 
-    def test_the_average_is_what_is_validated_and_kept(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
+    def test_the_average_is_what_is_validated_and_kept(
+        self, make_store: Callable[..., Path], tmp_path: Path
+    ) -> None:
         kept = []
         best = SaveBest(lambda: kept.append([p.detach().clone() for p in learn.model.parameters()]))
-        learn = learner(make_store(tmp_path / "store"), tmp_path, "scratch", "full", ema=0.99, cbs=[best])
+        learn = learner(
+            make_store(tmp_path / "store"), tmp_path, "scratch", "full", ema=0.99, cbs=[best]
+        )
         train(learn, "full", epochs=1)
         last = list(learn.model.parameters())
         assert kept
@@ -293,7 +380,9 @@ class TestFit:
                 if self.training and self.epoch == 1 and self.iter == 2:
                     self.learn.xb = (self.x * float("nan"),)
 
-        learn = learner(make_store(tmp_path / "store"), tmp_path, "scratch", "full", cbs=[Poison(lambda: None)])
+        learn = learner(
+            make_store(tmp_path / "store"), tmp_path, "scratch", "full", cbs=[Poison(lambda: None)]
+        )
         with pytest.raises(ValueError, match="loss is nan in epoch 1, batch 2: .*lower lr"):
             train(learn, "full", epochs=3, state=tmp_path / "last.safetensors")
         whole = learner(tmp_path / "store", tmp_path, "scratch", "full")
@@ -301,19 +390,25 @@ class TestFit:
         assert whole.first_epoch == 0
         assert len(pd.read_csv(tmp_path / "metrics.csv")) == 3
 
-    def test_a_fit_that_breaks_off_leaves_autocast_off(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
+    def test_a_fit_that_breaks_off_leaves_autocast_off(
+        self, make_store: Callable[..., Path], tmp_path: Path
+    ) -> None:
         class Interrupted(SaveBest):
             def after_pred(self) -> None:
                 raise KeyboardInterrupt
 
         store = make_store(tmp_path / "store")
-        learn = learner(store, tmp_path, "scratch", "full", cbs=[Interrupted(lambda: None)], precision="bf16")
+        learn = learner(
+            store, tmp_path, "scratch", "full", cbs=[Interrupted(lambda: None)], precision="bf16"
+        )
         with pytest.raises(KeyboardInterrupt):
             train(learn, "full", epochs=1)
         assert not torch.is_autocast_enabled("cpu")
 
     @pytest.mark.parametrize(
-        "more", [{}, {"mixup": 0.4, "label_smoothing": 0.1, "weighted": True}], ids=["plain", "mixed"]
+        "more",
+        [{}, {"mixup": 0.4, "label_smoothing": 0.1, "weighted": True}],
+        ids=["plain", "mixed"],
     )
     def test_soft_labels_are_the_shares_of_the_votes(
         self, make_store: Callable[..., Path], tmp_path: Path, more: dict
@@ -322,7 +417,9 @@ class TestFit:
         write_json(store / "store.json", read_json(store / "store.json") | {"faces": str(faces)})
         model = create_model("scratch", 3, **OPTIONS["scratch"])
         soft = {"batch_size": 16, "device": CPU, "labels": "soft"}
-        with pytest.raises(FileNotFoundError, match="place fer2013new.csv of FER.* beside the faces"):
+        with pytest.raises(
+            FileNotFoundError, match="place fer2013new.csv of FER.* beside the faces"
+        ):
             face_dls(model, store, **soft)
         faces.mkdir()
         columns = [
@@ -347,38 +444,59 @@ class TestFit:
         assert dls.num_faces == 95
         torch.testing.assert_close(dls.train.targets[0], torch.tensor([0.6, 0.4, 0.0]))
         assert dls.valid.targets.ndim == 1
-        learn = build_learner(model, dls, get_strategy("full"), folder=tmp_path, precision="float32", **more)
+        learn = build_learner(
+            model, dls, get_strategy("full"), folder=tmp_path, precision="float32", **more
+        )
         train(learn, "full", epochs=4)
         assert pd.read_csv(tmp_path / "metrics.csv")["macro_f1"].max() > 0.9
         with torch.no_grad():
             probs = learn.model.eval()(dls.train.views[0][:60].float()).softmax(1)
         if not more:  # the second choice of the voters comes second
-            assert (probs.argsort(1)[:, 1] == dls.train.targets[:60].argsort(1)[:, 1]).float().mean() > 0.9
+            assert (
+                probs.argsort(1)[:, 1] == dls.train.targets[:60].argsort(1)[:, 1]
+            ).float().mean() > 0.9
 
     def test_gradients_are_clipped(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
         norms = []
 
         class Watch(SaveBest):
             def after_step(self) -> None:
-                norms.append(torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters()]).item())
+                norms.append(
+                    torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters()]).item()
+                )
 
         learn = learner(
-            make_store(tmp_path / "store"), tmp_path, "scratch", "full", grad_clip=0.05, cbs=[Watch(lambda: None)]
+            make_store(tmp_path / "store"),
+            tmp_path,
+            "scratch",
+            "full",
+            grad_clip=0.05,
+            cbs=[Watch(lambda: None)],
         )
         train(learn, "full")
         assert max(norms) == pytest.approx(0.05, rel=1e-3)
 
-    def test_weights_and_biases_offline(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
+    def test_weights_and_biases_offline(
+        self, make_store: Callable[..., Path], tmp_path: Path
+    ) -> None:
         logged = trackers("offline", tmp_path, "tiny-run", {"lr": 1e-3})
-        train(learner(make_store(tmp_path / "store"), tmp_path, "scratch", "full", cbs=logged), "full", epochs=2)
+        train(
+            learner(make_store(tmp_path / "store"), tmp_path, "scratch", "full", cbs=logged),
+            "full",
+            epochs=2,
+        )
         [folder] = (tmp_path / "wandb").glob("offline-run-*-tiny-run")
         [file] = folder.glob("run-*.wandb")
         content = file.read_bytes()
-        assert [name for name in (b"macro_f1", b"valid_loss", b"fervit-lab") if name not in content] == []
+        assert [
+            name for name in (b"macro_f1", b"valid_loss", b"fervit-lab") if name not in content
+        ] == []
         command = [Path(sys.executable).with_name("wandb"), "sync", "--dry-run", folder]
         assert "Would sync 1 run" in subprocess.run(command, capture_output=True, text=True).stderr
         assert trackers("off", tmp_path, "x", {}) == []
-        with pytest.raises(ValueError, match="wandb: expected one of off, offline, online, got 'on'"):
+        with pytest.raises(
+            ValueError, match="wandb: expected one of off, offline, online, got 'on'"
+        ):
             trackers("on", tmp_path, "x", {})
 
     def test_mistakes_are_named(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
@@ -434,7 +552,9 @@ class TestData:
         assert np.bincount(store.labels.numpy()[few]).tolist() == [5, 5, 5]
         assert (training_part(store, shots=10)[few]).all()
         assert not np.array_equal(training_part(store, shots=5, seed=1), few)
-        with pytest.raises(ValueError, match="shots: expected 1 to 32, the faces of the smallest class, got 33"):
+        with pytest.raises(
+            ValueError, match="shots: expected 1 to 32, the faces of the smallest class, got 33"
+        ):
             training_part(store, shots=33)
         with pytest.raises(ValueError, match=r"data_fraction: expected a share in \(0, 1\], got 0"):
             training_part(store, fraction=0)
@@ -442,22 +562,30 @@ class TestData:
     def test_class_weights_make_every_class_count_the_same(self) -> None:
         labels = torch.tensor([0] * 6 + [1] * 3 + [2])
         weights = class_weights(labels, 3)
-        torch.testing.assert_close(weights * torch.tensor([6.0, 3.0, 1.0]), torch.full((3,), 10 / 3))
+        torch.testing.assert_close(
+            weights * torch.tensor([6.0, 3.0, 1.0]), torch.full((3,), 10 / 3)
+        )
 
     def test_mistakes_are_named(self, make_store: Callable[..., Path], tmp_path: Path) -> None:
         store = make_store(tmp_path / "store")
         model = create_model("scratch", 3, **OPTIONS["scratch"])
-        with pytest.raises(ValueError, match="batch_size: expected 1 to 96, the number of samples, got 97"):
+        with pytest.raises(
+            ValueError, match="batch_size: expected 1 to 96, the number of samples, got 97"
+        ):
             face_dls(model, store, batch_size=97, device=CPU)
         narrow = create_model("scratch", 3, latent_dim=256, **OPTIONS["scratch"])
-        with pytest.raises(ValueError, match=r"store: expected codes of shape \(18, 256\).*got \(18, 512\)"):
+        with pytest.raises(
+            ValueError, match=r"store: expected codes of shape \(18, 256\).*got \(18, 512\)"
+        ):
             face_dls(narrow, store, batch_size=16, device=CPU)
         made_from = {"encoder": "a", "synthetic": True, "faces": tmp_path}
         complete_store(store, {"train": 96, "val": 30}, classes="abcd", **made_from)
         with pytest.raises(ValueError, match="no training code of d"):
             face_dls(model, store, batch_size=16, device=CPU)
         complete_store(store, {"train": 96, "val": 30}, classes="ab", **made_from)
-        with pytest.raises(ValueError, match="expected labels below 2, the number of classes, got 2"):
+        with pytest.raises(
+            ValueError, match="expected labels below 2, the number of classes, got 2"
+        ):
             face_dls(model, store, batch_size=16, device=CPU)
 
     def test_a_face_that_is_gone_is_named(self, faces: Path, tmp_path: Path) -> None:
@@ -472,7 +600,9 @@ class TestData:
         content = gone.read_bytes()
         gone.unlink()
         try:
-            with pytest.raises(ValueError, match=f"val/happy/{gone.name} is gone since its code was made"):
+            with pytest.raises(
+                ValueError, match=f"val/happy/{gone.name} is gone since its code was made"
+            ):
                 inputs_for(model, LatentStore.open(faces, "val"))
         finally:
             gone.write_bytes(content)
@@ -538,11 +668,15 @@ class TestPretraining:
     def test_the_autoencoder_learns_and_is_not_trained_twice(self, tmp_path: Path) -> None:
         seed_everything(0)
         rows = torch.linspace(-1, 1, 32).view(1, 1, 32, 1).expand(1, 3, 32, 32)
-        images = rows * torch.rand(96, 1, 1, 1) * torch.where(torch.rand(96, 1, 1, 1) < 0.5, -1.0, 1.0)
+        images = (
+            rows * torch.rand(96, 1, 1, 1) * torch.where(torch.rand(96, 1, 1, 1) < 0.5, -1.0, 1.0)
+        )
         checkpoint = tmp_path / "checkpoints" / "best.safetensors"
 
         def fit_again(epochs: int) -> nn.Module:
-            return fit_autoencoder(images[:80], images[80:], checkpoint, epochs=epochs, batch_size=16, device=CPU)
+            return fit_autoencoder(
+                images[:80], images[80:], checkpoint, epochs=epochs, batch_size=16, device=CPU
+            )
 
         model = fit_again(12)
         with torch.inference_mode():
@@ -555,8 +689,13 @@ class TestPretraining:
         assert checkpoint.stat().st_mtime_ns != written
 
 
-def test_few_faces_are_repeated_until_an_epoch_is_long_enough(make_store: Callable[..., Path], tmp_path: Path) -> None:
-    model, store = create_model("latent_cnn", 3, embed_dim=16, depth=1), make_store(tmp_path / "store")
+def test_few_faces_are_repeated_until_an_epoch_is_long_enough(
+    make_store: Callable[..., Path], tmp_path: Path
+) -> None:
+    model, store = (
+        create_model("latent_cnn", 3, embed_dim=16, depth=1),
+        make_store(tmp_path / "store"),
+    )
     few = face_dls(model, store, batch_size=16, device=CPU, shots=2, epoch_faces=50)
     assert (few.num_faces, len(few.train.targets)) == (6, 50)
     assert len(torch.unique(few.train.views[0].float(), dim=0)) == 6

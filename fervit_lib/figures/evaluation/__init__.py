@@ -17,22 +17,3 @@ from fervit_lib.figures.evaluation.costs import (
 )
 from fervit_lib.figures.evaluation.menus import write_figure
 from fervit_lib.figures.evaluation.tables import TABLES, table_of, table_of_reading
-
-__all__ = [
-    "TABLES",
-    "plot_accuracy_by_parameters",
-    "plot_accuracy_intervals",
-    "plot_calibration",
-    "plot_class_heatmap",
-    "plot_class_metrics",
-    "plot_confidence",
-    "plot_confusion",
-    "plot_corruptions",
-    "plot_costs",
-    "plot_learning_curves",
-    "plot_pairs",
-    "plot_reliability",
-    "table_of",
-    "table_of_reading",
-    "write_figure",
-]

@@ -7,7 +7,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from fervit_lib.figures.evaluation.menus import MENU, add_run_menu
-from fervit_lib.figures.theme import PALETTE, PERCENT, escape_labels, new_figure, require, require_columns
+from fervit_lib.figures.theme import (
+    PALETTE,
+    PERCENT,
+    escape_labels,
+    new_figure,
+    require,
+    require_columns,
+)
 
 _WHITE_TO_BLUE = [[0, "#F4F8FB"], [1, PALETTE[0]]]
 _ORANGE_TO_BLUE = [[0, PALETTE[3]], [0.5, "#FFFFFF"], [1, PALETTE[0]]]
@@ -39,8 +46,13 @@ def plot_accuracy_intervals(runs: pd.DataFrame, majority: float) -> go.Figure:
         error_x={"array": high, "arrayminus": low, "thickness": 2, "width": 5},
         hovertemplate="%{y}: %{x:.1%}<extra></extra>",
     )  # fmt: skip
-    label = {"annotation_text": f"majority class {majority:.1%}", "annotation_font_color": "#555555"}
-    figure.add_vline(majority, line_dash="dash", line_color="#777777", annotation_position="top right", **label)
+    label = {
+        "annotation_text": f"majority class {majority:.1%}",
+        "annotation_font_color": "#555555",
+    }
+    figure.add_vline(
+        majority, line_dash="dash", line_color="#777777", annotation_position="top right", **label
+    )
     return figure
 
 
@@ -58,7 +70,8 @@ def plot_pairs(pairs: pd.DataFrame) -> go.Figure:
         points[i, j], points[j, i] = 100 * pair.difference, -100 * pair.difference
         p[i, j] = p[j, i] = pair.p_holm
     texts = [
-        [f"{d:+.1f}" if q < 0.05 else "" for d, q in zip(*row, strict=True)] for row in zip(points, p, strict=True)
+        [f"{d:+.1f}" if q < 0.05 else "" for d, q in zip(*row, strict=True)]
+        for row in zip(points, p, strict=True)
     ]
     figure = new_figure(
         "Row better than column, points",
@@ -92,12 +105,23 @@ def plot_confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -
         margin_t=112,
         xaxis={"title": "predicted", "constrain": "domain", "showgrid": False},
         # the first class on top, and square cells
-        yaxis={"title": "true", "autorange": "reversed", "scaleanchor": "x", "constrain": "domain", "showgrid": False},
+        yaxis={
+            "title": "true",
+            "autorange": "reversed",
+            "scaleanchor": "x",
+            "constrain": "domain",
+            "showgrid": False,
+        },
     )
     names, subtitles, counts, percents = escape_labels(classes), {}, [], []
     for run, given in matrices.items():
         matrix = np.asarray(given)
-        require(matrix.shape == (len(classes),) * 2, "matrices", f"shape {(len(classes),) * 2}", matrix.shape)
+        require(
+            matrix.shape == (len(classes),) * 2,
+            "matrices",
+            f"shape {(len(classes),) * 2}",
+            matrix.shape,
+        )
         total = matrix.sum(axis=1, keepdims=True)
         share = np.divide(matrix, total, out=np.zeros(matrix.shape), where=total > 0)
         counts.append([[f"{v:,}" for v in row] for row in matrix])
@@ -112,8 +136,15 @@ def plot_confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -
         )  # fmt: skip
     add_run_menu(figure, subtitles, 1)
     choices = {"faces": counts, "% of the true class": percents}
-    buttons = [{"label": name, "method": "restyle", "args": [{"text": texts}]} for name, texts in choices.items()]
-    unit = {"buttons": buttons, "type": "buttons", "direction": "right"} | MENU | {"x": 1, "xanchor": "right"}
+    buttons = [
+        {"label": name, "method": "restyle", "args": [{"text": texts}]}
+        for name, texts in choices.items()
+    ]
+    unit = (
+        {"buttons": buttons, "type": "buttons", "direction": "right"}
+        | MENU
+        | {"x": 1, "xanchor": "right"}
+    )
     figure.update_layout(updatemenus=[*figure.layout.updatemenus, unit])
     return figure
 
@@ -122,14 +153,19 @@ def plot_class_metrics(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     """Grouped bars: precision, recall and F1 of each class (rows); `support` is written under the class's name."""
     require(len(tables) > 0, "tables", "at least one run", "none")
     figure = new_figure(
-        "Precision, recall and F1 by class", height=440, margin_t=128, yaxis={"range": [0, 1.02], "tickformat": PERCENT}
+        "Precision, recall and F1 by class",
+        height=440,
+        margin_t=128,
+        yaxis={"range": [0, 1.02], "tickformat": PERCENT},
     )
     subtitles = {}
     for run, metrics in tables.items():
         require_columns("metrics", metrics, ["precision", "recall", "f1", "support"])
         pairs = zip(escape_labels(metrics.index), metrics["support"], strict=True)
         names = [f"{name}<br>n={support:,.0f}" for name, support in pairs]
-        for number, (column, label) in enumerate({"precision": "precision", "recall": "recall", "f1": "F1"}.items()):
+        for number, (column, label) in enumerate(
+            {"precision": "precision", "recall": "recall", "f1": "F1"}.items()
+        ):
             figure.add_bar(x=names, y=metrics[column], name=label, marker_color=PALETTE[number])
             figure.data[-1].hovertemplate = "%{x}: %{y:.1%}"
         subtitles[run] = escape_labels([run])[0]
@@ -140,7 +176,9 @@ def plot_class_metrics(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
 
 def plot_class_heatmap(scores: pd.DataFrame, title: str) -> go.Figure:
     """A score of each class (column) and run (row), written into the cells; blue is 1."""
-    require(scores.size > 0, "scores", "at least one run and class", f"a table of shape {scores.shape}")
+    require(
+        scores.size > 0, "scores", "at least one run and class", f"a table of shape {scores.shape}"
+    )
     x, y = {"showgrid": False, "side": "top"}, {"showgrid": False, "autorange": "reversed"}
     figure = new_figure(title, height=120 + 30 * max(3, len(scores)), margin_t=84, xaxis=x, yaxis=y)
     figure.add_heatmap(
@@ -170,7 +208,9 @@ def plot_confidence(confidences: Mapping[str, pd.DataFrame]) -> go.Figure:
             chosen = table.loc[table["correct"] == right, "confidence"]
             means[name] = f"mean {chosen.mean():.0%} when {name}" if len(chosen) else f"none {name}"
             heights, color = np.histogram(chosen, edges)[0], (PALETTE[0], PALETTE[3])[number]
-            figure.add_bar(x=edges[:-1] + 0.025, y=heights, width=0.05, name=name, marker_color=color)
+            figure.add_bar(
+                x=edges[:-1] + 0.025, y=heights, width=0.05, name=name, marker_color=color
+            )
             figure.data[-1].hovertemplate = "around %{x:.1%}: %{y:,} " + name + "<extra></extra>"
         subtitles[run] = f"{escape_labels([run])[0]}: {means['right']}, {means['wrong']}"
     figure.update_layout(legend={"x": 1, "xanchor": "right", "y": 1.02})

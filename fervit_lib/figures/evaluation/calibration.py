@@ -6,7 +6,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from fervit_lib.figures.evaluation.menus import add_run_menu
-from fervit_lib.figures.theme import PALETTE, PERCENT, escape_labels, new_figure, require, require_columns
+from fervit_lib.figures.theme import (
+    PALETTE,
+    PERCENT,
+    escape_labels,
+    new_figure,
+    require,
+    require_columns,
+)
 
 _BEFORE, _AFTER = PALETTE[3], PALETTE[0]
 
@@ -33,7 +40,10 @@ def plot_reliability(bins: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> g
                 line={"color": color, "width": 1.5}, marker={"size": sizes, "color": color, "opacity": 0.75},
                 hovertemplate="confidence %{x:.1%}, accuracy %{y:.1%}, %{customdata} faces<extra>" + name + "</extra>",
             )  # fmt: skip
-        gaps = [((t["confidence"] - t["accuracy"]).abs() * t["faces"]).sum() / t["faces"].sum() for t in pair]
+        gaps = [
+            ((t["confidence"] - t["accuracy"]).abs() * t["faces"]).sum() / t["faces"].sum()
+            for t in pair
+        ]
         subtitles[run] = f"{escape_labels([run])[0]}: ECE {gaps[0]:.1%} before, {gaps[1]:.1%} after"
     ideal = {"color": "#777777", "dash": "dash", "width": 1}
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=ideal, name="ideal", hoverinfo="skip")
@@ -57,7 +67,9 @@ def plot_calibration(runs: pd.DataFrame) -> go.Figure:
         yaxis={"type": "category", "range": [-0.6, len(runs) - 0.4]},
     )  # fmt: skip
     for name, left, right in zip(names, runs["ece"], runs["ece_calibrated"], strict=True):
-        figure.add_shape(type="line", x0=left, x1=right, y0=name, y1=name, line={"color": "#BBBBBB", "width": 2})
+        figure.add_shape(
+            type="line", x0=left, x1=right, y0=name, y1=name, line={"color": "#BBBBBB", "width": 2}
+        )
     for label, column, color in (("before", "ece", _BEFORE), ("after", "ece_calibrated", _AFTER)):
         figure.add_scatter(
             x=runs[column], y=names, mode="markers", name=label, marker={"size": 10, "color": color},

@@ -4,7 +4,14 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from fervit_lib.figures.theme import PALETTE, PERCENT, escape_labels, log_ticks, new_figure, require_columns
+from fervit_lib.figures.theme import (
+    PALETTE,
+    PERCENT,
+    escape_labels,
+    log_ticks,
+    new_figure,
+    require_columns,
+)
 
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 _COSTS = {  # column, title of its panel
@@ -29,7 +36,15 @@ def plot_accuracy_by_parameters(runs: pd.DataFrame) -> go.Figure:
     Args:
         runs: columns approach, strategy, variant, accuracy, accuracy_low, accuracy_high, trainable_parameters.
     """
-    needed = ["approach", "strategy", "variant", "accuracy", "accuracy_low", "accuracy_high", "trainable_parameters"]
+    needed = [
+        "approach",
+        "strategy",
+        "variant",
+        "accuracy",
+        "accuracy_low",
+        "accuracy_high",
+        "trainable_parameters",
+    ]
     require_columns("runs", runs, needed)
     approaches, strategies = list(runs["approach"].unique()), list(runs["strategy"].unique())
     figure = new_figure(
@@ -38,7 +53,10 @@ def plot_accuracy_by_parameters(runs: pd.DataFrame) -> go.Figure:
         yaxis={"title": "accuracy", "tickformat": PERCENT},
     )  # fmt: skip
     for (approach, strategy), group in runs.groupby(["approach", "strategy"], sort=False):
-        low, high = group["accuracy"] - group["accuracy_low"], group["accuracy_high"] - group["accuracy"]
+        low, high = (
+            group["accuracy"] - group["accuracy_low"],
+            group["accuracy_high"] - group["accuracy"],
+        )
         color = PALETTE[approaches.index(approach) % 8]
         figure.add_scatter(
             x=group["trainable_parameters"], y=group["accuracy"], name=f"{approach} {strategy}", mode="markers",
@@ -56,16 +74,23 @@ def plot_costs(runs: pd.DataFrame) -> go.Figure:
         runs: columns approach, strategy, variant, accuracy, and of the costs those there are.
     """
     require_columns("runs", runs, ["approach", "strategy", "variant", "accuracy"])
-    costs = {name: title for name, title in _COSTS.items() if name in runs and runs[name].notna().any()}
+    costs = {
+        name: title for name, title in _COSTS.items() if name in runs and runs[name].notna().any()
+    }
     require_columns("runs", runs, list(costs) or ["trainable_parameters"])
     approaches, strategies = list(runs["approach"].unique()), list(runs["strategy"].unique())
     columns, rows = 2, -(-len(costs) // 2)
-    figure = make_subplots(rows, columns, shared_yaxes=True, vertical_spacing=0.36 / rows, horizontal_spacing=0.04)
+    figure = make_subplots(
+        rows, columns, shared_yaxes=True, vertical_spacing=0.36 / rows, horizontal_spacing=0.04
+    )
     for number, (cost, title) in enumerate(costs.items()):
         row, column = number // columns + 1, number % columns + 1
         for (approach, strategy), group in runs.groupby(["approach", "strategy"], sort=False):
             name = f"{approach} {strategy}"
-            color, symbol = PALETTE[approaches.index(approach) % 8], SYMBOLS[strategies.index(strategy) % 6]
+            color, symbol = (
+                PALETTE[approaches.index(approach) % 8],
+                SYMBOLS[strategies.index(strategy) % 6],
+            )
             figure.add_scatter(
                 x=group[cost], y=group["accuracy"], name=name, legendgroup=name, showlegend=number == 0,
                 mode="markers", marker={"size": 10, "color": color, "symbol": symbol},
@@ -91,7 +116,9 @@ def plot_learning_curves(curves: pd.DataFrame) -> go.Figure:
         curves: columns recipe, kind (fraction or shots), share, faces, runs, mean, low, high, as
             `evaluation.learning_curves` gives them.
     """
-    require_columns("curves", curves, ["recipe", "kind", "share", "faces", "runs", "mean", "low", "high"])
+    require_columns(
+        "curves", curves, ["recipe", "kind", "share", "faces", "runs", "mean", "low", "high"]
+    )
     titles = {"fraction": "share of the training faces", "shots": "faces of each class"}
     kinds = [kind for kind in titles if (curves["kind"] == kind).any()]
     figure = make_subplots(1, len(kinds), shared_yaxes=True, horizontal_spacing=0.04)
@@ -112,12 +139,16 @@ def plot_learning_curves(curves: pd.DataFrame) -> go.Figure:
         )  # fmt: skip
         shown.add(name)
         figure.update_xaxes(title_text=titles[kind], type="log", row=1, col=column)
-        figure.update_xaxes(tickvals=sorted(curves.loc[curves["kind"] == kind, "share"].unique()), row=1, col=column)
+        figure.update_xaxes(
+            tickvals=sorted(curves.loc[curves["kind"] == kind, "share"].unique()), row=1, col=column
+        )
     if "fraction" in kinds:
         figure.update_xaxes(tickformat=PERCENT, row=1, col=1)
     subtitle = "bands: one standard deviation over seeds and draws; of a single run, 95% over the test faces"
     lines = -(-len(shown) // 4)
-    layout = new_figure("Accuracy on fewer training faces", subtitle, 400 + 22 * lines, margin_t=74 + 22 * lines).layout
+    layout = new_figure(
+        "Accuracy on fewer training faces", subtitle, 400 + 22 * lines, margin_t=74 + 22 * lines
+    ).layout
     figure.update_layout(layout)
     figure.update_yaxes(tickformat=PERCENT)
     figure.update_yaxes(title_text="accuracy", col=1)
@@ -132,13 +163,22 @@ def plot_corruptions(table: pd.DataFrame) -> go.Figure:
     """
     require_columns("table", table, ["run", "corruption", "level", "accuracy"])
     harmed = table[table["corruption"] != "none"]
-    means = harmed.groupby(["run", "level"], sort=False, as_index=False)["accuracy"].mean().assign(corruption="mean")
+    means = (
+        harmed.groupby(["run", "level"], sort=False, as_index=False)["accuracy"]
+        .mean()
+        .assign(corruption="mean")
+    )
     table = pd.concat([table, means])
     kinds = [name for name in table["corruption"].unique() if name != "none"]
     runs, columns = list(table["run"].unique()), 3
     rows = -(-len(kinds) // columns)
     figure = make_subplots(
-        rows, columns, shared_yaxes=True, subplot_titles=kinds, vertical_spacing=0.3 / rows, horizontal_spacing=0.03
+        rows,
+        columns,
+        shared_yaxes=True,
+        subplot_titles=kinds,
+        vertical_spacing=0.3 / rows,
+        horizontal_spacing=0.03,
     )
     clean = table[table["corruption"] == "none"].set_index("run")["accuracy"]
     for number, kind in enumerate(kinds):
@@ -152,7 +192,9 @@ def plot_corruptions(table: pd.DataFrame) -> go.Figure:
                 row=number // columns + 1, col=number % columns + 1,
             )  # fmt: skip
     lines = -(-len(runs) // 3)
-    layout = new_figure("Accuracy under corruptions", "0: as they are, 3: strongest", 110 + 22 * lines + 200 * rows)
+    layout = new_figure(
+        "Accuracy under corruptions", "0: as they are, 3: strongest", 110 + 22 * lines + 200 * rows
+    )
     figure.update_layout(layout.layout, margin_t=96 + 22 * lines)
     figure.update_layout(legend={"y": 1 + 28 / (200 * rows)})
     figure.update_xaxes(tickvals=[0, 1, 2, 3])

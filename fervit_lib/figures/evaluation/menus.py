@@ -7,12 +7,21 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from fervit_lib.figures.theme import CONFIG, escape_labels
-from fervit_lib.runs import atomic_write
+from fervit_lib.system.atomic import atomic_write
 
-MENU = {"x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "pad": {"l": 0, "b": 4}, "showactive": True}
+MENU = {
+    "x": 0,
+    "xanchor": "left",
+    "y": 1.02,
+    "yanchor": "bottom",
+    "pad": {"l": 0, "b": 4},
+    "showactive": True,
+}
 
 
-def add_run_menu(figure: go.Figure, subtitles: Mapping[str, str], per_run: int, shared: int = 0) -> None:
+def add_run_menu(
+    figure: go.Figure, subtitles: Mapping[str, str], per_run: int, shared: int = 0
+) -> None:
     """A menu above the plot that shows the traces of one run; the first run's are shown at the start.
 
     Args:

@@ -11,22 +11,3 @@ from fervit_lib.figures.explain.layers import (
     plot_removal_curves,
     plot_swaps,
 )
-
-__all__ = [
-    "LAYERS",
-    "SEQUENTIAL",
-    "overlay_map",
-    "plot_attention",
-    "plot_cka",
-    "plot_depths",
-    "plot_head_similarity",
-    "plot_heads",
-    "plot_layer_scores",
-    "plot_layers_off",
-    "plot_positions",
-    "plot_probes",
-    "plot_pruning",
-    "plot_removal_curves",
-    "plot_swaps",
-    "shade_bands",
-]

@@ -8,13 +8,23 @@ from PIL import Image
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from fervit_lib.figures.explain.controls import BAND_COLORS, LAYERS, SEQUENTIAL, add_menu, add_slider, shade_bands
+from fervit_lib.figures.explain.controls import (
+    BAND_COLORS,
+    LAYERS,
+    SEQUENTIAL,
+    add_menu,
+    add_slider,
+    shade_bands,
+)
 from fervit_lib.figures.theme import PERCENT, escape_labels, new_figure, require
 from fervit_lib.latents import BANDS, NUM_LAYERS
 
 
 def plot_attention(
-    maps: np.ndarray, names: Sequence[str], half_width: np.ndarray | None = None, title: str = "Where CLS looks"
+    maps: np.ndarray,
+    names: Sequence[str],
+    half_width: np.ndarray | None = None,
+    title: str = "Where CLS looks",
 ) -> go.Figure:
     """Bars of what CLS gives to each token, above the whole map; a menu of groups, sliders of layer and head.
 
@@ -37,12 +47,17 @@ def plot_attention(
     # window, the sliders choose the trace and its numbers. So three choices go together without a program of ours.
     labels = ["CLS", *LAYERS]
     x = np.arange(groups * tokens)
-    colors = ["#777777", *(BAND_COLORS[band] for band, s in BANDS.items() for _ in range(s.start, s.stop))] * groups
+    colors = [
+        "#777777",
+        *(BAND_COLORS[band] for band, s in BANDS.items() for _ in range(s.start, s.stop)),
+    ] * groups
 
     def of_layer(layer: int) -> dict[str, list]:
         bars = [shown[:, layer, h, 0].ravel() for h in range(1 + num_heads)]
         # In percent with one decimal: half as many digits in the page as fractions of the same precision.
-        heat = [(100 * shown[:, layer, h]).reshape(-1, tokens).round(1) for h in range(1 + num_heads)]
+        heat = [
+            (100 * shown[:, layer, h]).reshape(-1, tokens).round(1) for h in range(1 + num_heads)
+        ]
         errors = [widths[:, layer, h].ravel() for h in range(1 + num_heads)]
         return {
             "y": list(bars) + [x] * len(heat),
@@ -52,15 +67,48 @@ def plot_attention(
 
     first = of_layer(0)
     for h in range(1 + num_heads):
-        errors = {"array": first["error_y.array"][h], "thickness": 1.2, "width": 2, "color": "#333333"}
+        errors = {
+            "array": first["error_y.array"][h],
+            "thickness": 1.2,
+            "width": 2,
+            "color": "#333333",
+        }
         hover = "%{text}: %{y:.3f}<extra></extra>"
-        bars = {"text": labels * groups, "textposition": "none", "hovertemplate": hover, "marker_color": colors}
-        figure.add_bar(x=x, y=first["y"][h], visible=h == 0, showlegend=False, error_y=errors, row=1, col=1, **bars)
+        bars = {
+            "text": labels * groups,
+            "textposition": "none",
+            "hovertemplate": hover,
+            "marker_color": colors,
+        }
+        figure.add_bar(
+            x=x,
+            y=first["y"][h],
+            visible=h == 0,
+            showlegend=False,
+            error_y=errors,
+            row=1,
+            col=1,
+            **bars,
+        )
     for h in range(1 + num_heads):
         heat = {"hovertemplate": "to %{x}: %{z:.1f} %<extra></extra>", "colorscale": SEQUENTIAL}
-        bar = {"len": 0.55, "y": 0, "yanchor": "bottom", "thickness": 12, "title": {"text": "weight, %"}}
+        bar = {
+            "len": 0.55,
+            "y": 0,
+            "yanchor": "bottom",
+            "thickness": 12,
+            "title": {"text": "weight, %"},
+        }
         figure.add_heatmap(
-            z=first["z"][1 + num_heads + h], x=labels, y=x, zmin=0, visible=h == 0, row=2, col=1, colorbar=bar, **heat
+            z=first["z"][1 + num_heads + h],
+            x=labels,
+            y=x,
+            zmin=0,
+            visible=h == 0,
+            row=2,
+            col=1,
+            colorbar=bar,
+            **heat,
         )
     for group in range(groups):
         shade_bands(figure, group * tokens + 1, row=1, col=1)
@@ -73,9 +121,14 @@ def plot_attention(
     figure.update_yaxes(title="from CLS", rangemode="tozero", tickformat=PERCENT, row=1, col=1)
     figure.update_xaxes(title="to token", type="category", side="bottom", row=2, col=1)
     add_menu(figure, escape_labels(names), [[{}, window] for window in windows])
-    blocks, heads = [str(i + 1) for i in range(depth)], ["mean", *(str(i + 1) for i in range(num_heads))]
+    blocks, heads = (
+        [str(i + 1) for i in range(depth)],
+        ["mean", *(str(i + 1) for i in range(num_heads))],
+    )
     add_slider(figure, "block", blocks, [[of_layer(i)] for i in range(depth)], x=0, len=0.47)
-    choices = [[{"visible": [k == h for k in range(1 + num_heads)] * 2}] for h in range(1 + num_heads)]
+    choices = [
+        [{"visible": [k == h for k in range(1 + num_heads)] * 2}] for h in range(1 + num_heads)
+    ]
     add_slider(figure, "head", heads, choices, x=0.53, len=0.47)
     return figure
 
@@ -85,8 +138,12 @@ def overlay_map(image: Image.Image, scores: np.ndarray, opacity: float = 0.6) ->
     scores = np.asarray(scores, dtype=float)
     require(scores.ndim == 2, "scores", "a map (side, side)", scores.shape)
     level = (scores - scores.min()) / max(np.ptp(scores), 1e-12)
-    smooth = Image.fromarray((255 * level).astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC)
-    table = np.array([_rgb(color) for color in sample_colorscale(SEQUENTIAL, np.linspace(0, 1, 256).tolist())])
+    smooth = Image.fromarray((255 * level).astype(np.uint8)).resize(
+        image.size, Image.Resampling.BICUBIC
+    )
+    table = np.array(
+        [_rgb(color) for color in sample_colorscale(SEQUENTIAL, np.linspace(0, 1, 256).tolist())]
+    )
     weight = (opacity * np.asarray(smooth) / 255)[..., None]
     pixels = (1 - weight) * np.asarray(image.convert("RGB")) + weight * table[np.asarray(smooth)]
     return Image.fromarray(pixels.round().astype(np.uint8))

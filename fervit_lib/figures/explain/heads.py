@@ -17,7 +17,13 @@ def plot_heads(values: Mapping[str, np.ndarray]) -> go.Figure:
     figure.update_layout(new_figure("Heads", height=190 + 34 * max(depth, 3), margin_t=100).layout)
     for column, (name, score) in enumerate(values.items(), 1):
         domain = figure.layout[f"xaxis{column if column > 1 else ''}"].domain
-        bar = {"x": domain[1] + 0.005, "thickness": 8, "tickfont": {"size": 10}, "nticks": 4, "tickformat": ".4~g"}
+        bar = {
+            "x": domain[1] + 0.005,
+            "thickness": 8,
+            "tickfont": {"size": 10},
+            "nticks": 4,
+            "tickformat": ".4~g",
+        }
         figure.add_heatmap(
             z=np.asarray(score), x=[str(h + 1) for h in range(num_heads)], y=[str(i + 1) for i in range(depth)],
             colorscale=SEQUENTIAL, colorbar=bar, xgap=1, ygap=1, row=1, col=column,
@@ -31,9 +37,13 @@ def plot_heads(values: Mapping[str, np.ndarray]) -> go.Figure:
 
 def plot_head_similarity(similarity: Mapping[str, np.ndarray]) -> go.Figure:
     """How alike the heads of a block are, a panel a kind, a slider over blocks; each (depth, num_heads, num_heads)."""
-    figure = make_subplots(cols=len(similarity), subplot_titles=list(similarity), horizontal_spacing=0.08)
+    figure = make_subplots(
+        cols=len(similarity), subplot_titles=list(similarity), horizontal_spacing=0.08
+    )
     subtitle = "cosine: 1 the same, 0 nothing in common, −1 opposite"
-    figure.update_layout(new_figure("Similarity of heads", subtitle, height=430, margin_t=110).layout)
+    figure.update_layout(
+        new_figure("Similarity of heads", subtitle, height=430, margin_t=110).layout
+    )
     depth, num_heads, _ = next(iter(similarity.values())).shape
     names = [str(h + 1) for h in range(num_heads)]
     for column, (kind, values) in enumerate(similarity.items(), 1):
@@ -44,7 +54,9 @@ def plot_head_similarity(similarity: Mapping[str, np.ndarray]) -> go.Figure:
         )  # fmt: skip
     figure.update_xaxes(title="head", type="category", showgrid=False, constrain="domain")
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
-    steps = [[{"z": [np.round(values[i], 4) for values in similarity.values()]}] for i in range(depth)]
+    steps = [
+        [{"z": [np.round(values[i], 4) for values in similarity.values()]}] for i in range(depth)
+    ]
     add_slider(figure, "block", [str(i + 1) for i in range(depth)], steps)
     return figure
 
@@ -52,14 +64,28 @@ def plot_head_similarity(similarity: Mapping[str, np.ndarray]) -> go.Figure:
 def plot_pruning(by_importance: np.ndarray, at_random: np.ndarray) -> go.Figure:
     """Accuracy against heads switched off: least important first (heads + 1,), random orders (repeats, heads + 1)."""
     figure = new_figure(
-        "Accuracy as heads go", "the least important first, and random orders", height=400, margin_t=110
+        "Accuracy as heads go",
+        "the least important first, and random orders",
+        height=400,
+        margin_t=110,
     )
     steps, random = np.arange(len(by_importance)), np.asarray(at_random)
-    figure.add_scatter(x=steps, y=by_importance, name="by importance", mode="lines+markers", line_color=PALETTE[0])
-    spread = {"array": random.max(0) - random.mean(0), "arrayminus": random.mean(0) - random.min(0), "width": 3}
+    figure.add_scatter(
+        x=steps, y=by_importance, name="by importance", mode="lines+markers", line_color=PALETTE[0]
+    )
+    spread = {
+        "array": random.max(0) - random.mean(0),
+        "arrayminus": random.mean(0) - random.min(0),
+        "width": 3,
+    }
     line = {"color": "#888888", "dash": "dash"}
     figure.add_scatter(
-        x=steps, y=random.mean(0), name="at random (mean, range)", mode="lines", line=line, error_y=spread
+        x=steps,
+        y=random.mean(0),
+        name="at random (mean, range)",
+        mode="lines",
+        line=line,
+        error_y=spread,
     )
     figure.update_yaxes(tickformat=PERCENT, title="accuracy", rangemode="tozero")
     figure.update_xaxes(title="heads switched off", tickformat="d")

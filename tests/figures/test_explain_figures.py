@@ -17,9 +17,16 @@ CLASSES = ["angry", "<b>happy</b>", "sad"]
 def every_figure() -> dict:
     matrix = (np.eye(2), ["block 1", "block 2"], ["block 1", "block 2"])
     probes = pd.DataFrame(
-        {"run": ["a", "a", "<b>b</b>"], "layer": ["block 1", "block 2", "block 1"], "shots": 5, "accuracy": 0.5}
+        {
+            "run": ["a", "a", "<b>b</b>"],
+            "layer": ["block 1", "block 2", "block 1"],
+            "shots": 5,
+            "accuracy": 0.5,
+        }
     ).assign(lowest=0.4, highest=0.6)
-    swaps = pd.DataFrame({"band": ["coarse", "all"], "kept": [0.9, 0], "taken": [0.1, 1], "num_pairs": 30})
+    swaps = pd.DataFrame(
+        {"band": ["coarse", "all"], "kept": [0.9, 0], "taken": [0.1, 1], "num_pairs": 30}
+    )
     scores = pd.DataFrame({"a": np.arange(18) / 18, "b": np.ones(18)})
     curves = {"attention": np.linspace(1, 0, 19), "random": RNG.random((3, 19))}
     heads = {"entropy": RNG.random((2, 4)), "importance": RNG.random((2, 4))}
@@ -37,7 +44,9 @@ def every_figure() -> dict:
         "cka": figures_explain.plot_cka(pairs),
         "probes": figures_explain.plot_probes(probes),
         "swaps": figures_explain.plot_swaps(swaps),
-        "positions": figures_explain.plot_positions({"learned": np.eye(18), "sinusoidal": np.eye(18)}),
+        "positions": figures_explain.plot_positions(
+            {"learned": np.eye(18), "sinusoidal": np.eye(18)}
+        ),
         "depths": figures_explain.plot_depths(points, np.arange(9) % 3, CLASSES, "CLS"),
         "off": figures_explain.plot_layers_off(RNG.random((2, 4, 3)), ["1", "2"], CLASSES, off),
     }
@@ -80,7 +89,9 @@ def test_a_menu_of_pairs_shows_one_at_a_time() -> None:
 def test_an_overlay_is_darkest_where_the_map_is_highest() -> None:
     scores = np.zeros((4, 4))
     scores[0, 3] = 1
-    laid = np.asarray(figures_explain.overlay_map(Image.new("RGB", (64, 64), "white"), scores)).sum(-1)
+    laid = np.asarray(figures_explain.overlay_map(Image.new("RGB", (64, 64), "white"), scores)).sum(
+        -1
+    )
     assert laid.shape == (64, 64)
     assert laid[:8, -8:].mean() < laid[32:, :32].mean() == 3 * 255
     flat = figures_explain.overlay_map(Image.new("L", (8, 8), 100), np.ones((2, 2)))
@@ -92,10 +103,16 @@ def test_an_overlay_is_darkest_where_the_map_is_highest() -> None:
     [
         ("maps", lambda: figures_explain.plot_attention(np.ones((1, 1, 1, 17, 17)), ["all"])),
         ("names", lambda: figures_explain.plot_attention(MAPS, ["all"])),
-        ("scores", lambda: figures_explain.plot_layer_scores(pd.DataFrame({"a": [1]}), "t", "share")),
+        (
+            "scores",
+            lambda: figures_explain.plot_layer_scores(pd.DataFrame({"a": [1]}), "t", "share"),
+        ),
         ("scores", lambda: figures_explain.plot_probes(pd.DataFrame({"run": [1]}))),
         ("effects", lambda: figures_explain.plot_swaps(pd.DataFrame({"band": ["all"]}))),
-        ("probs", lambda: figures_explain.plot_layers_off(np.ones((1, 2)), ["1"], CLASSES, ["nothing"])),
+        (
+            "probs",
+            lambda: figures_explain.plot_layers_off(np.ones((1, 2)), ["1"], CLASSES, ["nothing"]),
+        ),
         ("scores", lambda: figures_explain.overlay_map(Image.new("L", (8, 8)), np.ones(4))),
     ],
 )

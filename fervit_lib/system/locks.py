@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from fervit_lib.files import naming_disk
+from fervit_lib.system.errors import naming_disk
 
 
 def take_lock(path: Path) -> IO[str]:

@@ -162,7 +162,9 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
     together = torch.cat([gradient.flatten() for gradient in gradients])
     with _meeting():
         dist.all_reduce(together)
-    for gradient, total in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
+    for gradient, total in zip(
+        gradients, together.split([g.numel() for g in gradients]), strict=True
+    ):
         gradient.copy_(total.view_as(gradient))
 
 

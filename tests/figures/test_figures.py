@@ -10,7 +10,13 @@ from fervit_lib.figures import theme
 
 CLASSES = ["angry", "<b>happy</b>", "sad"]
 METRICS = pd.DataFrame(
-    {"epoch": [0, 1], "train_loss": [2.0, 1.0], "valid_loss": [2.0, 1.5], "accuracy": [0.3, 0.5], "time": ["0:01"] * 2}
+    {
+        "epoch": [0, 1],
+        "train_loss": [2.0, 1.0],
+        "valid_loss": [2.0, 1.5],
+        "accuracy": [0.3, 0.5],
+        "time": ["0:01"] * 2,
+    }
 )
 
 
@@ -36,7 +42,11 @@ def test_counts_leave_the_total_out() -> None:
 
 
 def test_curves_show_losses_and_scores_but_not_the_time() -> None:
-    assert [line.name for line in every_figure()["curves"].data] == ["train loss", "valid loss", "accuracy"]
+    assert [line.name for line in every_figure()["curves"].data] == [
+        "train loss",
+        "valid loss",
+        "accuracy",
+    ]
 
 
 def test_contact_sheet_has_a_row_a_class_and_wraps() -> None:

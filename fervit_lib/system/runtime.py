@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fervit_lib import ranks
+from fervit_lib.system import distributed
 
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 
 def resolve(path: str | Path) -> Path:
@@ -63,11 +63,15 @@ def get_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"device: expected auto, cpu, cuda or another of torch's, got {name!r}") from error
+        raise ValueError(
+            f"device: expected auto, cpu, cuda or another of torch's, got {name!r}"
+        ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: {name!r} was asked for, but torch sees no GPU; use device='auto' or 'cpu'")
-    if device == torch.device("cuda") and ranks.count() > 1:
-        device = torch.device("cuda", ranks.local_index())
+        raise ValueError(
+            f"device: {name!r} was asked for, but torch sees no GPU; use device='auto' or 'cpu'"
+        )
+    if device == torch.device("cuda") and distributed.count() > 1:
+        device = torch.device("cuda", distributed.local_index())
         torch.cuda.set_device(device)
     return device
 
@@ -80,7 +84,9 @@ def fast_bf16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return device.type == "cpu" and (
+        torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    )
 
 
 def takes_bf16(precision: str, device: torch.device) -> bool:
@@ -90,7 +96,7 @@ def takes_bf16(precision: str, device: torch.device) -> bool:
 
 def describe_device(device: torch.device) -> str:
     """One line for reports, e.g. `cuda (NVIDIA H200)`, `4 x cuda (NVIDIA H200)` or `cpu (2 threads, fast bf16)`."""
-    many = f"{ranks.count()} x " if ranks.count() > 1 else ""
+    many = f"{distributed.count()} x " if distributed.count() > 1 else ""
     if device.type == "cuda":
         return f"{many}cuda ({torch.cuda.get_device_name(device)})"
     threads = torch.get_num_threads()
@@ -102,18 +108,26 @@ def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the largest resident size so far
+        Path("/proc/self/clear_refs").write_text(
+            "5"
+        )  # Linux: forget the largest resident size so far
 
 
 def peak_memory(device: torch.device) -> float:
     """Most memory used so far, GB: of `device` where it is a GPU, else of this process."""
-    return torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else host_peak_memory()
+    return (
+        torch.cuda.max_memory_allocated(device) / 1e9
+        if device.type == "cuda"
+        else host_peak_memory()
+    )
 
 
 def host_peak_memory() -> float:
     """Most memory that this process had in use since its start, or since `reset_peak_memory` on Linux, GB."""
     try:
-        [line] = [x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM")]
+        [line] = [
+            x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM")
+        ]
         return int(line.split()[1]) * 1024 / 1e9
     except (OSError, ValueError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
@@ -124,7 +138,11 @@ def gpu_energy(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     try:
-        nvml, handle, millijoules = ctypes.CDLL("libnvidia-ml.so.1"), ctypes.c_void_p(), ctypes.c_ulonglong()
+        nvml, handle, millijoules = (
+            ctypes.CDLL("libnvidia-ml.so.1"),
+            ctypes.c_void_p(),
+            ctypes.c_ulonglong(),
+        )
     except OSError:
         return None
     uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}".encode()

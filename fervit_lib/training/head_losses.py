@@ -7,8 +7,14 @@ import torch
 from fastai.callback.core import Callback
 from torch import Tensor
 
-from fervit_lib import ranks
-from fervit_lib.models.attention import SIMILARITIES, Heads, attention_modules, capture_heads, head_similarity
+from fervit_lib.models.attention import (
+    SIMILARITIES,
+    Heads,
+    attention_modules,
+    capture_heads,
+    head_similarity,
+)
+from fervit_lib.system import distributed
 
 DISAGREEMENTS = ("none", *SIMILARITIES)
 
@@ -25,7 +31,7 @@ def disagreement_loss(heads: Heads, kind: str) -> Tensor:
     Args:
         kind: subspace, position or output, see `head_similarity`.
     """
-    return _pairs(ranks.mean(head_similarity(heads, kind))).mean()
+    return _pairs(distributed.mean(head_similarity(heads, kind))).mean()
 
 
 def margin_diversity_loss(heads: Heads, margin: float) -> Tensor:
@@ -33,7 +39,9 @@ def margin_diversity_loss(heads: Heads, margin: float) -> Tensor:
 
     Distance is one minus the cosine of their rows, 0 to 1. Heads further apart than `margin` are left alone.
     """
-    return (margin - (1 - _pairs(ranks.mean(head_similarity(heads, "position"))))).relu().mean()
+    return (
+        (margin - (1 - _pairs(distributed.mean(head_similarity(heads, "position"))))).relu().mean()
+    )
 
 
 class HeadPenalty(Callback):
@@ -66,13 +74,17 @@ class HeadPenalty(Callback):
             self.model.forward = self._watched_forward  # for one pass
 
     def _watched_forward(self, *inputs: Tensor) -> Tensor:
-        del self.model.forward  # its class's again, whatever happens: an interrupted fit leaves the model as it was
+        del (
+            self.model.forward
+        )  # its class's again, whatever happens: an interrupted fit leaves the model as it was
         with capture_heads(self.model) as self.heads:
             return self.model.forward(*inputs)
 
     def after_loss(self) -> None:
         if self.training:
-            penalties = [weight * loss(heads) for loss, weight in self.terms for heads in self.heads]
+            penalties = [
+                weight * loss(heads) for loss, weight in self.terms for heads in self.heads
+            ]
             self.learn.loss_grad = self.loss_grad + torch.stack(penalties).sum() / len(self.heads)
             self.learn.loss = self.loss_grad.clone()
 
@@ -81,7 +93,10 @@ class HeadPenalty(Callback):
 
 
 def head_penalties(
-    disagreement: str = "none", disagreement_weight: float = 0.1, head_margin: float = 0.0, margin_weight: float = 0.1
+    disagreement: str = "none",
+    disagreement_weight: float = 0.1,
+    head_margin: float = 0.0,
+    margin_weight: float = 0.1,
 ) -> list[HeadPenalty]:
     """The callbacks that a training run asks for; none by default.
 
@@ -91,9 +106,13 @@ def head_penalties(
         disagreement_weight, margin_weight: of these terms beside the loss of the classes.
     """
     if disagreement not in DISAGREEMENTS:
-        raise ValueError(f"disagreement: expected one of {', '.join(DISAGREEMENTS)}, got {disagreement!r}")
+        raise ValueError(
+            f"disagreement: expected one of {', '.join(DISAGREEMENTS)}, got {disagreement!r}"
+        )
     if not 0 <= head_margin <= 1:
-        raise ValueError(f"head_margin: expected a distance in [0, 1], 0 for none, got {head_margin}")
+        raise ValueError(
+            f"head_margin: expected a distance in [0, 1], 0 for none, got {head_margin}"
+        )
     terms = []
     if disagreement != "none":
         terms.append((partial(disagreement_loss, kind=disagreement), disagreement_weight))

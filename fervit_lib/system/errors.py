@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 from safetensors import SafetensorError
 
-from fervit_lib.runtime import display_path
+from fervit_lib.system.runtime import display_path
 
 MAX_PIXELS = 100_000_000  # of one picture, 300 MB in RGB; a small file can claim any number
 
@@ -21,11 +21,15 @@ def naming(path: Path, trouble: str, remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:  # readers of every format have errors of their own for every kind of damage
+    except (
+        Exception
+    ) as error:  # readers of every format have errors of their own for every kind of damage
         own = type(error) in (ValueError, FileNotFoundError) and display_path(path) in str(error)
         if own or (isinstance(error, OSError) and error.errno is not None):
             raise
-        raise ValueError(f"{display_path(path)}: {trouble} ({reason_of(error)}); {remedy}") from error
+        raise ValueError(
+            f"{display_path(path)}: {trouble} ({reason_of(error)}); {remedy}"
+        ) from error
 
 
 @contextmanager
@@ -34,7 +38,9 @@ def naming_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        if isinstance(error, OSError) and error.errno is None:  # this project's own, which says it already
+        if (
+            isinstance(error, OSError) and error.errno is None
+        ):  # this project's own, which says it already
             raise
         there = next(folder for folder in path.absolute().parents if folder.exists())
         free = shutil.disk_usage(there).free / 1e6
@@ -55,7 +61,9 @@ def check_pixels(image: Image.Image) -> Image.Image:
     """Return an opened picture that is not read yet, or raise a ValueError if reading it would fill the memory."""
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise ValueError(f"{width}x{height} pixels, expected at most {MAX_PIXELS:,}; make it smaller")
+        raise ValueError(
+            f"{width}x{height} pixels, expected at most {MAX_PIXELS:,}; make it smaller"
+        )
     return image
 
 

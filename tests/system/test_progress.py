@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from fervit_lib.runtime import PROJECT_ROOT
+from fervit_lib.system.runtime import PROJECT_ROOT
 
 LOOP = """
 import sys, time
-from fervit_lib.progress import progress
+from fervit_lib.system.progress import progress
 for _ in progress(range(40), desc="read", unit=" faces"):
     time.sleep(float(sys.argv[1]))
 """
@@ -64,11 +64,15 @@ BAR = r"read: +\d+%\|.*?\| \d+/40 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+ faces/s\]"
 @pytest.mark.parametrize(
     ("seconds", "terminal", "shown"), [(0.06, True, True), (0.0, True, False), (0.06, False, False)]
 )
-def test_what_takes_long_has_a_bar_with_rate_and_time_left(seconds: float, terminal: bool, shown: bool) -> None:
+def test_what_takes_long_has_a_bar_with_rate_and_time_left(
+    seconds: float, terminal: bool, shown: bool
+) -> None:
     assert bool(re.search(BAR, seen(LOOP, seconds, terminal=terminal))) == shown
 
 
-def test_a_fit_has_one_bar_that_goes_on_where_an_interrupted_one_stood(make_store, tmp_path: Path) -> None:
+def test_a_fit_has_one_bar_that_goes_on_where_an_interrupted_one_stood(
+    make_store, tmp_path: Path
+) -> None:
     store = make_store(tmp_path / "store", {"train": 64, "val": 16, "test": 16})
     first = seen(FIT, store, tmp_path / "run", "interrupt")
     assert "KeyboardInterrupt" in first and "epoch 1 of 3: train_loss" in first

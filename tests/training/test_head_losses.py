@@ -6,9 +6,9 @@ import torch
 
 from fervit_lib.models import LatentViT
 from fervit_lib.models.attention import SIMILARITIES, Heads, capture_heads, head_similarity
-from fervit_lib.runtime import seed_everything
+from fervit_lib.system.runtime import seed_everything
 from fervit_lib.training import build_learner, face_dls, fit, get_strategy
-from fervit_lib.training.attention_losses import disagreement_loss, head_penalties, margin_diversity_loss
+from fervit_lib.training.head_losses import disagreement_loss, head_penalties, margin_diversity_loss
 
 OPTIONS = {"embed_dim": 32, "depth": 2, "num_heads": 2, "drop_rate": 0.0}
 
@@ -42,14 +42,20 @@ def train(store: Path, folder: Path, *, num_heads: int = 2, **penalties: object)
         fit(learn, plan, epochs=3, lr=1e-3)
     with torch.no_grad(), capture_heads(model.eval()) as captured:
         model(dls.valid.views[0].float())
-    return model, [{kind: head_similarity(h, kind)[0, 1].item() for kind in SIMILARITIES} for h in captured], learn
+    return (
+        model,
+        [{kind: head_similarity(h, kind)[0, 1].item() for kind in SIMILARITIES} for h in captured],
+        learn,
+    )
 
 
 def test_a_penalty_makes_heads_differ_and_reaches_the_weights(make_store, tmp_path: Path) -> None:
     store = make_store(tmp_path / "store")
     plain, before, _ = train(store, tmp_path / "plain")
     for kind in SIMILARITIES:
-        model, after, learn = train(store, tmp_path / kind, disagreement=kind, disagreement_weight=5.0)
+        model, after, learn = train(
+            store, tmp_path / kind, disagreement=kind, disagreement_weight=5.0
+        )
         apart = [1 - np.mean([heads[kind] for heads in found]) for found in (before, after)]
         assert apart[1] > 1.5 * apart[0], kind
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
@@ -69,7 +75,12 @@ def test_a_margin_drives_maps_apart_that_are_closer(make_store, tmp_path: Path) 
 def test_a_weight_of_0_trains_the_same_as_no_penalty(make_store, tmp_path: Path) -> None:
     store = make_store(tmp_path / "store")
     plain, *_ = train(store, tmp_path / "plain")
-    penalties = {"disagreement": "output", "disagreement_weight": 0.0, "head_margin": 0.5, "margin_weight": 0.0}
+    penalties = {
+        "disagreement": "output",
+        "disagreement_weight": 0.0,
+        "head_margin": 0.5,
+        "margin_weight": 0.0,
+    }
     weightless, *_ = train(store, tmp_path / "none", **penalties)
     for name, weight in plain.state_dict().items():
         torch.testing.assert_close(weightless.state_dict()[name], weight, atol=1e-3, rtol=1e-2)
@@ -88,12 +99,18 @@ def test_a_failed_pass_leaves_no_hook(make_store, tmp_path: Path) -> None:
 
 def test_mistakes_are_named(make_store, tmp_path: Path) -> None:
     assert head_penalties() == []
-    with pytest.raises(ValueError, match="disagreement: expected one of none, subspace, position, output, got 'x'"):
+    with pytest.raises(
+        ValueError, match="disagreement: expected one of none, subspace, position, output, got 'x'"
+    ):
         head_penalties("x")
-    with pytest.raises(ValueError, match=r"head_margin: expected a distance in \[0, 1\], 0 for none, got 2"):
+    with pytest.raises(
+        ValueError, match=r"head_margin: expected a distance in \[0, 1\], 0 for none, got 2"
+    ):
         head_penalties(head_margin=2)
     store = make_store(tmp_path / "store")
-    with pytest.raises(ValueError, match="num_heads: expected at least 2 where heads shall differ, got 1"):
+    with pytest.raises(
+        ValueError, match="num_heads: expected at least 2 where heads shall differ, got 1"
+    ):
         train(store, tmp_path, disagreement="output", num_heads=1)
     model = LatentViT(3, **OPTIONS)
     model.compile()

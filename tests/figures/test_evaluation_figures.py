@@ -3,33 +3,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from evaluation_runs import RUNS
 from figure_look import check_look
 
 from fervit_lib.figures import evaluation as plots
 
 CLASSES = ["angry", "<b>happy</b>", "sad"]
-RUNS = pd.DataFrame(
-    {
-        "variant": ["a", "b", "c"],
-        "approach": ["scratch", "scratch", "hybrid"],
-        "strategy": ["full", "linear_probe", "full"],
-        "accuracy": [0.7, 0.5, 0.9],
-        "accuracy_low": [0.65, 0.45, 0.85],
-        "accuracy_high": [0.72, 0.55, 0.95],
-        "trainable_parameters": [10_000, 100, 1_000_000],
-        "total_parameters": [10_000, 10_000, 1_000_000],
-        "macs": [1e6, 1e6, 1e8],
-        "joules_per_face": [None, None, None],
-        "ece": [0.1, 0.2, 0.3],
-        "ece_calibrated": [0.05, 0.1, 0.1],
-    }
-)
 CLASS_METRICS = pd.DataFrame(
-    {"precision": [0.5] * 3, "recall": [0.6] * 3, "f1": [0.55] * 3, "support": [3, 4, 5]}, index=CLASSES
+    {"precision": [0.5] * 3, "recall": [0.6] * 3, "f1": [0.55] * 3, "support": [3, 4, 5]},
+    index=CLASSES,
 )
 MATRIX = np.array([[3, 1, 0], [0, 0, 0], [2, 2, 4]])
 PAIRS = pd.DataFrame(
-    {"a": ["x", "x", "y"], "b": ["y", "z", "z"], "difference": [0.2, 0.0, -0.2], "p_holm": [0.01, 1, 0.2]}
+    {
+        "a": ["x", "x", "y"],
+        "b": ["y", "z", "z"],
+        "difference": [0.2, 0.0, -0.2],
+        "p_holm": [0.01, 1, 0.2],
+    }
 )
 BINS = pd.DataFrame({"confidence": [0.3, 0.9], "accuracy": [0.4, 0.8], "faces": [10, 30]})
 SURE = pd.DataFrame({"confidence": [0.3, 0.9, 1.0], "correct": [False, True, True]})
@@ -75,14 +66,23 @@ def test_every_figure_has_a_title_the_theme_the_width_of_its_page_and_no_markup(
 def test_confusion_writes_each_value_and_divides_by_the_true_class() -> None:
     figure = plots.plot_confusion({"a": MATRIX}, CLASSES)
     [unit] = figure.layout.updatemenus
-    assert [list(row) for row in figure.data[0].text] == [["3", "1", "0"], ["0", "0", "0"], ["2", "2", "4"]]
+    assert [list(row) for row in figure.data[0].text] == [
+        ["3", "1", "0"],
+        ["0", "0", "0"],
+        ["2", "2", "4"],
+    ]
     [counts], [shares] = (button.args[0]["text"] for button in unit.buttons)
     assert [list(row) for row in counts] == [["3", "1", "0"], ["0", "0", "0"], ["2", "2", "4"]]
-    assert [list(row) for row in shares] == [["75%", "25%", "0%"], ["–", "–", "–"], ["25%", "25%", "50%"]]
+    assert [list(row) for row in shares] == [
+        ["75%", "25%", "0%"],
+        ["–", "–", "–"],
+        ["25%", "25%", "50%"],
+    ]
 
 
 @pytest.mark.parametrize(
-    ("name", "per_run", "shared"), [("confusion", 1, 0), ("class_metrics", 3, 0), ("reliability", 2, 1)]
+    ("name", "per_run", "shared"),
+    [("confusion", 1, 0), ("class_metrics", 3, 0), ("reliability", 2, 1)],
 )
 def test_a_menu_shows_one_run_at_a_time(name: str, per_run: int, shared: int) -> None:
     figure = every_figure()[name]
@@ -90,9 +90,14 @@ def test_a_menu_shows_one_run_at_a_time(name: str, per_run: int, shared: int) ->
     assert len(figure.data) == 2 * per_run + shared
     at_start = [trace.visible in (None, True) for trace in figure.data]
     assert (
-        at_start == list(menu.buttons[0].args[0]["visible"]) == [True] * per_run + [False] * per_run + [True] * shared
+        at_start
+        == list(menu.buttons[0].args[0]["visible"])
+        == [True] * per_run + [False] * per_run + [True] * shared
     )
-    assert list(menu.buttons[1].args[0]["visible"]) == [False] * per_run + [True] * per_run + [True] * shared
+    assert (
+        list(menu.buttons[1].args[0]["visible"])
+        == [False] * per_run + [True] * per_run + [True] * shared
+    )
 
 
 def test_intervals_are_sorted_and_reach_from_low_to_high() -> None:
@@ -113,7 +118,9 @@ def test_a_cost_that_nobody_measured_has_no_panel() -> None:
 
 
 def test_a_table_leaves_out_what_was_not_measured() -> None:
-    rows = pd.DataFrame({"run": ["a_b"], "plain": [0.5], "flip": [0.6], "ten_crop": [np.nan], "corrupted": [0.4]})
+    rows = pd.DataFrame(
+        {"run": ["a_b"], "plain": [0.5], "flip": [0.6], "ten_crop": [np.nan], "corrupted": [0.4]}
+    )
     html = plots.table_of(rows, "augmentation").to_html()
     assert "50.0%" in html
     assert "with mirror image" in html

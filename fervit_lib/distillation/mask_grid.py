@@ -10,15 +10,17 @@ from fastai.callback.core import Callback
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from fervit_lib import ranks
 from fervit_lib.datasets import IGNORE
 from fervit_lib.models.segmentation import denormalise
-from fervit_lib.runs import atomic_write
+from fervit_lib.system import distributed
+from fervit_lib.system.atomic import atomic_write
 
 _PERSON, _GAP, _HEAD = (0, 114, 178), 4, 22
 
 
-def mask_sheet(images: Tensor, masks: Tensor, logits: Mapping[str, Tensor], side: int = 112) -> Image.Image:
+def mask_sheet(
+    images: Tensor, masks: Tensor, logits: Mapping[str, Tensor], side: int = 112
+) -> Image.Image:
     """A row an image: the picture, its mask, and what each of `logits` finds; ignored pixels are grey.
 
     Args:
@@ -27,18 +29,28 @@ def mask_sheet(images: Tensor, masks: Tensor, logits: Mapping[str, Tensor], side
     """
     pictures = (255 * denormalise(images.cpu())).byte().permute(0, 2, 3, 1).numpy()
     ignored = (masks.cpu() == IGNORE).numpy()
-    columns = {"mask": (masks.cpu() == 1).numpy()} | {k: (v[:, 0].cpu() > 0).numpy() for k, v in logits.items()}
+    columns = {"mask": (masks.cpu() == 1).numpy()} | {
+        k: (v[:, 0].cpu() > 0).numpy() for k, v in logits.items()
+    }
     across, font = side + _GAP, ImageFont.load_default(12)
     sheet = Image.new("RGB", (across * (1 + len(columns)), _HEAD + across * len(pictures)), "white")
     draw = ImageDraw.Draw(sheet)
     for number, name in enumerate(["image", *columns]):
-        draw.text((number * across + side / 2, _HEAD / 2), name.replace("_", " "), "#222222", font, anchor="mm")
+        draw.text(
+            (number * across + side / 2, _HEAD / 2),
+            name.replace("_", " "),
+            "#222222",
+            font,
+            anchor="mm",
+        )
     for row, picture in enumerate(pictures):
         top = _HEAD + row * across
         sheet.paste(Image.fromarray(picture).resize((side, side)), (0, top))
         for number, found in enumerate(columns.values(), 1):
             tile = picture // 3 + 150
-            tile[found[row]] = (0.35 * picture + 0.65 * np.array(_PERSON)).astype(np.uint8)[found[row]]
+            tile[found[row]] = (0.35 * picture + 0.65 * np.array(_PERSON)).astype(np.uint8)[
+                found[row]
+            ]
             tile[ignored[row]] = 128
             sheet.paste(Image.fromarray(tile).resize((side, side)), (number * across, top))
     return sheet
@@ -78,7 +90,9 @@ class SavePictures(Callback):
         if self.show:
             self.show(sheet)
 
-    @ranks.once
+    @distributed.once
     def _write(self, sheet: Image.Image) -> None:
-        with atomic_write(self.folder / "pictures" / f"epoch-{self.epoch + 1:03d}.png") as temporary:
+        with atomic_write(
+            self.folder / "pictures" / f"epoch-{self.epoch + 1:03d}.png"
+        ) as temporary:
             sheet.save(temporary, format="PNG")

@@ -8,17 +8,26 @@ import plotly.graph_objects as go
 import plotly.utils
 import pytest
 from bs4 import BeautifulSoup
+from evaluation_runs import RUNS
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from test_figures_evaluation import RUNS
 
 from fervit_lib import runs
 from fervit_lib.figures import evaluation as figures_evaluation
-from fervit_lib.report import describe_failure, describe_failures, forget_failures, write_index, write_page
+from fervit_lib.report import (
+    describe_failure,
+    describe_failures,
+    forget_failures,
+    write_index,
+    write_page,
+)
 from fervit_lib.report.__main__ import main
 from fervit_lib.report.html import figure_div
-from fervit_lib.runs import write_json
+from fervit_lib.system import atomic
+from fervit_lib.system.atomic import write_json
 
-REMOTE = re.compile(r"""(?:src|href)\s*=\s*["']\s*(?:https?:)?//|@import|url\(\s*["']?(?:https?:)?//""")
+REMOTE = re.compile(
+    r"""(?:src|href)\s*=\s*["']\s*(?:https?:)?//|@import|url\(\s*["']?(?:https?:)?//"""
+)
 
 
 def ran(source: str, *outputs, number: int = 1):
@@ -28,7 +37,9 @@ def ran(source: str, *outputs, number: int = 1):
 def figure_output():
     stored = figures_evaluation.plot_accuracy_intervals(RUNS, 0.3).to_plotly_json()
     data = json.loads(json.dumps(stored, cls=plotly.utils.PlotlyJSONEncoder))
-    return new_output("display_data", {"application/vnd.plotly.v1+json": data, "text/plain": "Figure()"})
+    return new_output(
+        "display_data", {"application/vnd.plotly.v1+json": data, "text/plain": "Figure()"}
+    )
 
 
 def write_notebook(folder: Path, *cells) -> Path:
@@ -51,13 +62,18 @@ def body(html: str) -> str:
 def tables(page: Path) -> list[pd.DataFrame]:
     found = []
     for table in BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").find_all("table"):
-        head, *rows = [[cell.get_text(strip=True) for cell in row.find_all(["th", "td"])] for row in table("tr")]
+        head, *rows = [
+            [cell.get_text(strip=True) for cell in row.find_all(["th", "td"])]
+            for row in table("tr")
+        ]
         found.append(pd.DataFrame(rows, columns=head))
     return found
 
 
 class TestPage:
-    def test_a_figure_stands_in_the_page_with_its_library_and_nothing_is_fetched(self, tmp_path: Path) -> None:
+    def test_a_figure_stands_in_the_page_with_its_library_and_nothing_is_fetched(
+        self, tmp_path: Path
+    ) -> None:
         html = page_of(tmp_path, ran("plot()", figure_output()), ran("again()", figure_output()))
         assert html.count("Plotly.newPlot(") >= 2
         assert 1e6 < len(html) < 3e6  # plotly.js once, packed
@@ -69,13 +85,24 @@ class TestPage:
         assert "<title>02 · Train</title>" in html
 
     def test_of_a_large_picture_the_smaller_form_is_kept(self, tmp_path: Path) -> None:
-        large, small = ({"image/png": "A" * n, "image/jpeg": "B" * 400, "text/plain": ""} for n in (200_000, 4_000))
-        html = page_of(tmp_path, *(ran("show()", new_output("display_data", data)) for data in (large, small)))
+        large, small = (
+            {"image/png": "A" * n, "image/jpeg": "B" * 400, "text/plain": ""}
+            for n in (200_000, 4_000)
+        )
+        html = page_of(
+            tmp_path, *(ran("show()", new_output("display_data", data)) for data in (large, small))
+        )
         assert len(html) < 1e5
-        assert html.count("data:image/jpeg;base64,BBBB") == html.count("data:image/png;base64,AAAA") == 1
+        assert (
+            html.count("data:image/jpeg;base64,BBBB")
+            == html.count("data:image/png;base64,AAAA")
+            == 1
+        )
 
     def test_cells_that_never_ran_are_counted(self, tmp_path: Path) -> None:
-        assert "1 of 2 code cells have not run" in body(page_of(tmp_path, ran("train()"), new_code_cell("evaluate()")))
+        assert "1 of 2 code cells have not run" in body(
+            page_of(tmp_path, ran("train()"), new_code_cell("evaluate()"))
+        )
 
     def test_progress_bars_go_and_other_text_stays(self, tmp_path: Path) -> None:
         text = "encode:  50%|#####     | 5/10 [00:01<00:01]\nread 10 faces\n"
@@ -92,27 +119,47 @@ class TestPage:
         assert "torch.jit" not in shown and "mind this" in shown
 
     def test_output_is_text_and_not_markup(self, tmp_path: Path) -> None:
-        html = page_of(tmp_path, ran("f()", new_output("stream", text="<script>alert(1)</script>\n")))
+        html = page_of(
+            tmp_path, ran("f()", new_output("stream", text="<script>alert(1)</script>\n"))
+        )
         assert "<script>alert(1)" not in html
 
     def test_a_failure_is_said_first_and_marked_where_it_is(self, tmp_path: Path) -> None:
-        error = new_output("error", ename="ValueError", evalue="lr: expected more", traceback=["\x1b[31mtrace\x1b[0m"])
+        error = new_output(
+            "error",
+            ename="ValueError",
+            evalue="lr: expected more",
+            traceback=["\x1b[31mtrace\x1b[0m"],
+        )
         html = body(page_of(tmp_path, ran("train(lr=0)", error), new_code_cell("evaluate()")))
         assert html.index("lr: expected more") < html.index("02 · Train</h1>")
         assert "Cell 1 failed: ValueError: lr: expected more" in html
 
     @pytest.mark.parametrize("synthetic", [True, False])
-    def test_synthetic_faces_are_said_above_the_title(self, tmp_path: Path, synthetic: bool) -> None:
+    def test_synthetic_faces_are_said_above_the_title(
+        self, tmp_path: Path, synthetic: bool
+    ) -> None:
         write_json(tmp_path / "result.json", {"synthetic": synthetic})
         html = body(page_of(tmp_path))
         assert ("synthetic toy faces" in html.split("<h1")[0]) == synthetic
 
     def test_how_it_was_made(self, tmp_path: Path) -> None:
         run = runs.start_run(
-            tmp_path, "demo", "train", "a", parameters={"lr": 3e-4, "name": "<b>表情"}, seed=5, device="cpu of a test"
+            tmp_path,
+            "demo",
+            "train",
+            "a",
+            parameters={"lr": 3e-4, "name": "<b>表情"},
+            seed=5,
+            device="cpu of a test",
         )
         html = body(page_of(run.folder))
-        for text in ("cpu of a test", "0.0003", "&lt;b&gt;表情", f"plotly {run.config['versions']['plotly']}"):
+        for text in (
+            "cpu of a test",
+            "0.0003",
+            "&lt;b&gt;表情",
+            f"plotly {run.config['versions']['plotly']}",
+        ):
             assert text in html
 
     def test_a_file_that_is_no_notebook(self, tmp_path: Path) -> None:
@@ -126,13 +173,23 @@ class TestIndex:
     @pytest.fixture
     def experiment(self, tmp_path: Path) -> Path:
         """Three finished training runs, one on a part of the faces, their evaluation, and one that never ended."""
-        rows = RUNS.assign(seed=0, macro_f1=0.5, train_seconds=75.0, num_test=800).to_dict("records")
+        rows = RUNS.assign(seed=0, macro_f1=0.5, train_seconds=75.0, num_test=800).to_dict(
+            "records"
+        )
         for row in rows:
-            run = runs.start_run(tmp_path, "demo", "train", row["variant"], parameters={}, seed=0, device="cpu")
-            run.write_result(synthetic=True, approach=row["approach"], strategy=row["strategy"], seed=0)
+            run = runs.start_run(
+                tmp_path, "demo", "train", row["variant"], parameters={}, seed=0, device="cpu"
+            )
+            run.write_result(
+                synthetic=True, approach=row["approach"], strategy=row["strategy"], seed=0
+            )
         write_page(write_notebook(run.folder), run.folder / "notebook.html")
-        evaluate = runs.start_run(tmp_path, "demo", "evaluate", "all", parameters={}, seed=0, device="cpu")
-        part = runs.start_run(tmp_path, "demo", "train", "part", parameters={}, seed=0, device="cpu")
+        evaluate = runs.start_run(
+            tmp_path, "demo", "evaluate", "all", parameters={}, seed=0, device="cpu"
+        )
+        part = runs.start_run(
+            tmp_path, "demo", "train", "part", parameters={}, seed=0, device="cpu"
+        )
         part.write_result(synthetic=True, approach="scratch", strategy="full", seed=0)
         evaluate.write_result(synthetic=True, majority_accuracy=0.25, runs=rows, on_parts=["part"])
         runs.start_run(tmp_path, "demo", "train", "killed", parameters={}, seed=0, device="cpu")
@@ -155,26 +212,40 @@ class TestIndex:
         assert not REMOTE.search(shown)
 
     def test_several_seeds_are_summed_up(self, experiment: Path) -> None:
-        result = runs.read_json(experiment / "evaluate" / "all" / "result.json")
+        result = atomic.read_json(experiment / "evaluate" / "all" / "result.json")
         first = result["runs"][0]
         result["runs"][0] = first | {"variant": "scratch-full-seed0"}
         result["runs"].append(first | {"variant": "scratch-full-seed1", "seed": 1, "accuracy": 0.8})
-        result["runs"].append(first | {"variant": "scratch-full-seed1-position=sinusoidal", "seed": 1, "accuracy": 0.2})
+        result["runs"].append(
+            first
+            | {"variant": "scratch-full-seed1-position=sinusoidal", "seed": 1, "accuracy": 0.2}
+        )
         write_json(experiment / "evaluate" / "all" / "result.json", result)
         write_index(experiment)
         seeds = tables(experiment / "index.html")[1]
         row = seeds[seeds["recipe"] == "scratch-full"].iloc[0]
-        assert (row["seeds"], row["mean accuracy"], row["lowest – highest"]) == ("2", "75.0%", "70.0% – 80.0%")
+        assert (row["seeds"], row["mean accuracy"], row["lowest – highest"]) == (
+            "2",
+            "75.0%",
+            "70.0% – 80.0%",
+        )
 
     def test_it_answers_with_what_was_measured(self, experiment: Path) -> None:
         curve = {"kind": "fraction", "faces": 10, "runs": 1, "mean": 0.5, "low": 0.4, "high": 0.6}
         curves = [curve | {"recipe": "<b>r", "share": share} for share in (0.1, 1.0)]
         write_json(experiment / "evaluate" / "all" / "evaluation_results.json", {"curves": curves})
-        explain = runs.start_run(experiment.parent, "demo", "explain", "all", parameters={}, seed=0, device="cpu")
+        explain = runs.start_run(
+            experiment.parent, "demo", "explain", "all", parameters={}, seed=0, device="cpu"
+        )
         lost = {f"accuracy_lost{end}": [0.1] * 18 for end in ("", "_low", "_high")}
         explain.write_result(synthetic=True, runs=["<b>r"], **lost)
         html = write_index(experiment).read_text(encoding="utf-8")
-        for title in ("Accuracy on the test split", "trained parameters", "fewer training faces", "without a layer"):
+        for title in (
+            "Accuracy on the test split",
+            "trained parameters",
+            "fewer training faces",
+            "without a layer",
+        ):
             assert title in html
         assert html.count("Plotly.newPlot(") >= 4
 
@@ -184,9 +255,11 @@ class TestIndex:
         shown = body(write_index(experiment, config).read_text(encoding="utf-8"))
         assert shown.index("Do &lt;b&gt;glasses matter?") < shown.index("All runs")
         made = shown.split("How it was made")[1]
-        version = runs.read_json(experiment / "train" / "c" / "config.json")["versions"]["torch"]
+        version = atomic.read_json(experiment / "train" / "c" / "config.json")["versions"]["torch"]
         assert f"torch {version}" in made and "cpu" in made and "all runs together" in made
-        again = body(write_index(experiment).read_text(encoding="utf-8"))  # the configuration stayed with it
+        again = body(
+            write_index(experiment).read_text(encoding="utf-8")
+        )  # the configuration stayed with it
         assert "Do &lt;b&gt;glasses matter?" in again and "question: Do" in again
 
     def test_an_experiment_that_has_not_begun(self, tmp_path: Path) -> None:
@@ -205,9 +278,13 @@ class TestIndex:
         ({"title": {"subtitle": {"text": "s" * 80}}}, ["a"], True),
     ],
 )
-def test_a_figure_that_a_phone_is_too_narrow_for_can_be_swiped(layout: dict, names: list[str], wide: bool) -> None:
+def test_a_figure_that_a_phone_is_too_narrow_for_can_be_swiped(
+    layout: dict, names: list[str], wide: bool
+) -> None:
     figure = go.Figure([go.Bar(y=[1], name=name) for name in names], layout)
-    assert figure_div(figure).startswith('<div class="figure wide">' if wide else '<div class="figure">')
+    assert figure_div(figure).startswith(
+        '<div class="figure wide">' if wide else '<div class="figure">'
+    )
 
 
 class TestFailures:
@@ -220,12 +297,17 @@ class TestFailures:
         (folder / "notebook.html").touch()
         (folder / "log.txt").write_text("trace\nValueError: lr: expected more\n")
 
-    def test_each_says_its_cell_the_reason_and_where_to_look_and_what_waits(self, tmp_path: Path) -> None:
+    def test_each_says_its_cell_the_reason_and_where_to_look_and_what_waits(
+        self, tmp_path: Path
+    ) -> None:
         self.fail(tmp_path / "train" / "a")
         write_json(tmp_path / "train" / "b" / "result.json", {})
         told = describe_failures(tmp_path, [("train", "a"), ("train", "b"), ("evaluate", "all")])
         first, second, third = told.splitlines()
-        assert first == "train/a failed in cell 2 of notebooks/02_train.ipynb: ValueError: lr: expected more"
+        assert (
+            first
+            == "train/a failed in cell 2 of notebooks/02_train.ipynb: ValueError: lr: expected more"
+        )
         assert second == f"  See {tmp_path}/train/a/notebook.html"
         assert third == "Not run yet: evaluate/all"
 
@@ -237,7 +319,9 @@ class TestFailures:
         assert describe_failures(tmp_path, [("train", "a"), ("train", "b")]) == ""
         assert (tmp_path / "train" / "b" / "log.txt").is_file()
 
-    def test_a_step_that_never_came_to_a_cell_says_what_its_log_ends_with(self, tmp_path: Path) -> None:
+    def test_a_step_that_never_came_to_a_cell_says_what_its_log_ends_with(
+        self, tmp_path: Path
+    ) -> None:
         folder = tmp_path / "train" / "a"
         folder.mkdir(parents=True)
         (folder / "log.txt").write_text("\nNo such kernel named python3\n\n")
@@ -245,7 +329,9 @@ class TestFailures:
         assert told.splitlines()[0].endswith("before its first cell: No such kernel named python3")
         assert told.splitlines()[1] == f"  See {folder / 'log.txt'}"
 
-    def test_a_step_that_ended_while_its_notebook_was_written_was_stopped_from_outside(self, tmp_path: Path) -> None:
+    def test_a_step_that_ended_while_its_notebook_was_written_was_stopped_from_outside(
+        self, tmp_path: Path
+    ) -> None:
         self.fail(tmp_path)
         notebook = tmp_path / "notebook.ipynb"
         notebook.write_text(notebook.read_text()[:100])
@@ -253,20 +339,31 @@ class TestFailures:
         assert describe_failure(tmp_path).startswith("stopped from outside")
 
     def test_fastais_remark_is_left_out(self, tmp_path: Path) -> None:
-        self.fail(tmp_path, "Exception occured in `StopOnNan` when calling event `after_loss`:\n\tloss is nan")
+        self.fail(
+            tmp_path,
+            "Exception occured in `StopOnNan` when calling event `after_loss`:\n\tloss is nan",
+        )
         assert describe_failure(tmp_path).endswith("ValueError: loss is nan")
 
 
 @pytest.mark.notebooks
-def test_a_step_keeps_its_notebook_its_page_and_its_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_step_keeps_its_notebook_its_page_and_its_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     source = tmp_path / "source.ipynb"
     cells = [new_code_cell("word = 'none'  # one", metadata={"tags": ["parameters"]})]
-    cells.append(new_code_cell("import os\nos.write(2, b'said to the error stream')\nassert word == 'right', word"))
+    cells.append(
+        new_code_cell(
+            "import os\nos.write(2, b'said to the error stream')\nassert word == 'right', word"
+        )
+    )
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), source)
     main(["run", str(source), str(tmp_path / "good"), '{"word": "right"}'])
     assert describe_failure(tmp_path / "good").startswith("stopped from outside")  # no cell failed
-    with pytest.raises(SystemExit, match=r"bad failed in cell 3 of .*source.ipynb: AssertionError: wrong\n  See "):
+    with pytest.raises(
+        SystemExit, match=r"bad failed in cell 3 of .*source.ipynb: AssertionError: wrong\n  See "
+    ):
         main(["run", str(source), str(tmp_path / "bad"), '{"word": "wrong"}'])
     assert "said to the error stream" in (tmp_path / "bad" / "log.txt").read_text()
     assert "AssertionError: wrong" in (tmp_path / "bad" / "notebook.html").read_text()

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from fervit_lib.encoders import load_encoder
 from fervit_lib.evaluation import predict_probs, runs_to_compare
 from fervit_lib.explain.importance import Predict
+from fervit_lib.inputs import inputs_for, load_pixels
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import APPROACHES, LatentViT, create_model, load_model
-from fervit_lib.runs import Run, completed_runs, load_checkpoint
-from fervit_lib.runtime import resolve
-from fervit_lib.training import inputs_for
-from fervit_lib.training.data import load_pixels
+from fervit_lib.runs import Run, completed_runs
+from fervit_lib.system.checkpoints import load_checkpoint
+from fervit_lib.system.runtime import resolve
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class Subject:
     def predict(self) -> Predict:
         """Codes (n, 18, 512) → probabilities (n, num_classes)."""
         # On a CPU a batch that fits its cache is a fifth faster than a large one.
-        return partial(predict_probs, self.model, device=next(self.model.parameters()).device, batch_size=64)
+        return partial(
+            predict_probs, self.model, device=next(self.model.parameters()).device, batch_size=64
+        )
 
     @property
     def sees_patches(self) -> bool:
@@ -70,7 +72,11 @@ class Subject:
 
 def _by_score(reports: Path, experiment: str) -> list[Run]:
     """All runs that ended, the best on the validation split first."""
-    return sorted(runs_to_compare(reports, experiment).whole, key=lambda run: run.result["val_macro_f1"], reverse=True)
+    return sorted(
+        runs_to_compare(reports, experiment).whole,
+        key=lambda run: run.result["val_macro_f1"],
+        reverse=True,
+    )
 
 
 def _over_layers(run: Run) -> bool:
@@ -123,13 +129,19 @@ def load_subject(run: Run, num_faces: int, seed: int, device: torch.device) -> S
         )
     folder = resolve(run.config["parameters"]["latents"])
     store, train = LatentStore.open(folder, "test"), LatentStore.open(folder, "train")
-    indices = torch.randperm(len(store), generator=torch.Generator().manual_seed(seed))[:num_faces].sort().values
+    indices = (
+        torch.randperm(len(store), generator=torch.Generator().manual_seed(seed))[:num_faces]
+        .sort()
+        .values
+    )
     codes, labels = inputs_for(model, store, indices.numpy()), store.labels[indices].numpy()
     codes = codes.float() if codes.is_floating_point() else codes
     fill = sum(shard["codes"].float().sum(0) for shard in train.shards) / len(
         train
     )  # a shard at a time: sets are large
-    return Subject(run.variant, model.to(device), classes, codes, labels, fill, store, indices.numpy(), run)
+    return Subject(
+        run.variant, model.to(device), classes, codes, labels, fill, store, indices.numpy(), run
+    )
 
 
 def before_training(subject: Subject) -> nn.Module:
@@ -141,14 +153,18 @@ def before_training(subject: Subject) -> nn.Module:
     masked = subject.run.best_checkpoint.with_name("masked.safetensors")
     if metadata["options"].get("pretrained") == "mae" and masked.is_file():
         tensors, _ = load_checkpoint(masked)
-        model.load_state_dict({n.removeprefix("encoder."): t for n, t in tensors.items() if n.startswith("encoder.")})
+        model.load_state_dict(
+            {n.removeprefix("encoder."): t for n, t in tensors.items() if n.startswith("encoder.")}
+        )
     return model.to(next(subject.model.parameters()).device).eval()
 
 
 def find_decoder(subject: Subject) -> nn.Module | None:
     """The encoder that made the subject's codes if it can also paint them, as `autoencoder`; else None."""
     for run in completed_runs(subject.run.reports, subject.run.experiment, "encode"):
-        made = resolve(run.result["latents"]) == resolve(subject.run.config["parameters"]["latents"])
+        made = resolve(run.result["latents"]) == resolve(
+            subject.run.config["parameters"]["latents"]
+        )
         if made and run.best_checkpoint.is_file():
             encoder = load_encoder(run.best_checkpoint, run.result["encoder"])
             if hasattr(encoder, "decode"):

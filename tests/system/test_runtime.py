@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fervit_lib import runtime
+from fervit_lib.system import runtime
 
 
 def test_one_seed_for_all_generators() -> None:

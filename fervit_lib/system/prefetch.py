@@ -7,7 +7,7 @@ from multiprocessing.pool import AsyncResult, ThreadPool
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from fervit_lib.runtime import cpu_count, display_path
+from fervit_lib.system.runtime import cpu_count, display_path
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -43,12 +43,16 @@ class Readers:
     """
 
     def __init__(self, number: int | None = None) -> None:
-        self._pool = ThreadPool(number or cpu_count())  # daemon threads, which an executor's are not
+        self._pool = ThreadPool(
+            number or cpu_count()
+        )  # daemon threads, which an executor's are not
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._pool.terminate()
 
     def submit(self, file: Any, read: Callable[..., R], *arguments: Any) -> Reading[R]:

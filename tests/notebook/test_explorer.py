@@ -6,17 +6,23 @@ import torch
 from PIL import Image
 
 from fervit_lib.explain import METHODS, Subject, attention_maps, look, replace_layers
-from fervit_lib.explorer import Explorer
 from fervit_lib.models import HybridLatentViT, LatentViT
+from fervit_lib.notebook.explorer import Explorer
 
 
 @pytest.fixture
 def explorer() -> Explorer:
     torch.manual_seed(0)
-    models = {"a": LatentViT(3, embed_dim=32, depth=2, num_heads=2), "b": HybridLatentViT(3, pretrained="none")}
+    models = {
+        "a": LatentViT(3, embed_dim=32, depth=2, num_heads=2),
+        "b": HybridLatentViT(3, pretrained="none"),
+    }
     codes, labels, fill = torch.randn(6, 18, 512), np.arange(6) % 3, torch.zeros(18, 512)
     classes = ("angry", "happy", "sad")
-    subjects = [Subject(n, m.eval(), classes, codes, labels, fill, None, np.arange(6), None) for n, m in models.items()]
+    subjects = [
+        Subject(n, m.eval(), classes, codes, labels, fill, None, np.arange(6), None)
+        for n, m in models.items()
+    ]
     return Explorer(subjects, [0, 4], [Image.new("RGB", (64, 64))] * 2)
 
 
@@ -26,7 +32,9 @@ def test_it_starts_with_two_runs_side_by_side(explorer: Explorer) -> None:
     assert (first.block.max, first.head.max, second.block.max, second.head.max) == (2, 2, 12, 3)
     maps = attention_maps(first.subject.model, first.subject.codes[:1])
     np.testing.assert_allclose(first.map.data[0].z, maps[0][0].mean(0), atol=1e-6)
-    np.testing.assert_allclose(first.read.data[0].x, first.subject.predict(first.subject.codes[:1])[0], atol=1e-6)
+    np.testing.assert_allclose(
+        first.read.data[0].x, first.subject.predict(first.subject.codes[:1])[0], atol=1e-6
+    )
 
 
 def test_sliders_and_thumbnails_change_the_figures(explorer: Explorer) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fervit_lib.figures import contact_sheet
 from fervit_lib.figures.evaluation import table_of_reading
-from fervit_lib.files import check_pixels
+from fervit_lib.system.errors import check_pixels
 
 
 def upload_faces(predict: Callable[[Sequence[Image.Image]], pd.DataFrame]) -> ipywidgets.VBox:
@@ -31,18 +31,26 @@ def upload_faces(predict: Callable[[Sequence[Image.Image]], pd.DataFrame]) -> ip
     return ipywidgets.VBox([button, shown])
 
 
-def show_reading(files: Sequence[dict], predict: Callable[[Sequence[Image.Image]], pd.DataFrame]) -> None:
+def show_reading(
+    files: Sequence[dict], predict: Callable[[Sequence[Image.Image]], pd.DataFrame]
+) -> None:
     """Show uploaded files ({name, content}) and what `predict` reads in them. Raises ValueError for no picture."""
     pictures = {}
     for file in files:
         try:
             with Image.open(io.BytesIO(file["content"])) as image:
                 pictures[file["name"]] = check_pixels(image).convert("RGB")
-        except Exception as error:  # on broken bytes Pillow raises anything from SyntaxError to struct.error
-            raise ValueError(f"{file['name']}: expected a picture, but it does not open as one ({error})") from error
+        except (
+            Exception
+        ) as error:  # on broken bytes Pillow raises anything from SyntaxError to struct.error
+            raise ValueError(
+                f"{file['name']}: expected a picture, but it does not open as one ({error})"
+            ) from error
     if not pictures:
         return
     table = predict(list(pictures.values()))
     table.index = list(pictures)
-    display(contact_sheet({name: [picture] for name, picture in pictures.items()}, size=96, title=""))
+    display(
+        contact_sheet({name: [picture] for name, picture in pictures.items()}, size=96, title="")
+    )
     display(table_of_reading(table))

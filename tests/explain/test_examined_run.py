@@ -6,10 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from fervit_lib.explain import before_training, choose_runs, companion_runs, find_decoder, load_subject, placed
+from fervit_lib.explain import (
+    before_training,
+    choose_runs,
+    companion_runs,
+    find_decoder,
+    load_subject,
+    placed,
+)
 from fervit_lib.models import create_model, save_model
-from fervit_lib.runs import Run, save_checkpoint, start_run
-from fervit_lib.runtime import seed_everything
+from fervit_lib.runs import Run, start_run
+from fervit_lib.system.checkpoints import save_checkpoint
+from fervit_lib.system.runtime import seed_everything
 
 CPU = torch.device("cpu")
 SMALL = {"embed_dim": 32, "depth": 1}
@@ -29,9 +37,27 @@ def make_runs(reports: Path, store: Path, names: dict = MODELS) -> None:
         model = create_model(approach, 3, **options)
         with torch.no_grad():
             model.head.bias += 1  # what training did
-        save_model(run.best_checkpoint, model, approach=approach, classes=("angry", "happy", "sad"), options=options)
-        numbers = {"total_parameters": 10, "trainable_parameters": 5, "train_seconds": 1.0, "peak_memory_gb": 1.0}
-        run.write_result(approach=approach, strategy="full", seed=5, train_faces=96, val_macro_f1=score, **numbers)
+        save_model(
+            run.best_checkpoint,
+            model,
+            approach=approach,
+            classes=("angry", "happy", "sad"),
+            options=options,
+        )
+        numbers = {
+            "total_parameters": 10,
+            "trainable_parameters": 5,
+            "train_seconds": 1.0,
+            "peak_memory_gb": 1.0,
+        }
+        run.write_result(
+            approach=approach,
+            strategy="full",
+            seed=5,
+            train_faces=96,
+            val_macro_f1=score,
+            **numbers,
+        )
 
 
 @pytest.fixture
@@ -51,7 +77,9 @@ def test_the_best_run_is_chosen_and_the_best_of_another_approach(reports: Path) 
     assert names_of(companion_runs(reports, "tiny")) == ["cnn"]
 
 
-def test_what_cannot_be_looked_into_is_said(reports: Path, make_store: Callable, tmp_path: Path) -> None:
+def test_what_cannot_be_looked_into_is_said(
+    reports: Path, make_store: Callable, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match="run_name: expected one of good, other, poor, got 'cnn'"):
         choose_runs(reports, "tiny", "cnn")
     with pytest.raises(ValueError, match="other_name: expected one of"):
@@ -59,16 +87,22 @@ def test_what_cannot_be_looked_into_is_said(reports: Path, make_store: Callable,
     with pytest.raises(FileNotFoundError, match="run 02_train first"):
         choose_runs(reports, "nothing")
     make_runs(tmp_path / "alone", tmp_path / "store", {"cnn": MODELS["cnn"]})
-    with pytest.raises(ValueError, match="expected a run of scratch or hybrid, .* leave this step out"):
+    with pytest.raises(
+        ValueError, match="expected a run of scratch or hybrid, .* leave this step out"
+    ):
         choose_runs(tmp_path / "alone", "tiny")
 
 
 def test_every_run_gets_the_same_faces_and_the_mean_training_code(reports: Path) -> None:
-    good, cnn = (load_subject(Run(reports, "tiny", "train", name), 12, 0, CPU) for name in ("good", "cnn"))
+    good, cnn = (
+        load_subject(Run(reports, "tiny", "train", name), 12, 0, CPU) for name in ("good", "cnn")
+    )
     assert good.codes.shape == (12, 18, 512) and torch.equal(good.codes, cnn.codes)
     assert len(set(good.indices.tolist())) == 12
     assert [good.store.labels[i].item() for i in good.indices] == good.labels.tolist()
-    train = torch.cat([shard["codes"] for shard in type(good.store).open(good.store.folder, "train").shards]).float()
+    train = torch.cat(
+        [shard["codes"] for shard in type(good.store).open(good.store.folder, "train").shards]
+    ).float()
     torch.testing.assert_close(good.fill, train.mean(0), atol=1e-3, rtol=0)
     assert good.predict(good.codes).shape == (12, 3)
     assert sorted(good.labels[good.examples()]) == [0, 1, 2]
@@ -85,7 +119,10 @@ def test_a_model_as_it_began_is_its_seeds_or_its_pretraining(reports: Path) -> N
     options = {"pretrained": "mae"}
     make_runs(reports, subject.store.folder, {"mae": ("hybrid", options, 0.1)})
     mae = load_subject(Run(reports, "tiny", "train", "mae"), 12, 0, CPU)
-    pretrained = {f"encoder.{name}": torch.full_like(tensor, 0.25) for name, tensor in mae.model.state_dict().items()}
+    pretrained = {
+        f"encoder.{name}": torch.full_like(tensor, 0.25)
+        for name, tensor in mae.model.state_dict().items()
+    }
     file = mae.run.best_checkpoint.with_name("masked.safetensors")
     save_checkpoint(file, pretrained | {"mask_token": torch.zeros(1)}, {"kind": "masked"})
     assert all((tensor == 0.25).all() for tensor in before_training(mae).state_dict().values())
@@ -94,7 +131,9 @@ def test_a_model_as_it_began_is_its_seeds_or_its_pretraining(reports: Path) -> N
 def test_registers_are_refused(reports: Path) -> None:
     options = {"pretrained": "none", "model_name": "vit_small_patch14_reg4_dinov2"}
     make_runs(reports, reports.parent / "store", {"registers": ("hybrid", options, 0.1)})
-    with pytest.raises(ValueError, match="registers: expected tokens of CLS and 18 layers, got 4 registers"):
+    with pytest.raises(
+        ValueError, match="registers: expected tokens of CLS and 18 layers, got 4 registers"
+    ):
         load_subject(Run(reports, "tiny", "train", "registers"), 12, 0, CPU)
 
 

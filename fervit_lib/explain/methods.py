@@ -4,14 +4,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fervit_lib.explain.attention import attention_maps, attention_rollout, gradient_maps, gradient_rollout
+from fervit_lib.explain.attention import (
+    attention_maps,
+    attention_rollout,
+    gradient_maps,
+    gradient_rollout,
+)
 from fervit_lib.explain.similarity import layer_features, token_similarity
 
 # Name as shown, and whether block and head count: a rollout goes through all of them.
-METHODS = {"attention": True, "gradient × attention": True, "rollout": False, "gradient rollout": False, "cosine": True}
+METHODS = {
+    "attention": True,
+    "gradient × attention": True,
+    "rollout": False,
+    "gradient rollout": False,
+    "cosine": True,
+}
 
 
-def look(model: nn.Module, code: Tensor, method: str, block: int = -1, head: int | None = None) -> np.ndarray:
+def look(
+    model: nn.Module, code: Tensor, method: str, block: int = -1, head: int | None = None
+) -> np.ndarray:
     """What `method` shows of one face: (19, 19) from token to token, or (1, 19) of CLS alone for a rollout.
 
     Args:

@@ -1,0 +1,1 @@
+"""Controls for live use in a notebook."""

@@ -1,0 +1,1 @@
+"""Runtime, files, locks and processes: what every floor above uses."""

@@ -1,0 +1,44 @@
+"""Weights and their metadata in safetensors files."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fervit_lib.system import distributed
+from fervit_lib.system.atomic import _plain, atomic_write
+from fervit_lib.system.errors import naming
+
+
+@distributed.once
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write `tensors` and `metadata` (kept as JSON in the header) to a safetensors file, whole or not at all."""
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, {"fervit": json.dumps(metadata, default=_plain)})
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_checkpoint` wrote: tensors on the CPU, and metadata.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is truncated, or not a checkpoint of this project.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such checkpoint; run the notebook that writes it first"
+        )
+    trouble = "expected a safetensors checkpoint written by this project, but it is truncated or something else"
+    with (
+        naming(path, trouble, "train again, or restore the file"),
+        safe_open(path, framework="pt") as file,
+    ):
+        metadata = json.loads((file.metadata() or {})["fervit"])
+        if not isinstance(metadata, dict):
+            raise TypeError(f"its metadata is a {type(metadata).__name__}")
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
