@@ -40,8 +40,8 @@ def main() -> None:
             np.arange(answers),
             None,
         )
-        one = explain.Subject("one", model, *shared)
-        for subjects in ([one], [one, explain.Subject("two", model, *shared)]):
+        one = explain.ExaminedRun("one", model, *shared)
+        for subjects in ([one], [one, explain.ExaminedRun("two", model, *shared)]):
             controls = explorer.Explorer(subjects, range(answers))
             seconds = []
             for answer in range(answers):

@@ -256,11 +256,11 @@ def evaluate(n: int, folder: Path) -> None:
 
 def explore(n: int, folder: Path) -> None:
     run = runs.Run(folder / f"reports{n}", "scale", "train", "scratch-full-seed0")
-    subject = explain.load_subject(run, n, 0, CPU)
+    subject = explain.load_examined_run(run, n, 0, CPU)
     explain.summarise_attention(
         subject.model, subject.inputs, torch.from_numpy(subject.labels), len(CLASSES)
     )
-    explain.leave_one_out(subject.predict, subject.codes, subject.labels, subject.fill)
+    explain.leave_one_out(subject.predict, subject.codes, subject.labels, subject.mean_code)
     explain.head_statistics(subject.model, subject.codes)
     explain.cka_matrix(subject.model, subject.model, subject.codes)
 

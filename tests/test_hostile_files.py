@@ -27,10 +27,10 @@ from PIL import Image
 from fervit_lib import figures, pt_codes
 from fervit_lib.datasets import load_faces, load_people
 from fervit_lib.evaluation.predict import _open
-from fervit_lib.figures.evaluation import table_of_reading
+from fervit_lib.figures.evaluation import table_of_predictions
 from fervit_lib.models import create_model
 from fervit_lib.models.segmentation import load_teacher
-from fervit_lib.notebook.upload import show_reading
+from fervit_lib.notebook.upload import show_predictions
 from fervit_lib.report import write_index, write_page
 from fervit_lib.system.atomic import write_json
 from fervit_lib.system.runtime import PROJECT_ROOT
@@ -184,7 +184,9 @@ class TestImageBomb:
         with pytest.raises(ValueError, match=r"a\.png"):
             _open(path)
         with pytest.raises(ValueError, match=r"b\.png: expected a picture"):
-            show_reading([{"name": "b.png", "content": path.read_bytes()}], lambda pictures: None)
+            show_predictions(
+                [{"name": "b.png", "content": path.read_bytes()}], lambda pictures: None
+            )
 
 
 class TestLinks:
@@ -249,7 +251,7 @@ class TestMarkup:
         table = pd.DataFrame(
             {"emotion": [HTML], "confidence": [0.5], HTML + "2": [0.5]}, index=[HTML + "3"]
         )
-        html = table_of_reading(table).to_html()
+        html = table_of_predictions(table).to_html()
         assert "<img" not in html
         assert html.count("&lt;img") == 3
 

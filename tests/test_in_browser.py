@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from fervit_lib import figures
-from fervit_lib.explain import Subject
+from fervit_lib.explain import ExaminedRun
 from fervit_lib.notebook.explorer import Explorer
 from fervit_lib.models import LatentViT
 
@@ -35,7 +35,7 @@ figures.use_theme()
 torch.manual_seed(0)
 model = LatentViT(3, embed_dim=32, depth=3, num_heads=2).eval()
 arguments = torch.randn(4, 18, 512), np.arange(4) % 3, torch.zeros(18, 512), None, np.arange(4), None
-Explorer([Subject("run", model, ("angry", "happy", "sad"), *arguments)], range(4))
+Explorer([ExaminedRun("run", model, ("angry", "happy", "sad"), *arguments)], range(4))
 """
 # Sum of squares of the last heat map on the page, whichever way its numbers are held.
 SHOWN = """(() => {

@@ -18,10 +18,10 @@ from fervit_lib.distillation.expression import (
     TokenViT,
     accuracy_table,
     build_expression_learner,
+    correct_predictions,
     expression_dls,
     fit_expression,
     load_or_teach,
-    read_rightly,
 )
 from fervit_lib.distillation.features import OnnxFeatures
 from fervit_lib.distillation.learner import Targets, build_distiller, fit_distiller

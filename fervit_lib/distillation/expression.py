@@ -207,7 +207,7 @@ def expression_dls(
     return dls
 
 
-def read_rightly(model: nn.Module, dls: DataLoaders) -> np.ndarray:
+def correct_predictions(model: nn.Module, dls: DataLoaders) -> np.ndarray:
     """(2, N) bool: which faces of the test split `model` reads rightly, alone and together with the mirror image."""
     model = model.eval().to(dls.device)
     found = []
@@ -326,7 +326,7 @@ def _fit_best(
 
 
 def accuracy_table(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """{kind: (seeds, 2, N) as `read_rightly` gives it} → a row a kind, with a 95% interval over the faces.
+    """{kind: (seeds, 2, N) as `correct_predictions` gives it} → a row a kind, with a 95% interval over the faces.
 
     `accuracy`, `low` and `high` are of the face alone, `mirrored` of the face together with its mirror image.
     """

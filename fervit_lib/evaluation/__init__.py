@@ -1,43 +1,43 @@
 """What a trained model does on faces it never saw."""
 
 from fervit_lib.evaluation.calibration import (
-    at_temperature,
+    apply_temperature,
     calibration_metrics,
     fit_temperature,
     reliability,
 )
 from fervit_lib.evaluation.compare import (
     Comparison,
-    Evaluated,
+    EvaluatedRun,
     Faces,
+    evaluate_predictions,
     evaluate_run,
-    from_predictions,
+    first_of_each_recipe,
     learning_curves,
-    one_of_each_recipe,
     recipe,
     runs_to_compare,
 )
 from fervit_lib.evaluation.efficiency import (
     count_macs,
+    measure_end_to_end,
     measure_model,
     measure_onnx,
     measure_run,
     measure_training,
-    measure_whole_way,
 )
 from fervit_lib.evaluation.export import (
-    FromImages,
+    EncoderAndModel,
     as_onnx_input,
     export_onnx,
     export_run,
+    images_for_onnx,
     onnx_difference,
-    pictures_for_onnx,
 )
 from fervit_lib.evaluation.metrics import (
     class_metrics,
     class_roc_auc,
     majority_accuracy,
-    mistaken_faces,
+    misclassified_faces,
     summary_metrics,
     top_confusions,
 )
@@ -52,12 +52,12 @@ from fervit_lib.evaluation.predict import (
 )
 from fervit_lib.evaluation.robustness import (
     CORRUPTIONS,
+    accuracy_on_subset,
     corrupt,
+    evaluate_corruptions,
+    evaluate_tta,
     fer_plus_agreement,
-    on_part,
-    seen_before,
-    under_corruption,
-    with_augmentation,
+    seen_in_training,
 )
 from fervit_lib.evaluation.segmenter import (
     export_segmenter,
@@ -69,7 +69,7 @@ from fervit_lib.evaluation.significance import (
     compare_pairs,
     holm,
     mcnemar,
-    over_seeds,
+    mean_over_seeds,
     score_intervals,
 )
 from fervit_lib.evaluation.tables import parameter_efficiency, write_comparison, write_results

@@ -54,7 +54,7 @@ def calibration_metrics(labels: np.ndarray, probs: np.ndarray) -> dict[str, floa
     }
 
 
-def at_temperature(probs: np.ndarray, temperature: float) -> np.ndarray:
+def apply_temperature(probs: np.ndarray, temperature: float) -> np.ndarray:
     """`probs` (N, C) as they are with logits divided by `temperature`; the order within a row stays.
 
     The logarithm of a probability is its logit but for a constant of the row, which softmax ignores.
@@ -68,7 +68,7 @@ def fit_temperature(labels: np.ndarray, probs: np.ndarray) -> float:
     """The temperature with the smallest NLL, in [0.05, 20] (Guo et al. 2017, section 4.2). Give faces not tested on."""
 
     def loss(log_temperature: float) -> float:
-        return nll(labels, at_temperature(probs, float(np.exp(log_temperature))))
+        return nll(labels, apply_temperature(probs, float(np.exp(log_temperature))))
 
     return float(
         np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x)

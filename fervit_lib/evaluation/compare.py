@@ -14,7 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from fervit_lib.datasets import FaceDataset
-from fervit_lib.evaluation.calibration import at_temperature, calibration_metrics, fit_temperature
+from fervit_lib.evaluation.calibration import (
+    apply_temperature,
+    calibration_metrics,
+    fit_temperature,
+)
 from fervit_lib.evaluation.metrics import class_roc_auc, summary_metrics
 from fervit_lib.evaluation.predict import Predictions, predict_probs, write_predictions
 from fervit_lib.evaluation.significance import score_intervals
@@ -46,12 +50,12 @@ class Comparison:
     skipped: dict[str, str]  # reason by variant
 
     @property
-    def whole(self) -> list[Run]:
+    def full_runs(self) -> list[Run]:
         """Those trained on all faces; all where none was."""
         return [run for run in self.runs if not _takes_part(run)] or self.runs
 
     @property
-    def parts(self) -> list[Run]:
+    def subset_runs(self) -> list[Run]:
         """Those trained on a part of the faces: the points of a learning curve."""
         return [run for run in self.runs if _takes_part(run)]
 
@@ -136,7 +140,7 @@ class Faces:
             self._kept[split] = faces_of(store, np.arange(len(store)))
         return self._kept[split]
 
-    def part(self, split: str, num_faces: int, seed: int) -> FaceDataset:
+    def stratified_sample(self, split: str, num_faces: int, seed: int) -> FaceDataset:
         """About so many faces of a split, the same share of every class; all where `num_faces` is 0 or too many."""
         faces = self.pictures(split)
         return (
@@ -154,14 +158,14 @@ class Faces:
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluated:
+class EvaluatedRun:
     """One run: what it said of the test faces, as it is and at the temperature fitted on val; and a flat row."""
 
     run: Run
     test: Predictions
     val: Predictions
     temperature: float
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
 
     @property
     def variant(self) -> str:
@@ -170,12 +174,12 @@ class Evaluated:
     @property
     def calibrated(self) -> np.ndarray:
         """(N, C) probabilities of the test faces at the fitted temperature."""
-        return at_temperature(self.test.probs, self.temperature)
+        return apply_temperature(self.test.probs, self.temperature)
 
 
 def evaluate_run(
     run: Run, faces: Faces, folder: Path, device: torch.device, seed: int = 0
-) -> Evaluated:
+) -> EvaluatedRun:
     """Predict val and test with the run's best weights; keep the predictions as `predictions-<variant>.parquet`."""
     model, classes = load_model(run.best_checkpoint)
     found = {}
@@ -184,10 +188,10 @@ def evaluate_run(
         probs = predict_probs(model, faces.inputs(model, split), device)
         found[split] = Predictions(classes, tuple(store.paths), store.labels.numpy(), probs)
     write_predictions(folder / f"predictions-{run.variant}.parquet", found)
-    return from_predictions(run, found, seed)
+    return evaluate_predictions(run, found, seed)
 
 
-def from_predictions(run: Run, found: dict[str, Predictions], seed: int = 0) -> Evaluated:
+def evaluate_predictions(run: Run, found: dict[str, Predictions], seed: int = 0) -> EvaluatedRun:
     """Every figure of merit of a run from its predictions of val and test, without its model."""
     test, val, result, parameters = (
         found["test"],
@@ -203,22 +207,22 @@ def from_predictions(run: Run, found: dict[str, Predictions], seed: int = 0) -> 
         "temperature": temperature,
     }
     row |= calibration_metrics(test.labels, test.probs)
-    after = calibration_metrics(test.labels, at_temperature(test.probs, temperature))
+    after = calibration_metrics(test.labels, apply_temperature(test.probs, temperature))
     row |= {f"{name}_calibrated": value for name, value in after.items()}
     row |= {name: result[name] for name in _KEPT}
     row |= {
         "train_faces": result.get("train_faces"),
         **{name: parameters.get(name) for name in _PART},
     }
-    return Evaluated(run, test, val, temperature, row)
+    return EvaluatedRun(run, test, val, temperature, row)
 
 
-def one_of_each_recipe(evaluated: Sequence[Evaluated]) -> list[Evaluated]:
+def first_of_each_recipe(evaluated: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
     """The run with the lowest seed of each recipe, in the order given: what costs time need not be told twice."""
-    first: dict[str, Evaluated] = {}
-    for e in sorted(evaluated, key=lambda e: e.figures["seed"]):
-        first.setdefault(e.figures["recipe"], e)
-    return [e for e in evaluated if first[e.figures["recipe"]] is e]
+    first: dict[str, EvaluatedRun] = {}
+    for e in sorted(evaluated, key=lambda e: e.metrics["seed"]):
+        first.setdefault(e.metrics["recipe"], e)
+    return [e for e in evaluated if first[e.metrics["recipe"]] is e]
 
 
 def learning_curves(points: pd.DataFrame) -> pd.DataFrame:
@@ -229,7 +233,7 @@ def learning_curves(points: pd.DataFrame) -> pd.DataFrame:
     on all faces are the right end of its curve.
 
     Args:
-        points: the rows of `Evaluated.figures` of runs on parts and on all of the faces.
+        points: the rows of `EvaluatedRun.metrics` of runs on parts and on all of the faces.
     """
     points = points.assign(
         data_fraction=points["data_fraction"].fillna(1.0),

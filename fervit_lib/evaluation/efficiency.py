@@ -115,7 +115,7 @@ def _energy(
     return None if after is None else (after - before) / (calls * faces)
 
 
-def measure_whole_way(
+def measure_end_to_end(
     predictor: Predictor, images: Sequence[Image.Image], repeats: int = 20
 ) -> dict[str, float]:
     """From an image file to a label: whole_p50_ms and whole_p95_ms a face, and whole_throughput of all files at once.
@@ -152,7 +152,7 @@ def measure_run(run: Run, predictor: Predictor, pictures: Sequence[Image.Image])
     """All costs of a run as one row: variant, and what `measure_training`, `_model` and `_whole_way` say."""
     row: dict[str, Any] = {"variant": run.variant} | measure_training(run)
     row |= measure_model(predictor, predictor.inputs(pictures[:128]))
-    return row | measure_whole_way(predictor, pictures[:32])
+    return row | measure_end_to_end(predictor, pictures[:32])
 
 
 def measure_onnx(path: Path, inputs: Tensor, repeats: int = 50) -> dict[str, float]:

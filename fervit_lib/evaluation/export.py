@@ -23,7 +23,7 @@ from fervit_lib.system.progress import progress
 TOLERANCE = 1e-4  # of logits; float32 adds in another order in ONNX Runtime
 
 
-class FromImages(nn.Module):
+class EncoderAndModel(nn.Module):
     """Images (B, 3, S, S) in [0, 1] at the encoder's side → logits (B, classes): the encoder, then the model."""
 
     def __init__(self, encoder: nn.Module, model: nn.Module) -> None:
@@ -38,7 +38,7 @@ class FromImages(nn.Module):
 
 
 def takes_images(model: nn.Module) -> bool:
-    return is_image(model) or isinstance(model, FromImages)
+    return is_image(model) or isinstance(model, EncoderAndModel)
 
 
 def export_onnx(model: nn.Module, path: Path) -> Path:
@@ -109,8 +109,8 @@ def export_run(predictor: Predictor, folder: Path, pictures: Sequence[Image.Imag
     """
     parts = {"model": (predictor.model, predictor.inputs(pictures))}
     if predictor.encoder is not None:
-        whole = FromImages(predictor.encoder.network, predictor.model)
-        parts["encoder + model"] = (whole, pictures_for_onnx(whole, pictures))
+        whole = EncoderAndModel(predictor.encoder.network, predictor.model)
+        parts["encoder + model"] = (whole, images_for_onnx(whole, pictures))
     rows = []
     for what, (model, inputs) in progress(parts.items(), desc="export", unit=" files"):
         path = export_onnx(model, folder / f"{what.replace(' + ', '-')}.onnx")
@@ -129,6 +129,6 @@ def export_run(predictor: Predictor, folder: Path, pictures: Sequence[Image.Imag
     return pd.DataFrame(rows)
 
 
-def pictures_for_onnx(model: nn.Module, pictures: Sequence[Image.Image]) -> Tensor:
+def images_for_onnx(model: nn.Module, pictures: Sequence[Image.Image]) -> Tensor:
     """Pictures of any size → (N, 3, S, S) float32 in [0, 1], the input `images` of an exported model."""
     return images_to_tensor(pictures, model.input_shape[1]).add_(1).div_(2)

@@ -73,7 +73,7 @@ def top_confusions(confusion: np.ndarray, classes: Sequence[str], limit: int = 8
     return pd.DataFrame(rows, columns=["true", "predicted", "faces", "share"])
 
 
-def mistaken_faces(
+def misclassified_faces(
     found: Predictions, mistakes: pd.DataFrame, faces: FaceDataset, limit: int = 8
 ) -> dict[str, list[Image.Image]]:
     """Faces of each of `mistakes` (as `top_confusions` gives them), the surest first: pictures by `true as predicted`.

@@ -159,7 +159,7 @@ def find_encoder(latents: Path, device: torch.device) -> Encoder:
 
 
 @dataclass(frozen=True, eq=False)
-class Read:
+class PicturePredictions:
     """What a model read in pictures."""
 
     table: (
@@ -178,7 +178,7 @@ class Predictor:
     device: torch.device
 
     @property
-    def takes(self) -> tuple[int, str] | None:
+    def input_format(self) -> tuple[int, str] | None:
         """Side of an image and how it becomes a square; None for codes. Predictors that take the same share inputs."""
         return (self.model.image_size, self.model.resize_method) if is_image(self.model) else None
 
@@ -188,7 +188,7 @@ class Predictor:
             return self.encoder(images)
         return images_to_pixels(images, self.model.image_size, self.model.resize_method)
 
-    def predict(self, images: Sequence[Image.Image | Path | str]) -> Read:
+    def predict(self, images: Sequence[Image.Image | Path | str]) -> PicturePredictions:
         """The emotion in each picture of a face (a PIL image, or a file).
 
         Raises:
@@ -204,7 +204,7 @@ class Predictor:
         table = pd.DataFrame(probs, columns=list(self.classes))
         table.insert(0, "emotion", [self.classes[i] for i in probs.argmax(1)])
         table.insert(1, "confidence", probs.max(1))
-        return Read(table, None if self.encoder is None else inputs)
+        return PicturePredictions(table, None if self.encoder is None else inputs)
 
 
 def _open(image: Image.Image | Path | str) -> Image.Image:

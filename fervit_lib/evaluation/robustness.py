@@ -117,12 +117,15 @@ def _read_all(
     """Name and probabilities of each predictor; pictures are encoded once for all that take codes."""
     prepared: dict[tuple[int, str] | None, Tensor] = {}
     for name, predictor in predictors.items():
-        if predictor.takes not in prepared:
-            prepared[predictor.takes] = predictor.inputs(pictures)
-        yield name, predict_probs(predictor.model, prepared[predictor.takes], predictor.device)
+        if predictor.input_format not in prepared:
+            prepared[predictor.input_format] = predictor.inputs(pictures)
+        yield (
+            name,
+            predict_probs(predictor.model, prepared[predictor.input_format], predictor.device),
+        )
 
 
-def under_corruption(
+def evaluate_corruptions(
     predictors: Mapping[str, Predictor],
     pictures: Sequence[Image.Image],
     labels: np.ndarray,
@@ -140,7 +143,7 @@ def under_corruption(
     return pd.DataFrame(rows, columns=["run", "corruption", "level", "accuracy"])
 
 
-def with_augmentation(
+def evaluate_tta(
     predictors: Mapping[str, Predictor], pictures: Sequence[Image.Image], labels: np.ndarray
 ) -> pd.DataFrame:
     """Test-time augmentation: run, and the accuracy plain, by flip (mean of two), by ten_crop (of ten; pixels only)."""
@@ -172,7 +175,7 @@ def _accuracy(probs: np.ndarray | None, labels: np.ndarray) -> float:
     return float("nan") if probs is None else float((probs.argmax(1) == labels).mean())
 
 
-def seen_before(faces: Mapping[str, FaceDataset]) -> np.ndarray:
+def seen_in_training(faces: Mapping[str, FaceDataset]) -> np.ndarray:
     """(N,) bool: which test faces also occur, exactly or nearly, in train or val.
 
     Args:
@@ -184,7 +187,7 @@ def seen_before(faces: Mapping[str, FaceDataset]) -> np.ndarray:
     return seen
 
 
-def on_part(correct: Mapping[str, np.ndarray], part: np.ndarray) -> pd.DataFrame:
+def accuracy_on_subset(correct: Mapping[str, np.ndarray], part: np.ndarray) -> pd.DataFrame:
     """Accuracy on all faces and on a part of them (N,) bool: run, all, part, low and high (95%), faces of the part."""
     rows = []
     for name, right in correct.items():

@@ -94,7 +94,7 @@ def compare_pairs(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
     return pairs.assign(p_holm=holm(pairs["p"].to_numpy()))
 
 
-def over_seeds(runs: pd.DataFrame) -> pd.DataFrame:
+def mean_over_seeds(runs: pd.DataFrame) -> pd.DataFrame:
     """Mean and standard deviation over the seeds of each recipe: seeds, then `<score>` and `<score>_sd`.
 
     Args:

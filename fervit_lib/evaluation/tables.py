@@ -93,7 +93,7 @@ def write_results(
     """Write `evaluation_results.json` with all of it, `comparison.csv` and `comparison.tex`.
 
     Args:
-        runs: a row a run, as `Evaluated.figures` and what was measured of it.
+        runs: a row a run, as `EvaluatedRun.figures` and what was measured of it.
         class_metrics: by run, a row a class.
         confusion: by run, (C, C) counts, true classes down.
         tables: anything else worth keeping, under its name.

@@ -11,36 +11,36 @@ from fervit_lib.explain.attention import (
     summarise_attention,
 )
 from fervit_lib.explain.examined_run import (
-    Subject,
-    before_training,
+    ExaminedRun,
     choose_runs,
     companion_runs,
     find_decoder,
-    load_subject,
+    load_examined_run,
+    load_initial_model,
 )
 from fervit_lib.explain.heads import HeadStatistics, head_importance, head_statistics, pruning_curve
 from fervit_lib.explain.importance import (
     band_of,
     band_shares,
     deletion_curve,
-    layers_off,
     leave_one_out,
     permutation_importance,
+    predict_without_layers,
     random_curves,
     rank_agreement,
     replace_layers,
     swap_effect,
     swap_layers,
 )
-from fervit_lib.explain.methods import METHODS, look, method_scores
-from fervit_lib.explain.probes import pooled_features, principal_points, probe_layers
+from fervit_lib.explain.methods import METHODS, method_scores, token_map
+from fervit_lib.explain.probes import pca_points, pooled_features, probe_layers
 from fervit_lib.explain.similarity import (
     cka_matrix,
     cls_similarity,
     feature_layers,
     layer_features,
+    layer_position_embeddings,
     linear_cka,
-    placed,
     rbf_cka,
     token_similarity,
 )

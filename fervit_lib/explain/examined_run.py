@@ -23,7 +23,7 @@ from fervit_lib.system.runtime import resolve
 
 
 @dataclass(frozen=True)
-class Subject:
+class ExaminedRun:
     """A model over codes and faces of its test split. The same number and seed give every run the same faces."""
 
     name: str
@@ -31,7 +31,9 @@ class Subject:
     classes: tuple[str, ...]
     codes: Tensor  # (n, 18, 512) float32; of a model over pixels its images (n, 3, S, S) uint8
     labels: np.ndarray  # (n,) class numbers
-    fill: Tensor  # (18, 512), the mean training code: what stands in for a layer that is taken away
+    mean_code: (
+        Tensor  # (18, 512), the mean training code: what stands in for a layer that is taken away
+    )
     store: LatentStore  # the split that the faces are of
     indices: np.ndarray  # (n,) their places in it
     run: Run
@@ -45,7 +47,7 @@ class Subject:
         )
 
     @property
-    def sees_patches(self) -> bool:
+    def has_patch_tokens(self) -> bool:
         """Whether its tokens are patches of an image."""
         return isinstance(getattr(self.model, "body", None), VisionTransformer)
 
@@ -73,7 +75,7 @@ class Subject:
 def _by_score(reports: Path, experiment: str) -> list[Run]:
     """All runs that ended, the best on the validation split first."""
     return sorted(
-        runs_to_compare(reports, experiment).whole,
+        runs_to_compare(reports, experiment).full_runs,
         key=lambda run: run.result["val_macro_f1"],
         reverse=True,
     )
@@ -119,7 +121,7 @@ def companion_runs(reports: Path, experiment: str) -> list[Run]:
     return list(best.values())
 
 
-def load_subject(run: Run, num_faces: int, seed: int, device: torch.device) -> Subject:
+def load_examined_run(run: Run, num_faces: int, seed: int, device: torch.device) -> ExaminedRun:
     """The best weights of a run, and `num_faces` random faces of its test split (all, if there are fewer)."""
     model, classes = load_model(run.best_checkpoint)
     if _over_layers(run) and model.num_prefix_tokens > 1:
@@ -139,12 +141,12 @@ def load_subject(run: Run, num_faces: int, seed: int, device: torch.device) -> S
     fill = sum(shard["codes"].float().sum(0) for shard in train.shards) / len(
         train
     )  # a shard at a time: sets are large
-    return Subject(
+    return ExaminedRun(
         run.variant, model.to(device), classes, codes, labels, fill, store, indices.numpy(), run
     )
 
 
-def before_training(subject: Subject) -> nn.Module:
+def load_initial_model(subject: ExaminedRun) -> nn.Module:
     """The subject's model as its run began to fine-tune it: random, but for what was pretrained."""
     _, metadata = load_checkpoint(subject.run.best_checkpoint)
     with torch.random.fork_rng(devices=[]):
@@ -159,7 +161,7 @@ def before_training(subject: Subject) -> nn.Module:
     return model.to(next(subject.model.parameters()).device).eval()
 
 
-def find_decoder(subject: Subject) -> nn.Module | None:
+def find_decoder(subject: ExaminedRun) -> nn.Module | None:
     """The encoder that made the subject's codes if it can also paint them, as `autoencoder`; else None."""
     for run in completed_runs(subject.run.reports, subject.run.experiment, "encode"):
         made = resolve(run.result["latents"]) == resolve(

@@ -158,7 +158,9 @@ def swap_effect(predict: Predict, first: Tensor, second: Tensor) -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
-def layers_off(predict: Predict, codes: Tensor, fill: Tensor) -> tuple[list[str], np.ndarray]:
+def predict_without_layers(
+    predict: Predict, codes: Tensor, fill: Tensor
+) -> tuple[list[str], np.ndarray]:
     """Faces (n, 18, dim) with nothing, a band or a layer off: names, probabilities (n, 1 + 3 + 18, num_classes)."""
     choices: dict[str, Iterable[int]] = {"nothing": []}
     choices |= {band: range(s.start, s.stop) for band, s in BANDS.items()}

@@ -22,7 +22,7 @@ METHODS = {
 }
 
 
-def look(
+def token_map(
     model: nn.Module, code: Tensor, method: str, block: int = -1, head: int | None = None
 ) -> np.ndarray:
     """What `method` shows of one face: (19, 19) from token to token, or (1, 19) of CLS alone for a rollout.

@@ -62,7 +62,7 @@ def probe_layers(
     return pd.DataFrame(rows)
 
 
-def principal_points(vectors: np.ndarray) -> np.ndarray:
+def pca_points(vectors: np.ndarray) -> np.ndarray:
     """(n, D) → (n, 2), the two main directions (PCA), each scaled to unit spread so that layers can be compared."""
     points = PCA(2, random_state=0).fit_transform(vectors)
     return points / np.maximum(points.std(0), 1e-12)

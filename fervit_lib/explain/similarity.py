@@ -91,7 +91,7 @@ def token_similarity(tokens: Tensor) -> Tensor:
     return unit @ unit.transpose(-2, -1)
 
 
-def placed(model: nn.Module) -> Tensor:
+def layer_position_embeddings(model: nn.Module) -> Tensor:
     """What a ViT over codes adds to the token of each layer to say its place, (num_tokens, embed_dim)."""
     places = (
         model.pos_embed[0, 1:]

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from PIL import Image
 from torch import Tensor
 
-from fervit_lib.explain import METHODS, Subject, look, replace_layers
+from fervit_lib.explain import METHODS, ExaminedRun, replace_layers, token_map
 from fervit_lib.figures.explain import LAYERS, SEQUENTIAL, shade_bands
 from fervit_lib.figures.theme import PALETTE, new_figure
 from fervit_lib.latents import BANDS
@@ -26,7 +26,7 @@ class Panel:
     """One run: what it reads, and where it looks, in a figure each that is changed in place."""
 
     def __init__(
-        self, subjects: Sequence[Subject], chosen: int, on_change: Callable[[], None]
+        self, subjects: Sequence[ExaminedRun], chosen: int, on_change: Callable[[], None]
     ) -> None:
         self.subjects = {subject.name: subject for subject in subjects}
         options = list(self.subjects)
@@ -67,7 +67,7 @@ class Panel:
         )
 
     @property
-    def subject(self) -> Subject:
+    def subject(self) -> ExaminedRun:
         return self.subjects[self.run.value]
 
     def _fit_sliders(self) -> None:
@@ -83,7 +83,7 @@ class Panel:
         self.head.description = "head" if self.head.value else "mean head"
         probs = self.subject.predict(code)[0]
         head = self.head.value - 1 if self.head.value else None
-        weights = look(self.subject.model, code, method, self.block.value - 1, head)
+        weights = token_map(self.subject.model, code, method, self.block.value - 1, head)
         signed = method == "cosine"
         with self.read.batch_update():
             self.read.data[0].update(
@@ -107,7 +107,7 @@ class Explorer:
 
     def __init__(
         self,
-        subjects: Sequence[Subject],
+        subjects: Sequence[ExaminedRun],
         faces: Sequence[int],
         pictures: Sequence[Image.Image] | None = None,
     ) -> None:
@@ -190,7 +190,9 @@ class Explorer:
     def show(self) -> None:
         """Draw every panel anew."""
         if not self.waiting:
-            code = replace_layers(self.first.codes[[self.face.value]], self.off, self.first.fill)
+            code = replace_layers(
+                self.first.codes[[self.face.value]], self.off, self.first.mean_code
+            )
             for panel in self.panels:
                 panel.show(code, self.method.value)
 

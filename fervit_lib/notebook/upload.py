@@ -9,7 +9,7 @@ from IPython.display import display
 from PIL import Image
 
 from fervit_lib.figures import contact_sheet
-from fervit_lib.figures.evaluation import table_of_reading
+from fervit_lib.figures.evaluation import table_of_predictions
 from fervit_lib.system.errors import check_pixels
 
 
@@ -25,13 +25,13 @@ def upload_faces(predict: Callable[[Sequence[Image.Image]], pd.DataFrame]) -> ip
     def read(change: dict) -> None:
         shown.clear_output(wait=True)
         with shown:  # a file that is no picture says so here
-            show_reading(change["new"], predict)
+            show_predictions(change["new"], predict)
 
     button.observe(read, names="value")
     return ipywidgets.VBox([button, shown])
 
 
-def show_reading(
+def show_predictions(
     files: Sequence[dict], predict: Callable[[Sequence[Image.Image]], pd.DataFrame]
 ) -> None:
     """Show uploaded files ({name, content}) and what `predict` reads in them. Raises ValueError for no picture."""
@@ -53,4 +53,4 @@ def show_reading(
     display(
         contact_sheet({name: [picture] for name, picture in pictures.items()}, size=96, title="")
     )
-    display(table_of_reading(table))
+    display(table_of_predictions(table))

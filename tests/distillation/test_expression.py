@@ -50,7 +50,7 @@ def test_a_vit_learns_from_a_cnn_that_stays_as_it_was(
     student = distillation.fit_expression(kind, 0, dls, teacher, tmp_path, student=vit, **told)
     assert isinstance(student, TokenViT) == (kind == "token")
     assert all(torch.equal(value, teacher.state_dict()[name]) for name, value in before.items())
-    right = distillation.read_rightly(student, dls)
+    right = distillation.correct_predictions(student, dls)
     assert right.shape == (2, len(dls.test_labels))
     table = distillation.accuracy_table({kind: np.stack([right, right])})
     assert table["low"][0] <= table["accuracy"][0] <= table["high"][0]

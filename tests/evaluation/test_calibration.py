@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from fervit_lib.evaluation import at_temperature, calibration_metrics, fit_temperature, reliability
+from fervit_lib.evaluation import (
+    apply_temperature,
+    calibration_metrics,
+    fit_temperature,
+    reliability,
+)
 
 
 def random_probs(
@@ -46,7 +51,7 @@ def test_temperature_mends_the_confidence_and_changes_no_prediction(sharpness: f
     labels, probs = random_probs(3000, sharpness=sharpness)
     probs = probs.astype(np.float32)  # as a model gives them: some have become 0
     temperature = fit_temperature(labels[:1500], probs[:1500])
-    after = at_temperature(probs, temperature)
+    after = apply_temperature(probs, temperature)
     assert (after.argmax(1) == probs.argmax(1)).all()
     np.testing.assert_allclose(after.sum(1), 1)
     if sharpness < 10:
@@ -57,4 +62,4 @@ def test_temperature_mends_the_confidence_and_changes_no_prediction(sharpness: f
 
 def test_a_temperature_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="temperature: expected a positive number, got 0"):
-        at_temperature(np.ones((1, 2)) / 2, 0)
+        apply_temperature(np.ones((1, 2)) / 2, 0)

@@ -16,13 +16,13 @@ from fervit_lib.encoders import Autoencoder, encode_faces, load_encoder
 from fervit_lib.encoders.autoencoder import save_autoencoder
 from fervit_lib.evaluation import (
     Faces,
+    evaluate_predictions,
     evaluate_run,
     export_run,
-    from_predictions,
+    first_of_each_recipe,
     learning_curves,
     load_predictor,
     measure_run,
-    one_of_each_recipe,
     read_predictions,
     recipe,
     runs_to_compare,
@@ -159,16 +159,16 @@ def test_figures_can_be_made_again_from_the_predictions(
     store = make_store(tmp_path / "store")
     run = finished_run(tmp_path / "reports", store)
     found = evaluate_run(run, Faces(store), tmp_path, CPU)
-    assert found.test.confusion.sum() == found.figures["num_test"] == 30
-    assert found.figures["accuracy"] == pytest.approx(np.trace(found.test.confusion) / 30)
+    assert found.test.confusion.sum() == found.metrics["num_test"] == 30
+    assert found.metrics["accuracy"] == pytest.approx(np.trace(found.test.confusion) / 30)
     kept = read_predictions(tmp_path / "predictions-scratch-full-seed0.parquet")
     assert list(kept) == ["val", "test"]
     frame = kept["test"].to_frame()
-    assert (frame["label"] == frame["predicted"]).mean() == pytest.approx(found.figures["accuracy"])
+    assert (frame["label"] == frame["predicted"]).mean() == pytest.approx(found.metrics["accuracy"])
     np.testing.assert_allclose(frame.filter(like="prob_").sum(axis=1), 1, atol=1e-5)
     assert frame["path"][3] == "test/fer0000003.png"
     run.best_checkpoint.unlink()
-    assert from_predictions(run, kept).figures == found.figures
+    assert evaluate_predictions(run, kept).metrics == found.metrics
 
 
 def test_names_of_recipes() -> None:
@@ -259,7 +259,7 @@ def test_onnx_agrees_and_costs_are_measured(
     reports, store, source = toy
     run = finished_run(reports, store, variant, classes=classes_of(source))
     predictor = load_predictor(run.folder, "cpu")
-    faces = Faces(store).part("test", 14, 0)
+    faces = Faces(store).stratified_sample("test", 14, 0)
     pictures = [faces[i][0] for i in range(len(faces))]
     exported = export_run(predictor, tmp_path, pictures)
     assert list(exported["what"]) == (
@@ -327,7 +327,7 @@ def test_costs_are_told_of_one_seed_of_each_recipe(
         evaluate_run(finished_run(tmp_path, store, name), Faces(store), tmp_path, CPU)
         for name in names
     ]
-    assert [e.variant for e in one_of_each_recipe(evaluated)] == [
+    assert [e.variant for e in first_of_each_recipe(evaluated)] == [
         "scratch-full-seed0",
         "scratch-other-seed0",
     ]

@@ -8,12 +8,12 @@ from fervit_lib.datasets import FaceDataset, toy_face
 from fervit_lib.evaluation import (
     CORRUPTIONS,
     Predictor,
+    accuracy_on_subset,
     corrupt,
     count_macs,
-    on_part,
-    seen_before,
-    under_corruption,
-    with_augmentation,
+    evaluate_corruptions,
+    evaluate_tta,
+    seen_in_training,
 )
 from fervit_lib.evaluation.robustness import mirrored, ten_crops
 from fervit_lib.models import create_model
@@ -66,10 +66,10 @@ def test_reading_harmed_and_augmented_faces(pictures: list[Image.Image]) -> None
     model = create_model("image", 3, model_name="resnet18", pretrained="none", image_size=32).eval()
     predictors = {"a": Predictor(model, ("x", "y", "z"), None, torch.device("cpu"))}
     labels = np.zeros(6, int)
-    table = under_corruption(predictors, pictures, labels)
+    table = evaluate_corruptions(predictors, pictures, labels)
     assert len(table) == 1 + 3 * len(CORRUPTIONS)
     assert table["accuracy"].between(0, 1).all()
-    [row] = with_augmentation(predictors, pictures, labels).to_dict("records")
+    [row] = evaluate_tta(predictors, pictures, labels).to_dict("records")
     assert row["plain"] == table["accuracy"][0]
     assert 0 <= row["ten_crop"] <= 1
 
@@ -86,7 +86,7 @@ def test_test_faces_that_were_trained_on_are_found() -> None:
             pixels=np.stack([np.asarray(d) for d in drawn]),
         )
 
-    seen = seen_before(
+    seen = seen_in_training(
         {"train": faces(range(10)), "val": faces(range(100, 104)), "test": faces(range(8, 13))}
     )
     assert seen[:2].all()
@@ -95,10 +95,10 @@ def test_test_faces_that_were_trained_on_are_found() -> None:
 
 def test_accuracy_on_a_part() -> None:
     correct, part = np.array([True, True, False, False]), np.array([True, False, True, False])
-    [row] = on_part({"a": correct}, part).to_dict("records")
+    [row] = accuracy_on_subset({"a": correct}, part).to_dict("records")
     assert (row["all"], row["part"], row["faces"]) == (0.5, 0.5, 2)
     assert row["low"] <= 0.5 <= row["high"]
-    [none] = on_part({"a": correct}, np.zeros(4, bool)).to_dict("records")
+    [none] = accuracy_on_subset({"a": correct}, np.zeros(4, bool)).to_dict("records")
     assert np.isnan(none["part"])
 
 

@@ -7,7 +7,7 @@ from fervit_lib.evaluation import (
     compare_pairs,
     holm,
     mcnemar,
-    over_seeds,
+    mean_over_seeds,
     score_intervals,
     summary_metrics,
 )
@@ -92,7 +92,7 @@ def test_seeds_are_told_as_mean_and_spread() -> None:
             for r, s, a in [("x", 0, 0.4), ("x", 1, 0.6), ("y", 0, 0.9)]
         ]
     )
-    table = over_seeds(runs).set_index("recipe")
+    table = mean_over_seeds(runs).set_index("recipe")
     assert list(table.index) == ["y", "x"]
     assert table.loc["x", ["seeds", "accuracy"]].tolist() == [2, pytest.approx(0.5)]
     assert table.loc["x", "accuracy_sd"] == pytest.approx(np.std([0.4, 0.6], ddof=1))

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from fervit_lib.explain import (
-    before_training,
     choose_runs,
     companion_runs,
     find_decoder,
-    load_subject,
-    placed,
+    layer_position_embeddings,
+    load_examined_run,
+    load_initial_model,
 )
 from fervit_lib.models import create_model, save_model
 from fervit_lib.runs import Run, start_run
@@ -95,7 +95,8 @@ def test_what_cannot_be_looked_into_is_said(
 
 def test_every_run_gets_the_same_faces_and_the_mean_training_code(reports: Path) -> None:
     good, cnn = (
-        load_subject(Run(reports, "tiny", "train", name), 12, 0, CPU) for name in ("good", "cnn")
+        load_examined_run(Run(reports, "tiny", "train", name), 12, 0, CPU)
+        for name in ("good", "cnn")
     )
     assert good.codes.shape == (12, 18, 512) and torch.equal(good.codes, cnn.codes)
     assert len(set(good.indices.tolist())) == 12
@@ -103,29 +104,29 @@ def test_every_run_gets_the_same_faces_and_the_mean_training_code(reports: Path)
     train = torch.cat(
         [shard["codes"] for shard in type(good.store).open(good.store.folder, "train").shards]
     ).float()
-    torch.testing.assert_close(good.fill, train.mean(0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(good.mean_code, train.mean(0), atol=1e-3, rtol=0)
     assert good.predict(good.codes).shape == (12, 3)
     assert sorted(good.labels[good.examples()]) == [0, 1, 2]
     assert good.pictures([0]) == []  # the faces of this store are nowhere
-    assert not good.sees_patches and find_decoder(good) is None
+    assert not good.has_patch_tokens and find_decoder(good) is None
 
 
 def test_a_model_as_it_began_is_its_seeds_or_its_pretraining(reports: Path) -> None:
-    subject = load_subject(Run(reports, "tiny", "train", "good"), 12, 0, CPU)
-    state, began = subject.model.state_dict(), before_training(subject).state_dict()
+    subject = load_examined_run(Run(reports, "tiny", "train", "good"), 12, 0, CPU)
+    state, began = subject.model.state_dict(), load_initial_model(subject).state_dict()
     torch.testing.assert_close(began["head.bias"] + 1, state["head.bias"])
     assert torch.equal(began["blocks.0.attn.qkv.weight"], state["blocks.0.attn.qkv.weight"])
 
     options = {"pretrained": "mae"}
     make_runs(reports, subject.store.folder, {"mae": ("hybrid", options, 0.1)})
-    mae = load_subject(Run(reports, "tiny", "train", "mae"), 12, 0, CPU)
+    mae = load_examined_run(Run(reports, "tiny", "train", "mae"), 12, 0, CPU)
     pretrained = {
         f"encoder.{name}": torch.full_like(tensor, 0.25)
         for name, tensor in mae.model.state_dict().items()
     }
     file = mae.run.best_checkpoint.with_name("masked.safetensors")
     save_checkpoint(file, pretrained | {"mask_token": torch.zeros(1)}, {"kind": "masked"})
-    assert all((tensor == 0.25).all() for tensor in before_training(mae).state_dict().values())
+    assert all((tensor == 0.25).all() for tensor in load_initial_model(mae).state_dict().values())
 
 
 def test_registers_are_refused(reports: Path) -> None:
@@ -134,12 +135,12 @@ def test_registers_are_refused(reports: Path) -> None:
     with pytest.raises(
         ValueError, match="registers: expected tokens of CLS and 18 layers, got 4 registers"
     ):
-        load_subject(Run(reports, "tiny", "train", "registers"), 12, 0, CPU)
+        load_examined_run(Run(reports, "tiny", "train", "registers"), 12, 0, CPU)
 
 
 def test_the_place_of_a_layer_counts_its_band(reports: Path) -> None:
-    model = load_subject(Run(reports, "tiny", "train", "poor"), 3, 0, CPU).model
-    assert placed(model).shape == (18, 32)
+    model = load_examined_run(Run(reports, "tiny", "train", "poor"), 3, 0, CPU).model
+    assert layer_position_embeddings(model).shape == (18, 32)
     with torch.no_grad():
         model.pos_embed.zero_()
-    torch.testing.assert_close(placed(model), model.band_embed()[0].detach())
+    torch.testing.assert_close(layer_position_embeddings(model), model.band_embed()[0].detach())

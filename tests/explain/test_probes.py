@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fervit_lib.explain import pooled_features, principal_points, probe_layers
+from fervit_lib.explain import pca_points, pooled_features, probe_layers
 
 
 def test_the_deeper_the_more_can_be_read(planted) -> None:
@@ -29,5 +29,5 @@ def test_the_features_of_a_cnn_are_pooled_over_the_map() -> None:
 
 
 def test_points_have_unit_spread() -> None:
-    points = principal_points(np.random.default_rng(0).normal(size=(50, 8)) * 30)
+    points = pca_points(np.random.default_rng(0).normal(size=(50, 8)) * 30)
     np.testing.assert_allclose(points.std(0), 1, atol=1e-5)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fervit_lib.explain import METHODS, Subject, attention_maps, look, replace_layers
+from fervit_lib.explain import METHODS, ExaminedRun, attention_maps, replace_layers, token_map
 from fervit_lib.models import HybridLatentViT, LatentViT
 from fervit_lib.notebook.explorer import Explorer
 
@@ -20,7 +20,7 @@ def explorer() -> Explorer:
     codes, labels, fill = torch.randn(6, 18, 512), np.arange(6) % 3, torch.zeros(18, 512)
     classes = ("angry", "happy", "sad")
     subjects = [
-        Subject(n, m.eval(), classes, codes, labels, fill, None, np.arange(6), None)
+        ExaminedRun(n, m.eval(), classes, codes, labels, fill, None, np.arange(6), None)
         for n, m in models.items()
     ]
     return Explorer(subjects, [0, 4], [Image.new("RGB", (64, 64))] * 2)
@@ -56,7 +56,7 @@ def test_layers_taken_off_change_what_is_read(explorer: Explorer) -> None:
     explorer.layers[7].value = True
     explorer.bands["coarse"].click()
     assert explorer.off == [0, 1, 2, 7]
-    code = replace_layers(panel.subject.codes[:1], [0, 1, 2, 7], panel.subject.fill)
+    code = replace_layers(panel.subject.codes[:1], [0, 1, 2, 7], panel.subject.mean_code)
     np.testing.assert_allclose(panel.read.data[0].x, panel.subject.predict(code)[0], atol=1e-6)
     assert not np.allclose(panel.read.data[0].x, before)
     explorer.none.click()
@@ -75,6 +75,6 @@ def test_every_method_shows_tokens(explorer: Explorer, method: str) -> None:
 
 def test_mistakes_are_named(explorer: Explorer) -> None:
     with pytest.raises(ValueError, match="method: expected one of attention, .*, got 'guess'"):
-        look(explorer.panels[0].subject.model, torch.zeros(1, 18, 512), "guess")
+        token_map(explorer.panels[0].subject.model, torch.zeros(1, 18, 512), "guess")
     with pytest.raises(ValueError, match="subjects: expected at least one run, got none"):
         Explorer([], [])

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fervit_lib.notebook.upload import show_reading, upload_faces
+from fervit_lib.notebook.upload import show_predictions, upload_faces
 
 
 def uploaded(name: str) -> dict:
@@ -27,9 +27,9 @@ def test_uploaded_pictures_are_read() -> None:
         {**uploaded("a.png"), "type": "image/png", "size": 1, "last_modified": pd.Timestamp(0)},
     )
     assert given == [(20, 30)]
-    show_reading([uploaded("a.png"), uploaded("b.png")], predict)
+    show_predictions([uploaded("a.png"), uploaded("b.png")], predict)
     assert len(given) == 3
     with pytest.raises(
         ValueError, match=r"notes\.txt: expected a picture, but it does not open as one"
     ):
-        show_reading([{"name": "notes.txt", "content": b"no picture"}], predict)
+        show_predictions([{"name": "notes.txt", "content": b"no picture"}], predict)

@@ -16,4 +16,4 @@ from fervit_lib.figures.evaluation.costs import (
     plot_learning_curves,
 )
 from fervit_lib.figures.evaluation.menus import write_figure
-from fervit_lib.figures.evaluation.tables import TABLES, table_of, table_of_reading
+from fervit_lib.figures.evaluation.tables import TABLES, table_of, table_of_predictions

@@ -159,7 +159,7 @@ def plot_corruptions(table: pd.DataFrame) -> go.Figure:
     """Accuracy under each corruption, a panel each, from none (0) to the strongest (3); a line a run.
 
     Args:
-        table: columns run, corruption, level, accuracy, as `evaluation.under_corruption` gives them.
+        table: columns run, corruption, level, accuracy, as `evaluation.evaluate_corruptions` gives them.
     """
     require_columns("table", table, ["run", "corruption", "level", "accuracy"])
     harmed = table[table["corruption"] != "none"]

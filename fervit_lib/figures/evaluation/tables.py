@@ -126,8 +126,8 @@ def table_of(rows: pd.DataFrame, name: str) -> Styler:
     return styler.format_index(lambda c: headings[shown.columns.get_loc(c)], axis=1)
 
 
-def table_of_reading(table: pd.DataFrame) -> Styler:
-    """What a model read in pictures: a row a picture, `emotion`, then numbers in [0, 1]; see `Read.table`.
+def table_of_predictions(table: pd.DataFrame) -> Styler:
+    """What a model read in pictures: a row a picture, `emotion`, then numbers in [0, 1]; see `PicturePredictions.table`.
 
     Names of files and classes are anybody's text, and pandas shows them as HTML unless it is told not to.
     """
