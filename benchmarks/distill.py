@@ -119,7 +119,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device, size, steps = runtime.get_device(), arguments.image_size, arguments.steps
     runtime.seed_everything(0)
-    bf16 = runtime.fast_bf16(device)
+    bf16 = runtime.has_fast_bf16(device)
     print(
         f"B0 from B3, {size} pixels, batch {arguments.batch_size}, {runtime.describe_device(device)}"
     )

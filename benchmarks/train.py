@@ -88,7 +88,7 @@ def written_epoch(codes: Path, batch_size: int, device: torch.device) -> Callabl
     def epoch() -> None:
         model.train()
         for inputs, labels in loader:
-            with torch.autocast(device.type, torch.bfloat16, enabled=runtime.fast_bf16(device)):
+            with torch.autocast(device.type, torch.bfloat16, enabled=runtime.has_fast_bf16(device)):
                 logits = model(inputs)
                 loss = F.cross_entropy(logits.float(), labels)
             loss.item()  # every loop looks at its loss

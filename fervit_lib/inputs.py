@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fervit_lib.datasets import FaceDataset, load_faces
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import ImageModel
-from fervit_lib.system.prefetch import Readers
+from fervit_lib.system.prefetch import PrefetchPool
 from fervit_lib.system.progress import progress
 
 
@@ -48,10 +48,10 @@ def load_pixels(
     Args:
         resize_method: how a face becomes a square: see `ImageModel`.
     """
-    return _stack(faces_of(store, indices), image_size, _RESIZE[resize_method])
+    return _stack(load_store_faces(store, indices), image_size, _RESIZE[resize_method])
 
 
-def faces_of(store: LatentStore, indices: np.ndarray) -> FaceDataset:
+def load_store_faces(store: LatentStore, indices: np.ndarray) -> FaceDataset:
     """The faces at `indices` of a store's split, in that order.
 
     Raises:
@@ -80,8 +80,8 @@ _RESIZE: dict[str, Callable[..., Image.Image]] = {
 
 def _stack(faces: FaceDataset, image_size: int, resize: Callable[..., Image.Image]) -> Tensor:
     side = min(image_size, max(faces[0][0].size))
-    with Readers() as readers:  # Pillow decodes and resizes outside Python's lock
-        read = readers.read(
+    with PrefetchPool() as pool:  # Pillow decodes and resizes outside Python's lock
+        read = pool.map(
             lambda index: _pixels(faces[index][0], side, resize), range(len(faces)), faces.file
         )
         pixels = list(progress(read, desc="read faces", unit=" faces", total=len(faces)))

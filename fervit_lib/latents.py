@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fervit_lib.system import distributed
-from fervit_lib.system.atomic import atomic_write, read_json, remove_torn, write_json
-from fervit_lib.system.errors import naming, naming_disk
+from fervit_lib.system.atomic import atomic_write, read_json, remove_partial_writes, write_json
+from fervit_lib.system.errors import explain_read_error, explain_write_error
 from fervit_lib.system.runtime import display_path, resolve
 
 NUM_LAYERS = 18  # styles of a 1024×1024 StyleGAN2
@@ -69,7 +69,7 @@ def claim_shards(folder: Path, split: str, indices: Sequence[int]) -> Iterator[i
     First those that nobody holds, then the others, each when it is let go: it may be made by then, or not. The system
     lets go what a killed process held. What it left half written is removed.
     """
-    with naming_disk(folder):
+    with explain_write_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / f".{split}.lock").open("ab")
     with file:
@@ -146,7 +146,7 @@ def complete_store(
         "made_by": dict(made_by or {}),
     }
     write_json(folder / "store.json", content)
-    remove_torn(folder)
+    remove_partial_writes(folder)
     return folder / "store.json"
 
 
@@ -291,7 +291,10 @@ def _read_shard(path: Path) -> dict[str, Any]:
             f"{path}: shard missing; run 01_encode, which makes what is missing"
         )
     again = "delete it and run 01_encode"
-    with naming(path, "not a whole shard", again), safe_open(path, framework="pt") as file:
+    with (
+        explain_read_error(path, "not a whole shard", again),
+        safe_open(path, framework="pt") as file,
+    ):
         codes, labels = file.get_tensor("codes"), file.get_tensor("labels")
         paths = _read_header(file)["paths"]
         if not isinstance(paths, list) or not all(isinstance(name, str) for name in paths):

@@ -32,7 +32,7 @@ from fervit_lib.latents import (
     write_shard,
 )
 from fervit_lib.system.atomic import atomic_write
-from fervit_lib.system.errors import check_link
+from fervit_lib.system.errors import check_symlink
 from fervit_lib.system.progress import progress
 
 
@@ -65,7 +65,7 @@ def import_pt_folder(
             f"{source}: no such folder; give the one that holds train/, val/ and test/"
         )
     files = {
-        split: [check_link(p, source) for p in sorted((source / split).rglob("*.pt"))]
+        split: [check_symlink(p, source) for p in sorted((source / split).rglob("*.pt"))]
         for split in SPLITS
     }
     files = {split: paths for split, paths in files.items() if paths}

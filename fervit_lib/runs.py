@@ -12,8 +12,8 @@ from typing import IO, Any
 from weakref import WeakValueDictionary
 
 from fervit_lib.system import distributed
-from fervit_lib.system.atomic import read_json, remove_torn, write_json
-from fervit_lib.system.errors import naming_disk
+from fervit_lib.system.atomic import read_json, remove_partial_writes, write_json
+from fervit_lib.system.errors import explain_write_error
 from fervit_lib.system.locks import holder, try_lock
 from fervit_lib.system.names import check_name
 from fervit_lib.system.runtime import PROJECT_ROOT, display_path
@@ -98,8 +98,8 @@ def start_run(
     seed: int,
     device: str,
     resume: bool = True,
-    fits: str = "checkpoints/last.safetensors",
-    together: bool = False,
+    state_files: str = "checkpoints/last.safetensors",
+    exclusive: bool = True,
 ) -> Run:
     """Open a run directory: an older result there is removed, and `config.json` says how this one is made.
 
@@ -111,8 +111,8 @@ def start_run(
         reports: the folder of all experiments.
         parameters: every parameter of the notebook, as it runs.
         device: what `runtime.describe_device` says.
-        fits: pattern of files and folders in it that hold the state of a fit.
-        together: several processes may work on it at once.
+        state_files: glob pattern of the files and folders in it that hold the state of a fit.
+        exclusive: this process alone works on it; False: several may at once.
 
     Raises:
         RuntimeError: another process works on it, with who that is; nothing is changed.
@@ -121,12 +121,12 @@ def start_run(
     for argument, name in (("experiment", experiment), ("step", step), ("variant", variant)):
         check_name(argument, name)
     folder = Run(reports, experiment, step, variant).folder
-    run = Run(reports, experiment, step, variant, None if together else _hold(folder))
+    run = Run(reports, experiment, step, variant, _hold(folder) if exclusive else None)
     if not resume or (folder / "result.json").exists():
-        for left in folder.glob(fits):
+        for left in folder.glob(state_files):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     (folder / "result.json").unlink(missing_ok=True)  # an interrupted run must not look complete
-    remove_torn(folder)
+    remove_partial_writes(folder)
     versions = {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES}
     config = {
         "step": step,
@@ -154,7 +154,7 @@ def _hold(folder: Path) -> IO[str]:
     path = folder.resolve() / ".lock"
     own = _held.get(path)
     if own is None or own.closed:
-        with naming_disk(path):
+        with explain_write_error(path):
             own = try_lock(path)
         if own is None:
             raise RuntimeError(

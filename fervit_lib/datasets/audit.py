@@ -17,7 +17,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from fervit_lib.datasets.faces import FaceDataset
-from fervit_lib.system.prefetch import Readers
+from fervit_lib.system.prefetch import PrefetchPool
 from fervit_lib.system.progress import progress
 
 THUMBNAIL = 16  # side in pixels
@@ -124,9 +124,9 @@ def audit_faces(datasets: dict[str, FaceDataset], near_threshold: float = NEAR_T
     unreadable: list[tuple] = []
     total = sum(map(len, datasets.values()))
     thumbnails = np.empty((total, THUMBNAIL**2), np.float32)
-    with Readers() as readers, progress(total=total, desc="audit", unit=" faces") as bar:
+    with PrefetchPool() as pool, progress(total=total, desc="audit", unit=" faces") as bar:
         for split, faces in datasets.items():
-            looked_at = readers.read(partial(_look_at, faces), range(len(faces)), faces.file)
+            looked_at = pool.map(partial(_look_at, faces), range(len(faces)), faces.file)
             for index, (path, seen) in enumerate(zip(faces.paths, looked_at, strict=True)):
                 if isinstance(seen, OSError):
                     unreadable.append((split, path, str(seen)))

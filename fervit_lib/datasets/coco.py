@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fervit_lib.system.errors import MAX_PIXELS, check_link, naming
+from fervit_lib.system.errors import MAX_PIXELS, check_symlink, explain_read_error
 
 IGNORE = 255
 CATEGORY = "person"
@@ -33,7 +33,7 @@ class CocoMask:
             self.annotations, key=lambda a: not a.get("iscrowd", 0)
         ):  # persons over crowds
             where = f"annotation {annotation.get('id')} of the annotation file"
-            with naming(Path(name), f"{where} is damaged", "download that again"):
+            with explain_read_error(Path(name), f"{where} is damaged", "download that again"):
                 area = self._area(annotation["segmentation"], name, where)
             mask[area] = IGNORE if annotation.get("iscrowd") else 1
         return mask
@@ -74,7 +74,9 @@ def read_coco(file: Path, folder: Path, allow_empty: bool) -> tuple[list[Path], 
     Raises:
         ValueError: the file does not parse, has no category `person` or no such image, or the images' folder is gone.
     """
-    with naming(file, "expected COCO's instances, but it does not parse", "download it again"):
+    with explain_read_error(
+        file, "expected COCO's instances, but it does not parse", "download it again"
+    ):
         content = json.loads(file.read_text(encoding="utf-8"))
         images = {image["id"]: _file_name(image["file_name"]) for image in content["images"]}
         sizes = {image["id"]: _size(image["width"], image["height"]) for image in content["images"]}
@@ -104,7 +106,7 @@ def read_coco(file: Path, folder: Path, allow_empty: bool) -> tuple[list[Path], 
             f"{folder}: expected {images[kept[0]]} of {file.name} in {names[0]}/ or images/; unpack COCO's images there"
         )
     masks = [CocoMask(sizes[number], tuple(found[number])) for number in kept]
-    return [check_link(places[0] / images[number], folder) for number in kept], masks
+    return [check_symlink(places[0] / images[number], folder) for number in kept], masks
 
 
 def _file_name(name: str) -> str:

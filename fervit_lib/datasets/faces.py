@@ -16,8 +16,8 @@ from fervit_lib.datasets.action_units import EMOTIONS
 from fervit_lib.datasets.fer_plus import majority, vote_shares, votes_on
 from fervit_lib.datasets.kaggle_tables import PRIVATE_TEST, SIDE, USAGES, read_table, shorten
 from fervit_lib.datasets.toy_set import MARKER
-from fervit_lib.system.errors import check_link, check_pixels, naming
-from fervit_lib.system.prefetch import Readers
+from fervit_lib.system.errors import check_image_size, check_symlink, explain_read_error
+from fervit_lib.system.prefetch import PrefetchPool
 
 SPLITS = ("train", "val", "test")
 LABELS = ("hard", "majority", "soft")
@@ -60,8 +60,8 @@ class FaceDataset:
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int | np.ndarray]]:
         """Raises as `[i]`, and TimeoutError where a file hangs."""
-        with Readers() as readers:
-            yield from readers.read(self.__getitem__, range(len(self)), self.file)
+        with PrefetchPool() as pool:
+            yield from pool.map(self.__getitem__, range(len(self)), self.file)
 
     def file(self, index: int) -> Path:
         """The file that a face is in."""
@@ -208,7 +208,7 @@ def _relabel(faces: FaceDataset, labels: str) -> FaceDataset:
 def _open_image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
-            check_pixels(image).load()
+            check_image_size(image).load()
     except (
         Exception
     ) as error:  # on broken bytes Pillow raises anything from SyntaxError to struct.error
@@ -232,7 +232,7 @@ def _part_of_train(faces: FaceDataset, split: str) -> FaceDataset:
 
 def _folders(path: Path) -> tuple[str, ...]:
     folders = (p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    return tuple(sorted(check_link(p, path.parent).name for p in folders))
+    return tuple(sorted(check_symlink(p, path.parent).name for p in folders))
 
 
 def _load_folder(root: Path, split: str) -> FaceDataset:
@@ -242,7 +242,7 @@ def _load_folder(root: Path, split: str) -> FaceDataset:
             f"{{train,val,test}}/{{class}}/ with images; if the faces are in a CSV file, give that file"
         )
     for name in {"train", split} & set(USAGES):
-        check_link(root / name, root)
+        check_symlink(root / name, root)
     classes = _folders(root / "train")
     if not classes:
         raise ValueError(
@@ -275,7 +275,7 @@ def _list_images(root: Path, split: str, classes: tuple[str, ...]) -> FaceDatase
     for label, name in enumerate(classes):
         folder = root / split / name
         files = (
-            sorted(check_link(p, root).name for p in folder.iterdir() if _is_image(p))
+            sorted(check_symlink(p, root).name for p in folder.iterdir() if _is_image(p))
             if name in found
             else []
         )
@@ -297,7 +297,7 @@ def _is_image(path: Path) -> bool:
 
 def _load_table(path: Path, usage: str) -> FaceDataset:
     """All rows of one usage."""
-    with naming(
+    with explain_read_error(
         path, "cannot be read as a CSV file", "expected Kaggle's fer2013.csv; download it again"
     ):
         emotions, pixels, paths = read_table(path, usage)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fervit_lib.system.errors import naming
+from fervit_lib.system.errors import explain_read_error
 
 VOTES = "fer2013new.csv"
 _OURS = {
@@ -43,7 +43,7 @@ def read_votes(path: Path) -> pd.DataFrame:
         raise FileNotFoundError(
             f"{path}: no FER+ votes there; place fer2013new.csv of FER+ beside the faces"
         )
-    with naming(path, "cannot be read as FER+ votes", "download it again"):
+    with explain_read_error(path, "cannot be read as FER+ votes", "download it again"):
         votes = pd.read_csv(path)
     if missing := [name for name in ("Usage", *_OURS, *_NO_FACE) if name not in votes]:
         raise ValueError(

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from fervit_lib.datasets.coco import IGNORE, CocoMask, find_coco_files, read_coco
 from fervit_lib.datasets.faces import SPLITS, SUFFIXES
 from fervit_lib.datasets.toy_set import MARKER
-from fervit_lib.system.errors import check_link, check_pixels
+from fervit_lib.system.errors import check_image_size, check_symlink
 
 RESIZE = ("letterbox", "stretch")
 SPLIT_SEED = 2017  # fixed: a test image must never become a training image in another run
@@ -107,7 +107,7 @@ def load_people(path: Path | str, split: str, allow_empty: bool = False) -> Peop
         file, share = find_coco_files(path, split)
         images, masks = read_coco(file, path, allow_empty)
     elif (path / split / "images").is_dir():
-        images, masks = _pairs(check_link(path / split, path))
+        images, masks = _pairs(check_symlink(path / split, path))
         share = (0.0, 1.0)
     elif (path / "images").is_dir():
         images, masks = _pairs(path)
@@ -159,7 +159,7 @@ def _open(path: Path) -> tuple[Image.Image, int]:
     """The image upright in RGB, and the EXIF orientation that it was stored in (1: upright)."""
     try:
         with Image.open(path) as image:
-            orientation = check_pixels(image).getexif().get(_ORIENTATION, 1)
+            orientation = check_image_size(image).getexif().get(_ORIENTATION, 1)
             return ImageOps.exif_transpose(image).convert("RGB"), orientation
     except (
         Exception
@@ -171,7 +171,7 @@ def _read_mask(path: Path) -> np.ndarray:
     """(H, W) uint8 of 0, 1 and 255, from any of the ways in which people store masks."""
     try:
         with Image.open(path) as file:
-            mask = ImageOps.exif_transpose(check_pixels(file))
+            mask = ImageOps.exif_transpose(check_image_size(file))
             mask.load()
     except Exception as error:
         raise OSError(f"{path}: cannot be read as a mask ({error})") from error
@@ -213,8 +213,8 @@ def _pairs(folder: Path) -> tuple[list[Path], list[Path]]:
     """The images of a folder and their masks, by name."""
     images, masks = (
         {
-            p.stem: check_link(p, folder)
-            for p in sorted(check_link(folder / kind, folder).glob("*"))
+            p.stem: check_symlink(p, folder)
+            for p in sorted(check_symlink(folder / kind, folder).glob("*"))
             if p.suffix.lower() in SUFFIXES and p.is_file()  # no pipe, which would be waited for
         }
         for kind in ("images", "masks")

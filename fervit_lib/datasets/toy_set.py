@@ -12,7 +12,7 @@ from PIL import Image
 from fervit_lib.datasets.action_units import EMOTIONS
 from fervit_lib.datasets.toy_faces import toy_face
 from fervit_lib.system import distributed
-from fervit_lib.system.errors import naming_disk
+from fervit_lib.system.errors import explain_write_error
 from fervit_lib.system.locks import locked
 from fervit_lib.system.progress import progress
 
@@ -86,7 +86,7 @@ def write_toy_set(
     if _is_drawn(target, marker, ours):
         return folder
     drawing = target.with_name(f".{target.name}.drawing")
-    with locked(target.with_name(f".{target.name}.lock")), naming_disk(target):
+    with locked(target.with_name(f".{target.name}.lock")), explain_write_error(target):
         if _is_drawn(target, marker, ours):  # by another process, meanwhile
             return folder
         shutil.rmtree(drawing, ignore_errors=True)  # of a process that was killed

@@ -17,7 +17,7 @@ from fervit_lib.datasets import IGNORE, PeopleDataset, load_people, resize_pictu
 from fervit_lib.distillation.cache import BoundedCache, content_key
 from fervit_lib.models.segmentation import MEAN, STRIDE, normalise
 from fervit_lib.system import distributed
-from fervit_lib.system.prefetch import Readers, Reading
+from fervit_lib.system.prefetch import PendingRead, PrefetchPool
 from fervit_lib.system.runtime import cpu_count
 
 _FILL = [round(255 * value) for value in MEAN]
@@ -120,10 +120,10 @@ class PeopleBatches(DataLoader):
         chunks = [
             c.tolist() for c in order.split(self.bs) if len(c) == self.bs or not self.drop_last
         ]
-        with Readers(min(16, cpu_count())) as readers:
-            ahead = self._read(readers, chunks[0])
+        with PrefetchPool(min(16, cpu_count())) as pool:
+            ahead = self._read(pool, chunks[0])
             for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):
-                ready, ahead = ahead, self._read(readers, following)
+                ready, ahead = ahead, self._read(pool, following)
                 *pixels, keys = zip(*(reading.result() for reading in ready), strict=True)
                 self.last_names = tuple(self.people.images[i].name for i in chunk)
                 own = tuple(
@@ -132,9 +132,9 @@ class PeopleBatches(DataLoader):
                 images, masks = distributed.gather(own, len(chunk))
                 yield normalise(images), masks, distributed.gather_names(keys, len(chunk))
 
-    def _read(self, readers: Readers, chunk: list[int]) -> list[Reading]:
+    def _read(self, pool: PrefetchPool, chunk: list[int]) -> list[PendingRead]:
         own = [chunk[i] for i in distributed.own_part(len(chunk))]
-        return [readers.submit(self.people.files(i), self.prepare, i) for i in own]
+        return [pool.submit(self.people.files(i), self.prepare, i) for i in own]
 
 
 class CountEpochs(Callback):

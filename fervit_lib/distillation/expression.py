@@ -20,7 +20,7 @@ from fervit_lib.models.segmentation import freeze
 from fervit_lib.system import distributed
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
 from fervit_lib.system.progress import progress
-from fervit_lib.system.runtime import resolve, seed_everything, takes_bf16
+from fervit_lib.system.runtime import resolve, seed_everything, use_bf16
 from fervit_lib.training import (
     STRATEGIES,
     AugmentImages,
@@ -168,7 +168,7 @@ def build_expression_learner(
             f"student: expected a TokenViT for kind token and only there, got kind {loss.kind!r}"
         )
     student, teacher = student.to(dls.device), freeze(teacher).to(dls.device)
-    bf16 = takes_bf16(precision, dls.device)
+    bf16 = use_bf16(precision, dls.device)
     found = teacher_logits(teacher, dls.train.views[0][:2], bf16).shape[-1]
     if found != len(dls.classes):
         raise ValueError(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fervit_lib.distillation.cache import content_key
 from fervit_lib.models.segmentation import denormalise
-from fervit_lib.system.errors import naming
+from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.runtime import display_path, resolve
 
 DETECTOR = "pretrained_models/yolov9_e_wholebody25_Nx3x640x640_featext_optimized.onnx"
@@ -53,7 +53,7 @@ class OnnxFeatures:
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         wanted = self._providers(providers or PROVIDERS)
         with (
-            naming(self.path, "cannot be run as ONNX", "download it again"),
+            explain_read_error(self.path, "cannot be run as ONNX", "download it again"),
             tempfile.TemporaryDirectory() as folder,
         ):
             cut = cut_graph(self.path, tensor, Path(folder) / "cut.onnx")

@@ -22,7 +22,7 @@ from fervit_lib.distillation.metrics import all_metrics
 from fervit_lib.distillation.student import TappedStudent, frozen_groups, parameter_groups
 from fervit_lib.models.segmentation import freeze
 from fervit_lib.system import distributed
-from fervit_lib.system.runtime import takes_bf16
+from fervit_lib.system.runtime import use_bf16
 from fervit_lib.training.callbacks import Bf16, Curves, KeepFrozenStill, StopOnNan
 from fervit_lib.training.learner import naming_memory
 from fervit_lib.training.resume import KeepLast, ResumableLearner
@@ -197,7 +197,7 @@ def build_distiller(
     temperature_at(0.0, *temperature)  # a wrong schedule is said now
     frozen_groups(encoder_training, model.tap, 2, 0.0)
     folder.mkdir(parents=True, exist_ok=True)
-    bf16 = takes_bf16(precision, dls.device)
+    bf16 = use_bf16(precision, dls.device)
     return ResumableLearner(
         dls,
         model.to(dls.device),

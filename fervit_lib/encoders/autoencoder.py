@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fervit_lib.encoders.images import tensor_to_images
 from fervit_lib.latents import BANDS, LATENT_DIM
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
-from fervit_lib.system.errors import naming
+from fervit_lib.system.errors import explain_read_error
 
 
 def _conv(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
@@ -160,7 +160,7 @@ def load_autoencoder(path: Path) -> tuple[Autoencoder, str]:
             f"{path}: expected an autoencoder checkpoint, got kind {metadata.get('kind')!r}; name "
             f"one that 01_encode wrote"
         )
-    with naming(
+    with explain_read_error(
         path, "not the weights of this autoencoder", "remove it and run 01_encode, which trains one"
     ):
         model = Autoencoder(metadata["img_size"])

@@ -24,9 +24,9 @@ from fervit_lib.latents import (
     shard_path,
     write_shard,
 )
-from fervit_lib.system.prefetch import Readers
+from fervit_lib.system.prefetch import PrefetchPool
 from fervit_lib.system.progress import progress
-from fervit_lib.system.runtime import fast_bf16
+from fervit_lib.system.runtime import has_fast_bf16
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 AHEAD = 3  # batches that are read while one is encoded
@@ -56,7 +56,7 @@ def prepare_encoder(
         raise ValueError(f"dtype: expected auto, {', '.join(DTYPES)}, got {dtype!r}")
     is_style = isinstance(encoder, StyleEncoder)
     if dtype == "auto":
-        dtype = "bfloat16" if is_style and fast_bf16(device) else "float32"
+        dtype = "bfloat16" if is_style and has_fast_bf16(device) else "float32"
     if group_styles and is_style:
         encoder.group_styles()
     encoder = encoder.eval().to(device)
@@ -122,7 +122,7 @@ def encode_faces(
     to_make, made = sum(min(SHARD_SIZE, len(faces) - index * SHARD_SIZE) for index in missing), 0
     read = _reader(encoder.img_size, align)
     with (
-        Readers(num_workers) as readers,
+        PrefetchPool(num_workers) as pool,
         progress(
             total=len(faces), initial=len(faces) - to_make, desc=f"encode {split}", unit=" faces"
         ) as bar,
@@ -134,7 +134,7 @@ def encode_faces(
                 bar.update(len(shard))
                 continue
             (folder / "store.json").unlink(missing_ok=True)  # an older store is complete no more
-            for pixels in _batches(shard, partial(read, shard), batch_size, readers):
+            for pixels in _batches(shard, partial(read, shard), batch_size, pool):
                 first = index * SHARD_SIZE + sum(map(len, codes))
                 pixels = pixels if view > 1 else _to(device, pixels)
                 images = _to(device, change_view(normalise(pixels), view, seed=first))
@@ -157,10 +157,10 @@ def _reader(
 
 
 def _batches(
-    faces: FaceDataset, read: Callable[[int], np.ndarray], batch_size: int, readers: Readers
+    faces: FaceDataset, read: Callable[[int], np.ndarray], batch_size: int, pool: PrefetchPool
 ) -> Iterator[Tensor]:
     """Batches (B, 3, S, S) uint8 in order; the next ones are read meanwhile. Pillow works outside Python's lock."""
-    pixels = readers.read(read, range(len(faces)), faces.file, ahead=AHEAD * batch_size)
+    pixels = pool.map(read, range(len(faces)), faces.file, ahead=AHEAD * batch_size)
     while batch := list(islice(pixels, batch_size)):
         yield stack_faces(batch)
 

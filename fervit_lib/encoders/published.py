@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fervit_lib.encoders.irse import STAGES
 from fervit_lib.encoders.style_encoder import StyleEncoder
-from fervit_lib.system.errors import naming, reason_of
+from fervit_lib.system.errors import describe_error, explain_read_error
 
 ENCODER_TYPES = {"GradualStyleEncoder": "psp", "Encoder4Editing": "e4e"}
 E4E_OPTIONS = {
@@ -44,7 +44,7 @@ def load_style_encoder(
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint; place {SOURCES[kind]}, there")
-    with naming(path, "cannot be used as a checkpoint", f"place {SOURCES[kind]}"):
+    with explain_read_error(path, "cannot be used as a checkpoint", f"place {SOURCES[kind]}"):
         return _load(path, kind, stages)
 
 
@@ -60,7 +60,7 @@ def _load(path: Path, kind: str, stages: Sequence[tuple[int, int]]) -> StyleEnco
         model.load_state_dict(weights, strict=True, assign=True)
     except (RuntimeError, ValueError) as error:
         raise ValueError(
-            f"{path}: its weights are not those of {kind} with an IR-SE50 backbone ({reason_of(error)}); place "
+            f"{path}: its weights are not those of {kind} with an IR-SE50 backbone ({describe_error(error)}); place "
             f"{SOURCES[kind]}"
         ) from error
     model.starts_from_latent_avg = bool(options.get("start_from_latent_avg", True))
@@ -88,11 +88,11 @@ def _read(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: refused, nothing in it was run: it holds more than tensors and plain options, or is no "
-            f"checkpoint ({reason_of(error)}); place an official file"
+            f"checkpoint ({describe_error(error)}); place an official file"
         ) from error
     except Exception as error:  # torch has no error of its own for a damaged file
         raise ValueError(
-            f"{path}: cannot be read as a checkpoint ({reason_of(error)}); it is truncated or something else; "
+            f"{path}: cannot be read as a checkpoint ({describe_error(error)}); it is truncated or something else; "
             f"download it again"
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):

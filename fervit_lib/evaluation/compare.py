@@ -22,7 +22,7 @@ from fervit_lib.evaluation.calibration import (
 from fervit_lib.evaluation.metrics import class_roc_auc, summary_metrics
 from fervit_lib.evaluation.predict import Predictions, predict_probs, write_predictions
 from fervit_lib.evaluation.significance import score_intervals
-from fervit_lib.inputs import faces_of, images_to_pixels, inputs_for, is_image
+from fervit_lib.inputs import images_to_pixels, inputs_for, is_image, load_store_faces
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import load_model
 from fervit_lib.runs import Run
@@ -137,7 +137,7 @@ class Faces:
         """The faces of a split in the order of its codes. Raises ValueError where one is gone."""
         if split not in self._kept:
             store = self.stores[split]
-            self._kept[split] = faces_of(store, np.arange(len(store)))
+            self._kept[split] = load_store_faces(store, np.arange(len(store)))
         return self._kept[split]
 
     def stratified_sample(self, split: str, num_faces: int, seed: int) -> FaceDataset:

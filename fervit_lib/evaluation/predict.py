@@ -20,7 +20,7 @@ from fervit_lib.latents import LatentStore
 from fervit_lib.models import load_model
 from fervit_lib.runs import Run
 from fervit_lib.system.atomic import atomic_write
-from fervit_lib.system.errors import check_pixels, naming
+from fervit_lib.system.errors import check_image_size, explain_read_error
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import display_path, get_device, resolve
 
@@ -99,7 +99,7 @@ def read_predictions(path: Path) -> dict[str, Predictions]:
     """What `write_predictions` wrote, by split. FileNotFoundError where there is none."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no predictions there; run 04_evaluate")
-    with naming(path, "not the predictions of this project", "run 04_evaluate again"):
+    with explain_read_error(path, "not the predictions of this project", "run 04_evaluate again"):
         frame = pd.read_parquet(path)
         return {
             split: Predictions.from_frame(part)
@@ -212,7 +212,7 @@ def _open(image: Image.Image | Path | str) -> Image.Image:
         return image
     try:
         with Image.open(image) as file:
-            return check_pixels(file).convert("RGB")
+            return check_image_size(file).convert("RGB")
     except FileNotFoundError:
         raise
     except (

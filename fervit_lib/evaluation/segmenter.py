@@ -14,7 +14,7 @@ from fervit_lib.evaluation.efficiency import count_macs
 from fervit_lib.evaluation.export import TOLERANCE, difference_from_torch, write_onnx
 from fervit_lib.system import distributed
 from fervit_lib.system.progress import progress
-from fervit_lib.system.runtime import fast_bf16
+from fervit_lib.system.runtime import has_fast_bf16
 
 WARM_UP = 2
 
@@ -64,7 +64,7 @@ def measure_segmenters(
     for name, model in models.items():
         model.eval().to(device)
         ways[name, "torch"] = _torch_way(model, images.to(device))
-        if fast_bf16(device):
+        if has_fast_bf16(device):
             ways[name, "torch bf16"] = _torch_way(model, images.to(device), bf16=True)
         ways[name, "ONNX Runtime"] = _onnx_way(files[name], images, device)
     ms = _median_ms(ways, repeats)

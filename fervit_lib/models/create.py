@@ -12,7 +12,7 @@ from fervit_lib.models.image_vit import ImageModel
 from fervit_lib.models.latent_cnn import LatentCNN
 from fervit_lib.models.latent_vit import LatentViT
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
-from fervit_lib.system.errors import naming
+from fervit_lib.system.errors import explain_read_error
 
 APPROACHES: dict[str, type[nn.Module]] = {
     "scratch": LatentViT,
@@ -95,7 +95,7 @@ def load_model(path: Path) -> tuple[nn.Module, tuple[str, ...]]:
             f"{path}: expected a trained model, got a checkpoint of kind {metadata.get('kind')!r}; name "
             f"best.safetensors of a run of 02_train"
         )
-    with naming(path, "made by another version of the model", "train again"):
+    with explain_read_error(path, "made by another version of the model", "train again"):
         classes = tuple(metadata["classes"])
         options = metadata["options"]
         if "pretrained" in options:

@@ -15,7 +15,7 @@ from timm.layers.activations import Swish
 from torch import Tensor, nn
 
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
-from fervit_lib.system.errors import naming
+from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.runtime import display_path, resolve
 
 MEAN, STD = (
@@ -173,7 +173,7 @@ def load_student(path: Path) -> nn.Module:
             f"{path}: expected a person segmenter, got a checkpoint of kind {metadata.get('kind')!r}; name "
             f"one that 03_distill wrote"
         )
-    with naming(path, "not the weights of this segmenter", "run 03_distill again"):
+    with explain_read_error(path, "not the weights of this segmenter", "run 03_distill again"):
         student = build_segmenter(
             **metadata["options"] | {"weights": "none"}
         )  # all weights are in the checkpoint

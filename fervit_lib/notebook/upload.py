@@ -10,7 +10,7 @@ from PIL import Image
 
 from fervit_lib.figures import contact_sheet
 from fervit_lib.figures.evaluation import table_of_predictions
-from fervit_lib.system.errors import check_pixels
+from fervit_lib.system.errors import check_image_size
 
 
 def upload_faces(predict: Callable[[Sequence[Image.Image]], pd.DataFrame]) -> ipywidgets.VBox:
@@ -39,7 +39,7 @@ def show_predictions(
     for file in files:
         try:
             with Image.open(io.BytesIO(file["content"])) as image:
-                pictures[file["name"]] = check_pixels(image).convert("RGB")
+                pictures[file["name"]] = check_image_size(image).convert("RGB")
         except (
             Exception
         ) as error:  # on broken bytes Pillow raises anything from SyntaxError to struct.error

@@ -13,7 +13,7 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 from nbformat import NotebookNode
 
 from fervit_lib.report.html import SYNTHETIC, figure_div, read_object, write_html
-from fervit_lib.system.errors import naming
+from fervit_lib.system.errors import explain_read_error
 
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
 LARGE_PNG = 100_000  # characters in base64
@@ -104,7 +104,9 @@ def read_notebook(path: Path) -> NotebookNode:
         ValueError: the file is not a notebook.
     """
     with (
-        naming(path, "expected a Jupyter notebook, but it does not parse", "run it anew"),
+        explain_read_error(
+            path, "expected a Jupyter notebook, but it does not parse", "run it anew"
+        ),
         warnings.catch_warnings(action="ignore"),  # cells without an id, which older notebooks have
     ):
         content = nbformat.read(path, as_version=4)

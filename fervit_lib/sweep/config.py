@@ -16,7 +16,7 @@ import papermill
 import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from fervit_lib.system.errors import naming
+from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.names import check_name
 from fervit_lib.system.runtime import PROJECT_ROOT, display_path
 
@@ -138,7 +138,7 @@ def read_sweep(path: Path, notebook: Path = TRAIN_NOTEBOOK) -> Sweep:
         raise FileNotFoundError(
             f"{display_path(path)}: no such file; give a sweep as configs/sweep.yaml is one"
         )
-    with naming(
+    with explain_read_error(
         path, "expected YAML, but it does not parse", "configs/sweep.yaml shows how it is written"
     ):
         source = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)  # noqa: S506  (a SafeLoader)

@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from fervit_lib.system import distributed
-from fervit_lib.system.errors import naming_disk
+from fervit_lib.system.errors import explain_write_error
 from fervit_lib.system.locks import take_lock, try_lock
 
 
@@ -20,13 +20,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Give a path to write to; rename it to `path` if the block succeeds, leave `path` as it was if not.
 
     It lies in a folder of its own beside `path`, for whatever a library writes there; two writers of one file wait for
-    each other. The folder that a killed writer leaves goes with the next one's, or by `remove_torn`.
+    each other. The folder that a killed writer leaves goes with the next one's, or by `remove_partial_writes`.
 
     Raises:
         OSError: the disk is full, or not to be written to.
     """
     folder = path.with_name(f".{path.name}.tmp")
-    with naming_disk(path):
+    with explain_write_error(path):
         lock = take_lock(folder / "lock")
         try:
             yield folder / path.name
@@ -35,7 +35,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             _remove(folder, lock)
 
 
-def remove_torn(folder: Path) -> None:
+def remove_partial_writes(folder: Path) -> None:
     """Remove what killed writers left half written in `folder` and below; nothing that somebody writes now."""
     for place, names, _ in os.walk(folder):  # which does not mind what goes meanwhile
         for name in names:
@@ -54,7 +54,7 @@ def _remove(folder: Path, lock: IO[str]) -> None:
         folder.rmdir()
 
 
-def _plain(value: Any) -> Any:
+def json_default(value: Any) -> Any:
     """Numpy and path values as JSON knows them."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
@@ -66,7 +66,7 @@ def _plain(value: Any) -> Any:
 @distributed.once
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` whole or not at all."""
-    text = json.dumps(content, indent=2, default=_plain, ensure_ascii=False)
+    text = json.dumps(content, indent=2, default=json_default, ensure_ascii=False)
     with atomic_write(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 

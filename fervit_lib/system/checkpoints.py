@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fervit_lib.system import distributed
-from fervit_lib.system.atomic import _plain, atomic_write
-from fervit_lib.system.errors import naming
+from fervit_lib.system.atomic import atomic_write, json_default
+from fervit_lib.system.errors import explain_read_error
 
 
 @distributed.once
@@ -19,7 +19,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping
     """Write `tensors` and `metadata` (kept as JSON in the header) to a safetensors file, whole or not at all."""
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, {"fervit": json.dumps(metadata, default=_plain)})
+        save_file(tensors, temporary, {"fervit": json.dumps(metadata, default=json_default)})
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -35,7 +35,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     trouble = "expected a safetensors checkpoint written by this project, but it is truncated or something else"
     with (
-        naming(path, trouble, "train again, or restore the file"),
+        explain_read_error(path, trouble, "train again, or restore the file"),
         safe_open(path, framework="pt") as file,
     ):
         metadata = json.loads((file.metadata() or {})["fervit"])

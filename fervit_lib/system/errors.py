@@ -14,7 +14,7 @@ MAX_PIXELS = 100_000_000  # of one picture, 300 MB in RGB; a small file can clai
 
 
 @contextmanager
-def naming(path: Path, trouble: str, remedy: str) -> Iterator[None]:
+def explain_read_error(path: Path, trouble: str, remedy: str) -> Iterator[None]:
     """Turn whatever a damaged file makes its reader raise into a ValueError: `path: trouble (reason); remedy`.
 
     This project's own errors, which name the file already, pass as they are, and so do the system's.
@@ -28,12 +28,12 @@ def naming(path: Path, trouble: str, remedy: str) -> Iterator[None]:
         if own or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise ValueError(
-            f"{display_path(path)}: {trouble} ({reason_of(error)}); {remedy}"
+            f"{display_path(path)}: {trouble} ({describe_error(error)}); {remedy}"
         ) from error
 
 
 @contextmanager
-def naming_disk(path: Path) -> Iterator[None]:
+def explain_write_error(path: Path) -> Iterator[None]:
     """Turn the system's refusal to write `path` into an OSError that says what to do: full, read-only, not allowed."""
     try:
         yield
@@ -45,19 +45,19 @@ def naming_disk(path: Path) -> Iterator[None]:
         there = next(folder for folder in path.absolute().parents if folder.exists())
         free = shutil.disk_usage(there).free / 1e6
         raise OSError(
-            f"{display_path(path)}: could not be written ({reason_of(error)}); {free:,.0f} MB are free there. What was "
+            f"{display_path(path)}: could not be written ({describe_error(error)}); {free:,.0f} MB are free there. What was "
             f"whole stays: make room, or let it be written to, or name another folder, and run the same again: it goes "
             f"on there"
         ) from error
 
 
-def reason_of(error: BaseException, limit: int = 300) -> str:
+def describe_error(error: BaseException, limit: int = 300) -> str:
     """An error in a line."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= limit else text[:limit] + " …"
 
 
-def check_pixels(image: Image.Image) -> Image.Image:
+def check_image_size(image: Image.Image) -> Image.Image:
     """Return an opened picture that is not read yet, or raise a ValueError if reading it would fill the memory."""
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -67,7 +67,7 @@ def check_pixels(image: Image.Image) -> Image.Image:
     return image
 
 
-def check_link(path: Path, root: Path) -> Path:
+def check_symlink(path: Path, root: Path) -> Path:
     """Return `path`, or raise a ValueError if it is a symbolic link that leads out of the folder `root`.
 
     A set of faces that came from elsewhere shall not bring other files of this machine into a report. `root` itself may

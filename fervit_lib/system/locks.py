@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from fervit_lib.system.errors import naming_disk
+from fervit_lib.system.errors import explain_write_error
 
 
 def take_lock(path: Path) -> IO[str]:
@@ -66,7 +66,7 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         OSError: it cannot be made: the disk is full, or not to be written to.
     """
-    with naming_disk(path):
+    with explain_write_error(path):
         file = take_lock(path)
     with file:
         yield

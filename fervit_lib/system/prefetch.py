@@ -11,10 +11,10 @@ from fervit_lib.system.runtime import cpu_count, display_path
 
 R = TypeVar("R")
 T = TypeVar("T")
-PATIENCE = 120.0  # seconds for one file; a slow share takes some, a dead one all
+TIMEOUT_SECONDS = 120.0  # seconds for one file; a slow share takes some, a dead one all
 
 
-class Reading(Generic[R]):
+class PendingRead(Generic[R]):
     """A file that a thread reads."""
 
     def __init__(self, file: str, result: AsyncResult) -> None:
@@ -24,18 +24,18 @@ class Reading(Generic[R]):
         """What was read, or the error of it.
 
         Raises:
-            TimeoutError: the file is not there after `PATIENCE` seconds of waiting, with its name.
+            TimeoutError: the file is not there after `TIMEOUT_SECONDS` seconds of waiting, with its name.
         """
         try:
-            return self._result.get(PATIENCE)
+            return self._result.get(TIMEOUT_SECONDS)
         except NotYet:
             raise TimeoutError(
-                f"{display_path(self.file)}: not read within {PATIENCE:g} s, expected a file that opens at once; see "
+                f"{display_path(self.file)}: not read within {TIMEOUT_SECONDS:g} s, expected a file that opens at once; see "
                 f"whether its disk or network share answers, or take the file out, and run the same again"
             ) from None
 
 
-class Readers:
+class PrefetchPool:
     """Threads that read files. One that hangs is left behind, and holds up neither an error nor the process's end.
 
     Args:
@@ -55,11 +55,11 @@ class Readers:
     ) -> None:
         self._pool.terminate()
 
-    def submit(self, file: Any, read: Callable[..., R], *arguments: Any) -> Reading[R]:
+    def submit(self, file: Any, read: Callable[..., R], *arguments: Any) -> PendingRead[R]:
         """Let a thread call `read(*arguments)`, which reads `file`."""
-        return Reading(str(file), self._pool.apply_async(read, arguments))
+        return PendingRead(str(file), self._pool.apply_async(read, arguments))
 
-    def read(
+    def map(
         self, read: Callable[[T], R], items: Iterable[T], file: Callable[[T], Any], ahead: int = 256
     ) -> Iterator[R]:
         """`read(item)` of every item, in order; up to `ahead` of the next ones are read meanwhile.
@@ -67,7 +67,7 @@ class Readers:
         Args:
             file: which one an item is in, for the error.
         """
-        waiting: deque[Reading[R]] = deque()
+        waiting: deque[PendingRead[R]] = deque()
         for item in items:
             waiting.append(self.submit(file(item), read, item))
             if len(waiting) > ahead:

@@ -76,7 +76,7 @@ def get_device(name: str = "auto") -> torch.device:
     return device
 
 
-def fast_bf16(device: torch.device) -> bool:
+def has_fast_bf16(device: torch.device) -> bool:
     """Whether bf16 is real speed on `device`: Ampere and later, or a CPU with instructions for it.
 
     On a CPU with AVX512_BF16 alone, without AMX, ResNet-18 trains 1.9 times and ViT-tiny 1.3 times as fast as in
@@ -89,9 +89,9 @@ def fast_bf16(device: torch.device) -> bool:
     )
 
 
-def takes_bf16(precision: str, device: torch.device) -> bool:
+def use_bf16(precision: str, device: torch.device) -> bool:
     """Whether a `precision` of auto, float32, bf16 or fp16 means bf16 on `device`."""
-    return precision == "bf16" or (precision == "auto" and fast_bf16(device))
+    return precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
 
 
 def describe_device(device: torch.device) -> str:
@@ -100,7 +100,7 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{many}cuda ({torch.cuda.get_device_name(device)})"
     threads = torch.get_num_threads()
-    return f"{many}{device.type} ({threads} thread{'s'[: threads != 1]}{', fast bf16' if fast_bf16(device) else ''})"
+    return f"{many}{device.type} ({threads} thread{'s'[: threads != 1]}{', fast bf16' if has_fast_bf16(device) else ''})"
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fervit_lib.encoders.autoencoder import Autoencoder, load_autoencoder, save_autoencoder
 from fervit_lib.system import distributed
 from fervit_lib.system.locks import locked
-from fervit_lib.system.runtime import fast_bf16, seed_everything
+from fervit_lib.system.runtime import has_fast_bf16, seed_everything
 from fervit_lib.training.callbacks import Bf16, Curves
 from fervit_lib.training.data import TensorBatches
 from fervit_lib.training.resume import KeepLast, ResumableLearner
@@ -132,7 +132,7 @@ def _train(
         loss_func=reconstruction_loss,
         opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
         path=folder,
-        cbs=[MirrorHalf(), Share(), Curves(folder), *([Bf16()] if fast_bf16(device) else [])],
+        cbs=[MirrorHalf(), Share(), Curves(folder), *([Bf16()] if has_fast_bf16(device) else [])],
         what="autoencoder",
     )
     learn.fit_one_cycle(epochs, lr, cbs=[keep])

@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import atomic_write
-from fervit_lib.system.errors import naming_disk
+from fervit_lib.system.errors import explain_write_error
 from fervit_lib.system.progress import progress
 
 
@@ -140,7 +140,7 @@ class Curves(Callback):
     def _write_tensorboard(self) -> None:
         folder = self.folder / "tensorboard"
         shutil.rmtree(folder, ignore_errors=True)  # of a run before this one, or half written
-        with naming_disk(folder), SummaryWriter(str(folder)) as writer:
+        with explain_write_error(folder), SummaryWriter(str(folder)) as writer:
             for row in self.rows:
                 for name, value in row.items():
                     if name not in ("epoch", "seconds"):

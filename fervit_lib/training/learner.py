@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fervit_lib.models import set_fused_attention
 from fervit_lib.system import distributed
-from fervit_lib.system.runtime import takes_bf16
+from fervit_lib.system.runtime import use_bf16
 from fervit_lib.training.callbacks import Bf16, Curves, Ema, Fp16, KeepFrozenStill, StopOnNan
 from fervit_lib.training.head_losses import head_penalties
 from fervit_lib.training.metrics import scores
@@ -120,7 +120,7 @@ def build_learner(
             *head_penalties(disagreement, disagreement_weight, head_margin, margin_weight),
             *([GradientClip(grad_clip)] if grad_clip else []),
             *([Ema(ema)] if ema else []),
-            *([Bf16()] if takes_bf16(precision, dls.device) else []),
+            *([Bf16()] if use_bf16(precision, dls.device) else []),
             *([Fp16()] if precision == "fp16" else []),
             *(cbs or []),
         ],

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fervit_lib.models import MaskedAutoencoder, set_fused_attention
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
-from fervit_lib.system.runtime import takes_bf16
+from fervit_lib.system.runtime import use_bf16
 from fervit_lib.training.callbacks import Bf16, Curves, StopOnNan
 from fervit_lib.training.resume import KeepLast, ResumableLearner, randomness_kept
 from fervit_lib.training.schedule import Phase, Schedule
@@ -57,7 +57,7 @@ def fit_masked(
 
     Args:
         model: a ViT of this project, see `MaskedAutoencoder`.
-        precision: see `runtime.takes_bf16`.
+        precision: see `runtime.use_bf16`.
         settings: everything else that decides the outcome, JSON: where it differs, the model is pretrained anew.
 
     Returns:
@@ -84,7 +84,7 @@ def fit_masked(
             return masked, pd.DataFrame(metadata["curves"])
     curves = Curves(folder / "masked")
     schedule = Schedule([Phase(1.0, np.array([lr]), 0)], "one_cycle")
-    bf16 = [Bf16()] if takes_bf16(precision, dls.device) else []
+    bf16 = [Bf16()] if use_bf16(precision, dls.device) else []
     learn = ResumableLearner(
         dls,
         masked,

@@ -8,7 +8,7 @@ import torch
 from fervit_lib.evaluation import export_segmenter, measure_segmenters, segmenter_difference
 from fervit_lib.figures.distill import table_of_sizes
 from fervit_lib.models.segmentation import build_segmenter
-from fervit_lib.system.runtime import fast_bf16
+from fervit_lib.system.runtime import has_fast_bf16
 
 
 def test_a_student_ships_with_a_free_batch_and_agrees_with_torch(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_the_table_compares_every_pair_and_marks_those_in_the_same_runtime(tmp_p
     cpu = torch.device("cpu")
     table = measure_segmenters(models, tmp_path, 32, cpu, repeats=1)
     runtimes = (
-        ["torch", "torch bf16", "ONNX Runtime"] if fast_bf16(cpu) else ["torch", "ONNX Runtime"]
+        ["torch", "torch bf16", "ONNX Runtime"] if has_fast_bf16(cpu) else ["torch", "ONNX Runtime"]
     )
     assert list(table["runtime"]) == runtimes * 2
     n = len(runtimes)

@@ -72,7 +72,7 @@ def listed_before_it_hangs(faces: Path) -> Any:
 def test_a_face_that_hangs_is_named(
     way: Callable[[Path, Path], Any], faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefetch, "PATIENCE", 0.5)
+    monkeypatch.setattr(prefetch, "TIMEOUT_SECONDS", 0.5)
     with pytest.raises(
         TimeoutError, match=rf"faces/{FACE}: not read within 0\.5 s.*disk or network share"
     ):
@@ -80,7 +80,7 @@ def test_a_face_that_hangs_is_named(
 
 
 def test_a_photograph_that_hangs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefetch, "PATIENCE", 2.0)
+    monkeypatch.setattr(prefetch, "TIMEOUT_SECONDS", 2.0)
     draw_toy_people(tmp_path / "people", 20, 32, 0)
     mask = load_people(tmp_path / "people", "train").masks[0]
     dls = people_dls(tmp_path / "people", size=32, batch_size=4, device=CPU)
@@ -94,7 +94,7 @@ def test_a_photograph_that_hangs_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_process_ends_though_a_file_hangs(faces: Path) -> None:
     script = (
         "import os, sys; from pathlib import Path; from fervit_lib.system import prefetch; "
-        "from fervit_lib.datasets import load_faces; prefetch.PATIENCE = 0.5; "
+        "from fervit_lib.datasets import load_faces; prefetch.TIMEOUT_SECONDS = 0.5; "
         "faces = load_faces(Path(sys.argv[1]), 'train'); file = faces.file(0); "
         "file.unlink(); os.mkfifo(file); list(faces)"
     )

@@ -94,7 +94,7 @@ def test_a_run_is_held_until_its_result_is_written_or_it_is_let_go_of(
 def test_a_run_that_several_work_on_together_is_held_by_nobody(
     tmp_path: Path, may_start: Callable[[], bool]
 ) -> None:
-    run = start(tmp_path, together=True)
+    run = start(tmp_path, exclusive=False)
     assert run.lock is None
     assert may_start()
 
@@ -134,5 +134,5 @@ def test_what_a_killed_writer_left_goes_and_what_somebody_writes_stays(tmp_path:
     (torn / "x.json").write_text("{")
     with atomic.atomic_write(tmp_path / "b" / "y.json") as temporary:
         temporary.write_text("{}")
-        atomic.remove_torn(tmp_path)
+        atomic.remove_partial_writes(tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "y.json"]
