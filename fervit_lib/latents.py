@@ -115,7 +115,7 @@ def write_shard(
         save_file(tensors, temporary, metadata)
 
 
-@distributed.once
+@distributed.rank_zero_only
 def complete_store(
     folder: Path,
     num_codes: dict[str, int],

@@ -87,7 +87,7 @@ def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-@distributed.once
+@distributed.rank_zero_only
 def start_run(
     reports: Path,
     experiment: str,

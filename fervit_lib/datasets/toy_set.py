@@ -65,7 +65,7 @@ def draw_toy_faces(
     return write_toy_set(Path(folder), settings, draw(), ours)
 
 
-@distributed.once
+@distributed.rank_zero_only
 def write_toy_set(
     folder: Path,
     marker: Mapping[str, Any],

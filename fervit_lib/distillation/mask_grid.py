@@ -90,7 +90,7 @@ class SavePictures(Callback):
         if self.show:
             self.show(sheet)
 
-    @distributed.once
+    @distributed.rank_zero_only
     def _write(self, sheet: Image.Image) -> None:
         with atomic_write(
             self.folder / "pictures" / f"epoch-{self.epoch + 1:03d}.png"

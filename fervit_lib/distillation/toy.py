@@ -102,7 +102,7 @@ def make_toy_detector(
     return _export(detector, path, dls.train.size)
 
 
-@distributed.once
+@distributed.rank_zero_only
 def _export(detector: ToyDetector, path: Path, size: int) -> Path:
     with atomic_write(path) as temporary:
         torch.onnx.export(
@@ -149,12 +149,12 @@ def make_toy_teacher(
     teacher = build_segmenter(encoder)
     masks_only = LossWeights(kl=0, mse=0, feature=0)
 
-    @distributed.once
+    @distributed.rank_zero_only
     def save() -> None:
         with atomic_write(path.with_suffix(".best")) as temporary:
             save_teacher(temporary, teacher)
 
-    @distributed.once
+    @distributed.rank_zero_only
     def keep_best() -> None:
         path.with_suffix(".best").rename(path)
         state.unlink()

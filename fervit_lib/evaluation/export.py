@@ -50,7 +50,7 @@ def export_onnx(model: nn.Module, path: Path) -> Path:
     return write_onnx(model, torch.zeros(2, *model.input_shape), name, path)
 
 
-@distributed.once
+@distributed.rank_zero_only
 def write_onnx(model: nn.Module, example: Tensor, name: str, path: Path) -> Path:
     """Write any model of one input, which is called `name`, to one output, `logits`; the batch size is free."""
     device = next(model.parameters()).device

@@ -37,7 +37,7 @@ def segmenter_difference(path: Path, model: nn.Module, images: Tensor) -> float:
     return difference
 
 
-@distributed.once
+@distributed.rank_zero_only
 def measure_segmenters(
     models: Mapping[str, nn.Module],
     folder: Path,

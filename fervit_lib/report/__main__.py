@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif not run_notebook(options.notebook, options.folder, options.parameters):
         sys.exit(
             1
-            if distributed.index()
+            if distributed.rank()
             else f"{options.folder} {describe_failure(options.folder)}\n  See {options.folder / PAGE}"
         )
 

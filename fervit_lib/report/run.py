@@ -26,7 +26,7 @@ def run_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) ->
     """
     folder.mkdir(parents=True, exist_ok=True)
     executed, ended = folder / NOTEBOOK, True
-    if distributed.index():
+    if distributed.rank():
         executed = Path(os.devnull)
     else:
         executed.unlink(missing_ok=True)  # an older one would tell of an older failure
@@ -41,7 +41,7 @@ def run_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) ->
         except Exception:
             ended = False
             traceback.print_exc(file=log)
-            if distributed.index():
+            if distributed.rank():
                 time.sleep(GRACE)
         if executed.is_file():
             write_page(executed, folder / PAGE)

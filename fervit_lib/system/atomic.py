@@ -63,7 +63,7 @@ def json_default(value: Any) -> Any:
     raise TypeError(f"a run file cannot hold a {type(value).__name__}: {value!r}")
 
 
-@distributed.once
+@distributed.rank_zero_only
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` whole or not at all."""
     text = json.dumps(content, indent=2, default=json_default, ensure_ascii=False)

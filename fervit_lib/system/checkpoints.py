@@ -14,7 +14,7 @@ from fervit_lib.system.atomic import atomic_write, json_default
 from fervit_lib.system.errors import explain_read_error
 
 
-@distributed.once
+@distributed.rank_zero_only
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write `tensors` and `metadata` (kept as JSON in the header) to a safetensors file, whole or not at all."""
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}

@@ -21,19 +21,19 @@ R = TypeVar("R")
 VARIABLES = ("WORLD_SIZE", "RANK")  # as launchers set them; fastai reads them, too
 
 
-def count() -> int:
+def world_size() -> int:
     """How many processes work on this run."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def index() -> int:
+def rank() -> int:
     """Which of them this one is; the first, 0, writes."""
-    return int(os.environ.get("RANK", 0)) if count() > 1 else 0
+    return int(os.environ.get("RANK", 0)) if world_size() > 1 else 0
 
 
-def local_index() -> int:
+def local_rank() -> int:
     """Which of those on this machine: the number of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", 0)) if count() > 1 else 0
+    return int(os.environ.get("LOCAL_RANK", 0)) if world_size() > 1 else 0
 
 
 @cache
@@ -57,7 +57,7 @@ def _meeting() -> Iterator[None]:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def as_single_process() -> Iterator[None]:
     """Within, this process is one of its own, for fastai, too: what all do alike, or the first one does."""
     hidden = {name: os.environ.pop(name) for name in VARIABLES if name in os.environ}
     try:
@@ -66,17 +66,17 @@ def alone() -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def once(action: Callable[P, R]) -> Callable[P, R]:
+def rank_zero_only(action: Callable[P, R]) -> Callable[P, R]:
     """Let the first process do `action`; all go on when it is done, with its result or its error."""
 
     @wraps(action)
     def by_the_first(*args: P.args, **kwargs: P.kwargs) -> R:
-        if count() == 1:
+        if world_size() == 1:
             return action(*args, **kwargs)
         said: list[Any] = [None, None]
-        if index() == 0:
+        if rank() == 0:
             try:
-                with alone():
+                with as_single_process():
                     said[0] = action(*args, **kwargs)
             except Exception as error:
                 said[1] = error
@@ -91,16 +91,16 @@ def once(action: Callable[P, R]) -> Callable[P, R]:
 
 def own_part(n: int) -> list[int]:
     """Which of a batch of `n` are this process's: equally many for each, so that the last ones may repeat some."""
-    size = -(-n // count())
-    return [(index() * size + i) % n for i in range(size)]
+    size = -(-n // world_size())
+    return [(rank() * size + i) % n for i in range(size)]
 
 
 def part(batch: Tensor) -> Tensor:
     """This process's part of a batch (n, …), as `own_part` says; a view where all parts are whole."""
-    size = len(batch) // count()
-    if len(batch) % count():
+    size = len(batch) // world_size()
+    if len(batch) % world_size():
         return batch[torch.tensor(own_part(len(batch)), device=batch.device)]
-    return batch[index() * size : (index() + 1) * size]
+    return batch[rank() * size : (rank() + 1) * size]
 
 
 def gather(own: Any, n: int) -> Any:
@@ -109,23 +109,23 @@ def gather(own: Any, n: int) -> Any:
     A gradient goes into this process's own part. Each process having the same loss of the whole batch, the sum of their
     gradients is the gradient of that loss, whatever it is: see `sum_gradients`.
     """
-    if count() == 1 or own is None:
+    if world_size() == 1 or own is None:
         return own
     if isinstance(own, list | tuple):
         return type(own)(gather(part, n) for part in own)
     sent = own.detach().contiguous()
-    parts = [torch.empty_like(sent) for _ in range(count())]
+    parts = [torch.empty_like(sent) for _ in range(world_size())]
     with _meeting():
         dist.all_gather(parts, sent)
-    parts[index()] = own
+    parts[rank()] = own
     return torch.cat(parts)[:n]
 
 
 def gather_names(own: Sequence[str], n: int) -> tuple[str, ...]:
     """As `gather`, of texts."""
-    if count() == 1:
+    if world_size() == 1:
         return tuple(own)
-    parts: list[Any] = [None] * count()
+    parts: list[Any] = [None] * world_size()
     with _meeting():
         dist.all_gather_object(parts, list(own))
     return tuple(name for part in parts for name in part)[:n]
@@ -138,7 +138,7 @@ def in_shares(compute: Callable[[Tensor], Any], batch: Tensor) -> Any:
 
 def mean(own: Tensor) -> Tensor:
     """The mean of a tensor over the processes; its gradient as in `gather`."""
-    return own if count() == 1 else gather(own[None], count()).mean(0)
+    return own if world_size() == 1 else gather(own[None], world_size()).mean(0)
 
 
 class SumOverRanks(torch.autograd.Function):

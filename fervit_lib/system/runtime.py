@@ -70,8 +70,8 @@ def get_device(name: str = "auto") -> torch.device:
         raise ValueError(
             f"device: {name!r} was asked for, but torch sees no GPU; use device='auto' or 'cpu'"
         )
-    if device == torch.device("cuda") and distributed.count() > 1:
-        device = torch.device("cuda", distributed.local_index())
+    if device == torch.device("cuda") and distributed.world_size() > 1:
+        device = torch.device("cuda", distributed.local_rank())
         torch.cuda.set_device(device)
     return device
 
@@ -96,7 +96,7 @@ def use_bf16(precision: str, device: torch.device) -> bool:
 
 def describe_device(device: torch.device) -> str:
     """One line for reports, e.g. `cuda (NVIDIA H200)`, `4 x cuda (NVIDIA H200)` or `cpu (2 threads, fast bf16)`."""
-    many = f"{distributed.count()} x " if distributed.count() > 1 else ""
+    many = f"{distributed.world_size()} x " if distributed.world_size() > 1 else ""
     if device.type == "cuda":
         return f"{many}cuda ({torch.cuda.get_device_name(device)})"
     threads = torch.get_num_threads()

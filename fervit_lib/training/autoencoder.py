@@ -85,14 +85,14 @@ def fit_autoencoder(
     digest.update(train.numpy().tobytes())
     state = checkpoint.with_name("last.safetensors")
 
-    @distributed.once
+    @distributed.rank_zero_only
     def is_known() -> bool:
         return checkpoint.is_file() and load_autoencoder(checkpoint)[1] == digest.hexdigest()
 
     # Another process that encodes these faces, too, may learn it now.
     lock = (
         locked(checkpoint.with_name(f".{checkpoint.name}.lock"))
-        if distributed.index() == 0
+        if distributed.rank() == 0
         else nullcontext()
     )
     with lock:

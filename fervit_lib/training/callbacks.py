@@ -131,12 +131,12 @@ class Curves(Callback):
             self._write_tensorboard()
         self.run = True
 
-    @distributed.once
+    @distributed.rank_zero_only
     def _write_table(self) -> None:
         with atomic_write(self.folder / "metrics.csv") as temporary:
             pd.DataFrame(self.rows).to_csv(temporary, index=False)
 
-    @distributed.once
+    @distributed.rank_zero_only
     def _write_tensorboard(self) -> None:
         folder = self.folder / "tensorboard"
         shutil.rmtree(folder, ignore_errors=True)  # of a run before this one, or half written

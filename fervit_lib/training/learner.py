@@ -220,10 +220,10 @@ def _peak_rate(
         return kept[1]["peak"]
     learn.freeze_to(sum(not group.first for group in learn.groups))
     # Of fastai's copy of the weights, which it and a kill leave there.
-    learn.model_dir = f"lr_find-{distributed.index()}"
+    learn.model_dir = f"lr_find-{distributed.rank()}"
     shutil.rmtree(learn.path / learn.model_dir, ignore_errors=True)
     with (
-        distributed.alone()
+        distributed.as_single_process()
     ):  # a hundred batches, alike in every process: fastai searches in one only
         found = learn.lr_find(show_plot=False).valley
     shutil.rmtree(learn.path / learn.model_dir)
@@ -231,4 +231,4 @@ def _peak_rate(
         {"lr": learn.recorder.lrs, "loss": [float(loss) for loss in learn.recorder.losses]}
     )
     learn.create_opt()  # nothing of the search is left in the moments
-    return distributed.once(lambda: float(found))()
+    return distributed.rank_zero_only(lambda: float(found))()

@@ -53,7 +53,7 @@ class ResumableLearner(Learner):
             raise  # an end like any other
         except BaseException:
             if (
-                distributed.count() == 1
+                distributed.world_size() == 1
             ):  # else the others may be elsewhere, and nobody uses it again
                 self("after_cancel_fit")
                 self("after_fit")
@@ -155,7 +155,7 @@ class KeepLast(Callback):
         _set_random_state(part("random."))
 
 
-@distributed.once  # whether there is one: all processes go the same way
+@distributed.rank_zero_only  # whether there is one: all processes go the same way
 def read_state(
     path: Path, fit: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

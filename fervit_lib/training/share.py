@@ -27,12 +27,12 @@ class Share(Callback):
     order = 30  # the last to touch a batch
 
     def before_fit(self) -> None:
-        self.run = distributed.count() > 1
+        self.run = distributed.world_size() > 1
         if not self.run:
             return
-        if self.dls.train.bs % distributed.count():
+        if self.dls.train.bs % distributed.world_size():
             raise ValueError(
-                f"batch_size: expected a multiple of {distributed.count()}, the processes of this launch, got "
+                f"batch_size: expected a multiple of {distributed.world_size()}, the processes of this launch, got "
                 f"{self.dls.train.bs}"
             )
         distributed.take_from_first([*self.model.parameters(), *self.model.buffers()])
@@ -47,7 +47,7 @@ class Share(Callback):
         self.own_randomness.enter_context(
             torch.random.fork_rng([device] if device.type == "cuda" else [])
         )
-        torch.manual_seed((torch.initial_seed() + 1_000_003 * step + distributed.index()) % 2**63)
+        torch.manual_seed((torch.initial_seed() + 1_000_003 * step + distributed.rank()) % 2**63)
 
     def after_pred(self) -> None:
         self.own_randomness.close()
@@ -72,11 +72,13 @@ def _norm_by_whole_batch(norm: _BatchNorm, inputs: Tensor) -> Tensor:
         return type(norm).forward(norm, inputs)
     x, over = inputs.float(), [0, *range(2, inputs.ndim)]
     shape = [1, -1] + [1] * (inputs.ndim - 2)
-    mean = distributed.SumOverRanks.apply(x.mean(over) / distributed.count())
+    mean = distributed.SumOverRanks.apply(x.mean(over) / distributed.world_size())
     centred = x - mean.view(shape)
-    variance = distributed.SumOverRanks.apply(centred.square().mean(over) / distributed.count())
+    variance = distributed.SumOverRanks.apply(
+        centred.square().mean(over) / distributed.world_size()
+    )
     if norm.track_running_stats:
-        n = distributed.count() * x.numel() / len(mean)
+        n = distributed.world_size() * x.numel() / len(mean)
         norm.num_batches_tracked += 1
         share = norm.momentum if norm.momentum is not None else 1 / norm.num_batches_tracked.item()
         norm.running_mean.lerp_(mean.detach().to(norm.running_mean.dtype), share)

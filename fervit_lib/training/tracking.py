@@ -84,6 +84,6 @@ def trackers(mode: Mode, folder: Path, name: str, parameters: Mapping[str, Any])
         raise ValueError(f"wandb: expected one of {', '.join(MODES)}, got {mode!r}")
     return (
         []
-        if mode == "off" or distributed.index()
+        if mode == "off" or distributed.rank()
         else [WeightsAndBiases(folder, name, mode, parameters)]
     )

@@ -112,7 +112,7 @@ def die_and_go_on(store: Path, folder: Path) -> nn.Module:
     return fit_case("everything", store, folder)
 
 
-@distributed.once
+@distributed.rank_zero_only
 def copy_once(path: Path, to: Path) -> None:
     to.write_bytes(path.read_bytes())
 
@@ -165,7 +165,7 @@ def refused_batch(store: Path, folder: Path) -> str:
     return ""
 
 
-@distributed.once
+@distributed.rank_zero_only
 def fail() -> None:
     raise ValueError("disk full")
 
@@ -188,7 +188,7 @@ def main(store: Path, faces: Path, folder: Path) -> None:
     weights["masked"] = digest(fit_masked(store, folder / "masked"))
     found = {"weights": weights, "dropped": dropped_places(), "error": error_of_first()}
     found["refused"] = refused_batch(store, folder / "refused")
-    (folder / f"{distributed.index()}.json").write_text(json.dumps(found))
+    (folder / f"{distributed.rank()}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
