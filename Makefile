@@ -24,7 +24,10 @@ define experiment
 	echo "What has run is kept. Mend it, then go on with: make $@$(if $(CONFIG), CONFIG=$(CONFIG))"; }; exit 1; }
 endef
 
-.PHONY: help setup run demo fer2013 fer2013_small sweep lab test cluster-test soak audit lint format lock clean
+# Workers share the cores, a thread each; the tests of one file share their fixtures in one worker.
+TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
+
+.PHONY: help setup run demo fer2013 fer2013_small sweep lab test test-all cluster-test soak audit lint format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -56,8 +59,16 @@ sweep: setup ## which small model, rate and batch size: 12 trials on toy faces, 
 lab: setup ## JupyterLab on notebooks/
 	$(BIN)/jupyter lab notebooks
 
-test: setup ## all tests
-	$(BIN)/python -m pytest
+test: setup ## the tests of a change: everything but the slow ones (5 minutes on two cores)
+	$(TEST) -m "not slow and not cluster"
+
+test-all: setup ## all tests but soak and cluster; reports the quick and the slow ones
+	@status=0; mkdir -p .pytest_cache; \
+	for lane in "not slow and not cluster" "slow and not cluster"; do \
+		echo "== $$lane"; $(TEST) -m "$$lane" | tee .pytest_cache/lane.txt; \
+		[ $${PIPESTATUS[0]} = 0 ] || status=1; \
+		summary+="$$lane: $$(tail -n 1 .pytest_cache/lane.txt)"$$'\n'; \
+	done; echo; echo "$$summary"; exit $$status
 
 cluster-test: setup ## an experiment on a SLURM of two nodes, started here (needs slurm-wlm and munge)
 	$(BIN)/python -m pytest -m cluster -rs

@@ -1,6 +1,8 @@
-"""What several tests share: tiny stores of codes, made on the spot."""
+"""Fixtures of several tests, the order of the lanes, and the rule about skipped tests."""
 
+import os
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ CLASSES = ("angry", "happy", "sad")
 
 @pytest.fixture(scope="session")
 def make_store() -> Callable[..., Path]:
-    """A store of easily told codes: each class has its own direction. Faces are named as in FER+."""
+    """Write a store of separable codes (a direction per class); faces are named as in FER+."""
 
     def make(folder: Path, sizes: dict[str, int] | None = None, noise: float = 1.0) -> Path:
         generator = torch.Generator().manual_seed(0)
@@ -41,3 +43,35 @@ def make_store() -> Callable[..., Path]:
         return folder
 
     return make
+
+
+ALLOWED_SKIPS = [
+    [field.strip() for field in line.split("|")]
+    for line in Path(__file__).with_name("allowed_skips.txt").read_text().splitlines()
+    if line.strip() and not line.startswith("#")
+]
+LONG = ("notebooks", "launched", "browser")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files with long tests first, so that no worker is left with one at the end."""
+    long_files = {
+        item.path for item in items if any(item.get_closest_marker(name) for name in LONG)
+    }
+    items.sort(key=lambda item: item.path not in long_files)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    """In CI a skipped test fails unless `allowed_skips.txt` names it with its reason."""
+    outcome = yield
+    report = outcome.get_result()
+    if not report.skipped or hasattr(report, "wasxfail") or not os.environ.get("CI"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if not any(fnmatch(item.nodeid, test) and part in reason for test, part, _ in ALLOWED_SKIPS):
+        report.outcome = "failed"
+        report.longrepr = (
+            f"{item.nodeid} was skipped in CI ({reason}), expected it to run; install what it "
+            f"needs, or name it in tests/allowed_skips.txt with the reason"
+        )
