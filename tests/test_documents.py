@@ -178,7 +178,11 @@ def test_by_hand(lab: Path) -> None:
     shutil.copy(face, lab / "face.png")
     [snippet] = fences(README, "python")
     told = run(
-        [".venv/bin/python", "-c", f"{snippet}\nprint(list(read.table), tuple(read.codes.shape))"],
+        [
+            ".venv/bin/python",
+            "-c",
+            f"{snippet}\nprint(list(prediction.table), tuple(prediction.codes.shape))",
+        ],
         lab,
     )
     assert "['emotion', 'confidence', 'angry'" in told and "(1, 18, 512)" in told
