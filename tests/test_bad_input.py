@@ -1104,7 +1104,7 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
     ),
     "toy: too few faces": (
         lambda f: lambda: draw_toy_faces(f / "t", 3),
-        "num_faces must be at least 28",
+        "num_faces: expected at least 28",
     ),
     "toy: folder of photographs": (
         lambda f: faces_folder(f) and (lambda: draw_toy_faces(f, 28)),

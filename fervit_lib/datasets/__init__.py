@@ -14,6 +14,5 @@ from fervit_lib.datasets.faces import (
 )
 from fervit_lib.datasets.fer_plus import majority, vote_shares, votes_on, votes_path
 from fervit_lib.datasets.people import IGNORE, RESIZE, PeopleDataset, load_people, resize_picture
-from fervit_lib.datasets.toy_faces import toy_face
+from fervit_lib.datasets.toy_faces import draw_toy_faces, toy_face
 from fervit_lib.datasets.toy_people import draw_toy_people, toy_person
-from fervit_lib.datasets.toy_set import draw_toy_faces

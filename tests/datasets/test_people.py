@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fervit_lib.datasets import draw_toy_people, load_people, resize_picture, toy_person
+from fervit_lib.datasets import draw_toy_people, load_people, resize_picture
 from fervit_lib.datasets.coco import decode_rle
 from fervit_lib.distillation import Augment, people_dls
 
@@ -172,19 +172,6 @@ def test_what_does_not_belong_together_is_named(tmp_path: Path) -> None:
         load_people(tmp_path / "d", "train")
     with pytest.raises(ValueError, match="split: expected one of train, val, test"):
         load_people(tmp_path / "c", "dev")
-
-
-def test_toy_people_come_again_bit_for_bit_and_spare_a_users_files(tmp_path: Path) -> None:
-    one, again = (toy_person(np.random.default_rng(3), 48) for _ in range(2))
-    assert all(a.tobytes() == b.tobytes() for a, b in zip(one, again, strict=True))
-    assert set(np.unique(one[1])) == {0, 255}
-    folder = draw_toy_people(tmp_path / "toy", 10, 32)
-    sizes = {split: len(load_people(folder, split)) for split in ("train", "val", "test")}
-    assert sizes == {"train": 6, "val": 1, "test": 3}
-    assert load_people(folder, "train").synthetic
-    (folder / "train" / "images" / "mine.png").write_bytes(b"mine")
-    with pytest.raises(ValueError, match="mine.png"):
-        draw_toy_people(folder, 12, 32)
 
 
 def test_augmentation_is_the_same_for_image_and_mask_and_comes_again(tmp_path: Path) -> None:
