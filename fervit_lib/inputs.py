@@ -5,20 +5,18 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor, nn
+from torch import Tensor
 
 from fervit_lib.datasets import FaceDataset, load_faces
 from fervit_lib.latents import LatentStore
-from fervit_lib.models import ImageModel
+from fervit_lib.models import ExpressionModel
 from fervit_lib.system.prefetch import PrefetchPool
 from fervit_lib.system.progress import progress
 
 
-def is_image(model: nn.Module) -> bool:
-    return isinstance(model, ImageModel)
-
-
-def inputs_for(model: nn.Module, store: LatentStore, indices: np.ndarray | None = None) -> Tensor:
+def inputs_for(
+    model: ExpressionModel, store: LatentStore, indices: np.ndarray | None = None
+) -> Tensor:
     """The faces of a store's split as `model` takes them: codes (n, 18, 512), or images (n, 3, S, S) uint8.
 
     Args:
@@ -28,7 +26,7 @@ def inputs_for(model: nn.Module, store: LatentStore, indices: np.ndarray | None 
         ValueError: codes of another shape than the model's; a face is gone since its code was made.
     """
     indices = np.arange(len(store)) if indices is None else indices
-    if is_image(model):
+    if model.reads == "pixels":
         return load_pixels(store, indices, model.image_size, model.resize_method)
     if (found := store.shards[0]["codes"].shape[1:]) != model.input_shape:
         raise ValueError(

@@ -72,12 +72,14 @@ MODEL = '''
 from torch import Tensor, nn
 
 from fervit_lib.latents import LATENT_DIM, NUM_LAYERS
+from fervit_lib.models.base import ExpressionModel
 
 
-class LatentMean(nn.Module):
+class LatentMean(ExpressionModel):
     """`w_plus` (B, num_tokens, 512) → logits (B, num_classes)."""
 
-    entry_parts: tuple[str, ...] = ()
+    reads = "codes"
+    parts = {"input_proj": "input_proj", "norm": "transformer", "head": "head"}
 
     def __init__(self, num_classes: int = 7, *, num_tokens: int = NUM_LAYERS, embed_dim: int = 512) -> None:
         super().__init__()
@@ -86,8 +88,11 @@ class LatentMean(nn.Module):
         self.norm = nn.LayerNorm(embed_dim)
         self.head = nn.Linear(embed_dim, num_classes)
 
-    def forward(self, w_plus: Tensor) -> Tensor:
-        return self.head(self.norm(self.input_proj(w_plus.mean(1))))
+    def forward_features(self, w_plus: Tensor) -> Tensor:
+        return self.norm(self.input_proj(w_plus.mean(1)))
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        return self.head(features)
 '''
 FIGURE = '''
 """How long codes are."""
@@ -177,7 +182,7 @@ EDITS = {
         ),
         line_after(
             "fervit_lib/models/create.py",
-            "APPROACHES: dict[str, type[nn.Module]] = {",
+            "APPROACHES: dict[str, type[ExpressionModel]] = {",
             '    "latent_mean": LatentMean,',
         ),
         Edit(

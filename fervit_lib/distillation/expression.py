@@ -13,7 +13,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from torch import Tensor, nn
 
-from fervit_lib.inputs import inputs_for, is_image
+from fervit_lib.inputs import inputs_for
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import ImageModel, load_model
 from fervit_lib.models.segmentation import freeze
@@ -229,7 +229,7 @@ def load_or_teach(teacher: str, dls: DataLoaders, folder: Path, **options: Any) 
     if teacher == "toy":
         return teach_expressions(dls, folder, **options)
     model, _ = load_model(resolve(teacher))
-    if not is_image(model):
+    if model.reads != "pixels":
         raise ValueError(
             f"teacher: expected a model over pixels (approach image), {teacher} reads codes"
         )

@@ -22,7 +22,7 @@ from fervit_lib.evaluation.calibration import (
 from fervit_lib.evaluation.metrics import class_roc_auc, summary_metrics
 from fervit_lib.evaluation.predict import Predictions, predict_probs, write_predictions
 from fervit_lib.evaluation.significance import score_intervals
-from fervit_lib.inputs import images_to_pixels, inputs_for, is_image, load_store_faces
+from fervit_lib.inputs import images_to_pixels, inputs_for, load_store_faces
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import load_model
 from fervit_lib.runs import Run
@@ -149,7 +149,7 @@ class Faces:
 
     def inputs(self, model: nn.Module, split: str) -> Tensor:
         """As `inputs.inputs_for`, without reading pictures twice."""
-        if not is_image(model):
+        if model.reads != "pixels":
             return inputs_for(model, self.stores[split])
         if (key := (split, model.image_size, model.resize_method)) not in self._kept:
             faces = self.pictures(split)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from fervit_lib.encoders import images_to_tensor
 from fervit_lib.evaluation.efficiency import measure_onnx
 from fervit_lib.evaluation.predict import Predictor
-from fervit_lib.inputs import is_image
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import atomic_write
 from fervit_lib.system.progress import progress
@@ -25,6 +24,8 @@ TOLERANCE = 1e-4  # of logits; float32 adds in another order in ONNX Runtime
 
 class EncoderAndModel(nn.Module):
     """Images (B, 3, S, S) in [0, 1] at the encoder's side → logits (B, classes): the encoder, then the model."""
+
+    reads = "pixels"
 
     def __init__(self, encoder: nn.Module, model: nn.Module) -> None:
         super().__init__()
@@ -37,16 +38,12 @@ class EncoderAndModel(nn.Module):
         return self.model(codes.reshape(images.shape[0], *codes.shape[1:]))
 
 
-def takes_images(model: nn.Module) -> bool:
-    return is_image(model) or isinstance(model, EncoderAndModel)
-
-
 def export_onnx(model: nn.Module, path: Path) -> Path:
     """Write `model`; the batch size is free. The model stays where it is.
 
     Input `w_plus` (batch, 18, 512), or `images` (batch, 3, S, S) in [0, 1], float32; output `logits` (batch, classes).
     """
-    name = "images" if takes_images(model) else "w_plus"
+    name = "images" if model.reads == "pixels" else "w_plus"
     return write_onnx(model, torch.zeros(2, *model.input_shape), name, path)
 
 
@@ -90,7 +87,7 @@ def difference_from_torch(path: Path, model: nn.Module, inputs: Tensor) -> float
 
 def as_onnx_input(model: nn.Module, inputs: Tensor) -> Tensor:
     """Codes as float32; images in [0, 1] at the model's side, which the exported graph does not change."""
-    if not takes_images(model):
+    if model.reads != "pixels":
         return inputs.float()
     images = inputs if inputs.is_floating_point() else inputs.float() / 255
     if images.shape[-2:] == model.input_shape[1:]:

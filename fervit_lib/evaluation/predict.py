@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fervit_lib.datasets import face_crop
 from fervit_lib.encoders import images_to_tensor, load_encoder
-from fervit_lib.inputs import images_to_pixels, is_image
+from fervit_lib.inputs import images_to_pixels
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import load_model
 from fervit_lib.runs import Run
@@ -180,7 +180,9 @@ class Predictor:
     @property
     def input_format(self) -> tuple[int, str] | None:
         """Side of an image and how it becomes a square; None for codes. Predictors that take the same share inputs."""
-        return (self.model.image_size, self.model.resize_method) if is_image(self.model) else None
+        if self.model.reads != "pixels":
+            return None
+        return self.model.image_size, self.model.resize_method
 
     def inputs(self, images: Sequence[Image.Image]) -> Tensor:
         """Pictures of faces → what the model takes: codes (N, 18, 512), or images (N, 3, S, S) uint8."""
@@ -238,7 +240,7 @@ def load_predictor(
     folder, torch_device = resolve(folder), get_device(device)
     run = Run(folder.parents[2], folder.parents[1].name, folder.parent.name, folder.name)
     model, classes = load_model(run.best_checkpoint)
-    if is_image(model):
+    if model.reads == "pixels":
         encoder = None
     elif encoder is None:
         encoder = find_encoder(resolve(run.config["parameters"]["latents"]), torch_device)

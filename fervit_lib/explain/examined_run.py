@@ -16,7 +16,8 @@ from fervit_lib.evaluation import predict_probs, runs_to_compare
 from fervit_lib.explain.importance import Predict
 from fervit_lib.inputs import inputs_for, load_pixels
 from fervit_lib.latents import LatentStore
-from fervit_lib.models import APPROACHES, LatentViT, create_model, load_model
+from fervit_lib.models import APPROACHES, create_model, load_model
+from fervit_lib.models.latent_vit import CodeViT
 from fervit_lib.runs import Run, completed_runs
 from fervit_lib.system.checkpoints import load_checkpoint
 from fervit_lib.system.runtime import resolve
@@ -83,7 +84,7 @@ def _by_score(reports: Path, experiment: str) -> list[Run]:
 
 def _over_layers(run: Run) -> bool:
     """Whether a run's model attends to the layers of a code."""
-    return issubclass(APPROACHES[run.result["approach"]], LatentViT)
+    return issubclass(APPROACHES[run.result["approach"]], CodeViT)
 
 
 def choose_runs(reports: Path, experiment: str, first: str = "", second: str = "") -> list[Run]:
@@ -124,9 +125,9 @@ def companion_runs(reports: Path, experiment: str) -> list[Run]:
 def load_examined_run(run: Run, num_faces: int, seed: int, device: torch.device) -> ExaminedRun:
     """The best weights of a run, and `num_faces` random faces of its test split (all, if there are fewer)."""
     model, classes = load_model(run.best_checkpoint)
-    if _over_layers(run) and model.num_prefix_tokens > 1:
+    if _over_layers(run) and model.tokens.num_prefix_tokens > 1:
         raise ValueError(
-            f"{run.variant}: expected tokens of CLS and 18 layers, got {model.num_prefix_tokens - 1} registers beside "
+            f"{run.variant}: expected tokens of CLS and 18 layers, got {model.tokens.num_prefix_tokens - 1} registers beside "
             f"them, which these figures have no place for; choose another run by run_name or other_name"
         )
     folder = resolve(run.config["parameters"]["latents"])

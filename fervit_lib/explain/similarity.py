@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fervit_lib.explain.attention import evaluating
+from fervit_lib.models.latent_vit import CodeViT
 
 KERNELS = ("linear", "rbf")
 
@@ -70,7 +71,7 @@ def pool(features: Tensor, model: nn.Module) -> Tensor:
     model = getattr(model, "body", model)
     if features.ndim == 2:
         return features
-    if getattr(model, "cls_token", None) is not None:
+    if isinstance(model, CodeViT) or getattr(model, "cls_token", None) is not None:
         return features[:, 0]
     return (
         features.mean(1) if isinstance(model, VisionTransformer) else features.flatten(2).mean(-1)
@@ -94,9 +95,9 @@ def token_similarity(tokens: Tensor) -> Tensor:
 def layer_position_embeddings(model: nn.Module) -> Tensor:
     """What a ViT over codes adds to the token of each layer to say its place, (num_tokens, embed_dim)."""
     places = (
-        model.pos_embed[0, 1:]
-        if model.band_embed is None
-        else (model.pos_embed[:, 1:] + model.band_embed())[0]
+        model.tokens.pos_embed[0, 1:]
+        if model.tokens.band_embed is None
+        else (model.tokens.pos_embed[:, 1:] + model.tokens.band_embed())[0]
     )
     return places.detach().cpu()
 

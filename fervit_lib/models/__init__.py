@@ -1,6 +1,7 @@
-"""Networks that read an expression."""
+"""Models that classify the expression of a face, and the segmenters of persons (`segmentation`)."""
 
 from fervit_lib.models.attention import set_fused_attention
+from fervit_lib.models.base import PARTS, ExpressionModel
 from fervit_lib.models.create import APPROACHES, create_model, load_model, options_of, save_model
 from fervit_lib.models.hybrid_vit import HybridLatentViT
 from fervit_lib.models.image_vit import ImageModel

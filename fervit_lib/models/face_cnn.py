@@ -1,4 +1,4 @@
-"""A CNN for small faces, from random weights: `face_cnn` among timm's names."""
+"""A CNN for small faces, trained from random weights; registered in timm as `face_cnn`."""
 
 from typing import Any
 
@@ -7,27 +7,27 @@ from torch import Tensor, nn
 
 from fervit_lib.models.layers import ConvBlock, Residual
 
-SIDE = 48  # of FER2013's faces, pixels
+IMAGE_SIZE = 48  # FER2013's, pixels
 
 
 class FaceCNN(nn.Module):
-    """Images (B, in_chans, S, S) → features (B, 512, S/8, S/8): nine convolutions, 3 million weights, 0.3 GMAC at 48.
+    """Images (B, 3, S, S) → features (B, 512, S/8, S/8): 9 convolutions, 3 M parameters, 0.3 GMACs at 48 pixels.
 
-    It sees faces at the size they come in, where a CNN made for ImageNet wants them enlarged, and has few layers,
-    which learn within few epochs (He et al. 2016, with the wide and shallow blocks of CIFAR-10's fast recipes).
+    Takes faces at their own size, where a CNN made for ImageNet needs them enlarged. Few and wide layers with
+    shortcuts (He et al. 2016, as in fast recipes for CIFAR-10) learn within few epochs.
     """
 
     num_features = 512
 
-    def __init__(self, in_chans: int = 3) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.pretrained_cfg = {
-            "input_size": (in_chans, SIDE, SIDE),
+            "input_size": (3, IMAGE_SIZE, IMAGE_SIZE),
             "mean": (0.5,) * 3,
             "std": (0.25,) * 3,
         }
         self.stages = nn.Sequential(
-            ConvBlock(in_chans, 32),
+            ConvBlock(3, 32),
             ConvBlock(32, 64, halve=True),
             ConvBlock(64, 128, halve=True),
             Residual(128),
@@ -40,12 +40,12 @@ class FaceCNN(nn.Module):
         return self.stages(images)
 
     def forward_head(self, features: Tensor, pre_logits: bool = True) -> Tensor:
-        """Features → their mean over all places, (B, 512)."""
+        """Features → their mean over all positions, (B, 512)."""
         return features.mean((2, 3))
 
 
 @register_model
 def face_cnn(pretrained: bool = False, **options: Any) -> FaceCNN:
     if pretrained:
-        raise ValueError("face_cnn reads no file: it starts from random weights")
-    return FaceCNN(options.get("in_chans", 3))
+        raise ValueError("pretrained: face_cnn has no published weights, expected none or random")
+    return FaceCNN()

@@ -1,4 +1,4 @@
-"""LatentViT around the transformer of any timm ViT."""
+"""A Vision Transformer over codes with the blocks of any timm ViT."""
 
 import torch
 import torch.nn.functional as F
@@ -6,28 +6,22 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fervit_lib.latents import LATENT_DIM, NUM_LAYERS
-from fervit_lib.models.latent_vit import LatentViT
+from fervit_lib.models.latent_vit import CodeViT, TokenEntry, Transformer
 from fervit_lib.models.layers import with_adapters
 from fervit_lib.models.pretrained import create_timm
 
 
-def interpolate_positions(pos_embed: Tensor, num_tokens: int) -> Tensor:
-    """Stretch patch positions (1, P, D) to (1, num_tokens, D), linearly along the sequence."""
-    return F.interpolate(
-        pos_embed.transpose(1, 2), num_tokens, mode="linear", align_corners=False
-    ).transpose(1, 2)
+class HybridLatentViT(CodeViT):
+    """`w_plus` → linear → CLS, registers, positions, blocks and final norm of a timm ViT → logits.
 
-
-class HybridLatentViT(LatentViT):
-    """`w_plus` → linear → blocks, final norm, CLS, registers and positions of a timm ViT → logits.
-
-    The patch embedding is dropped; 196 patch positions (of a 224 image) become `num_tokens` by 1-D interpolation. CLS
-    keeps its own position, where the ViT gives it one.
+    The patch embedding is dropped; its position embeddings (196 for a 224 image) become `num_tokens` by 1-D
+    interpolation.
 
     Args:
         model_name: a timm VisionTransformer with a class token.
         pretrained: where the transformer's weights come from, see `pretrained.create_timm`.
         drop_rate: dropout after the position embedding, and after attention and MLP of each block.
+        attn_drop_rate, layer_norm, layer_gates: see `LatentViT`.
         adapter_dim: bottleneck of the adapter after each block; 0: no adapters.
     """
 
@@ -52,43 +46,39 @@ class HybridLatentViT(LatentViT):
             raise ValueError(
                 f"model_name: expected a timm VisionTransformer with a class token, got {model_name!r}"
             )
-        super().__init__(
-            num_classes,
-            latent_dim=latent_dim,
-            num_tokens=num_tokens,
-            embed_dim=vit.embed_dim,
-            depth=0,
-            num_heads=1,
-            drop_rate=drop_rate,
-            layer_norm=layer_norm,
-            layer_gates=layer_gates,
+        tokens = TokenEntry(
+            latent_dim, num_tokens, vit.embed_dim, layer_norm=layer_norm, layer_gates=layer_gates
         )
+        # A ViT made for average pooling has its final norm under another name.
+        norm = vit.fc_norm if isinstance(vit.norm, nn.Identity) else vit.norm
+        transformer = Transformer(vit.norm_pre, vit.blocks, norm, drop_rate)
+        super().__init__(tokens, transformer, num_classes)
+        self._initialise(self.tokens, self.head)
+        _copy_prefix_and_positions(vit, self.tokens)
         _set_dropout(vit.blocks, drop_rate, attn_drop_rate)
-        self.blocks = with_adapters(vit.blocks, vit.embed_dim, adapter_dim)
-        self.norm_pre = vit.norm_pre
-        self.norm = vit.fc_norm if isinstance(vit.norm, nn.Identity) else vit.norm
-        # Registers (Darcet et al. 2024) have no place: positions belong to CLS and patches.
-        self.reg_token = vit.reg_token
-        has_cls_position = vit.pos_embed.shape[1] == vit.patch_embed.num_patches + 1
-        patches = vit.pos_embed[:, 1:] if has_cls_position else vit.pos_embed
-        with torch.no_grad():
-            self.cls_token.copy_(vit.cls_token)
-            self.pos_embed[:, :1] = vit.pos_embed[:, :1] if has_cls_position else 0.0
-            self.pos_embed[:, 1:] = interpolate_positions(patches, num_tokens)
+        self.transformer.blocks = with_adapters(vit.blocks, vit.embed_dim, adapter_dim)
 
-    def embed(self, w_plus: Tensor) -> tuple[Tensor, Tensor]:
-        prefix, tokens = super().embed(w_plus)
-        if self.reg_token is not None:
-            prefix = torch.cat([prefix, self.reg_token.expand(tokens.shape[0], -1, -1)], dim=1)
-        return prefix, tokens
 
-    @property
-    def num_prefix_tokens(self) -> int:
-        return 1 + (0 if self.reg_token is None else self.reg_token.shape[1])
+@torch.no_grad()
+def _copy_prefix_and_positions(vit: VisionTransformer, tokens: TokenEntry) -> None:
+    """CLS, registers and position embeddings of a timm ViT into the token entry."""
+    has_cls_position = vit.pos_embed.shape[1] == vit.patch_embed.num_patches + 1
+    patches = vit.pos_embed[:, 1:] if has_cls_position else vit.pos_embed
+    tokens.cls_token.copy_(vit.cls_token)
+    tokens.pos_embed[:, :1] = vit.pos_embed[:, :1] if has_cls_position else 0.0
+    tokens.pos_embed[:, 1:] = interpolate_positions(patches, tokens.input_shape[0])
+    tokens.reg_token = vit.reg_token
+
+
+def interpolate_positions(pos_embed: Tensor, num_tokens: int) -> Tensor:
+    """Position embeddings (1, P, D) → (1, num_tokens, D), linear along the sequence."""
+    channels_first = pos_embed.transpose(1, 2)
+    stretched = F.interpolate(channels_first, num_tokens, mode="linear", align_corners=False)
+    return stretched.transpose(1, 2)
 
 
 def _set_dropout(blocks: nn.Sequential, drop_rate: float, attn_drop_rate: float) -> None:
-    """What timm's keywords `proj_drop_rate` and `attn_drop_rate` do; not every ViT's constructor passes them on."""
+    """As timm's `proj_drop_rate` and `attn_drop_rate`, which not every ViT's constructor passes on."""
     for name, module in blocks.named_modules():
         if isinstance(module, nn.Dropout):
             module.p = attn_drop_rate if name.endswith("attn_drop") else drop_rate

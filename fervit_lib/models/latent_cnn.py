@@ -1,12 +1,14 @@
 """The baseline without attention: 1-D convolutions over the layers of a code."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fervit_lib.latents import LATENT_DIM, NUM_LAYERS
+from fervit_lib.models.base import ExpressionModel
 
 
 class ResidualConv(nn.Module):
-    """x + conv(GELU(norm(x))) over neighbouring layers."""
+    """x + conv(GELU(norm(x))) over neighbouring layers: (B, channels, num_tokens) → the same shape."""
 
     def __init__(self, channels: int, drop_rate: float) -> None:
         super().__init__()
@@ -15,19 +17,25 @@ class ResidualConv(nn.Module):
         self.drop = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.drop(self.conv(nn.functional.gelu(self.norm(x))))
+        return x + self.drop(self.conv(F.gelu(self.norm(x))))
 
 
-class LatentCNN(nn.Module):
+class LatentCNN(ExpressionModel):
     """`w_plus` (B, num_tokens, latent_dim) → logits (B, num_classes).
 
     Args:
         embed_dim: channels.
-        depth: number of residual convolutions; three layers of the code wide each.
+        depth: number of residual convolutions, each of kernel size 3.
         drop_rate: dropout in each of them and before the head.
     """
 
-    entry_parts: tuple[str, ...] = ()
+    reads = "codes"
+    parts = {
+        "input_proj": "input_proj",
+        "blocks": "blocks",
+        "norm": "transformer",
+        "head": "head",
+    }
 
     def __init__(
         self,
@@ -50,8 +58,9 @@ class LatentCNN(nn.Module):
     def forward_features(self, w_plus: Tensor) -> Tensor:
         """`w_plus` (B, num_tokens, latent_dim) → features (B, num_tokens · embed_dim), layer after layer."""
         if w_plus.shape[1:] != self.input_shape:
+            num_tokens, latent_dim = self.input_shape
             raise ValueError(
-                f"w_plus: expected (B, {self.input_shape[0]}, {self.input_shape[1]}), got {tuple(w_plus.shape)}"
+                f"w_plus: expected (B, {num_tokens}, {latent_dim}), got {tuple(w_plus.shape)}"
             )
         x = self.input_proj(w_plus.to(self.input_proj.weight.dtype)).transpose(1, 2)
         return self.norm(self.blocks(x).transpose(1, 2).flatten(1))
@@ -59,6 +68,3 @@ class LatentCNN(nn.Module):
     def forward_head(self, features: Tensor) -> Tensor:
         """Features (B, num_tokens · embed_dim) → logits (B, num_classes)."""
         return self.head(self.head_drop(features))
-
-    def forward(self, w_plus: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(w_plus))

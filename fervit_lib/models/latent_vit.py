@@ -1,6 +1,6 @@
-"""A Vision Transformer whose tokens are the 18 layers of a `w+` code.
+"""Vision Transformers whose tokens are the layers of a `w+` code: token entry, transformer, head.
 
-The transformer blocks, their attention among them, are timm's (Apache-2.0; pre-norm ViT, Dosovitskiy et al. 2021).
+The transformer blocks and their attention are timm's (Apache-2.0; pre-norm ViT, Dosovitskiy et al. 2021).
 """
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fervit_lib.latents import LATENT_DIM, NUM_LAYERS
 from fervit_lib.models.attention import attention_layer
+from fervit_lib.models.base import ExpressionModel
 from fervit_lib.models.layers import (
     BandPositions,
     LayerGates,
@@ -21,24 +22,147 @@ from fervit_lib.models.layers import (
 POSITIONS = ("learned", "sinusoidal", "semantic")
 
 
-class LatentViT(nn.Module):
-    """`w_plus` (B, num_tokens, latent_dim) → logits (B, num_classes).
+class TokenEntry(nn.Module):
+    """`w_plus` (B, num_tokens, latent_dim) → prefix tokens (B, P, D) and layer tokens (B, num_tokens, D).
+
+    The prefix is CLS, and registers where a pretrained transformer has them. Both carry their position embeddings.
 
     Args:
-        embed_dim: width of the tokens inside; a multiple of `num_heads`.
+        position, layer_norm, layer_gates: see `LatentViT`.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        num_tokens: int,
+        embed_dim: int,
+        *,
+        position: str = "learned",
+        layer_norm: bool = False,
+        layer_gates: bool = False,
+    ) -> None:
+        super().__init__()
+        if position not in POSITIONS:
+            raise ValueError(f"position: expected one of {', '.join(POSITIONS)}, got {position!r}")
+        self.input_shape = (num_tokens, latent_dim)
+        self.scale_layers = nn.Sequential()
+        if layer_norm:
+            self.scale_layers.append(LayerwiseNorm(num_tokens, latent_dim))
+        if layer_gates:
+            self.scale_layers.append(LayerGates(num_tokens))
+        self.input_proj = nn.Linear(latent_dim, embed_dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        if position == "sinusoidal":
+            self.register_buffer("pos_embed", sinusoidal_positions(1 + num_tokens, embed_dim))
+        else:
+            self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_tokens, embed_dim))  # CLS first
+            trunc_normal_(self.pos_embed, std=0.02)
+        self.register_parameter("reg_token", None)
+        self.band_embed = BandPositions(num_tokens, embed_dim) if position == "semantic" else None
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        return 1 if self.reg_token is None else 1 + self.reg_token.shape[1]
+
+    def forward(self, w_plus: Tensor) -> tuple[Tensor, Tensor]:
+        if w_plus.shape[1:] != self.input_shape:
+            num_tokens, latent_dim = self.input_shape
+            raise ValueError(
+                f"w_plus: expected (B, {num_tokens}, {latent_dim}), got {tuple(w_plus.shape)}"
+            )
+        w_plus = w_plus.to(self.input_proj.weight.dtype)  # stores hold float16
+        tokens = self.input_proj(self.scale_layers(w_plus)) + self.pos_embed[:, 1:]
+        if self.band_embed is not None:
+            tokens = tokens + self.band_embed()
+        prefix = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        if self.reg_token is not None:
+            # Registers have no position embedding (Darcet et al. 2024).
+            prefix = torch.cat([prefix, self.reg_token.expand(len(tokens), -1, -1)], dim=1)
+        return prefix, tokens
+
+
+class Transformer(nn.Module):
+    """Tokens (B, N, D) → normalised tokens (B, N, D): dropout, norm, blocks, norm, in timm's order."""
+
+    def __init__(
+        self, norm_pre: nn.Module, blocks: nn.Sequential, norm: nn.Module, drop_rate: float
+    ) -> None:
+        super().__init__()
+        self.pos_drop = nn.Dropout(drop_rate)
+        self.norm_pre = norm_pre
+        self.blocks = blocks
+        self.norm = norm
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.norm(self.blocks(self.norm_pre(self.pos_drop(tokens))))
+
+
+class CodeViT(ExpressionModel):
+    """Token entry, transformer and a linear head on CLS: `w_plus` → logits (B, num_classes)."""
+
+    reads = "codes"
+    parts = {
+        "tokens.scale_layers": "input_proj",
+        "tokens.input_proj": "input_proj",
+        "tokens.cls_token": "position",
+        "tokens.reg_token": "position",
+        "tokens.pos_embed": "position",
+        "tokens.band_embed": "position",
+        "transformer.norm_pre": "transformer",
+        "transformer.blocks": "blocks",
+        "transformer.norm": "transformer",
+        "head": "head",
+    }
+
+    def __init__(self, tokens: TokenEntry, transformer: Transformer, num_classes: int) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.transformer = transformer
+        self.head = nn.Linear(tokens.input_proj.out_features, num_classes)
+        self.input_shape = tokens.input_shape
+
+    @property
+    def blocks(self) -> nn.Sequential:
+        return self.transformer.blocks
+
+    def embed(self, w_plus: Tensor) -> tuple[Tensor, Tensor]:
+        """As `TokenEntry`."""
+        return self.tokens(w_plus)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """As `Transformer`."""
+        return self.transformer(tokens)
+
+    def forward_features(self, w_plus: Tensor) -> Tensor:
+        """`w_plus` (B, num_tokens, latent_dim) → normalised tokens (B, P + num_tokens, D), CLS first."""
+        return self.encode(torch.cat(self.embed(w_plus), dim=1))
+
+    def forward_head(self, tokens: Tensor) -> Tensor:
+        """Normalised tokens (B, N, D) → logits (B, num_classes), from CLS."""
+        return self.head(tokens[:, 0])
+
+    def _initialise(self, *modules: nn.Module) -> None:
+        """timm's ViT initialisation, for `modules` and CLS."""
+        for module in modules:
+            module.apply(_init_linear)
+        trunc_normal_(self.tokens.cls_token, std=0.02)
+
+
+class LatentViT(CodeViT):
+    """A transformer from random weights over the layers of a code.
+
+    Args:
+        embed_dim: width of the tokens; a multiple of `num_heads`.
         depth: number of transformer blocks.
-        mlp_ratio: hidden width of a block's MLP over `embed_dim`.
+        mlp_ratio: hidden width of a block's MLP divided by `embed_dim`.
         drop_rate: dropout after the position embedding, and after attention and MLP of each block.
         attention: `softmax`, or `rectified`, whose weights can be exactly 0.
         attn_drop_rate: dropout of attention weights.
-        position: how a token's place enters: `learned`; `sinusoidal`, fixed; `semantic`, the band plus the layer.
-        layer_norm: normalise each layer of a code on entry, with a scale and shift of its own.
-        layer_gates: weigh each layer of a code by one learned number.
+        position: position embedding: `learned`; `sinusoidal`, fixed; `semantic`, the band's plus the layer's.
+        layer_norm: normalise each layer of a code, with a scale and shift per layer.
+        layer_gates: multiply each layer of a code by a learned weight.
         adapter_dim: bottleneck of the adapter after each block; 0: no adapters.
     """
-
-    # The parts beside the head that have to be trained even when the transformer is kept as it came.
-    entry_parts: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -58,79 +182,41 @@ class LatentViT(nn.Module):
         layer_gates: bool = False,
         adapter_dim: int = 0,
     ) -> None:
-        super().__init__()
         if embed_dim % num_heads:
             raise ValueError(
                 f"embed_dim: expected a multiple of num_heads={num_heads}, got {embed_dim}"
             )
-        if position not in POSITIONS:
-            raise ValueError(f"position: expected one of {', '.join(POSITIONS)}, got {position!r}")
-        self.input_shape = (num_tokens, latent_dim)
-        entry = [LayerwiseNorm(num_tokens, latent_dim)] if layer_norm else []
-        self.entry = nn.Sequential(*entry, *([LayerGates(num_tokens)] if layer_gates else []))
-        self.input_proj = nn.Linear(latent_dim, embed_dim)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        if position == "sinusoidal":
-            self.register_buffer("pos_embed", sinusoidal_positions(1 + num_tokens, embed_dim))
-        else:
-            self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_tokens, embed_dim))  # CLS first
-            trunc_normal_(self.pos_embed, std=0.02)
-        self.band_embed = BandPositions(num_tokens, embed_dim) if position == "semantic" else None
-        self.pos_drop = nn.Dropout(drop_rate)
-        self.norm_pre = nn.Identity()
-        options = {
-            "proj_drop": drop_rate,
-            "attn_drop": attn_drop_rate,
-            "attn_layer": attention_layer(attention),
-        }
-        blocks = (
-            Block(embed_dim, num_heads, mlp_ratio, qkv_bias=True, **options) for _ in range(depth)
+        tokens = TokenEntry(
+            latent_dim,
+            num_tokens,
+            embed_dim,
+            position=position,
+            layer_norm=layer_norm,
+            layer_gates=layer_gates,
         )
-        self.blocks = nn.Sequential(*blocks)
-        self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
-        self.head = nn.Linear(embed_dim, num_classes)
-        self.apply(_init_linear)
-        trunc_normal_(self.cls_token, std=0.02)
-        self.blocks = with_adapters(self.blocks, embed_dim, adapter_dim)
-
-    def embed(self, w_plus: Tensor) -> tuple[Tensor, Tensor]:
-        """`w_plus` → CLS (and registers) (B, P, embed_dim) and one token a layer (B, num_tokens, embed_dim), placed."""
-        if w_plus.shape[1:] != self.input_shape:
-            raise ValueError(
-                f"w_plus: expected (B, {self.input_shape[0]}, {self.input_shape[1]}), got {tuple(w_plus.shape)}"
+        blocks = nn.Sequential(
+            *(
+                Block(
+                    embed_dim,
+                    num_heads,
+                    mlp_ratio,
+                    qkv_bias=True,
+                    proj_drop=drop_rate,
+                    attn_drop=attn_drop_rate,
+                    attn_layer=attention_layer(attention),
+                )
+                for _ in range(depth)
             )
-        tokens = (
-            self.input_proj(self.entry(w_plus.to(self.input_proj.weight.dtype)))
-            + self.pos_embed[:, 1:]
         )
-        if self.band_embed is not None:
-            tokens = tokens + self.band_embed()
-        prefix = self.cls_token + self.pos_embed[:, :1]
-        return prefix.expand(tokens.shape[0], -1, -1), tokens
-
-    def encode(self, tokens: Tensor) -> Tensor:
-        """Placed tokens (B, N, embed_dim), CLS first → normalised tokens (B, N, embed_dim)."""
-        return self.norm(self.blocks(self.norm_pre(self.pos_drop(tokens))))
-
-    def forward_features(self, w_plus: Tensor) -> Tensor:
-        """`w_plus` (B, num_tokens, latent_dim) → normalised tokens (B, P + num_tokens, embed_dim), CLS first."""
-        return self.encode(torch.cat(self.embed(w_plus), dim=1))
-
-    def forward_head(self, tokens: Tensor) -> Tensor:
-        """The class from CLS: (B, N, embed_dim) → logits (B, num_classes)."""
-        return self.head(tokens[:, 0])
-
-    def forward(self, w_plus: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(w_plus))
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """Tokens before those of the layers: CLS, and the registers of a transformer that has them."""
-        return 1
+        norm = nn.LayerNorm(embed_dim, eps=1e-6)
+        transformer = Transformer(nn.Identity(), blocks, norm, drop_rate)
+        super().__init__(tokens, transformer, num_classes)
+        self._initialise(self)
+        # Adapters come last: they have their own initialisation.
+        self.transformer.blocks = with_adapters(blocks, embed_dim, adapter_dim)
 
 
 def _init_linear(module: nn.Module) -> None:
-    """timm's ViT initialisation."""
     if isinstance(module, nn.Linear):
         trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

@@ -1,4 +1,4 @@
-"""Parts that the models share: adapters, convolutions, token positions, and what may be done to a code on entry."""
+"""Layers shared by the models: adapters, convolutions, position embeddings, scaling of the layers of a code."""
 
 import math
 
@@ -11,13 +11,14 @@ from fervit_lib.latents import BANDS
 
 
 class Adapter(nn.Module):
-    """x + up(GELU(down(x))), a bottleneck (Houlsby et al. 2019, section 2.1). `up` starts at 0: the identity."""
+    """x + up(GELU(down(x))), a bottleneck (Houlsby et al. 2019, section 2.1)."""
 
     def __init__(self, embed_dim: int, bottleneck: int) -> None:
         super().__init__()
         self.down = nn.Linear(embed_dim, bottleneck)
         self.up = nn.Linear(bottleneck, embed_dim)
         trunc_normal_(self.down.weight, std=0.02)
+        # With `up` at zero the adapter starts as the identity: a pretrained model is unchanged at step 0.
         for parameter in (self.down.bias, self.up.weight, self.up.bias):
             nn.init.zeros_(parameter)
 
@@ -30,21 +31,26 @@ class AdaptedBlock(nn.Module):
 
     def __init__(self, block: nn.Module, adapter: Adapter) -> None:
         super().__init__()
-        self.block, self.adapter = block, adapter
+        self.block = block
+        self.adapter = adapter
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.adapter(self.block(tokens))
 
 
 def with_adapters(blocks: nn.Sequential, embed_dim: int, bottleneck: int) -> nn.Sequential:
-    """`blocks` with an adapter behind each; as they are where `bottleneck` is 0."""
+    """`blocks` with an adapter after each; unchanged if `bottleneck` is 0."""
     if not bottleneck:
         return blocks
     return nn.Sequential(*(AdaptedBlock(block, Adapter(embed_dim, bottleneck)) for block in blocks))
 
 
 class ConvBlock(nn.Sequential):
-    """(B, in, h, w) → (B, out, h, w), or half the side: convolution, batch norm, GELU, and the largest of four."""
+    """3×3 convolution, batch norm, GELU: (B, in, H, W) → (B, out, H, W).
+
+    Args:
+        halve: end with 2×2 max pooling, which halves H and W.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, *, halve: bool = False) -> None:
         conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
@@ -53,7 +59,7 @@ class ConvBlock(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """x + two blocks of x."""
+    """x + two convolution blocks of x."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -64,32 +70,39 @@ class Residual(nn.Module):
 
 
 def sinusoidal_positions(num_tokens: int, embed_dim: int) -> Tensor:
-    """(1, num_tokens, embed_dim): sines in the even places, cosines in the odd (Vaswani et al. 2017, section 3.5)."""
-    place = torch.arange(num_tokens)[:, None]
-    angle = place * torch.exp(torch.arange(0, embed_dim, 2) * (-math.log(10_000.0) / embed_dim))
+    """Fixed position embeddings (1, num_tokens, embed_dim), sine in even and cosine in odd dimensions.
+
+    Vaswani et al. 2017, section 3.5.
+    """
+    position = torch.arange(num_tokens)[:, None]
+    angle = position * torch.exp(torch.arange(0, embed_dim, 2) * (-math.log(10_000.0) / embed_dim))
+    # (N, D/2, 2) → (N, D): sine and cosine alternate; an odd embed_dim drops the last cosine.
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[None, :, :embed_dim]
 
 
 class BandPositions(nn.Module):
-    """Place of a layer as its band (coarse, middle, fine) plus the layer itself: layers of a band start out alike."""
+    """Position embedding of a code's layer: its band's (coarse, middle, fine) plus its own.
+
+    The layers' own embeddings start at zero, so the layers of a band start equal.
+    """
 
     def __init__(self, num_tokens: int, embed_dim: int) -> None:
         super().__init__()
         self.band = nn.Parameter(torch.zeros(len(BANDS), embed_dim))
         self.layer = nn.Parameter(torch.zeros(num_tokens, embed_dim))
         trunc_normal_(self.band, std=0.02)
-        bands = torch.zeros(num_tokens, dtype=torch.long)
-        for index, band in enumerate(BANDS.values()):
-            bands[band] = index
-        self.register_buffer("bands", bands, persistent=False)
+        band_of_layer = torch.zeros(num_tokens, dtype=torch.long)
+        for index, layers in enumerate(BANDS.values()):
+            band_of_layer[layers] = index
+        self.register_buffer("band_of_layer", band_of_layer, persistent=False)
 
     def forward(self) -> Tensor:
         """(1, num_tokens, embed_dim)."""
-        return (self.band[self.bands] + self.layer)[None]
+        return (self.band[self.band_of_layer] + self.layer)[None]
 
 
 class LayerwiseNorm(nn.Module):
-    """LayerNorm with its own scale and shift for each layer of a code: layers differ in spread by an order."""
+    """LayerNorm with a scale and shift per layer of a code: the spread of layers differs by a factor of ten."""
 
     def __init__(self, num_tokens: int, latent_dim: int) -> None:
         super().__init__()
@@ -101,7 +114,7 @@ class LayerwiseNorm(nn.Module):
 
 
 class LayerGates(nn.Module):
-    """One learned weight for each layer of a code, 1 at the start."""
+    """One learned weight per layer of a code, 1 at the start."""
 
     def __init__(self, num_tokens: int) -> None:
         super().__init__()

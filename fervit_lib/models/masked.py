@@ -1,7 +1,7 @@
-"""Masked-token modelling: a ViT learns from unlabelled codes or images by painting in what was hidden.
+"""Masked-token modelling: a ViT learns from unlabelled codes or images by reconstructing hidden tokens.
 
-He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners", section 3: the encoder sees the kept tokens only, a
-light decoder sees them and a mask token in every hidden place, the loss is the squared error in the hidden places.
+He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners", section 3: the encoder sees the visible tokens only;
+a light decoder sees them and a mask token at each hidden position; the loss is the squared error at those positions.
 """
 
 import torch
@@ -10,23 +10,23 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from fervit_lib.models.image_vit import ImageModel
-from fervit_lib.models.latent_vit import LatentViT
+from fervit_lib.models.latent_vit import CodeViT
 from fervit_lib.models.layers import sinusoidal_positions
 
 
 class MaskedAutoencoder(nn.Module):
-    """A model of this project as encoder, and the decoder that it needs while it learns.
+    """A model of this project as encoder, with the decoder that it needs during pretraining only.
 
     Args:
-        encoder: a LatentViT, HybridLatentViT, or ImageModel with a ViT.
+        encoder: a LatentViT, a HybridLatentViT, or an ImageModel with a ViT.
         mask_ratio: share of tokens hidden, in (0, 1).
         decoder_dim: width of the decoder.
-        decoder_depth: its number of blocks.
+        decoder_depth: number of its blocks.
     """
 
     def __init__(
         self,
-        encoder: LatentViT | ImageModel,
+        encoder: CodeViT | ImageModel,
         *,
         mask_ratio: float = 0.5,
         decoder_dim: int = 128,
@@ -35,52 +35,53 @@ class MaskedAutoencoder(nn.Module):
         super().__init__()
         if not 0 < mask_ratio < 1:
             raise ValueError(f"mask_ratio: expected a share in (0, 1), got {mask_ratio}")
-        self.encoder, self.mask_ratio = encoder, mask_ratio
+        self.encoder = encoder
+        self.mask_ratio = mask_ratio
         with torch.no_grad():
             example = torch.zeros(1, *encoder.input_shape)
             num_tokens, token_dim = self.targets(example).shape[1:]
             embed_dim = encoder.embed(example)[1].shape[-1]
-        self.enter = nn.Linear(embed_dim, decoder_dim)
+        self.enc_to_dec = nn.Linear(embed_dim, decoder_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
         trunc_normal_(self.mask_token, std=0.02)
-        self.register_buffer(
-            "places", sinusoidal_positions(num_tokens, decoder_dim), persistent=False
-        )
+        pos_embed = sinusoidal_positions(num_tokens, decoder_dim)
+        self.register_buffer("pos_embed", pos_embed, persistent=False)
         self.blocks = nn.Sequential(
             *(Block(decoder_dim, 4, qkv_bias=True) for _ in range(decoder_depth))
         )
         self.norm = nn.LayerNorm(decoder_dim)
-        self.paint = nn.Linear(decoder_dim, token_dim)
+        self.to_targets = nn.Linear(decoder_dim, token_dim)
 
     def targets(self, inputs: Tensor) -> Tensor:
-        """What is to be painted, a row a token (B, N, T): the layers of a code, or the normalised pixels of a patch."""
-        if not isinstance(self.encoder, ImageModel):
+        """What is reconstructed per token, (B, N, T): the layers of a code, or the normalised pixels of a patch."""
+        if isinstance(self.encoder, CodeViT):
             return inputs.float()
         images = self.encoder.prepare(inputs)
-        (height, width), channels = self.encoder.body.patch_embed.patch_size, images.shape[1]
-        patches = images.unfold(2, height, height).unfold(
-            3, width, width
-        )  # (B, C, h, w, height, width)
-        return patches.permute(0, 2, 3, 1, 4, 5).reshape(len(images), -1, channels * height * width)
+        height, width = self.encoder.body.patch_embed.patch_size
+        # (B, C, H, W) → (B, C, rows, columns, height, width) → (B, rows · columns, C · height · width)
+        patches = images.unfold(2, height, height).unfold(3, width, width)
+        return patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
 
-    def draw_mask(self, batch: int, num_tokens: int, device: torch.device) -> Tensor:
-        """(B, N) bool, True where hidden; the same number in every row, at least one hidden and one kept."""
-        hidden = min(max(1, round(self.mask_ratio * num_tokens)), num_tokens - 1)
-        return torch.rand(batch, num_tokens, device=device).argsort(1).argsort(1) < hidden
+    def draw_mask(self, batch_size: int, num_tokens: int, device: torch.device) -> Tensor:
+        """(B, N) bool, True where hidden; the same number in every row, at least one hidden and one visible."""
+        num_hidden = min(max(1, round(self.mask_ratio * num_tokens)), num_tokens - 1)
+        # The rank of each random number in its row: the tokens of the lowest ranks are hidden.
+        ranks = torch.rand(batch_size, num_tokens, device=device).argsort(1).argsort(1)
+        return ranks < num_hidden
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`inputs` as the encoder takes them → painted tokens (B, N, T), and the mask (B, N), True where hidden."""
+        """Inputs of the encoder → reconstructed tokens (B, N, T), and the mask (B, N), True where hidden."""
         prefix, tokens = self.encoder.embed(inputs)
-        batch, num_tokens, width = tokens.shape
-        mask = self.draw_mask(batch, num_tokens, tokens.device) if mask is None else mask
-        kept = tokens[~mask].view(batch, -1, width)
-        seen = self.enter(self.encoder.encode(torch.cat([prefix, kept], dim=1)))[
-            :, prefix.shape[1] :
-        ]
-        full = self.mask_token.to(seen.dtype).repeat(batch, num_tokens, 1)
-        full[~mask] = seen.flatten(0, 1)
-        return self.paint(self.norm(self.blocks(full + self.places))), mask
+        batch_size, num_tokens, width = tokens.shape
+        if mask is None:
+            mask = self.draw_mask(batch_size, num_tokens, tokens.device)
+        visible = tokens[~mask].view(batch_size, -1, width)
+        encoded = self.enc_to_dec(self.encoder.encode(torch.cat([prefix, visible], dim=1)))
+        decoder_tokens = self.mask_token.to(encoded.dtype).repeat(batch_size, num_tokens, 1)
+        decoder_tokens[~mask] = encoded[:, prefix.shape[1] :].flatten(0, 1)
+        decoded = self.norm(self.blocks(decoder_tokens + self.pos_embed))
+        return self.to_targets(decoded), mask
 
-    def loss(self, painted: Tensor, mask: Tensor, inputs: Tensor) -> Tensor:
-        """Mean squared error in the hidden places."""
-        return (painted.float() - self.targets(inputs))[mask].square().mean()
+    def loss(self, reconstructed: Tensor, mask: Tensor, inputs: Tensor) -> Tensor:
+        """Mean squared error over the hidden tokens."""
+        return (reconstructed.float() - self.targets(inputs))[mask].square().mean()

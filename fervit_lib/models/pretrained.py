@@ -1,4 +1,4 @@
-"""timm models by name, with published weights: from timm's hub, or from a file that the user placed."""
+"""timm models by name, with pretrained weights from timm's hub or from a local file."""
 
 import difflib
 from pathlib import Path
@@ -9,90 +9,92 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from fervit_lib.models import face_cnn  # noqa: F401  (from here on timm knows it)
+from fervit_lib.models import face_cnn  # noqa: F401  (registers it in timm)
 from fervit_lib.system.runtime import PROJECT_ROOT, display_path, resolve
 
 WEIGHTS = PROJECT_ROOT / "pretrained_models"
 SUFFIXES = (".safetensors", ".pth", ".bin")
-# Not loaded here: `mae` is learned on the spot, `none` starts random and trains, `random` starts random and stays so.
-STARTS = ("none", "random", "mae")
+# No weights are loaded for these: `mae` pretrains in 02_train, `none` trains from random weights, and `random` allows
+# a strategy to freeze them, for a baseline.
+RANDOM_STARTS = ("none", "random", "mae")
 
 
 def create_timm(
     model_name: str, pretrained: str, *, image_size: int = 0, **vit_options: Any
 ) -> nn.Module:
-    """A timm model without its classifier.
+    """Create a timm model without its classifier.
 
     Args:
-        pretrained: `imagenet` for the weights that timm publishes under this name, from `pretrained_models/` if a file
-            of the model's name lies there, else from timm's hub; the path of such a file; or one of `STARTS`.
-        image_size: pixels, heeded where a model is built for one size; 0: the model's own.
-        vit_options: keywords of timm's `VisionTransformer`; None as a value stands for the model's own.
+        pretrained: `imagenet` for the weights that timm publishes under this name, from
+            `pretrained_models/<model_name>.safetensors` (or .pth, .bin) if that exists, else from timm's hub; the path
+            of such a file; or one of `RANDOM_STARTS`.
+        image_size: pixels, used where a model is built for one size; 0: the model's own.
+        vit_options: keywords of timm's `VisionTransformer`; None stands for the model's own.
 
     Raises:
-        ValueError: timm has no such model; an option is given and it is no plain ViT; or the file or hub cannot give
-            weights for it, with the file to place.
+        ValueError: timm has no such model; an option is given and the model is not a plain ViT; or its weights cannot
+            be loaded.
     """
     if not timm.is_model(model_name):
-        known = timm.list_models()
-        near = difflib.get_close_matches(model_name, known, 3) or [
-            "vit_tiny_patch16_224",
-            "resnet18",
-        ]
-        raise ValueError(f"model_name: timm has no {model_name!r}; nearest are {', '.join(near)}")
+        similar = difflib.get_close_matches(model_name, timm.list_models(), 3)
+        raise ValueError(
+            f"model_name: timm has no {model_name!r}; similar names: {', '.join(similar) or 'none'}"
+        )
     options = {name: value for name, value in vit_options.items() if value is not None}
     if options and not _is_plain_vit(model_name):
         raise ValueError(
-            f"stem, patch_size, num_blocks: expected patch, 0 and 0 for {model_name}, which is no plain ViT"
+            f"stem, patch_size, num_blocks: expected patch, 0 and 0 for {model_name}, which is not a plain ViT"
         )
     published = timm.get_pretrained_cfg(model_name)
     if image_size and published and published.fixed_input_size:
         options["img_size"] = image_size
-    if pretrained in STARTS:
+    if pretrained in RANDOM_STARTS:
         return timm.create_model(model_name, pretrained=False, num_classes=0, **options)
-    file = _placed_file(model_name, pretrained)
-    overlay = {"file": str(file)} if file else None
+    file = _find_weights(model_name, pretrained)
     if not published and not file:
         raise ValueError(
-            f"pretrained: nobody published weights of {model_name}; say none, or give a file of yours"
+            f"pretrained: timm has no published weights for {model_name}; choose none, or give a file"
         )
-    if published:  # with another number of classes than was published, timm would load leniently and miss lost keys
+    # With another number of classes than published, timm loads leniently and would not notice missing keys.
+    if published:
         options["num_classes"] = published.num_classes
+    overlay = {"file": str(file)} if file else None
     try:
         model = timm.create_model(
             model_name, pretrained=True, pretrained_cfg_overlay=overlay, **options
         )
-    except (
-        Exception
-    ) as error:  # from a hub that cannot be reached to keys that differ: timm has no type for it
+    # timm passes on anything from network errors to differing keys, with no type in common.
+    except Exception as error:
         if file:
             raise ValueError(
                 f"{display_path(file)}: not the weights of timm's {model_name} ({error}); download them again"
             ) from error
         raise ValueError(
-            f"pretrained: timm's hub gave no {pretrained} weights for {model_name} ({error}); download "
-            f"model.safetensors of {published.hf_hub_id if published else model_name} and place it as "
-            f"{display_path(WEIGHTS)}/{model_name}.safetensors"
+            f"pretrained: timm's hub gave no weights for {model_name} ({error}); download model.safetensors of "
+            f"{published.hf_hub_id} and save it as {display_path(WEIGHTS)}/{model_name}.safetensors"
         ) from error
     model.reset_classifier(0)
     return model
 
 
 def _is_plain_vit(model_name: str) -> bool:
-    with torch.device("meta"):  # built without memory for its weights
+    with torch.device("meta"):  # needs no memory for weights
         return isinstance(timm.create_model(model_name), VisionTransformer)
 
 
-def _placed_file(model_name: str, pretrained: str) -> Path | None:
-    """The file that `pretrained` means; None where only the hub can have it."""
+def _find_weights(model_name: str, pretrained: str) -> Path | None:
+    """The local file that `pretrained` means; None: only the hub can have it."""
     if pretrained == "imagenet":
-        return next((p for s in SUFFIXES if (p := WEIGHTS / f"{model_name}{s}").is_file()), None)
-    if Path(pretrained).suffix not in SUFFIXES:
+        files = [WEIGHTS / f"{model_name}{suffix}" for suffix in SUFFIXES]
+        return next((file for file in files if file.is_file()), None)
+    file = resolve(pretrained)
+    if file.suffix not in SUFFIXES:
         raise ValueError(
-            f"pretrained: expected imagenet, {', '.join(STARTS)} or a file ({', '.join(SUFFIXES)}), got {pretrained!r}"
+            f"pretrained: expected imagenet, {', '.join(RANDOM_STARTS)} or a file ({', '.join(SUFFIXES)}), got "
+            f"{pretrained!r}"
         )
-    if not resolve(pretrained).is_file():
+    if not file.is_file():
         raise ValueError(
-            f"pretrained: no file {display_path(resolve(pretrained))}; place it there, or say imagenet"
+            f"pretrained: no file {display_path(file)}; put it there, or choose imagenet"
         )
-    return resolve(pretrained)
+    return file

@@ -1,16 +1,13 @@
-"""Person segmentation: U-Nets by segmentation_models.pytorch, teacher and student, and their files."""
+"""Person segmentation: U-Nets of segmentation_models.pytorch as teacher and student, and their files."""
 
 import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import segmentation_models_pytorch as smp
 import timm
 import torch
-from segmentation_models_pytorch.base.initialization import initialize_decoder
-from segmentation_models_pytorch.base.modules import Conv2dReLU
 from timm.layers.activations import Swish
 from torch import Tensor, nn
 
@@ -18,180 +15,190 @@ from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
 from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.runtime import display_path, resolve
 
-MEAN, STD = (
-    (0.485, 0.456, 0.406),
-    (0.229, 0.224, 0.225),
-)  # ImageNet's, of which the models take their input
+if TYPE_CHECKING:  # imported where it is used: only 03_distill needs it
+    from segmentation_models_pytorch import Unet
+
+MEAN = (0.485, 0.456, 0.406)  # ImageNet's, which the encoders were trained with
+STD = (0.229, 0.224, 0.225)
 DECODERS = {"full": (256, 128, 64, 32, 16), "slim": (128, 64, 32, 16, 8)}
-TEACHER_ENCODER, STUDENT_ENCODER = "timm-efficientnet-b3", "timm-efficientnet-b0"
+TEACHER_ENCODER = "timm-efficientnet-b3"
+STUDENT_ENCODER = "timm-efficientnet-b0"
 PUBLISHED_TEACHER = "pretrained_models/2020-09-23a.pth"
-_PREFIX = "model."  # of every key in the teacher's file: it was saved from a module that wrapped it
-STRIDE = 32  # sides have to be a multiple of it
+_PREFIX = "model."  # of every key in the teacher's file, which was saved from a wrapping module
+STRIDE = 32  # height and width of inputs have to be multiples of it
 
 
 class SubPixelBlock(nn.Module):
     """The last block of the slim decoder: (B, in, S/2, S/2) → (B, out, S, S).
 
-    Its first convolution gives four pixels at each place (Shi et al. 2016, sub-pixel convolution), where the U-Net's
-    reads an enlarged map: as many operations, but eight channels at every pixel cost a CPU the time of sixteen, the
-    width of its registers, and these are 32 at a quarter of the places.
+    Its first convolution computes four pixels per position of the small map (Shi et al. 2016, sub-pixel convolution),
+    where the U-Net's block convolves an enlarged map. The operations are as many, but on a CPU eight channels per pixel
+    take as long as sixteen (the width of its registers); here they are 32 at a quarter of the positions.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
+        from segmentation_models_pytorch.base.initialization import initialize_decoder
+        from segmentation_models_pytorch.base.modules import Conv2dReLU
+
         super().__init__()
         self.conv1 = Conv2dReLU(in_channels, 4 * out_channels, 3, padding=1)
         self.shuffle = nn.PixelShuffle(2)
         self.conv2 = Conv2dReLU(out_channels, out_channels, 3, padding=1)
         initialize_decoder(self)
-        kernel = self.conv1[
-            0
-        ].weight.data  # the four pixels alike at first, else a grid shows (Aitken et al. 2017)
+        # The four pixels start equal, or a grid would show (Aitken et al. 2017).
+        kernel = self.conv1[0].weight.data
         kernel.copy_(kernel[::4].repeat_interleave(4, 0))
 
     def forward(
         self, maps: Tensor, height: int, width: int, skip_connection: None = None
     ) -> Tensor:
-        """As a block of the library's decoder, which tells the size and has no encoder's map for the last one."""
+        """Signature of the library's decoder blocks; the last one has no skip connection."""
         return self.conv2(self.shuffle(self.conv1(maps)))
 
 
 def build_segmenter(
     encoder: str = STUDENT_ENCODER, decoder: str = "full", weights: str = "none"
-) -> smp.Unet:
+) -> "Unet":
     """A U-Net: images (B, 3, S, S), ImageNet-normalised, S a multiple of 32 → logits (B, 1, S, S).
 
-    Its weights lie channels last, and so does what it computes: convolutions are up to 1.4 times as fast so.
+    Its weights are channels-last, which makes convolutions up to 1.4 times as fast.
 
     Args:
-        encoder: any encoder of segmentation_models.pytorch. Of EfficientNets take the `timm-` names: those of `tu-`
-            have other shapes, and the published teacher does not load into them.
+        encoder: any encoder of segmentation_models.pytorch. For EfficientNets use the `timm-` names: `tu-` encoders have
+            other shapes, and the published teacher does not load into them.
         decoder: one of `DECODERS`.
         weights: of the encoder: `none`, or `imagenet`, which the library downloads.
 
     Raises:
-        ValueError: an unknown encoder, decoder or kind of weights, or weights that cannot be had.
+        ValueError: an unknown encoder, decoder or kind of weights, or the weights cannot be loaded.
     """
+    import segmentation_models_pytorch as smp
+
     if decoder not in DECODERS:
         raise ValueError(f"decoder: expected one of {', '.join(DECODERS)}, got {decoder!r}")
     if weights not in ("none", "imagenet"):
         raise ValueError(f"weights: expected none or imagenet, got {weights!r}")
     if encoder not in smp.encoders.encoders and not timm.is_model(encoder.removeprefix("tu-")):
         raise ValueError(
-            f"encoder: segmentation_models.pytorch has no {encoder!r}; take {STUDENT_ENCODER}, {TEACHER_ENCODER} or "
+            f"encoder: segmentation_models.pytorch has no {encoder!r}; choose {STUDENT_ENCODER}, {TEACHER_ENCODER} or "
             f"another of smp.encoders.get_encoder_names()"
         )
-    given = None if weights == "none" else weights
+    encoder_weights = None if weights == "none" else weights
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # `timm-` is deprecated, and the published teacher needs it
+        # The library calls `timm-` encoders deprecated, but the published teacher needs them.
+        with warnings.catch_warnings(action="ignore"):
             model = smp.Unet(
-                encoder, encoder_weights=given, decoder_channels=DECODERS[decoder], classes=1
+                encoder,
+                encoder_weights=encoder_weights,
+                decoder_channels=DECODERS[decoder],
+                classes=1,
             )
-    except Exception as error:  # of a hub that cannot be reached there are many
-        if given is None:
+    except Exception as error:  # a hub that cannot be reached raises many types
+        if encoder_weights is None:
             raise
         raise ValueError(
-            f"weights: no {weights} weights for {encoder} ({error}); connect to the network, or say none"
+            f"weights: no {weights} weights for {encoder} ({error}); connect to the network, or choose none"
         ) from error
     if decoder == "slim":
         model.decoder.blocks[-1] = SubPixelBlock(*DECODERS[decoder][-2:])
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(
-                child, Swish
-            ):  # the same function, in more passes over memory than torch's
-                setattr(parent, name, nn.SiLU(inplace=True))
+    _replace_swish(model)
     return model.to(memory_format=torch.channels_last)
+
+
+def _replace_swish(model: nn.Module) -> None:
+    """Use torch's SiLU: the same function as timm's Swish, in fewer passes over memory."""
+    for name, child in model.named_children():
+        if isinstance(child, Swish):
+            setattr(model, name, nn.SiLU(inplace=True))
+        else:
+            _replace_swish(child)
 
 
 def load_teacher(
     path: str | Path = PUBLISHED_TEACHER, encoder: str = TEACHER_ENCODER, decoder: str = "full"
 ) -> nn.Module:
-    """The teacher from the file it is published as: frozen, in eval mode.
+    """Load the published teacher, frozen and in eval mode.
 
-    The file is a dict with `state_dict`, whose keys begin with `model.`; the rest of a key, and every key, must fit.
+    The file is a dict with `state_dict`, whose keys start with `model.`; without it they have to match exactly.
 
     Raises:
-        FileNotFoundError: no file there, with where to place it.
-        ValueError: it is no such file, or its weights are of another model.
+        FileNotFoundError: no such file.
+        ValueError: the file is something else, or holds the weights of another model.
     """
     path = resolve(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{display_path(path)}: no weights of the teacher there; place the published U-Net with {encoder} "
-            f"(a .pth with `state_dict`) there, or name another file as `teacher`"
+            f"{display_path(path)}: no weights of the teacher; put the published U-Net with {encoder} (a .pth with "
+            f"`state_dict`) there, or give another file as `teacher`"
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         state = {name.removeprefix(_PREFIX): value for name, value in content["state_dict"].items()}
-    except Exception as error:  # a broken pickle raises nearly anything
+    except Exception as error:  # a damaged pickle raises almost anything
         raise ValueError(
-            f"{display_path(path)}: expected a dict with `state_dict`, and cannot read one ({error}); download it again"
+            f"{display_path(path)}: expected a dict with `state_dict` ({error}); download it again"
         ) from error
     model = build_segmenter(encoder, decoder)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        found = " ".join(str(error).split())[:400]
+        reason = " ".join(str(error).split())[:400]
         raise ValueError(
-            f"{display_path(path)}: not the weights of a U-Net with {encoder} ({found}); name the encoder that it was "
+            f"{display_path(path)}: not the weights of a U-Net with {encoder} ({reason}); name the encoder that it was "
             f"trained with"
         ) from error
     return freeze(model)
 
 
 def save_teacher(path: Path, model: nn.Module) -> None:
-    """Write `model` in the form of the published teacher. Written beside and renamed by the caller's `atomic_write`."""
-    buffer = io.BytesIO()  # torch has no words of its own for a full disk
-    torch.save(
-        {"state_dict": {f"{_PREFIX}{name}": value for name, value in model.state_dict().items()}},
-        buffer,
-    )
+    """Write `model` in the format of the published teacher. The caller makes it atomic, see `atomic_write`."""
+    state = {f"{_PREFIX}{name}": value for name, value in model.state_dict().items()}
+    # Through memory, since torch reports a full disk as an error without a reason.
+    buffer = io.BytesIO()
+    torch.save({"state_dict": state}, buffer)
     path.write_bytes(buffer.getbuffer())
 
 
 def freeze(model: nn.Module) -> nn.Module:
-    """`model` in eval mode, without a trainable parameter."""
+    """`model` in eval mode, without trainable parameters."""
     return model.eval().requires_grad_(False)
 
 
 def save_student(path: Path, student: nn.Module, options: Mapping[str, Any]) -> None:
-    """The student alone as safetensors; `options` are the keywords of `build_segmenter`."""
-    save_checkpoint(
-        path,
-        student.state_dict(),
-        {"kind": "segmenter", "options": dict(options) | {"weights": "none"}},
-    )
+    """Write the student as safetensors; `options` are the keywords of `build_segmenter`."""
+    # Without `weights`: all of them are in the checkpoint.
+    metadata = {"kind": "segmenter", "options": dict(options) | {"weights": "none"}}
+    save_checkpoint(path, student.state_dict(), metadata)
 
 
 def load_student(path: Path) -> nn.Module:
-    """The student of a checkpoint, in eval mode. Raises ValueError if it is another kind of checkpoint."""
+    """Load the student of a checkpoint, in eval mode.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another kind of checkpoint, or it does not match the model.
+    """
     tensors, metadata = load_checkpoint(path)
     if metadata.get("kind") != "segmenter":
         raise ValueError(
-            f"{path}: expected a person segmenter, got a checkpoint of kind {metadata.get('kind')!r}; name "
-            f"one that 03_distill wrote"
+            f"{path}: expected a person segmenter, got a checkpoint of kind {metadata.get('kind')!r}; give one that "
+            f"03_distill wrote"
         )
     with explain_read_error(path, "not the weights of this segmenter", "run 03_distill again"):
-        student = build_segmenter(
-            **metadata["options"] | {"weights": "none"}
-        )  # all weights are in the checkpoint
+        student = build_segmenter(**metadata["options"])
         student.load_state_dict(tensors)
-        return student.eval()
+    return student.eval()
 
 
 def normalise(images: Tensor) -> Tensor:
-    """(B, 3, S, S) uint8 → float32 as the models take it."""
-    mean, std = (
-        torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (MEAN, STD)
-    )
-    return (images.float() / 255 - mean) / std
+    """(B, 3, S, S) uint8 → float32 with ImageNet's mean and standard deviation, the input of the models."""
+    return (images.float() / 255 - _per_channel(MEAN, images)) / _per_channel(STD, images)
 
 
 def denormalise(images: Tensor) -> Tensor:
-    """The inverse of `normalise`, as float32 in [0, 1]."""
-    mean, std = (
-        torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (MEAN, STD)
-    )
-    return (images.float() * std + mean).clamp(0, 1)
+    """The inverse of `normalise`, float32 in [0, 1]."""
+    return (images.float() * _per_channel(STD, images) + _per_channel(MEAN, images)).clamp(0, 1)
+
+
+def _per_channel(values: tuple[float, ...], images: Tensor) -> Tensor:
+    return torch.tensor(values, device=images.device).view(1, 3, 1, 1)

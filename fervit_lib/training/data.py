@@ -11,7 +11,7 @@ from fastai.data.load import DataLoader
 from torch import Tensor, nn
 
 from fervit_lib.datasets import few_shot_mask, stratified_mask, vote_shares, votes_on
-from fervit_lib.inputs import inputs_for, is_image
+from fervit_lib.inputs import inputs_for
 from fervit_lib.latents import LatentStore
 
 
@@ -143,7 +143,9 @@ def face_dls(
         ).float()
         chosen = chosen[targets[chosen].sum(1).numpy() > 0]
     repeated = np.resize(chosen, max(len(chosen), epoch_faces))
-    inputs = [inputs_for(model, view, repeated) for view in views[: 1 if is_image(model) else None]]
+    if model.reads == "pixels":
+        views = views[:1]  # all views are of the same faces
+    inputs = [inputs_for(model, view, repeated) for view in views]
     targets = targets[torch.from_numpy(repeated)]
     dls = DataLoaders(
         TensorBatches(

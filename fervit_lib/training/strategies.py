@@ -1,27 +1,11 @@
 """Fine-tuning strategies: which parts of a model train, and at what rate."""
 
-import re
 from dataclasses import dataclass, field
 
 import pandas as pd
 from torch import nn
 
-# From the part that is most the transformer's own to the one that is most the task's.
-PARTS = ("lower_blocks", "transformer", "position", "adapter", "input_proj", "head")
-
-# The first name that a parameter's name starts with says its part.
-_PREFIXES = {
-    "head": "head",
-    "input_proj": "input_proj",
-    "entry": "input_proj",
-    "cls_token": "position",
-    "pos_embed": "position",
-    "reg_token": "position",
-    "band_embed": "position",
-    "blocks": "transformer",
-    "norm": "transformer",
-    "norm_pre": "transformer",
-}
+from fervit_lib.models import PARTS, ExpressionModel
 
 
 @dataclass(frozen=True)
@@ -106,40 +90,8 @@ def check_start(strategy: str, pretrained: str) -> None:
         )
 
 
-def part_of(name: str, lower_blocks: int = 0) -> str:
-    """The part that a parameter belongs to, by its name; blocks below `lower_blocks` are a part of their own.
-
-    Of a timm model behind `body`, what is not position or block belongs to the part of the blocks it feeds: the patch
-    embedding and a CNN's stages to the transformer.
-
-    Raises:
-        ValueError: no part claims it, so that none is forgotten when a model grows.
-    """
-    if block := re.match(r"(?:body\.)?blocks\.(\d+)\.(adapter\.)?", name):
-        if block[2]:
-            return "adapter"
-        return "lower_blocks" if int(block[1]) < lower_blocks else "transformer"
-    in_body = name.startswith("body.")
-    own = name.removeprefix("body.").split(".")[0]
-    if in_body:
-        if _PREFIXES.get(own) == "position":
-            return "position"
-        return "lower_blocks" if own == "patch_embed" and lower_blocks else "transformer"
-    if own in _PREFIXES:
-        return _PREFIXES[own]
-    raise ValueError(
-        f"parameter {name!r} belongs to no part; name it after one of {', '.join(_PREFIXES)}"
-    )
-
-
-def num_blocks(model: nn.Module) -> int:
-    """How many transformer blocks a model has; 0 for a CNN of timm."""
-    names = (re.match(r"(?:body\.)?blocks\.(\d+)\.", name) for name, _ in model.named_parameters())
-    return max((int(name[1]) + 1 for name in names if name), default=0)
-
-
 def parameter_groups(
-    model: nn.Module, strategy: Strategy, *, freeze_stages: int = 6
+    model: ExpressionModel, strategy: Strategy, *, freeze_stages: int = 6
 ) -> list[ParameterGroup]:
     """Every parameter of `model` exactly once, a group a part; the frozen groups first, as fastai's `freeze_to` wants.
 
@@ -150,7 +102,7 @@ def parameter_groups(
         ValueError: `freeze_stages` leaves no block to train or to freeze, or the strategy needs adapters and the model
             has none.
     """
-    depth = num_blocks(model)
+    depth = model.num_blocks
     lower = {"none": 0, "half": depth // 2, "freeze_stages": freeze_stages}[strategy.lower_blocks]
     if strategy.lower_blocks == "freeze_stages" and not 0 < freeze_stages < depth:
         raise ValueError(
@@ -160,7 +112,7 @@ def parameter_groups(
         )
     members: dict[str, list[nn.Parameter]] = {part: [] for part in PARTS}
     for name, parameter in model.named_parameters():
-        members[part_of(name, lower)].append(parameter)
+        members[model.part_of(name, lower)].append(parameter)
     if strategy.adapters and not members["adapter"]:
         raise ValueError(
             "adapter_dim: the strategy trains adapters, but the model has none; give adapter_dim=64"

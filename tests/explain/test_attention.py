@@ -19,7 +19,7 @@ from fervit_lib.models import ImageModel, LatentViT
 def test_maps_have_rows_that_sum_to_1_and_the_mode_is_kept(planted) -> None:
     _, codes, _ = planted
     model = LatentViT(3, embed_dim=32, depth=2, num_heads=2, drop_rate=0.5).train()
-    model.norm.eval()
+    model.transformer.norm.eval()
     maps = attention_maps(model, codes[:4])
     assert [m.shape for m in maps] == [(4, 2, 19, 19)] * 2
     torch.testing.assert_close(
@@ -28,7 +28,7 @@ def test_maps_have_rows_that_sum_to_1_and_the_mode_is_kept(planted) -> None:
     assert all(
         torch.equal(a, b) for a, b in zip(maps, attention_maps(model, codes[:4]), strict=True)
     )
-    assert model.training and model.blocks.training and not model.norm.training
+    assert model.training and model.blocks.training and not model.transformer.norm.training
 
 
 def test_rollout_is_the_product_by_hand() -> None:

@@ -115,7 +115,9 @@ def test_a_model_as_it_began_is_its_seeds_or_its_pretraining(reports: Path) -> N
     subject = load_examined_run(Run(reports, "tiny", "train", "good"), 12, 0, CPU)
     state, began = subject.model.state_dict(), load_initial_model(subject).state_dict()
     torch.testing.assert_close(began["head.bias"] + 1, state["head.bias"])
-    assert torch.equal(began["blocks.0.attn.qkv.weight"], state["blocks.0.attn.qkv.weight"])
+    assert torch.equal(
+        began["transformer.blocks.0.attn.qkv.weight"], state["transformer.blocks.0.attn.qkv.weight"]
+    )
 
     options = {"pretrained": "mae"}
     make_runs(reports, subject.store.folder, {"mae": ("hybrid", options, 0.1)})
@@ -142,5 +144,7 @@ def test_the_place_of_a_layer_counts_its_band(reports: Path) -> None:
     model = load_examined_run(Run(reports, "tiny", "train", "poor"), 3, 0, CPU).model
     assert layer_position_embeddings(model).shape == (18, 32)
     with torch.no_grad():
-        model.pos_embed.zero_()
-    torch.testing.assert_close(layer_position_embeddings(model), model.band_embed()[0].detach())
+        model.tokens.pos_embed.zero_()
+    torch.testing.assert_close(
+        layer_position_embeddings(model), model.tokens.band_embed()[0].detach()
+    )

@@ -122,7 +122,7 @@ def test_no_hook_stays_behind() -> None:
     features = layer_features(model, codes)
     assert model.training
     assert not any(module._forward_hooks for module in model.modules())
-    final = model.eval().norm(features["block 2"])
+    final = model.eval().transformer.norm(features["block 2"])
     torch.testing.assert_close(final, model.forward_features(codes))
 
 

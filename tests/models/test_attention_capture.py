@@ -167,15 +167,13 @@ def test_bf16_maps_are_captured_too() -> None:
 
 
 def test_a_cnn_has_no_attention() -> None:
-    with pytest.raises(ValueError, match="model: expected a ViT with attention modules"):
+    with pytest.raises(ValueError, match="model: .* Sequential"):
         attention_modules(nn.Sequential(nn.Conv2d(3, 4, 3)))
 
 
 def test_scales_have_to_fit() -> None:
     model, _ = latent_vit()
-    with pytest.raises(
-        ValueError, match=r"scales: expected a number a head, \[2, 2\] by module, got \[2\]"
-    ):
+    with pytest.raises(ValueError, match=r"scales: .*\[2, 2\].*\[2\]"):
         scale_heads(model, [torch.ones(2)]).__enter__()
 
 

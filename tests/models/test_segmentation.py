@@ -83,7 +83,7 @@ def test_a_teacher_loads_strictly_from_the_published_form(tmp_path: Path) -> Non
     (tmp_path / "bad.pth").write_bytes(b"no weights")
     with pytest.raises(ValueError, match="bad.pth: expected a dict with `state_dict`"):
         segmentation.load_teacher(tmp_path / "bad.pth")
-    with pytest.raises(FileNotFoundError, match="none.pth: no weights of the teacher there"):
+    with pytest.raises(FileNotFoundError, match="none.pth: no weights of the teacher"):
         segmentation.load_teacher(tmp_path / "none.pth")
 
 

@@ -90,7 +90,7 @@ def test_a_failed_pass_leaves_no_hook(make_store, tmp_path: Path) -> None:
     model, plan = LatentViT(3, **OPTIONS), get_strategy("full")
     dls = face_dls(model, make_store(tmp_path / "store"), batch_size=32, device=torch.device("cpu"))
     learn = build_learner(model, dls, plan, folder=tmp_path, disagreement="output")
-    model.norm = torch.nn.LayerNorm(7)
+    model.transformer.norm = torch.nn.LayerNorm(7)
     with pytest.raises(RuntimeError), learn.no_bar(), learn.no_logging():
         fit(learn, plan, epochs=1)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

@@ -1,0 +1,64 @@
+"""The base class of all models: what training and evaluation need to know about one."""
+
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+# From the part that changes least in fine-tuning to the one that changes most.
+PARTS = ("lower_blocks", "transformer", "position", "adapter", "input_proj", "head")
+
+
+class ExpressionModel(nn.Module):
+    """Codes or images → logits (B, num_classes).
+
+    Attributes:
+        reads: what the model takes: `codes`, `pixels` or `both`.
+        input_shape: shape of one input, without the batch dimension.
+        parts: the part of each parameter, by the first names of the parameter: the first entry that matches decides.
+            Values are those of `PARTS`, or `blocks` for a numbered sequence of blocks, see `part_of`.
+        entry_parts: parts that always train, whatever the strategy: without them no input can enter a pretrained
+            transformer.
+    """
+
+    reads: ClassVar[Literal["codes", "pixels", "both"]]
+    parts: ClassVar[dict[str, str]]
+    entry_parts: ClassVar[tuple[str, ...]] = ()
+    input_shape: tuple[int, ...]
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of transformer blocks; 0 for a model without."""
+        return len(getattr(self, "blocks", ()))
+
+    def part_of(self, name: str, lower_blocks: int = 0) -> str:
+        """The part that the parameter `name` belongs to, one of `PARTS`.
+
+        Args:
+            lower_blocks: blocks with a lower index form the part of that name; the others are `transformer`.
+
+        Raises:
+            ValueError: no entry of `parts` matches, so that no new parameter is forgotten.
+        """
+        for prefix, part in self.parts.items():
+            if not f"{name}.".startswith(f"{prefix}."):
+                continue
+            if part != "blocks":
+                return part
+            index, *inner = name.removeprefix(f"{prefix}.").split(".")
+            if inner[0] == "adapter":
+                return "adapter"
+            return "lower_blocks" if int(index) < lower_blocks else "transformer"
+        raise ValueError(
+            f"parameter {name!r} belongs to no part; add its first names to {type(self).__name__}.parts"
+        )
+
+    def forward_features(self, inputs: Tensor) -> Tensor:
+        """Inputs → features before the head."""
+        raise NotImplementedError
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Features → logits (B, num_classes)."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(inputs))
