@@ -74,10 +74,11 @@ class TokenEntry(nn.Module):
         tokens = self.input_proj(self.scale_layers(w_plus)) + self.pos_embed[:, 1:]
         if self.band_embed is not None:
             tokens = tokens + self.band_embed()
-        prefix = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        batch_size = tokens.shape[0]  # not len(): the ONNX exporter would write it as a constant
+        prefix = (self.cls_token + self.pos_embed[:, :1]).expand(batch_size, -1, -1)
         if self.reg_token is not None:
             # Registers have no position embedding (Darcet et al. 2024).
-            prefix = torch.cat([prefix, self.reg_token.expand(len(tokens), -1, -1)], dim=1)
+            prefix = torch.cat([prefix, self.reg_token.expand(batch_size, -1, -1)], dim=1)
         return prefix, tokens
 
 
