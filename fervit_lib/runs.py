@@ -1,4 +1,4 @@
-"""Run directories: `reports/<experiment>/<step>/<variant>/` with its config, metrics, result and checkpoints."""
+"""Run directories: `reports/<experiment>/<step>/<variant>/`."""
 
 import importlib.metadata
 import platform
@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
-from weakref import WeakValueDictionary
+from typing import Any
+
+from filelock import FileLock
 
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import read_json, remove_partial_writes, write_json
-from fervit_lib.system.errors import explain_write_error
-from fervit_lib.system.locks import holder, try_lock
+from fervit_lib.system.locks import lock_holder, try_lock
 from fervit_lib.system.names import check_name
 from fervit_lib.system.runtime import PROJECT_ROOT, display_path
 
@@ -23,18 +23,19 @@ REPORTED_PACKAGES = ("torch", "torchvision", "timm", "fastai", "numpy", "papermi
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory."""
+    """One run directory, with its config, metrics, result and checkpoints.
+
+    `lock` is held by the process that works on the run, until it writes the result.
+    """
 
     reports: Path
     experiment: str
     step: str
     variant: str
-    lock: IO[str] | None = field(
-        default=None, repr=False, compare=False
-    )  # of who works on it, until its result
+    lock: FileLock | None = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"lock": None}  # which is its process's own
+        return vars(self) | {"lock": None}  # a lock belongs to its process
 
     @property
     def folder(self) -> Path:
@@ -51,18 +52,23 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any]:
-        """What the run's notebook wrote last; FileNotFoundError where it has not ended."""
+        """Content of `result.json`. Raises FileNotFoundError if the run is not complete."""
         return read_json(self.folder / "result.json")
 
     @property
     def config(self) -> dict[str, Any]:
+        """Content of `config.json`."""
         return read_json(self.folder / "config.json")
 
     def write_result(self, **figures: Any) -> None:
-        """Write `result.json`: figures of merit and paths for the next notebook. Its presence says: run complete."""
+        """Write `result.json`, which marks the run as complete, and release the run's lock.
+
+        Args:
+            figures: figures of merit and paths for the next notebook.
+        """
         write_json(self.folder / "result.json", {**figures, "ended": _now()})
         if self.lock:
-            self.lock.close()
+            self.lock.release(force=True)
 
 
 def _now() -> str:
@@ -70,20 +76,22 @@ def _now() -> str:
 
 
 def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(PROJECT_ROOT), *arguments]
     try:
-        command = ["git", "-C", str(PROJECT_ROOT), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return None  # a copy without git is no reason to fail a run
+        return None  # the project also runs from a copy without git
 
 
 def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The text, numbers and switches in a notebook's `globals()`: its parameters, if called first."""
-    kinds = (str, int, float, bool)
+    """The parameters of a notebook: strings, numbers and booleans in its `globals()`.
+
+    Call it in the first cell after the parameters, before other variables exist.
+    """
     return {
         name: value
         for name, value in namespace.items()
-        if name[0] != "_" and isinstance(value, kinds)
+        if isinstance(value, str | int | float | bool) and not name.startswith("_")
     }
 
 
@@ -101,31 +109,37 @@ def start_run(
     state_files: str = "checkpoints/last.safetensors",
     exclusive: bool = True,
 ) -> Run:
-    """Open a run directory: an older result there is removed, and `config.json` says how this one is made.
+    """Open a run directory: remove an earlier result and write `config.json`.
 
-    The state that an interrupted fit left there stays; that of a fit which ended, or any without `resume`, is removed.
-    The directory is this process's own until the result is written, the process ends, or the run is let go of; the same
-    process may open it again.
+    The state of an interrupted fit is kept if `resume`; that of a completed fit is removed. This
+    process holds the run's lock until it writes the result, exits or drops the returned object. It
+    may open the same run again meanwhile.
 
     Args:
-        reports: the folder of all experiments.
-        parameters: every parameter of the notebook, as it runs.
-        device: what `runtime.describe_device` says.
-        state_files: glob pattern of the files and folders in it that hold the state of a fit.
-        exclusive: this process alone works on it; False: several may at once.
+        reports: folder of all experiments.
+        parameters: all parameters of the notebook, with the values of this run.
+        device: see `runtime.describe_device`.
+        state_files: glob pattern of the files and folders with the state of a fit.
+        exclusive: hold the run's lock; False: several processes may work on the run.
 
     Raises:
-        RuntimeError: another process works on it, with who that is; nothing is changed.
-        OSError: it cannot be written to.
+        RuntimeError: another process works on the run; names it. Nothing is changed.
+        ValueError: a name cannot be the name of a folder.
+        OSError: the run directory is not writable.
     """
     for argument, name in (("experiment", experiment), ("step", step), ("variant", variant)):
         check_name(argument, name)
     folder = Run(reports, experiment, step, variant).folder
-    run = Run(reports, experiment, step, variant, _hold(folder) if exclusive else None)
-    if not resume or (folder / "result.json").exists():
-        for left in folder.glob(state_files):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-    (folder / "result.json").unlink(missing_ok=True)  # an interrupted run must not look complete
+    lock = _lock_run(folder) if exclusive else None
+    is_complete = (folder / "result.json").exists()
+    if is_complete or not resume:
+        for path in folder.glob(state_files):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    # Without this, an interrupted run would look complete.
+    (folder / "result.json").unlink(missing_ok=True)
     remove_partial_writes(folder)
     versions = {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES}
     config = {
@@ -141,32 +155,23 @@ def start_run(
         "started": _now(),
     }
     write_json(folder / "config.json", config)
-    return run
+    return Run(reports, experiment, step, variant, lock)
 
 
-_held: WeakValueDictionary[Path, IO[str]] = (
-    WeakValueDictionary()
-)  # the locks of this process's runs
-
-
-def _hold(folder: Path) -> IO[str]:
-    """The lock of a run directory: this process's where it has it already, for instance as a cell is run again."""
-    path = folder.resolve() / ".lock"
-    own = _held.get(path)
-    if own is None or own.closed:
-        with explain_write_error(path):
-            own = try_lock(path)
-        if own is None:
-            raise RuntimeError(
-                f"{display_path(folder)}: {holder(path)} works on this run, expected nobody; wait until it has ended, "
-                f"or end it (of a notebook by hand: shut down its kernel), or give this run another variant"
-            )
-        _held[path] = own
-    return own
+def _lock_run(folder: Path) -> FileLock:
+    path = folder / ".lock"
+    # A singleton, because a cell that is run again must get the lock that its process holds.
+    lock = try_lock(path, is_singleton=True)
+    if lock is None:
+        raise RuntimeError(
+            f"{display_path(folder)}: {lock_holder(path)} works on this run; wait until it ends, "
+            f"stop it (for a notebook: shut down its kernel), or choose another variant"
+        )
+    return lock
 
 
 def completed_runs(reports: Path, experiment: str, step: str) -> list[Run]:
-    """The runs of one step that ended with a result, by variant name."""
+    """The runs of one step that have a result, sorted by variant."""
     folder = reports / experiment / step
     return [
         Run(reports, experiment, step, path.parent.name)

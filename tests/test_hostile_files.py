@@ -162,9 +162,7 @@ class TestImageBomb:
             for split in ("train", "val"):
                 (tmp_path / split / name).mkdir(parents=True)
                 image_bomb(tmp_path / split / name / "0.png")
-        with pytest.raises(
-            OSError, match=r"happy/0\.png: .*12000x12000 pixels, expected at most 100,000,000"
-        ):
+        with pytest.raises(OSError, match=r"happy/0\.png: .*100,000,000 pixels, got 12000x12000"):
             load_faces(tmp_path, "train")[0]
 
     @pytest.mark.parametrize("bomb", ["images", "masks"])
@@ -173,9 +171,7 @@ class TestImageBomb:
             (tmp_path / "test" / kind).mkdir(parents=True)
             Image.new("L", (8, 8), 255).save(tmp_path / "test" / kind / "a.png")
         image_bomb(tmp_path / "test" / bomb / "a.png")
-        with pytest.raises(
-            OSError, match=rf"{bomb}/a\.png: .*12000x12000 pixels, expected at most"
-        ):
+        with pytest.raises(OSError, match=rf"{bomb}/a\.png: .*pixels, got 12000x12000"):
             load_people(tmp_path, "test")[0]
 
     @pytest.mark.parametrize("side", [12_000, 60_000])
@@ -202,7 +198,9 @@ class TestLinks:
         link = tmp_path / "faces" / place
         link.parent.mkdir(parents=True)
         link.symlink_to(outside / "/".join(["happy", "0.png"][: place.count("/")]))
-        with pytest.raises(ValueError, match=rf"{place}: a link that leads out of .*faces.*; copy"):
+        with pytest.raises(
+            ValueError, match=rf"{place}: expected files within .*faces.*symbolic link"
+        ):
             load_faces(tmp_path / "faces", "train")
 
     def test_the_folder_itself_and_links_within_it_are_fine(
@@ -219,7 +217,7 @@ class TestLinks:
         for kind in ("images", "masks"):
             (tmp_path / "people" / "test" / kind).mkdir(parents=True)
             (tmp_path / "people" / "test" / kind / "a.png").symlink_to(outside / "happy" / "0.png")
-        with pytest.raises(ValueError, match=r"a\.png: a link that leads out of"):
+        with pytest.raises(ValueError, match=r"a\.png: expected files within"):
             load_people(tmp_path / "people", "test")
 
     def test_out_of_a_set_of_cocos_people(self, tmp_path: Path, outside: Path) -> None:
@@ -233,14 +231,14 @@ class TestLinks:
             "categories": [{"id": 1, "name": "person"}],
         }
         write_json(tmp_path / "coco" / "annotations" / "instances_val2017.json", content)
-        with pytest.raises(ValueError, match=r"a\.png: a link that leads out of"):
+        with pytest.raises(ValueError, match=r"a\.png: expected files within"):
             load_people(tmp_path / "coco", "test")
 
     def test_out_of_a_folder_of_codes(self, tmp_path: Path) -> None:
         into_pt(tmp_path, {"latent": torch.zeros(18, 512), "label": 0, "img_path": "a"})
         (tmp_path / "elsewhere.pt").write_bytes(b"secret")
         (tmp_path / "pt" / "train" / "1.pt").symlink_to(tmp_path / "elsewhere.pt")
-        with pytest.raises(ValueError, match=r"1\.pt: a link that leads out of"):
+        with pytest.raises(ValueError, match=r"1\.pt: expected files within"):
             pt_codes.import_pt_folder(tmp_path / "pt", tmp_path / "store", faces=tmp_path)
 
 

@@ -72,7 +72,7 @@ class Evil:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: torch.save({"latent": Evil()}, f), "refused, nothing in it was run"),
+        (lambda f: torch.save({"latent": Evil()}, f), "refused"),
         (lambda f: f.write_bytes(f.read_bytes()[:2000]), "damaged or something else"),
         (
             lambda f: torch.save({"latent": torch.zeros(18, 512), "label": 1}, f),

@@ -1,109 +1,136 @@
-import json
-import os
-import signal
-import subprocess
-import sys
+import pickle
+import platform
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from fervit_lib import runs
-from fervit_lib.system import atomic, checkpoints
+from tests.faults.notebooks import FORK
 
 
-def test_json_round_trip_of_numpy_values(tmp_path: Path) -> None:
-    atomic.write_json(
-        tmp_path / "a.json",
-        {"a": np.float32(0.5), "b": np.arange(2), "p": Path("x"), "name": "笑顔"},
-    )
-    assert atomic.read_json(tmp_path / "a.json") == {
-        "a": 0.5,
-        "b": [0, 1],
-        "p": "x",
-        "name": "笑顔",
-    }
+def start(reports: Path, **options: Any) -> runs.Run:
+    names = {"experiment": "e", "step": "train", "variant": "v", "parameters": {"lr": 0.1}}
+    return runs.start_run(reports, **names | options, seed=3, device="cpu")
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
-    target = tmp_path / "a.json"
-    atomic.write_json(target, {"a": 1})
-    with pytest.raises(TypeError, match="object"):
-        atomic.write_json(target, {"a": object()})
-    with pytest.raises(RuntimeError), atomic.atomic_write(target) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-    assert atomic.read_json(target) == {"a": 1}
-
-
-def test_a_killed_writer_never_leaves_half_a_file(tmp_path: Path) -> None:
-    target = tmp_path / "big.json"
-    code = (
-        "import sys; from pathlib import Path; from fervit_lib.system import atomic\n"
-        "while True: atomic.write_json(Path(sys.argv[1]), {'numbers': list(range(200_000))})"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, str(target)])
-    for _ in range(600):
-        time.sleep(0.1)
-        if target.exists():
-            break
-    time.sleep(0.35)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert len(json.loads(target.read_text())["numbers"]) == 200_000
-
-
-def test_checkpoint_round_trip(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    checkpoints.save_checkpoint(
-        path, {"w": torch.arange(6.0).view(2, 3).T}, {"approach": "scratch"}
-    )
-    tensors, metadata = checkpoints.load_checkpoint(path)
-    assert torch.equal(tensors["w"], torch.arange(6.0).view(2, 3).T)
-    assert metadata == {"approach": "scratch"}
-
-
-@pytest.mark.parametrize("kept", [0, 4, 40, 200])
-def test_a_truncated_checkpoint_is_named(tmp_path: Path, kept: int) -> None:
-    path = tmp_path / "a.safetensors"
-    checkpoints.save_checkpoint(path, {"w": torch.zeros(100)}, {})
-    path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=r"a\.safetensors.*truncated"):
-        checkpoints.load_checkpoint(path)
-
-
-def test_start_run_removes_the_older_result(tmp_path: Path) -> None:
-    def start() -> runs.Run:
-        return runs.start_run(
-            tmp_path, "demo", "train", "a", parameters={"lr": 0.1}, seed=3, device="cpu"
-        )
-
-    start().write_result(accuracy=0.5)
-    assert [run.variant for run in runs.completed_runs(tmp_path, "demo", "train")] == ["a"]
-    run = start()
-    assert runs.completed_runs(tmp_path, "demo", "train") == []
+def test_a_run_has_a_config_and_no_earlier_result(tmp_path: Path) -> None:
+    start(tmp_path).write_result(accuracy=0.5)
+    [complete] = runs.completed_runs(tmp_path, "e", "train")
+    assert complete.variant == "v"
+    assert complete.result["accuracy"] == 0.5
+    run = start(tmp_path)
+    assert runs.completed_runs(tmp_path, "e", "train") == []
+    with pytest.raises(FileNotFoundError):
+        _ = run.result
     assert run.config["parameters"] == {"lr": 0.1}
     assert run.config["versions"]["torch"] == torch.__version__.split("+")[0]
 
 
-@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a b", "-x"])
-def test_a_name_that_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="experiment"):
-        runs.start_run(tmp_path, name, "train", "a", parameters={}, seed=0, device="cpu")
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a b", "-x", "a\n", "a" * 300, 7])
+@pytest.mark.parametrize("argument", ["experiment", "step", "variant"])
+def test_a_name_that_cannot_be_a_folder_is_refused(
+    tmp_path: Path, argument: str, name: object
+) -> None:
+    with pytest.raises(ValueError, match=f"{argument}: expected"):
+        start(tmp_path, **{argument: name})
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("is_complete", "resume", "is_kept"),
+    [(False, True, True), (False, False, False), (True, True, False)],
+)
+def test_the_state_of_an_interrupted_fit_is_kept(
+    tmp_path: Path, is_complete: bool, resume: bool, is_kept: bool
+) -> None:
+    run = start(tmp_path)
+    run.last_checkpoint.parent.mkdir()
+    run.last_checkpoint.touch()
+    if is_complete:
+        run.write_result()
+    run = start(tmp_path, resume=resume)
+    assert run.last_checkpoint.exists() == is_kept
+
+
 def test_notebook_parameters_are_the_plain_values() -> None:
-    namespace = {
-        "_i1": "x",
-        "lr": 0.1,
-        "name": "a",
-        "flag": True,
-        "runs": runs,
-        "n": 3,
-        "In": ["x"],
-    }
-    assert runs.notebook_parameters(namespace) == {"lr": 0.1, "name": "a", "flag": True, "n": 3}
+    parameters = {"lr": 0.1, "name": "a", "flag": True, "n": 3}
+    assert (
+        runs.notebook_parameters({"_i1": "x", "runs": runs, "In": ["x"]} | parameters) == parameters
+    )
+
+
+def start_and_wait(reports: Path) -> None:
+    run = start(reports)
+    run.last_checkpoint.parent.mkdir()
+    run.last_checkpoint.write_text("state")
+    time.sleep(600)
+
+
+def test_a_second_process_is_refused_and_a_kill_releases_the_run(tmp_path: Path) -> None:
+    process = FORK.Process(target=start_and_wait, args=(tmp_path,))
+    process.start()
+    folder = tmp_path / "e" / "train" / "v"
+    while process.is_alive() and not (folder / "checkpoints" / "last.safetensors").exists():
+        time.sleep(0.01)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    holder = rf"process {process.pid} on {platform.node()} since \d{{4}}-\d\d-\d\d"
+    for resume in (True, False):
+        with pytest.raises(RuntimeError, match=holder):
+            start(tmp_path, resume=resume)
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    process.kill()
+    process.join()
+    assert start(tmp_path).last_checkpoint.read_text() == "state"
+
+
+@pytest.fixture
+def is_free(tmp_path: Path) -> Iterator[Callable[[], bool]]:
+    """Whether another process can start the run."""
+    ours, theirs = FORK.Pipe()
+
+    def attempt() -> None:
+        while theirs.recv():
+            try:
+                start(tmp_path)
+                theirs.send(True)
+            except RuntimeError:
+                theirs.send(False)
+
+    process = FORK.Process(target=attempt)
+    process.start()
+
+    def ask() -> bool:
+        ours.send(True)
+        return ours.recv()
+
+    yield ask
+    ours.send(False)
+    process.join()
+
+
+def test_a_run_is_held_until_its_result_is_written_or_it_is_dropped(
+    tmp_path: Path, is_free: Callable[[], bool]
+) -> None:
+    run = start(tmp_path)
+    assert not is_free()
+    run = start(tmp_path)  # as when a cell of a notebook is run again
+    assert not is_free()
+    assert pickle.loads(pickle.dumps(run)) == run
+    run.write_result(accuracy=1.0)
+    assert is_free()
+    run = start(tmp_path)
+    assert not is_free()
+    del run
+    assert is_free()
+
+
+def test_a_run_that_is_not_exclusive_is_held_by_nobody(
+    tmp_path: Path, is_free: Callable[[], bool]
+) -> None:
+    run = start(tmp_path, exclusive=False)
+    assert run.lock is None
+    assert is_free()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fervit_lib.system import distributed
 from fervit_lib.system.errors import explain_write_error
-from fervit_lib.system.locks import locked
+from fervit_lib.system.locks import hold_lock
 
 MARKER = "SYNTHETIC.json"  # beside the splits; a set with it was drawn by code
 
@@ -36,7 +36,7 @@ def write_toy_set(
     if _is_drawn(target, settings, picture_folders):
         return folder
     drawing = target.with_name(f".{target.name}.drawing")
-    with locked(target.with_name(f".{target.name}.lock")), explain_write_error(target):
+    with hold_lock(target.with_name(f".{target.name}.lock")), explain_write_error(target):
         if _is_drawn(
             target, settings, picture_folders
         ):  # by another process, while this one waited

@@ -8,16 +8,17 @@ left behind, and whoever asks next takes it up.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import optuna
+from filelock import FileLock
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from fervit_lib.sweep.config import Distribution, Sweep, parse_sweep
-from fervit_lib.system.locks import locked, take_lock, try_lock
+from fervit_lib.system.locks import file_lock, hold_lock, try_lock
 from fervit_lib.system.runtime import display_path
 
 STORAGES = ("sqlite", "journal")
@@ -64,7 +65,7 @@ def open_study(sweep: Sweep, folder: Path, storage: str | None = None) -> optuna
     optuna.logging.set_verbosity(
         optuna.logging.WARNING
     )  # workers say themselves how each trial went
-    with locked(folder / "sweep.lock"):
+    with hold_lock(folder / "sweep.lock"):
         study = optuna.create_study(
             storage=load_storage(folder, storage),
             study_name=sweep.name,
@@ -109,11 +110,11 @@ def load_study(folder: Path) -> tuple[optuna.Study, Sweep]:
 
 @dataclass
 class Claim:
-    """A trial that this process works on, until the lock is closed."""
+    """A trial that this process works on, until the lock is released."""
 
     trial: optuna.Trial
     parameters: dict[str, Any]
-    lock: IO[str]
+    lock: FileLock
 
 
 def propose(study: optuna.Study, sweep: Sweep, trial: optuna.Trial) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def live_trial(study: optuna.Study, number: int) -> optuna.Trial:
 
 def claim(study: optuna.Study, sweep: Sweep, folder: Path, seed: int = 0) -> Claim | None:
     """The next trial to run: one that a dead worker left, else a new one; None where none is left to begin."""
-    with locked(folder / "sweep.lock"):
+    with hold_lock(folder / "sweep.lock"):
         trials = study.get_trials(deepcopy=False)
         begun = [trial for trial in trials if trial.state != TrialState.WAITING]
         for left in begun:
@@ -148,7 +149,7 @@ def claim(study: optuna.Study, sweep: Sweep, folder: Path, seed: int = 0) -> Cla
                 lock := try_lock(_lock_file(folder, left.number))
             ):
                 if study.get_trials(deepcopy=False)[left.number].state.is_finished():
-                    lock.close()  # its worker ended it between the look and the lock
+                    lock.release()  # its worker ended it between the look and the lock
                     continue
                 study.sampler = sweep.sampler(left.number, seed)
                 if taken := _take_up(study, sweep, left, lock):
@@ -157,7 +158,8 @@ def claim(study: optuna.Study, sweep: Sweep, folder: Path, seed: int = 0) -> Cla
             return None
         study.sampler = sweep.sampler(len(begun), seed)
         trial = study.ask()
-        lock = take_lock(_lock_file(folder, trial.number))
+        lock = file_lock(_lock_file(folder, trial.number))
+        lock.acquire()
         parameters = propose(study, sweep, trial)
         trial.set_user_attr("starts", 1)
         return Claim(trial, parameters, lock)
@@ -168,7 +170,7 @@ def num_ended(study: optuna.Study) -> int:
     return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
 
 
-def _take_up(study: optuna.Study, sweep: Sweep, left: FrozenTrial, lock: IO[str]) -> Claim | None:
+def _take_up(study: optuna.Study, sweep: Sweep, left: FrozenTrial, lock: FileLock) -> Claim | None:
     epochs = len(left.intermediate_values)
     starts = 1 + (
         left.user_attrs.get("starts", 0) if epochs == left.user_attrs.get("epochs", 0) else 0
@@ -179,7 +181,7 @@ def _take_up(study: optuna.Study, sweep: Sweep, left: FrozenTrial, lock: IO[str]
             left.number,
             f"its worker ended {MAX_STARTS} times while it ran (was memory short?)",
         )
-        lock.close()
+        lock.release()
         return None
     trial = live_trial(study, left.number)
     trial.set_user_attr("starts", starts)

@@ -1,1 +1,1 @@
-"""Runtime, files, locks and processes: what every floor above uses."""
+"""Runtime, files, locks and processes: the ground floor that all other modules use."""

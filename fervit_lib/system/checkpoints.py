@@ -1,4 +1,4 @@
-"""Weights and their metadata in safetensors files."""
+"""Save and load weights with their metadata as safetensors files."""
 
 import json
 from collections.abc import Mapping
@@ -16,14 +16,18 @@ from fervit_lib.system.errors import explain_read_error
 
 @distributed.rank_zero_only
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write `tensors` and `metadata` (kept as JSON in the header) to a safetensors file, whole or not at all."""
+    """Write `tensors` and `metadata` to a safetensors file, atomically.
+
+    The metadata is one JSON string: safetensors writes several entries in random order, and equal
+    checkpoints should be equal files.
+    """
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, {"fervit": json.dumps(metadata, default=json_default)})
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_checkpoint` wrote: tensors on the CPU, and metadata.
+    """Load the tensors (on the CPU) and the metadata that `save_checkpoint` wrote.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -33,12 +37,13 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise FileNotFoundError(
             f"{path}: no such checkpoint; run the notebook that writes it first"
         )
-    trouble = "expected a safetensors checkpoint written by this project, but it is truncated or something else"
+    problem = "expected a safetensors checkpoint of this project, but it is truncated or not one"
     with (
-        explain_read_error(path, trouble, "train again, or restore the file"),
+        explain_read_error(path, problem, "train again, or restore the file"),
         safe_open(path, framework="pt") as file,
     ):
         metadata = json.loads((file.metadata() or {})["fervit"])
         if not isinstance(metadata, dict):
             raise TypeError(f"its metadata is a {type(metadata).__name__}")
-        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
+        names = file.keys()  # `file` itself cannot be iterated over
+        return {name: file.get_tensor(name) for name in names}, metadata

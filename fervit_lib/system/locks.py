@@ -1,72 +1,83 @@
-"""Locks on files, which the system lets go of when their holder ends, however it ends."""
+"""File locks that the OS releases when the process exits, even if it is killed."""
 
-import fcntl
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from fervit_lib.system.errors import explain_write_error
 
 
-def take_lock(path: Path) -> IO[str]:
-    """Hold the lock file `path`, after whoever else does, until what is returned is closed."""
-    return _take(path, fcntl.LOCK_EX)
+def file_lock(path: Path, is_singleton: bool = False) -> FileLock:
+    """A lock on the file `path`, not yet acquired.
+
+    Args:
+        is_singleton: within this process, return the same object for the same path.
+    """
+    # Where flock is missing, filelock would fall back to an existence lock, which a killed process
+    # leaves behind. filelock cannot tell who holds a lock, so the hook writes it to the file.
+    return FileLock(
+        path,
+        thread_local=False,
+        is_singleton=is_singleton,
+        fallback_to_soft=False,
+        on_acquired=_write_holder,
+    )
 
 
-def try_lock(path: Path) -> IO[str] | None:
-    """As `take_lock`; None, at once, where somebody else holds it, see `holder`."""
-    try:
-        return _take(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return None
+def _write_holder(descriptor: int) -> None:
+    now = datetime.now(UTC)
+    holder = f"process {os.getpid()} on {platform.node()} since {now:%Y-%m-%d %H:%M:%S} UTC"
+    with suppress(OSError):  # the lock holds on a full disk too, without its holder's name
+        os.truncate(descriptor, 0)
+        os.write(descriptor, holder.encode())
 
 
-def _take(path: Path, how: int) -> IO[str]:
-    while (file := _lock(path, how)) is None:
-        pass
-    said = f"process {os.getpid()} on {platform.node()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-    with suppress(OSError):  # a disk that is full takes no word, but the lock holds
-        file.truncate(0)
-        os.write(file.fileno(), said.encode())
-    return file
-
-
-def _lock(path: Path, how: int) -> IO[str] | None:
-    """None where whoever held it has removed it meanwhile, with its folder."""
-    with ExitStack() as on_failure:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = on_failure.enter_context(path.open("a", encoding="utf-8"))
-            fcntl.flock(file, how)
-            if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return None
-        except FileNotFoundError:
-            return None
-        except FileExistsError:  # as mkdir says where the folder was there a moment ago
-            if path.parent.is_file():
-                raise
-            return None
-        on_failure.pop_all()
-        return file
-
-
-def holder(path: Path) -> str:
-    """Who holds the lock `path`, in words."""
+def lock_holder(path: Path) -> str:
+    """The process that holds the lock on the file `path`, in words."""
     return path.read_text(encoding="utf-8") or "another process"
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, after whoever else does.
+def try_lock(path: Path, is_singleton: bool = False) -> FileLock | None:
+    """Acquire the lock on the file `path`; None if another process holds it.
 
     Raises:
-        OSError: it cannot be made: the disk is full, or not to be written to.
+        OSError: the lock file cannot be written.
     """
+    lock = file_lock(path, is_singleton)
+    try:
+        with explain_write_error(path):
+            lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    return lock
+
+
+@contextmanager
+def hold_lock(path: Path) -> Iterator[None]:
+    """Hold the lock on the file `path`, after waiting for any other holder.
+
+    Raises:
+        OSError: the lock file cannot be written.
+    """
+    lock = file_lock(path)
     with explain_write_error(path):
-        file = take_lock(path)
-    with file:
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
+
+
+def remove_lock(lock: FileLock) -> None:
+    """Remove the file of a held lock, then release it.
+
+    The order matters: a process that waits for the removed file sees that it has no name any more,
+    and creates the next one.
+    """
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()

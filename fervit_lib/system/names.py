@@ -1,14 +1,20 @@
-"""Names that become folders. Imports nothing heavy: the Snakefile asks it, too."""
+"""Validate run and experiment names. Imports nothing heavy, because the Snakefile uses it too."""
 
 import re
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{,199}")  # a file system takes 255
+# Safe as a folder name everywhere; 200 leaves room for suffixes below the usual limit of 255.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{,199}")
 
 
 def check_name(argument: str, name: object) -> str:
-    """Return `name` if it can name a folder on every system, else raise a ValueError that says what can."""
+    """Return `name` if it can be the name of a folder on every system.
+
+    Raises:
+        ValueError: it has other characters or is too long; the message names `argument`.
+    """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(
-            f"{argument}: expected letters, digits and . _ = -, 200 at most (a folder is named so), got {name!r}"
+            f"{argument}: expected letters, digits, '.', '_', '=' and '-', at most 200 characters "
+            f"(it names a folder), got {name!r}"
         )
     return name

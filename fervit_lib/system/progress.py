@@ -1,9 +1,9 @@
-"""The one progress bar: rate and time left of everything that takes longer than a moment."""
+"""The progress bar of every long loop, with rate and time left."""
 
 from functools import partial
 
 from tqdm.auto import tqdm
 
-# As tqdm, over items or told of its steps by `update`. In a notebook or on a terminal, after a second; silent in a log,
-# where nobody watches. Units are written with a space before, as they stand behind a number: " faces".
+# Used as tqdm is. It appears after one second, in a notebook or on a terminal, and never in a log
+# file. Pass units with a leading space, because they follow a number: `unit=" faces"`.
 progress = partial(tqdm, delay=1.0, disable=None, dynamic_ncols=True)

@@ -1,10 +1,10 @@
-"""Where code runs: project paths, seeds, device and precision."""
+"""Project paths, seeds, devices, precision and memory."""
 
-import contextlib
-import ctypes
 import os
 import random
+import re
 import resource
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +16,24 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 
 def resolve(path: str | Path) -> Path:
-    """Absolute form of `path`; a relative one is taken from the project root, wherever the notebook was started."""
+    """Absolute form of `path`; a relative path starts at the project root, not at the notebook."""
     return PROJECT_ROOT / Path(path).expanduser()
 
 
 def display_path(path: str | Path) -> str:
-    """`path` as reports show it: relative to the project root where it lies inside, absolute elsewhere."""
+    """`path` for messages and reports: relative to the project root if inside it, else absolute."""
     path = Path(path)
     return str(path.relative_to(PROJECT_ROOT)) if path.is_relative_to(PROJECT_ROOT) else str(path)
 
 
 def seed_everything(seed: int) -> None:
-    """Seed python, numpy and torch (all devices) and ask for deterministic kernels.
+    """Seed Python, NumPy and torch (all devices) and use deterministic kernels.
 
-    The same seed gives the same result bit for bit on one CPU with the same number of threads. On a GPU a few
-    operations have no deterministic kernel; torch then warns and runs the fast one.
+    On a CPU with the same number of threads, the same seed gives the same result bit for bit. On a
+    GPU, some operations have no deterministic kernel: torch then warns and uses the other one.
+
+    Raises:
+        ValueError: `seed` is not an integer in [0, 2**32).
     """
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"seed: expected an integer in [0, 2**32), got {seed}")
@@ -39,24 +42,27 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Else torch fills all new memory first, to show who reads it unwritten: a fifth of an encoder's time on a CPU.
+    # By default, deterministic mode also fills all new memory, which only helps to find reads of
+    # uninitialised memory and takes a fifth of an encoder's time on a CPU.
     torch.utils.deterministic.fill_uninitialized_memory = False
-    # cuBLAS is only deterministic with a fixed workspace, and reads this when its first handle is made.
+    # cuBLAS needs a fixed workspace to be deterministic; it reads this when it creates a handle.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def cpu_count() -> int:
-    """Processors that this process may use: a scheduler's share of them, where there is one."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Number of cores that this process may use: its share if a scheduler limits it."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def get_device(name: str = "auto") -> torch.device:
-    """`auto` is the first GPU where there is one, else the CPU; any torch device string is taken as it is.
+    """The torch device called `name`; `auto` is the first GPU if there is one, else the CPU.
 
-    In a launch of several processes on a machine, `auto` and `cuda` are a GPU for each.
+    If several processes were launched on this machine, `auto` and `cuda` give each its own GPU.
 
     Raises:
-        ValueError: `name` is no device, or asks for a GPU that this machine does not have.
+        ValueError: `name` is not a device, or is a GPU on a machine without one.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -64,11 +70,11 @@ def get_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(
-            f"device: expected auto, cpu, cuda or another of torch's, got {name!r}"
+            f"device: expected auto, cpu, cuda or another torch device, got {name!r}"
         ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
-            f"device: {name!r} was asked for, but torch sees no GPU; use device='auto' or 'cpu'"
+            f"device: got {name!r}, but torch finds no GPU; use device='auto' or 'cpu'"
         )
     if device == torch.device("cuda") and distributed.world_size() > 1:
         device = torch.device("cuda", distributed.local_rank())
@@ -77,78 +83,69 @@ def get_device(name: str = "auto") -> torch.device:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bf16 is real speed on `device`: Ampere and later, or a CPU with instructions for it.
+    """Whether bf16 is faster than float32 on `device`: a GPU from Ampere on, or a CPU with bf16.
 
-    On a CPU with AVX512_BF16 alone, without AMX, ResNet-18 trains 1.9 times and ViT-tiny 1.3 times as fast as in
-    float32.
+    On a CPU with AVX512_BF16 but without AMX, ResNet-18 trains 1.9 times and ViT-tiny 1.3 times as
+    fast as in float32.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and (
-        torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    )
+    if device.type != "cpu":
+        return False
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:
-    """Whether a `precision` of auto, float32, bf16 or fp16 means bf16 on `device`."""
+    """Whether `precision` (auto, float32, bf16 or fp16) stands for bf16 on `device`."""
     return precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
 
 
 def describe_device(device: torch.device) -> str:
-    """One line for reports, e.g. `cuda (NVIDIA H200)`, `4 x cuda (NVIDIA H200)` or `cpu (2 threads, fast bf16)`."""
-    many = f"{distributed.world_size()} x " if distributed.world_size() > 1 else ""
+    """`device` in words: `cuda (NVIDIA H200)`, `4 x cuda (NVIDIA H200)`, `cpu (2 threads)`, …"""
+    count = f"{distributed.world_size()} x " if distributed.world_size() > 1 else ""
     if device.type == "cuda":
-        return f"{many}cuda ({torch.cuda.get_device_name(device)})"
-    threads = torch.get_num_threads()
-    return f"{many}{device.type} ({threads} thread{'s'[: threads != 1]}{', fast bf16' if has_fast_bf16(device) else ''})"
+        return f"{count}cuda ({torch.cuda.get_device_name(device)})"
+    num_threads = torch.get_num_threads()
+    threads = "1 thread" if num_threads == 1 else f"{num_threads} threads"
+    bf16 = ", fast bf16" if has_fast_bf16(device) else ""
+    return f"{count}{device.type} ({threads}{bf16})"
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory` start anew; where the system cannot, it goes on since the start of the process."""
+    """Reset the peaks of `peak_memory` and, on Linux, of `host_peak_memory`."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text(
-            "5"
-        )  # Linux: forget the largest resident size so far
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # 5 resets the peak resident size
 
 
 def peak_memory(device: torch.device) -> float:
-    """Most memory used so far, GB: of `device` where it is a GPU, else of this process."""
-    return (
-        torch.cuda.max_memory_allocated(device) / 1e9
-        if device.type == "cuda"
-        else host_peak_memory()
-    )
+    """Peak memory of this process in GB: on `device` if it is a GPU, else in RAM."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return host_peak_memory()
 
 
 def host_peak_memory() -> float:
-    """Most memory that this process had in use since its start, or since `reset_peak_memory` on Linux, GB."""
+    """Peak resident memory of this process in GB."""
     try:
-        [line] = [
-            x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM")
-        ]
-        return int(line.split()[1]) * 1024 / 1e9
-    except (OSError, ValueError):
+        status = Path("/proc/self/status").read_text()
+    except OSError:  # not Linux
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    [kilobytes] = re.findall(r"VmHWM:\s*(\d+) kB", status)
+    return int(kilobytes) * 1024 / 1e9
 
 
 def gpu_energy(device: torch.device) -> float | None:
-    """Joules a GPU has used since its driver was loaded; None where no driver tells."""
+    """Energy in joules that a GPU has used since its driver was loaded; None if not available."""
     if device.type != "cuda":
         return None
+    import pynvml
+
     try:
-        nvml, handle, millijoules = (
-            ctypes.CDLL("libnvidia-ml.so.1"),
-            ctypes.c_void_p(),
-            ctypes.c_ulonglong(),
-        )
-    except OSError:
+        pynvml.nvmlInit()
+        uuid = torch.cuda.get_device_properties(device).uuid
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
+    except pynvml.NVMLError:  # no driver, or a GPU without a meter
         return None
-    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}".encode()
-    failed = (
-        nvml.nvmlInit_v2()
-        or nvml.nvmlDeviceGetHandleByUUID(uuid, ctypes.byref(handle))
-        or nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules))
-    )
-    return None if failed else millijoules.value / 1000

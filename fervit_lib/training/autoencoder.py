@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fervit_lib.encoders.autoencoder import Autoencoder, load_autoencoder, save_autoencoder
 from fervit_lib.system import distributed
-from fervit_lib.system.locks import locked
+from fervit_lib.system.locks import hold_lock
 from fervit_lib.system.runtime import has_fast_bf16, seed_everything
 from fervit_lib.training.callbacks import Bf16, Curves
 from fervit_lib.training.data import TensorBatches
@@ -91,7 +91,7 @@ def fit_autoencoder(
 
     # Another process that encodes these faces, too, may learn it now.
     lock = (
-        locked(checkpoint.with_name(f".{checkpoint.name}.lock"))
+        hold_lock(checkpoint.with_name(f".{checkpoint.name}.lock"))
         if distributed.rank() == 0
         else nullcontext()
     )

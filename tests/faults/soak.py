@@ -38,6 +38,7 @@ from fervit_lib.figures import distill  # noqa: F401
 from fervit_lib.runs import Run
 from fervit_lib.sweep import study
 from fervit_lib.sweep.work import work
+from fervit_lib.system.atomic import LOCK_SUFFIX
 from tests.faults.notebooks import execute, fork
 
 SMALL = {"embed_dim": 16, "depth": 1, "num_heads": 2, "batch_size": 16}
@@ -223,16 +224,17 @@ def disturb(
 
 
 def await_a_write(process: BaseProcess, folder: Path, seconds: float = 2.0) -> None:
-    """Wait until a process writes a file, which takes so short that a random kill seldom falls into it."""
+    """Wait until a process writes a file: a random kill rarely hits a write, which is short."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.is_alive() and not is_writing(process, folder):
         time.sleep(0.0005)
 
 
 def is_writing(process: BaseProcess, folder: Path) -> bool:
-    """Whether a process has a file in hand, or had one when it was killed."""
+    """Whether a process is writing a file, or was when it was killed."""
     for name, path in files_of(folder).items():
-        if name.endswith(".tmp/lock"):
+        is_write = name.endswith(LOCK_SUFFIX) and path.with_suffix("").is_dir()
+        if is_write:
             with suppress(FileNotFoundError):
                 if path.read_text().startswith(f"process {process.pid} "):
                     return True
@@ -240,22 +242,24 @@ def is_writing(process: BaseProcess, folder: Path) -> bool:
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """Every file by its name within `folder`; TensorBoard's, which hold the time and the process, by their kind."""
-    found = {}
-    for place, _, names in os.walk(
-        folder
-    ):  # which does not mind what a process at work removes meanwhile
+    """All files by their name within `folder`.
+
+    The names of TensorBoard's files contain the time and the process; here all are `events`.
+    """
+    files = {}
+    # Unlike Path.rglob, os.walk tolerates files that a running process removes meanwhile.
+    for parent, _, names in os.walk(folder):
         for name in names:
-            path = Path(place, name)
-            told = path.with_name("events") if name.startswith("events.out") else path
-            found[str(told.relative_to(folder))] = path
-    return found
+            path = Path(parent, name)
+            stable = path.with_name("events") if name.startswith("events.out") else path
+            files[str(stable.relative_to(folder))] = path
+    return files
 
 
 def check_whole(folder: Path) -> None:
     """Every file can be read to its end, but what lies aside to be written."""
     for name, path in files_of(folder).items():
-        if ".tmp/" not in name and ".drawing/" not in name:
+        if ".tmp" not in name and ".drawing/" not in name:
             with suppress(FileNotFoundError):  # another process is at work
                 read_to_the_end(path)
 

@@ -22,7 +22,7 @@ from fervit_lib.system.checkpoints import load_checkpoint
 from tests.faults.conftest import CPU, Disk, MeanColour, same_weights
 
 MEGABYTE = 1_000_000
-SAID = "could not be written .*(No space left|Read-only file system).* MB are free there.*make room.*run the same again"
+PROBLEM = "could not be written .*(No space left|Read-only file system).* MB are free"
 
 
 def encode(folder: Path) -> int:
@@ -38,10 +38,9 @@ def start(reports: Path) -> runs.Run:
 
 def test_encoding_keeps_whole_shards(make_disk: Callable[[int], Disk], tmp_path: Path) -> None:
     disk = make_disk(22 * MEGABYTE)  # a shard of 18.9 and none of 8.8 MB
-    with pytest.raises(OSError, match=rf"train-00001\.safetensors: {SAID}"):
+    with pytest.raises(OSError, match=rf"train-00001\.safetensors: {PROBLEM}"):
         encode(disk.folder)
     assert sorted(p.name for p in disk.folder.iterdir()) == [
-        ".train.lock",
         "train-00000.safetensors",
     ]
     disk.grow(60 * MEGABYTE)
@@ -69,7 +68,7 @@ def test_training_keeps_its_last_state_and_ends_as_if_nothing_had_been(
             if self.epoch == 2:
                 disk.fill()
 
-    with pytest.raises(OSError, match=SAID):
+    with pytest.raises(OSError, match=PROBLEM):
         fit(disk.folder, FillUp())
     assert load_checkpoint(state)[1]["epoch"] in (1, 2)
     load_checkpoint(disk.folder / "best.safetensors")
@@ -92,7 +91,7 @@ def test_curves_are_not_half_written_in_silence(
         def after_fit(self) -> None:
             disk.fill()
 
-    with pytest.raises(OSError, match=f"tensorboard: {SAID}"):
+    with pytest.raises(OSError, match=f"tensorboard: {PROBLEM}"):
         fit(disk.folder, FillUp())
 
 
@@ -101,7 +100,7 @@ def test_what_does_not_fit_is_not_there(make_disk: Callable[[int], Disk], write:
     disk = make_disk(MEGABYTE)
     run = start(disk.folder)
     written = run.folder / "teacher.pth" if write == "teacher" else run.folder / "result.json"
-    with pytest.raises(OSError, match=f"{written.name}: {SAID}"):
+    with pytest.raises(OSError, match=f"{written.name}: {PROBLEM}"):
         if write == "result":
             run.write_result(numbers=list(range(300_000)))
         else:
@@ -132,6 +131,6 @@ def test_a_folder_that_is_not_to_be_written_to(
 ) -> None:
     disk = make_disk(MEGABYTE)
     disk.forbid_writing()
-    with pytest.raises(OSError, match=SAID):
+    with pytest.raises(OSError, match=PROBLEM):
         write(disk.folder)
     assert not list(disk.folder.iterdir())

@@ -406,7 +406,7 @@ class TestWorkers:
         def ended_in_between(path: Path) -> Any:
             study_of_its_worker, _ = load_study(tmp_path)
             study_of_its_worker.tell(claimed.trial.number, 0.5)
-            claimed.lock.close()
+            claimed.lock.release()
             return take(path)
 
         monkeypatch.setattr(study_module, "try_lock", ended_in_between)
@@ -418,7 +418,7 @@ class TestWorkers:
         study = open_study(sweep, tmp_path)
         first, second = claim(study, sweep, tmp_path), claim(study, sweep, tmp_path)
         assert claim(study, sweep, tmp_path) is None
-        first.lock.close()
+        first.lock.release()
         taken = claim(study, sweep, tmp_path)
         assert (taken.trial.number, taken.parameters) == (0, first.parameters)
         assert second.trial.number == 1
