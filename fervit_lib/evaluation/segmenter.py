@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fervit_lib.evaluation.efficiency import count_macs
-from fervit_lib.evaluation.export import TOLERANCE, difference_from_torch, write_onnx
+from fervit_lib.evaluation.export import TOLERANCE, onnx_difference, write_onnx
 from fervit_lib.system import distributed
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import has_fast_bf16
@@ -30,7 +30,7 @@ def segmenter_difference(path: Path, model: nn.Module, images: Tensor) -> float:
     Raises:
         ValueError: it is above 1e-4.
     """
-    if not (difference := difference_from_torch(path, model, images)) <= TOLERANCE:
+    if not (difference := onnx_difference(path, model, images)) <= TOLERANCE:
         raise ValueError(
             f"{path}: ONNX Runtime differs from torch by {difference:.1e}, expected {TOLERANCE} at most"
         )
