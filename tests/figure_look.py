@@ -1,4 +1,4 @@
-"""What holds for every figure of the project, whatever it shows."""
+"""Properties of every figure of the project."""
 
 import plotly.graph_objects as go
 
@@ -6,8 +6,8 @@ from fervit_lib.figures import theme
 
 
 def check_look(figure: go.Figure) -> None:
-    assert 0 < len(figure.layout.title.text) <= 40  # plotly cuts a longer one off on a phone
+    assert 0 < len(figure.layout.title.text) <= 40  # plotly cuts a longer title on a phone
     assert figure.layout.template.layout.colorway == theme.PALETTE
     assert figure.layout.width is None
     assert figure.layout.height >= 200
-    assert "<b>" not in figure.to_json().replace("\\u003c", "<")  # names are no markup
+    assert "<b>" not in figure.to_json().replace("\\u003c", "<")  # names are not markup

@@ -1,70 +1,105 @@
-"""Figures of `w+` codes."""
+"""Figures of `w+` codes and their layers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from fervit_lib.figures.theme import BAND, PALETTE, escape_labels, new_figure, require
-from fervit_lib.latents import BANDS
+from fervit_lib.figures.theme import (
+    GREY,
+    PALETTE,
+    escape_labels,
+    new_figure,
+    new_panels,
+    require,
+)
+from fervit_lib.latents import BANDS, NUM_LAYERS
+
+LAYERS = [str(layer) for layer in range(NUM_LAYERS)]
+LIGHT_GREY = "#F3F3F3"
+_FILLS = {"coarse": LIGHT_GREY, "middle": "#E6EFF5", "fine": LIGHT_GREY}
+
+
+def shade_bands(
+    figure: go.Figure, offset: float = 0, num_layers: int = NUM_LAYERS, **panel: Any
+) -> None:
+    """Shade and name the coarse, middle and fine layers behind a plot with the layers along x.
+
+    Args:
+        offset: x of layer 0.
+        panel: `row` and `col` of plotly, in a figure of several panels.
+    """
+    for band, layers in BANDS.items():
+        first = layers.start + offset - 0.5
+        last = min(layers.stop, num_layers) + offset - 0.5
+        figure.add_vrect(first, last, fillcolor=_FILLS[band], layer="below", line_width=0, **panel)
+        figure.add_annotation(
+            text=band,
+            x=(first + last) / 2,
+            y=1,
+            yref="y domain",
+            yanchor="bottom",
+            showarrow=False,
+            font={"color": "#555555", "size": 12},
+        )
 
 
 def plot_code_statistics(mean_norm: np.ndarray, spread: np.ndarray) -> go.Figure:
-    """Length and spread of `w+` codes by layer, on shaded coarse, middle and fine bands.
+    """Norm and standard deviation of `w+` codes by layer, with the bands of layers shaded.
 
     Args:
-        mean_norm: (layers,) mean Euclidean length of a layer's code; 18 layers, or 16 or 14 of a smaller StyleGAN.
-        spread: (layers,) standard deviation over the faces, mean over a layer's channels.
+        mean_norm: (layers,) mean Euclidean norm per layer; 18 layers, or 16 or 14 of a smaller
+            StyleGAN.
+        spread: (layers,) standard deviation over faces, averaged over the channels of a layer.
     """
-    layers = len(spread)
-    figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
+    num_layers = len(spread)
+    figure = new_panels(
+        "Codes by layer of w+",
+        height=460,
+        margin_t=64,
+        rows=2,
+        shared_xaxes=True,
+        vertical_spacing=0.08,
+    )
     for row, (name, values) in enumerate({"mean_norm": mean_norm, "spread": spread}.items(), 1):
-        require(
-            np.shape(values) == (layers,),
-            name,
-            f"shape ({layers},), a number a layer",
-            np.shape(values),
-        )
+        shape = np.shape(values)
+        require(shape == (num_layers,), name, f"shape ({num_layers},), one value per layer", shape)
         figure.add_scatter(
-            x=np.arange(layers), y=values, mode="lines+markers", row=row, col=1, showlegend=False
+            x=np.arange(num_layers),
+            y=values,
+            mode="lines+markers",
+            line_color=PALETTE[0],
+            showlegend=False,
+            hovertemplate="layer %{x}: %{y:.3g}<extra></extra>",
+            row=row,
+            col=1,
         )
-        figure.data[-1].update(
-            line_color=PALETTE[0], hovertemplate="layer %{x}: %{y:.3g}<extra></extra>"
-        )
-    figure.update_layout(new_figure("Codes by layer of w+", height=460, margin_t=64).layout)
-    for i, (band, place) in enumerate(BANDS.items()):
-        first, last = place.start, min(place.stop, layers) - 1
-        fill = (BAND, "#E6EFF5")[i % 2]
-        figure.add_vrect(
-            first - 0.5, last + 0.5, fillcolor=fill, layer="below", line_width=0, row="all", col=1
-        )
-        label = {
-            "x": (first + last) / 2,
-            "y": 1,
-            "yref": "paper",
-            "yanchor": "bottom",
-            "showarrow": False,
-        }
-        figure.add_annotation(text=band, font_color="#555555", **label)
-    figure.update_xaxes(range=[-0.5, layers - 0.5], dtick=1, showgrid=False)
+    shade_bands(figure, num_layers=num_layers, row="all", col=1)
+    figure.update_xaxes(range=[-0.5, num_layers - 0.5], dtick=1, showgrid=False)
     figure.update_xaxes(title_text="layer", row=2)
-    figure.update_yaxes(title_text="mean length", rangemode="tozero", row=1)
-    figure.update_yaxes(title_text="spread", rangemode="tozero", row=2)
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_yaxes(title_text="mean norm", row=1)
+    figure.update_yaxes(title_text="standard deviation", row=2)
     return figure
 
 
 def plot_code_distances(distance: np.ndarray, usual: float, low: float, high: float) -> go.Figure:
-    """How far the codes of faces lie from their StyleGAN's mean code, `distance` (N,).
+    """Histogram of the distances between codes and the mean code of their StyleGAN.
 
     Args:
-        usual, low, high: where the StyleGAN's own codes lie, and between what a median is no cause for a warning.
+        distance: (N,) distance of each face.
+        usual: distance of codes that the StyleGAN itself sampled.
+        low: smallest median that gives no warning.
+        high: largest median that gives no warning.
     """
     right = 1.1 * max(distance.max(), usual)
-    x = {"title": "distance from latent_avg, mean over the layers", "range": [0, right]}
-    subtitle = f"{len(distance):,} faces; shaded: where their median is expected"
     figure = new_figure(
-        "Distance from the mean code", subtitle, xaxis=x, yaxis={"title": "faces"}, bargap=0
+        "Distance from the mean code",
+        f"n = {len(distance):,} faces; shaded: expected range of the median",
+        xaxis={"title": "distance from latent_avg, mean over layers", "range": [0, right]},
+        yaxis={"title": "faces"},
+        bargap=0,
     )
     counts, edges = np.histogram(distance, 80, (0, right))
     figure.add_bar(
@@ -72,35 +107,44 @@ def plot_code_distances(distance: np.ndarray, usual: float, low: float, high: fl
         y=counts,
         hovertemplate="%{x:.3g}: %{y:,} faces<extra></extra>",
     )
-    figure.add_vrect(low, min(high, right), fillcolor=BAND, layer="below", line_width=0)
-    line = {"line_dash": "dash", "line_color": "#777777", "annotation_text": "StyleGAN's own codes"}
-    figure.add_vline(usual, annotation_position="top left", **line)
+    figure.add_vrect(low, min(high, right), fillcolor=LIGHT_GREY, layer="below", line_width=0)
+    figure.add_vline(
+        usual,
+        line_dash="dash",
+        line_color=GREY,
+        annotation_text="codes sampled by StyleGAN",
+        annotation_position="top left",
+    )
     return figure
 
 
-def plot_embedding(points: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> go.Figure:
-    """A dot a face, coloured by class; a click in the legend hides a class.
-
-    Args:
-        points: (N, 2) coordinates, a few thousand at most.
-        labels: (N,) class numbers.
-    """
-    points, labels = np.asarray(points), np.asarray(labels)
-    require(points.ndim == 2 and points.shape[1] == 2, "points", "shape (N, 2)", points.shape)
-    require(labels.shape == points.shape[:1], "labels", f"shape ({len(points)},)", labels.shape)
-    known = np.isin(labels, range(len(classes)))
-    require(
-        bool(known.all()),
-        "labels",
-        f"class numbers below {len(classes)}",
-        np.unique(labels[~known]),
-    )
-    figure = new_figure("Codes in two dimensions", f"{len(points):,} faces", 500, margin_t=110)
+def add_class_points(
+    figure: go.Figure, points: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+) -> None:
+    """Add `points` (N, 2), one trace per class; a click in the legend hides a class."""
     for number, name in enumerate(escape_labels(classes)):
         x, y = points[labels == number].T
         marker = {"size": 5, "opacity": 0.7, "color": PALETTE[number % 8]}
         figure.add_scatter(x=x, y=y, mode="markers", marker=marker, name=name, hoverinfo="name")
     figure.update_layout(
-        legend_itemsizing="constant", xaxis_title="direction 1", yaxis_title="direction 2"
+        legend_itemsizing="constant", xaxis_title="component 1", yaxis_title="component 2"
     )
+
+
+def plot_embedding(points: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> go.Figure:
+    """One dot per face in two dimensions, coloured by class.
+
+    Args:
+        points: (N, 2) coordinates, a few thousand at most.
+        labels: (N,) class indices.
+    """
+    points = np.asarray(points)
+    labels = np.asarray(labels)
+    require(points.ndim == 2 and points.shape[1] == 2, "points", "shape (N, 2)", points.shape)
+    require(labels.shape == points.shape[:1], "labels", f"shape ({len(points)},)", labels.shape)
+    unknown = np.setdiff1d(labels, range(len(classes)))
+    require(unknown.size == 0, "labels", f"class indices below {len(classes)}", unknown)
+    subtitle = f"n = {len(points):,} faces; colour: true label"
+    figure = new_figure("Codes in two dimensions", subtitle, 500, margin_t=110)
+    add_class_points(figure, points, labels, classes)
     return figure

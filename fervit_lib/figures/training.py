@@ -3,93 +3,101 @@
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from fervit_lib.figures.theme import PALETTE, PERCENT, new_figure, require, require_columns
+from fervit_lib.figures.theme import (
+    GREY,
+    PALETTE,
+    PERCENT,
+    epoch_axis,
+    new_figure,
+    new_panels,
+    require,
+    require_columns,
+)
 
 
 def plot_training_curves(metrics: pd.DataFrame, title: str = "Training curves") -> go.Figure:
-    """Losses above, every other score (if there is one) below, over the epochs.
+    """Losses by epoch, and below them the validation scores, if there are any.
 
     Args:
-        metrics: as `metrics.csv`: epoch, train_loss, valid_loss, then scores (`seconds` is left out); a row an epoch.
+        metrics: the table of `metrics.csv`, one row per epoch: epoch, train_loss, valid_loss, then
+            scores. `seconds` is ignored.
     """
     losses = ["train_loss", "valid_loss"]
     require_columns("metrics", metrics, ["epoch", *losses])
-    scores = [
-        name
-        for name in metrics.select_dtypes("number")
-        if name not in ("epoch", "seconds", *losses)
-    ]
+    no_scores = ["epoch", "seconds", *losses]
+    scores = list(metrics.select_dtypes("number").columns.drop(no_scores, errors="ignore"))
     rows = 2 if scores else 1
-    figure = make_subplots(rows=rows, shared_xaxes=True, vertical_spacing=0.08)
-    epochs = metrics["epoch"] + 1
-    mode = "lines" if len(metrics) > 1 else "markers"
-    for row, names in ((1, losses), (2, scores)):
-        for name in names:
-            label, color = (
-                name.replace("_", " ").replace("f1", "F1"),
-                PALETTE[(losses + scores).index(name) % 8],
-            )
-            figure.add_scatter(
-                x=epochs, y=metrics[name], name=label, mode=mode, line_color=color, row=row, col=1
-            )
-    figure.update_layout(
-        new_figure(title, f"{len(metrics)} epochs", 200 + 150 * rows, hovermode="x unified").layout
+    figure = new_panels(
+        title,
+        f"epochs: {len(metrics)}",
+        200 + 150 * rows,
+        margin_t=84,
+        rows=rows,
+        shared_xaxes=True,
+        vertical_spacing=0.08,
     )
+    for number, name in enumerate(losses + scores):
+        figure.add_scatter(
+            x=metrics["epoch"] + 1,
+            y=metrics[name],
+            name=name.replace("_", " ").replace("f1", "F1"),
+            mode="lines" if len(metrics) > 1 else "markers",
+            line_color=PALETTE[number % 8],
+            row=1 if name in losses else 2,
+            col=1,
+        )
+    figure.update_layout(hovermode="x unified")
     figure.update_yaxes(title_text="loss", rangemode="tozero", row=1)
     if scores:
-        figure.update_yaxes(title_text="score on validation", tickformat=PERCENT, row=2)
-    figure.update_xaxes(title_text="epoch", tickformat="d", row=rows)
+        figure.update_yaxes(title_text="validation score", tickformat=PERCENT, row=2)
+    figure.update_xaxes(epoch_axis(metrics["epoch"]), row=rows)
     return figure
 
 
-def plot_rates_tried(tried: pd.DataFrame, chosen: float) -> go.Figure:
-    """The search for a learning rate: loss over the rates tried.
+def plot_lr_search(tried: pd.DataFrame, chosen: float) -> go.Figure:
+    """Loss by learning rate in a learning rate search.
 
     Args:
-        tried: columns lr and loss (smoothed), a row a step.
-        chosen: the rate that was taken.
+        tried: columns lr and loss (smoothed), one row per step.
+        chosen: the selected learning rate.
     """
     require_columns("tried", tried, ["lr", "loss"])
-    x = {"title": "learning rate", "type": "log"}
     figure = new_figure(
-        "Learning rates tried", f"chosen: {chosen:.1e}", xaxis=x, yaxis={"title": "loss"}
+        "Learning rate search",
+        f"selected: {chosen:.1e}",
+        xaxis={"title": "learning rate", "type": "log"},
+        yaxis_title="loss",
     )
     figure.add_scatter(x=tried["lr"], y=tried["loss"], mode="lines", name="loss")
-    figure.add_vline(x=chosen, line_dash="dash", line_color="#555555")
+    figure.add_vline(x=chosen, line_dash="dash", line_color=GREY)
     return figure
 
 
 def plot_reconstruction(target: np.ndarray, painted: np.ndarray, mask: np.ndarray) -> go.Figure:
-    """How well hidden tokens were painted: R² of each token over the inputs in which it was hidden.
+    """R² of the reconstruction of each token, over the inputs in which it was masked.
 
     Args:
-        target: (B, N, T) what was to be painted.
-        painted: (B, N, T).
-        mask: (B, N) bool, True where hidden.
+        target: (B, N, T) the true tokens.
+        painted: (B, N, T) the reconstructed tokens.
+        mask: (B, N) bool, True where a token was masked.
     """
     target, painted, mask = (np.asarray(array) for array in (target, painted, mask))
-    require(
-        target.shape == painted.shape and mask.shape == target.shape[:2],
-        "painted, mask",
-        "fitting shapes",
-        "others",
+    fits = target.shape == painted.shape and mask.shape == target.shape[:2]
+    require(fits, "painted, mask", "the shapes of target", (painted.shape, mask.shape))
+    variance = target.var(0).mean(-1)  # (N,) of each token over the faces
+    errors = ((target - painted) ** 2).mean(-1)  # (B, N)
+    # NaN, which plotly leaves out, for a token that was never masked.
+    error = np.ma.masked_array(errors, ~mask).mean(0).filled(np.nan)
+    figure = new_figure(
+        "Reconstruction of masked tokens",
+        f"n = {len(target)} faces; 1: exact, 0: no better than the mean",
+        xaxis={"title": "token", "tickformat": "d"},
+        yaxis_title="R²",
     )
-    scores = []
-    for token in range(target.shape[1]):
-        hidden = mask[:, token]
-        spread = ((target[:, token] - target[:, token].mean(0)) ** 2).sum()
-        error = (
-            ((target[hidden, token] - painted[hidden, token]) ** 2).mean()
-            if hidden.any()
-            else np.nan
-        )
-        scores.append(1 - error * target[:, token].size / max(spread, 1e-12))
-    subtitle = f"over {len(target)} faces; 1: exact, 0: no better than the mean"
-    x = {"title": "token", "tickformat": "d"}
-    figure = new_figure("Hidden tokens painted in", subtitle, xaxis=x, yaxis={"title": "R²"})
     figure.add_bar(
-        x=np.arange(target.shape[1]), y=scores, hovertemplate="token %{x}: %{y:.2f}<extra></extra>"
+        x=np.arange(len(error)),
+        y=1 - error / np.maximum(variance, 1e-12),
+        hovertemplate="token %{x}: %{y:.2f}<extra></extra>",
     )
     return figure

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from fervit_lib.explain import METHODS, ExaminedRun, replace_layers, token_map
-from fervit_lib.figures.explain import LAYERS, SEQUENTIAL, shade_bands
-from fervit_lib.figures.theme import PALETTE, new_figure
+from fervit_lib.figures.codes import LAYERS, shade_bands
+from fervit_lib.figures.theme import PALETTE, SEQUENTIAL, new_figure
 from fervit_lib.latents import BANDS
 
 TOKENS = ["CLS", *LAYERS]

@@ -1,4 +1,6 @@
-"""The explorer's figures, their menus and sliders among them."""
+"""Figures of the attention explorer, with their menus and sliders."""
+
+import functools
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,9 @@ MAPS = RNG.random((3, 2, 4, 19, 19))
 CLASSES = ["angry", "<b>happy</b>", "sad"]
 
 
+@functools.cache
 def every_figure() -> dict:
+    off = ["nothing", "coarse", "middle", "fine"]
     matrix = (np.eye(2), ["block 1", "block 2"], ["block 1", "block 2"])
     probes = pd.DataFrame(
         {
@@ -33,7 +37,6 @@ def every_figure() -> dict:
     ends = {"a": (scores["a"] - 1, scores["a"] + 1)}
     pairs = dict.fromkeys(["a × b", "a × c"], {"linear": matrix, "rbf": matrix})
     points = {"block 1": RNG.random((9, 2)), "block 2": RNG.random((9, 2))}
-    off = ["nothing", "coarse", "middle", "fine"]
     return {
         "attention": figures_explain.plot_attention(MAPS, NAMES, MAPS[..., 0, :] / 10),
         "layers": figures_explain.plot_layer_scores(scores, "Methods", "share", ends),
@@ -47,7 +50,7 @@ def every_figure() -> dict:
         "positions": figures_explain.plot_positions(
             {"learned": np.eye(18), "sinusoidal": np.eye(18)}
         ),
-        "depths": figures_explain.plot_depths(points, np.arange(9) % 3, CLASSES, "CLS"),
+        "depths": figures_explain.plot_features_by_block(points, np.arange(9) % 3, CLASSES, "CLS"),
         "off": figures_explain.plot_layers_off(RNG.random((2, 4, 3)), ["1", "2"], CLASSES, off),
     }
 
@@ -78,6 +81,13 @@ def test_the_head_mean_has_no_interval_and_a_head_has_its_own() -> None:
     np.testing.assert_allclose(bars[2].error_y.array, MAPS[:, 0, 1, 0].ravel() / 10, atol=1e-4)
 
 
+def test_a_figure_of_blocks_moves_every_class() -> None:
+    figure = every_figure()["depths"]
+    [slider] = figure.layout.sliders
+    assert [step.label for step in slider.steps] == ["block 1", "block 2"]
+    assert [len(x) for x in slider.steps[1].args[0]["x"]] == [len(dots.x) for dots in figure.data]
+
+
 def test_a_menu_of_pairs_shows_one_at_a_time() -> None:
     figure = every_figure()["cka"]
     assert [trace.visible for trace in figure.data] == [True, True, False, False]
@@ -89,11 +99,10 @@ def test_a_menu_of_pairs_shows_one_at_a_time() -> None:
 def test_an_overlay_is_darkest_where_the_map_is_highest() -> None:
     scores = np.zeros((4, 4))
     scores[0, 3] = 1
-    laid = np.asarray(figures_explain.overlay_map(Image.new("RGB", (64, 64), "white"), scores)).sum(
-        -1
-    )
-    assert laid.shape == (64, 64)
-    assert laid[:8, -8:].mean() < laid[32:, :32].mean() == 3 * 255
+    white = Image.new("RGB", (64, 64), "white")
+    brightness = np.asarray(figures_explain.overlay_map(white, scores)).sum(-1)
+    assert brightness.shape == (64, 64)
+    assert brightness[:8, -8:].mean() < brightness[32:, :32].mean() == 3 * 255
     flat = figures_explain.overlay_map(Image.new("L", (8, 8), 100), np.ones((2, 2)))
     assert np.asarray(flat).max() == 100
 
@@ -116,6 +125,6 @@ def test_an_overlay_is_darkest_where_the_map_is_highest() -> None:
         ("scores", lambda: figures_explain.overlay_map(Image.new("L", (8, 8)), np.ones(4))),
     ],
 )
-def test_a_wrong_input_is_named(argument: str, call) -> None:
+def test_a_wrong_argument_is_named(argument: str, call) -> None:
     with pytest.raises(ValueError, match=f"{argument}: expected .*, got "):
         call()

@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pandas as pd
 import plotly.io
@@ -18,8 +20,11 @@ METRICS = pd.DataFrame(
         "time": ["0:01"] * 2,
     }
 )
+TARGET = np.random.default_rng(0).normal(size=(4, 3, 8))
+MASK = np.array([[True, False, False]] * 4)
 
 
+@functools.cache
 def every_figure() -> dict:
     counts = pd.DataFrame({"train": [1, 2, 3], "total": [1, 2, 3]}, index=CLASSES)
     return {
@@ -28,6 +33,8 @@ def every_figure() -> dict:
         "codes": figures.plot_code_statistics(np.ones(18), np.ones(18)),
         "codes of a smaller StyleGAN": figures.plot_code_statistics(np.ones(14), np.ones(14)),
         "distances": figures.plot_code_distances(np.geomspace(1, 50, 100), 10.0, 0.5, 50.0),
+        "lr": figures.plot_lr_search(pd.DataFrame({"lr": [1e-4, 1e-3], "loss": [2, 1]}), 1e-3),
+        "reconstruction": figures.plot_reconstruction(TARGET, TARGET + 0.5, MASK),
         "embedding": figures.plot_embedding(np.zeros((4, 2)), np.array([0, 1, 2, 2]), CLASSES),
     }
 
@@ -41,6 +48,16 @@ def test_counts_leave_the_total_out() -> None:
     assert [bar.name for bar in every_figure()["counts"].data] == ["train"]
 
 
+def test_reconstruction_is_scored_where_it_was_masked() -> None:
+    exact = TARGET.copy()
+    exact[:, 1:] += 10  # not masked, so not counted
+    [bars] = figures.plot_reconstruction(TARGET, exact, MASK).data
+    assert bars.y[0] == 1 and np.isnan(bars.y[1:]).all()
+    mean = np.broadcast_to(TARGET.mean(0), TARGET.shape)
+    [bars] = figures.plot_reconstruction(TARGET, mean, MASK).data
+    assert bars.y[0] == pytest.approx(0)
+
+
 def test_curves_show_losses_and_scores_but_not_the_time() -> None:
     assert [line.name for line in every_figure()["curves"].data] == [
         "train loss",
@@ -49,7 +66,7 @@ def test_curves_show_losses_and_scores_but_not_the_time() -> None:
     ]
 
 
-def test_contact_sheet_has_a_row_a_class_and_wraps() -> None:
+def test_contact_sheet_has_rows_per_class_and_wraps() -> None:
     red, grey = Image.new("RGB", (48, 24), "red"), Image.new("L", (10, 10), 128)
     short = figures.contact_sheet({"happy": [red] * 3, "sad": [grey]}, size=32, columns=10)
     tall = figures.contact_sheet({"happy": [red] * 3, "sad": [grey]}, size=32, columns=2)
@@ -71,11 +88,14 @@ def test_contact_sheet_has_a_row_a_class_and_wraps() -> None:
         ("labels", lambda: figures.plot_embedding(np.ones((4, 2)), np.zeros(3), CLASSES)),
         ("labels", lambda: figures.plot_embedding(np.ones((1, 2)), np.array([3]), CLASSES)),
         ("counts", lambda: figures.plot_class_counts(pd.DataFrame())),
+        ("tried", lambda: figures.plot_lr_search(pd.DataFrame({"lr": [1]}), 1.0)),
+        ("mask", lambda: figures.plot_reconstruction(TARGET, TARGET, MASK.T)),
+        ("size", lambda: figures.contact_sheet({"a": []}, size=0)),
         ("images_by_class", lambda: figures.contact_sheet({})),
     ],
 )
-def test_a_wrong_input_is_named(argument: str, call) -> None:
-    with pytest.raises(ValueError, match=f"{argument}: expected .*, got "):
+def test_a_wrong_argument_is_named(argument: str, call) -> None:
+    with pytest.raises(ValueError, match=f"{argument}.*: expected .*, got "):
         call()
 
 

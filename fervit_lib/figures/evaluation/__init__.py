@@ -1,4 +1,4 @@
-"""Figures of an evaluation: data in, plotly figure out."""
+"""Figures and tables of an evaluation."""
 
 from fervit_lib.figures.evaluation.accuracy import (
     plot_accuracy_intervals,
@@ -9,11 +9,7 @@ from fervit_lib.figures.evaluation.accuracy import (
     plot_pairs,
 )
 from fervit_lib.figures.evaluation.calibration import plot_calibration, plot_reliability
-from fervit_lib.figures.evaluation.costs import (
-    plot_accuracy_by_parameters,
-    plot_corruptions,
-    plot_costs,
-    plot_learning_curves,
-)
-from fervit_lib.figures.evaluation.menus import write_figure
+from fervit_lib.figures.evaluation.costs import plot_accuracy_by_parameters, plot_costs
+from fervit_lib.figures.evaluation.robustness import plot_corruptions, plot_learning_curves
 from fervit_lib.figures.evaluation.tables import TABLES, table_of, table_of_predictions
+from fervit_lib.figures.theme import write_figure

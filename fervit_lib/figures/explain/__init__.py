@@ -1,13 +1,12 @@
-"""Figures of the attention explorer: data in, plotly figure out, in the look of `figures`."""
+"""Figures of the attention explorer."""
 
-from fervit_lib.figures.explain.agreement import plot_cka, plot_depths, plot_probes
 from fervit_lib.figures.explain.attention import overlay_map, plot_attention
-from fervit_lib.figures.explain.controls import LAYERS, SEQUENTIAL, shade_bands
-from fervit_lib.figures.explain.heads import plot_head_similarity, plot_heads, plot_pruning
+from fervit_lib.figures.explain.features import plot_features_by_block, plot_probes
+from fervit_lib.figures.explain.heads import plot_heads, plot_pruning
 from fervit_lib.figures.explain.layers import (
     plot_layer_scores,
     plot_layers_off,
-    plot_positions,
     plot_removal_curves,
     plot_swaps,
 )
+from fervit_lib.figures.explain.similarity import plot_cka, plot_head_similarity, plot_positions

@@ -1,4 +1,4 @@
-"""Where a model looks: its maps, and maps over a photograph."""
+"""Attention maps, and maps over a photograph."""
 
 from collections.abc import Sequence
 
@@ -6,148 +6,147 @@ import numpy as np
 import plotly.graph_objects as go
 from PIL import Image
 from plotly.colors import sample_colorscale
-from plotly.subplots import make_subplots
 
-from fervit_lib.figures.explain.controls import (
-    BAND_COLORS,
-    LAYERS,
+from fervit_lib.figures.codes import LAYERS, shade_bands
+from fervit_lib.figures.controls import add_menu, add_slider
+from fervit_lib.figures.theme import (
+    GREY,
+    INK,
+    PALETTE,
+    PERCENT,
     SEQUENTIAL,
-    add_menu,
-    add_slider,
-    shade_bands,
+    escape_labels,
+    new_panels,
+    require,
 )
-from fervit_lib.figures.theme import PERCENT, escape_labels, new_figure, require
-from fervit_lib.latents import BANDS, NUM_LAYERS
+from fervit_lib.latents import BANDS
+
+TOKENS = ["CLS", *LAYERS]
 
 
 def plot_attention(
     maps: np.ndarray,
     names: Sequence[str],
     half_width: np.ndarray | None = None,
-    title: str = "Where CLS looks",
+    title: str = "Attention",
 ) -> go.Figure:
-    """Bars of what CLS gives to each token, above the whole map; a menu of groups, sliders of layer and head.
+    """Attention from CLS as bars, above the whole map; a menu of groups, sliders of block and head.
 
     Args:
         maps: (groups, depth, num_heads, 19, 19), rows sum to 1; token 0 is CLS.
         names: of the groups, e.g. all faces, each emotion, single faces.
-        half_width: (groups, depth, num_heads, 19) of an interval of the row of CLS, not a number where there is none.
+        half_width: (groups, depth, num_heads, 19) of the 95% CI of the row of CLS, NaN where there
+            is none.
     """
     maps = np.asarray(maps, dtype=float)
-    groups, depth, num_heads, tokens, _ = maps.shape
-    require(tokens == 1 + NUM_LAYERS, "maps", f"{1 + NUM_LAYERS} tokens", tokens)
-    require(len(names) == groups, "names", f"{groups} names", len(names))
+    num_groups, depth, num_heads, num_tokens, _ = maps.shape
+    require(num_tokens == len(TOKENS), "maps", f"{len(TOKENS)} tokens", num_tokens)
+    require(len(names) == num_groups, "names", f"{num_groups} names", len(names))
     widths = np.zeros(maps.shape[:-1]) if half_width is None else np.nan_to_num(half_width)
-    # Head 0 of what is shown is the mean of all. Its interval is not that of any head, so it has none.
-    shown = np.concatenate([maps.mean(2, keepdims=True), maps], axis=2).round(4)
-    widths = np.concatenate([np.zeros_like(widths[:, :, :1]), widths], axis=2).round(4)
-    figure = make_subplots(rows=2, row_heights=[0.36, 0.64], vertical_spacing=0.13)
-    figure.update_layout(new_figure(title, height=780, margin={"t": 100, "b": 20}).layout)
-    # Every group lies in the figure, side by side in the bars and below one another in the map; the menu moves the
-    # window, the sliders choose the trace and its numbers. So three choices go together without a program of ours.
-    labels = ["CLS", *LAYERS]
-    x = np.arange(groups * tokens)
-    colors = [
-        "#777777",
-        *(BAND_COLORS[band] for band, s in BANDS.items() for _ in range(s.start, s.stop)),
-    ] * groups
+    # The first "head" is the mean of all. The intervals of the heads do not apply to it, so it
+    # has none.
+    maps = np.concatenate([maps.mean(2, keepdims=True), maps], axis=2)
+    widths = np.concatenate([np.zeros_like(widths[:, :, :1]), widths], axis=2)
 
-    def of_layer(layer: int) -> dict[str, list]:
-        bars = [shown[:, layer, h, 0].ravel() for h in range(1 + num_heads)]
-        # In percent with one decimal: half as many digits in the page as fractions of the same precision.
-        heat = [
-            (100 * shown[:, layer, h]).reshape(-1, tokens).round(1) for h in range(1 + num_heads)
-        ]
-        errors = [widths[:, layer, h].ravel() for h in range(1 + num_heads)]
-        return {
-            "y": list(bars) + [x] * len(heat),
-            "z": [[]] * len(bars) + heat,
-            "error_y.array": errors + [[]] * len(heat),
-        }
+    # The figure holds all groups: side by side as bars, below one another as a map. The menu moves
+    # the visible range of the axes, one slider changes the numbers, the other the visible traces.
+    # So the three combine without any script.
+    maps = maps.transpose(1, 2, 0, 3, 4).round(4)  # (depth, 1 + heads, groups, tokens, tokens)
+    shape = (depth, 1 + num_heads, num_groups * num_tokens)
+    bars = maps[..., 0, :].reshape(shape)
+    errors = widths.transpose(1, 2, 0, 3).reshape(shape).round(4)
+    # Percent with one decimal need half the digits, and so bytes on the page, of fractions.
+    percent = (100 * maps).reshape(*shape, num_tokens).round(1)
 
-    first = of_layer(0)
-    for h in range(1 + num_heads):
-        errors = {
-            "array": first["error_y.array"][h],
-            "thickness": 1.2,
-            "width": 2,
-            "color": "#333333",
-        }
-        hover = "%{text}: %{y:.3f}<extra></extra>"
-        bars = {
-            "text": labels * groups,
-            "textposition": "none",
-            "hovertemplate": hover,
-            "marker_color": colors,
-        }
-        figure.add_bar(
-            x=x,
-            y=first["y"][h],
-            visible=h == 0,
-            showlegend=False,
-            error_y=errors,
-            row=1,
-            col=1,
-            **bars,
-        )
-    for h in range(1 + num_heads):
-        heat = {"hovertemplate": "to %{x}: %{z:.1f} %<extra></extra>", "colorscale": SEQUENTIAL}
-        bar = {
-            "len": 0.55,
-            "y": 0,
-            "yanchor": "bottom",
-            "thickness": 12,
-            "title": {"text": "weight, %"},
-        }
-        figure.add_heatmap(
-            z=first["z"][1 + num_heads + h],
-            x=labels,
-            y=x,
-            zmin=0,
-            visible=h == 0,
-            row=2,
-            col=1,
-            colorbar=bar,
-            **heat,
-        )
-    for group in range(groups):
-        shade_bands(figure, group * tokens + 1, row=1, col=1)
-    windows = [{"xaxis.range": [g * tokens - 0.5, (g + 1) * tokens - 0.5]} for g in range(groups)]
-    for g, window in enumerate(windows):
-        window["yaxis2.range"] = [(g + 1) * tokens - 0.5, g * tokens - 0.5]
-    ticks = {"tickvals": x, "ticktext": labels * groups, "showgrid": False, "fixedrange": True}
-    figure.update_xaxes(**ticks, range=windows[0]["xaxis.range"], row=1, col=1)
-    figure.update_yaxes(**ticks, range=windows[0]["yaxis2.range"], title="from", row=2, col=1)
-    figure.update_yaxes(title="from CLS", rangemode="tozero", tickformat=PERCENT, row=1, col=1)
-    figure.update_xaxes(title="to token", type="category", side="bottom", row=2, col=1)
-    add_menu(figure, escape_labels(names), [[{}, window] for window in windows])
-    blocks, heads = (
-        [str(i + 1) for i in range(depth)],
-        ["mean", *(str(i + 1) for i in range(num_heads))],
+    figure = new_panels(
+        title, height=780, margin_t=100, rows=2, row_heights=[0.36, 0.64], vertical_spacing=0.13
     )
-    add_slider(figure, "block", blocks, [[of_layer(i)] for i in range(depth)], x=0, len=0.47)
-    choices = [
-        [{"visible": [k == h for k in range(1 + num_heads)] * 2}] for h in range(1 + num_heads)
-    ]
-    add_slider(figure, "head", heads, choices, x=0.53, len=0.47)
+    _add_traces(figure, num_groups, bars[0], errors[0], percent[0])
+    _add_axes(figure, names)
+    blocks = []
+    # An empty list is no change: maps have no error bars and bars no z. The y of a map stays.
+    unchanged: list[list] = [[]] * (1 + num_heads)
+    positions = [np.arange(num_groups * num_tokens)] * (1 + num_heads)
+    for block in range(depth):
+        update = {
+            "y": [*bars[block], *positions],
+            "z": [*unchanged, *percent[block]],
+            "error_y.array": [*errors[block], *unchanged],
+        }
+        blocks.append([update])
+    add_slider(figure, "block", [str(i + 1) for i in range(depth)], blocks, x=0, len=0.47)
+    heads = ["mean", *(str(head + 1) for head in range(num_heads))]
+    visible = [[{"visible": [other == head for other in heads] * 2}] for head in heads]
+    add_slider(figure, "head", heads, visible, x=0.53, len=0.47)
     return figure
 
 
+def _add_traces(
+    figure: go.Figure, num_groups: int, bars: np.ndarray, errors: np.ndarray, percent: np.ndarray
+) -> None:
+    """Add the bars of every head, then the maps of every head; those of the mean are visible."""
+    positions = np.arange(bars.shape[1])
+    colors = [GREY]  # CLS
+    for color, layers in zip(PALETTE, BANDS.values(), strict=False):
+        colors += [color] * (layers.stop - layers.start)
+    for head, values in enumerate(bars):
+        figure.add_bar(
+            x=positions,
+            y=values,
+            error_y={"array": errors[head], "thickness": 1.2, "width": 2, "color": INK},
+            marker_color=colors * num_groups,
+            text=TOKENS * num_groups,
+            textposition="none",
+            hovertemplate="%{text}: %{y:.3f}<extra></extra>",
+            visible=head == 0,
+            showlegend=False,
+            row=1,
+            col=1,
+        )
+    for head, values in enumerate(percent):
+        figure.add_heatmap(
+            z=values,
+            x=TOKENS,
+            y=positions,
+            zmin=0,
+            colorbar={"len": 0.55, "y": 0, "yanchor": "bottom", "title": "weight (%)"},
+            hovertemplate="to %{x}: %{z:.1f} %<extra></extra>",
+            visible=head == 0,
+            row=2,
+            col=1,
+        )
+
+
+def _add_axes(figure: go.Figure, names: Sequence[str]) -> None:
+    """Label the axes, and add the menu of groups, which moves their ranges."""
+    updates = []
+    for group in range(len(names)):
+        first = group * len(TOKENS) - 0.5
+        last = first + len(TOKENS)
+        updates.append([{}, {"xaxis.range": [first, last], "yaxis2.range": [last, first]}])
+        shade_bands(figure, first + 1.5, row=1, col=1)
+    add_menu(figure, escape_labels(names), updates)
+    ticks = {
+        "tickvals": np.arange(len(names) * len(TOKENS)),
+        "ticktext": TOKENS * len(names),
+        "showgrid": False,
+        "fixedrange": True,
+    }
+    figure.update_xaxes(**ticks, range=updates[0][1]["xaxis.range"], row=1)
+    figure.update_yaxes(**ticks, range=updates[0][1]["yaxis2.range"], title="from token", row=2)
+    figure.update_yaxes(title="from CLS", rangemode="tozero", tickformat=PERCENT, row=1)
+    figure.update_xaxes(title="to token", type="category", row=2)
+
+
 def overlay_map(image: Image.Image, scores: np.ndarray, opacity: float = 0.6) -> Image.Image:
-    """A map (side, side) ≥ 0 over a picture of any size: dark blue where it is highest, clear where it is lowest."""
+    """Lay a map (side, side) ≥ 0 over an image: dark blue where highest, clear where lowest."""
     scores = np.asarray(scores, dtype=float)
     require(scores.ndim == 2, "scores", "a map (side, side)", scores.shape)
     level = (scores - scores.min()) / max(np.ptp(scores), 1e-12)
-    smooth = Image.fromarray((255 * level).astype(np.uint8)).resize(
-        image.size, Image.Resampling.BICUBIC
-    )
-    table = np.array(
-        [_rgb(color) for color in sample_colorscale(SEQUENTIAL, np.linspace(0, 1, 256).tolist())]
-    )
-    weight = (opacity * np.asarray(smooth) / 255)[..., None]
-    pixels = (1 - weight) * np.asarray(image.convert("RGB")) + weight * table[np.asarray(smooth)]
+    small = Image.fromarray((255 * level).astype(np.uint8))
+    smooth = np.asarray(small.resize(image.size, Image.Resampling.BICUBIC))
+    colors = sample_colorscale(SEQUENTIAL, np.linspace(0, 1, 256).tolist(), colortype="tuple")
+    weight = opacity * smooth[..., None] / 255
+    color = 255 * np.array(colors)[smooth]  # (height, width, 3)
+    pixels = (1 - weight) * np.asarray(image.convert("RGB")) + weight * color
     return Image.fromarray(pixels.round().astype(np.uint8))
-
-
-def _rgb(color: str) -> tuple[int, ...]:
-    return tuple(int(float(c)) for c in color.removeprefix("rgb(").removesuffix(")").split(","))

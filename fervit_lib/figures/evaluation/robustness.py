@@ -1,0 +1,123 @@
+"""Accuracy with fewer training faces and on corrupted test faces."""
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from fervit_lib.figures.theme import PALETTE, PERCENT, escape_label, new_panels, require_columns
+
+_SHARES = {"fraction": "share of the training faces", "shots": "training faces per class"}
+
+
+def plot_learning_curves(curves: pd.DataFrame) -> go.Figure:
+    """Accuracy by the share of the training faces, and by training faces per class.
+
+    Args:
+        curves: columns recipe, kind (fraction or shots), share, faces, runs, mean, low, high, from
+            `evaluation.learning_curves`.
+    """
+    columns = ["recipe", "kind", "share", "faces", "runs", "mean", "low", "high"]
+    require_columns("curves", curves, columns)
+    recipes = list(curves["recipe"].unique())
+    kinds = [kind for kind in _SHARES if (curves["kind"] == kind).any()]
+    legend = 22 * -(-len(recipes) // 4)  # pixels: 4 names per line
+    figure = new_panels(
+        "Accuracy with fewer training faces",
+        "shaded: one SD over seeds and draws; with one run: 95% CI over test faces",
+        400 + legend,
+        margin_t=74 + legend,
+        cols=len(kinds),
+        shared_yaxes=True,
+        horizontal_spacing=0.04,
+    )
+    named = set()
+    for (recipe, kind), line in curves.groupby(["recipe", "kind"], sort=False):
+        line = line.sort_values("share")
+        backwards = line[::-1]
+        color = PALETTE[recipes.index(recipe) % 8]
+        name = escape_label(recipe)
+        panel = {"row": 1, "col": kinds.index(kind) + 1, "legendgroup": name}
+        figure.add_scatter(
+            x=[*line["share"], *backwards["share"]],
+            y=[*line["high"], *backwards["low"]],
+            mode="lines",
+            line_width=0,
+            fill="toself",
+            fillcolor=color,
+            opacity=0.18,
+            hoverinfo="skip",
+            showlegend=False,
+            **panel,
+        )
+        figure.add_scatter(
+            x=line["share"],
+            y=line["mean"],
+            mode="lines+markers",
+            line_color=color,
+            name=name,
+            showlegend=name not in named,
+            customdata=line[["faces", "runs"]],
+            hovertemplate="%{y:.1%}, %{customdata[0]:,} faces, n = %{customdata[1]} runs",
+            **panel,
+        )
+        named.add(name)
+    for column, kind in enumerate(kinds, 1):
+        shares = sorted(curves.loc[curves["kind"] == kind, "share"].unique())
+        tickformat = PERCENT if kind == "fraction" else None
+        axis = {"title": _SHARES[kind], "tickvals": shares, "tickformat": tickformat}
+        figure.update_xaxes(type="log", **axis, row=1, col=column)
+    figure.update_yaxes(tickformat=PERCENT)
+    figure.update_yaxes(title_text="accuracy", col=1)
+    return figure
+
+
+def plot_corruptions(table: pd.DataFrame) -> go.Figure:
+    """Accuracy by strength of each corruption, one panel per corruption, one line per run.
+
+    Args:
+        table: columns run, corruption, level (0 none, to 3 strongest), accuracy, from
+            `evaluation.evaluate_corruptions`.
+    """
+    is_clean = table["corruption"] == "none"
+    clean = table[is_clean].set_index("run")["accuracy"]
+    corrupted = table[~is_clean]
+    means = corrupted.groupby(["run", "level"], sort=False, as_index=False)["accuracy"].mean()
+    corrupted = pd.concat([corrupted, means.assign(corruption="mean")])
+    panels = list(corrupted["corruption"].unique())
+    rows = -(-len(panels) // 3)
+    legend = 22 * -(-len(clean) // 3)  # pixels: 3 names per line
+    figure = new_panels(
+        "Accuracy under corruptions",
+        "level 0: unchanged, 3: strongest",
+        110 + legend + 200 * rows,
+        margin_t=96 + legend,
+        rows=rows,
+        cols=3,
+        shared_yaxes=True,
+        subplot_titles=panels,
+        vertical_spacing=0.3 / rows,
+        horizontal_spacing=0.03,
+    )
+    for panel, corruption in enumerate(panels):
+        for number, run in enumerate(clean.index):
+            line = corrupted[(corrupted["run"] == run) & (corrupted["corruption"] == corruption)]
+            line = line.sort_values("level")
+            dash = ("solid", "dot", "dash")[number // 8 % 3]
+            figure.add_scatter(
+                x=[0, *line["level"]],
+                y=[clean[run], *line["accuracy"]],
+                mode="lines+markers",
+                line={"color": PALETTE[number % 8], "dash": dash, "width": 1.5},
+                marker_size=5,
+                name=escape_label(run),
+                legendgroup=run,
+                showlegend=panel == 0,
+                hovertemplate="%{y:.1%}",
+                row=panel // 3 + 1,
+                col=panel % 3 + 1,
+            )
+    figure.update_layout(legend_y=1 + 28 / (200 * rows))  # above the panels' titles
+    figure.update_xaxes(tickvals=[0, 1, 2, 3])
+    figure.update_xaxes(title_text="level", row=rows)
+    figure.update_yaxes(tickformat=PERCENT)
+    figure.update_yaxes(title_text="accuracy", col=1)
+    return figure
