@@ -1,13 +1,16 @@
-"""A training step of distillation: this project's, and the naive way, in one run.
+"""Time of one distillation step: this project against a straightforward implementation.
 
-    .venv/bin/python benchmarks/distill.py [--image-size 256] [--batch-size 4] [--epochs 5] [--tail 18]
+    .venv/bin/python benchmarks/distill.py [--image-size 256] [--epochs 5] [--tail 18]
 
-The naive way runs the detector's whole graph and takes a tensor from its middle, carries every batch to the CPU and
-back through numpy, computes the teacher in float32, and all of it anew in every epoch, with models as the library of
-U-Nets builds them. Ours cuts the graph, hands tensors over by DLPack, computes in bf16 where the device is fast in it
-and channels last, and keeps what was computed by content: the first epoch fills the cache, the later ones read it, and
-a training is both. Both train the same student, B0, from the same teacher, B3, with the same loss, in turns, step by
-step. The share of the detector behind the tensor decides what the cut saves: `--tail` says how many layers there are.
+Both train the same student (B0) from the same teacher (B3) with the same loss, alternating step by
+step. The straightforward way runs the detector's whole graph to take a tensor from its middle,
+copies each batch to the CPU and back through numpy, runs the teacher in float32, repeats all of it
+in each epoch, and builds the models as smp does. This project cuts the graph, passes tensors by
+DLPack, uses bf16 where the device is fast in it and channels-last memory, and caches targets by
+content: the first epoch fills the cache, later ones read it.
+
+What the cut saves depends on the part of the detector after the tensor: `--tail` sets the number of
+layers there.
 """
 
 import argparse
@@ -33,35 +36,45 @@ TENSOR = "/body/body.15/Relu_output_0"
 
 
 class Detector(nn.Module):
-    """A stand-in with random weights: 256 channels at an eighth of the side, and `tail` layers behind them.
+    """A detector with random weights: 256 channels at an eighth of the side, then `tail` layers.
 
-    With the default tail it costs about 90 GMAC at 640 pixels, a quarter of them before the tensor, like YOLOv9-E.
+    With the default tail it takes about 90 GMAC for 640 pixels, a quarter of them before the
+    tensor, like YOLOv9-E.
     """
 
     def __init__(self, tail: int) -> None:
         super().__init__()
-        widths = ((3, 32, 2), (32, 128, 2), (128, 256, 2), *[(256, 256, 1)] * 5)
-        steps = [m for i, o, stride in widths for m in (nn.Conv2d(i, o, 3, stride, 1), nn.ReLU())]
-        self.body = nn.Sequential(*steps)
-        self.tail = nn.Sequential(
-            *[m for _ in range(tail) for m in (nn.Conv2d(256, 256, 3, 1, 1), nn.ReLU())]
-        )
+        widths = [(3, 32, 2), (32, 128, 2), (128, 256, 2), *[(256, 256, 1)] * 5]
+        self.body = _conv_layers(widths)
+        self.tail = _conv_layers([(256, 256, 1)] * tail)
         self.head = nn.Conv2d(256, 5, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.tail(self.body(images)))
 
 
+def _conv_layers(widths: list[tuple[int, int, int]]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for in_channels, out_channels, stride in widths:
+        layers += [nn.Conv2d(in_channels, out_channels, 3, stride, 1), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
 def write_detector(path: Path, size: int, tail: int) -> None:
     torch.onnx.export(
-        Detector(tail).eval(), (torch.zeros(1, 3, size, size),), str(path), input_names=["images"],
-        output_names=["boxes"], dynamic_axes={"images": {0: "batch"}, "boxes": {0: "batch"}}, opset_version=17,
+        Detector(tail).eval(),
+        (torch.zeros(2, 3, size, size),),
+        str(path),
+        input_names=["images"],
+        output_names=["boxes"],
+        dynamic_axes={"images": {0: "batch"}, "boxes": {0: "batch"}},
+        opset_version=17,
         dynamo=False,
-    )  # fmt: skip
+    )
 
 
-def make_step(model: nn.Module, bf16: bool) -> Callable[..., float]:
-    """Forward, loss, backward and AdamW of a student."""
+def build_step(model: nn.Module, bf16: bool) -> Callable[..., float]:
+    """Forward pass, loss, backward pass and AdamW step of a student."""
     loss_func = distillation.DistillLoss(distillation.LossWeights())
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     if bf16:
@@ -77,108 +90,119 @@ def make_step(model: nn.Module, bf16: bool) -> Callable[..., float]:
     return step
 
 
-def naive_session(path: Path, device: torch.device) -> onnxruntime.InferenceSession:
+def load_whole_graph(path: Path, device: torch.device) -> onnxruntime.InferenceSession:
+    """The whole detector, with `TENSOR` as a second output."""
     model = onnx.load(path)
-    model.graph.output.append(
-        onnx.helper.make_tensor_value_info(TENSOR, onnx.TensorProto.FLOAT, None)
-    )
+    output = onnx.helper.make_tensor_value_info(TENSOR, onnx.TensorProto.FLOAT, None)
+    model.graph.output.append(output)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    first = ["CUDAExecutionProvider"] if device.type == "cuda" else []
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=[*first, "CPUExecutionProvider"]
-    )
+    providers = ["CPUExecutionProvider"]
+    if device.type == "cuda":
+        providers.insert(0, "CUDAExecutionProvider")
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
 
 
-def plain_segmenter(encoder: str) -> nn.Module:
-    """A U-Net as its library builds it."""
-    with warnings.catch_warnings(
-        action="ignore"
-    ):  # `timm-` is deprecated, and the published teacher needs it
+def build_plain_segmenter(encoder: str) -> nn.Module:
+    """A U-Net as smp builds it."""
+    # The `timm-` encoders are deprecated, but the published teacher needs them.
+    with warnings.catch_warnings(action="ignore"):
         return smp.Unet(encoder, encoder_weights=None, classes=1)
 
 
-def seconds_of(call: Callable[[int], object], number: int, device: torch.device) -> float:
-    """The seconds of a call, which is told its number."""
+def measure_seconds(step: Callable[[int], object], number: int, device: torch.device) -> float:
     started = time.perf_counter()
-    call(number)
+    step(number)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - started
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=3, help="an epoch")
-    parser.add_argument("--tail", type=int, default=18)
-    arguments = parser.parse_args()
-    device, size, steps = runtime.get_device(), arguments.image_size, arguments.steps
+    parser.add_argument("--steps", type=int, default=3, help="steps per epoch")
+    parser.add_argument("--tail", type=int, default=18, help="detector layers after the tensor")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    device = runtime.get_device()
+    size = arguments.image_size
+    batch_size = arguments.batch_size
     runtime.seed_everything(0)
     bf16 = runtime.has_fast_bf16(device)
-    print(
-        f"B0 from B3, {size} pixels, batch {arguments.batch_size}, {runtime.describe_device(device)}"
-    )
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name) / "detector.onnx"
+    print(f"B0 from B3, {size} pixels, batch {batch_size}, {runtime.describe_device(device)}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "detector.onnx"
         write_detector(path, size, arguments.tail)
         source = distillation.OnnxFeatures(path, TENSOR, device)
-        whole = naive_session(path, device)
-    shape = (steps + 1, arguments.batch_size)
+        whole_graph = load_whole_graph(path, device)
+
+    # The last batch is for warm-up only.
+    shape = (arguments.steps + 1, batch_size)
     batches = torch.randn(*shape, 3, size, size, device=device)
     masks = torch.randint(0, 2, (*shape, size, size), dtype=torch.uint8, device=device)
-    keys = [[f"{b}-{i}" for i in range(arguments.batch_size)] for b in range(len(batches))]
-    plain_teacher = segmentation.freeze(plain_segmenter(segmentation.TEACHER_ENCODER)).to(device)
+    keys = [[f"{b}-{i}" for i in range(batch_size)] for b in range(len(batches))]
+
+    plain_teacher = build_plain_segmenter(segmentation.TEACHER_ENCODER).to(device)
+    segmentation.freeze(plain_teacher)
     teacher = segmentation.build_segmenter(segmentation.TEACHER_ENCODER).to(device)
     teacher.load_state_dict(plain_teacher.state_dict())
     targets = distillation.Targets(teacher, source, cache=distillation.BoundedCache(8e9), bf16=bf16)
-    students = plain_segmenter(segmentation.STUDENT_ENCODER), segmentation.build_segmenter()
-    naive_step, our_step = (
-        make_step(
-            distillation.with_projector(student.to(device), source, "decoder", size), precision
-        )
-        for student, precision in zip(students, (False, bf16), strict=True)
-    )
 
-    def naive(number: int) -> None:
+    def student_step(student: nn.Module, bf16: bool) -> Callable[..., float]:
+        model = distillation.build_tapped_student(student.to(device), source, "decoder", size)
+        return build_step(model, bf16)
+
+    plain_step = student_step(build_plain_segmenter(segmentation.STUDENT_ENCODER), False)
+    our_step = student_step(segmentation.build_segmenter(), bf16)
+
+    def plain(number: int) -> None:
         images = batches[number]
         pixels = segmentation.denormalise(images).cpu().numpy()
-        features = torch.from_numpy(whole.run(["boxes", TENSOR], {"images": pixels})[1]).to(device)
+        _, features = whole_graph.run(["boxes", TENSOR], {"images": pixels})
         with torch.no_grad():
             logits = plain_teacher(images)
-        naive_step(images, masks[number], logits, features)
+        plain_step(images, masks[number], logits, torch.from_numpy(features).to(device))
 
     def ours(number: int) -> None:
-        images, key = batches[number], keys[number]
-        our_step(images, masks[number], targets.logits(images, key), targets.features(images, key))
+        images = batches[number]
+        logits = targets.logits(images, keys[number])
+        features = targets.features(images, keys[number])
+        our_step(images, masks[number], logits, features)
 
-    for way in (naive, ours):
-        way(steps)  # to warm up, with images of no epoch
-    taken = [
-        [[seconds_of(way, n, device) for way in (naive, ours)] for n in range(steps)]
+    for step in (plain, ours):
+        step(arguments.steps)
+    seconds = [
+        [
+            [measure_seconds(step, n, device) for step in (plain, ours)]
+            for n in range(arguments.steps)
+        ]
         for _ in range(arguments.epochs)
     ]
-    report(taken)
+    print_report(seconds)
 
 
-def report(taken: list[list[list[float]]]) -> None:
-    """Print what seconds say, by epoch, step and way (naive, ours)."""
-    first, later = taken[:1], taken[1:]
-    for what, epochs in (
-        ("first epoch", first),
-        ("later epochs", later),
-        (f"all {len(taken)} epochs", taken),
-    ):
+def print_report(seconds: list[list[list[float]]]) -> None:
+    """Print seconds per step; `seconds` by epoch, step and implementation (plain, ours)."""
+    groups = {
+        "first epoch": (seconds[:1], statistics.median),
+        "later epochs": (seconds[1:], statistics.median),
+        f"all {len(seconds)} epochs": (seconds, statistics.fmean),
+    }
+    for label, (epochs, average) in groups.items():
         if epochs:
-            ways = zip(*(step for epoch in epochs for step in epoch), strict=True)
-            mean = statistics.fmean if epochs is taken else statistics.median
-            naive, ours = (mean(way) for way in ways)
+            steps = [step for epoch in epochs for step in epoch]
+            plain, ours = (average(times) for times in zip(*steps, strict=True))
             print(
-                f"{what:>14}: naive {naive:7.3f} s a step, ours {ours:7.3f} s: {naive / ours:5.2f} times as fast"
+                f"{label:>14}: plain {plain:7.3f} s per step, ours {ours:7.3f} s: "
+                f"{plain / ours:5.2f} times as fast"
             )
 
 

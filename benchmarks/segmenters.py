@@ -1,9 +1,9 @@
-"""Teacher and students on one image: time in each runtime, in turns in one run, and where it goes.
+"""Latency of teacher and students for one image in each runtime, all measured in one run.
 
     .venv/bin/python benchmarks/segmenters.py [--image-size 640] [--repeats 15] [--operators]
 
-The models have random weights: these do not change the time. A ratio counts between equal runtimes; `--operators` shows
-what each kind of operation takes in torch and in ONNX Runtime.
+The models have random weights, which do not change the time. Compare models in the same runtime;
+`--operators` shows the time of each operator in torch and in ONNX Runtime.
 """
 
 import argparse
@@ -26,47 +26,49 @@ from fervit_lib.system import runtime
 PASSES = 5
 
 
-def torch_operators(model: nn.Module, images: torch.Tensor) -> Counter[str]:
-    """Milliseconds of a pass by operator."""
+def profile_torch(model: nn.Module, images: torch.Tensor) -> Counter[str]:
+    """Milliseconds per forward pass by operator."""
     with torch.inference_mode():
-        model(images)
-        with profile(activities=[ProfilerActivity.CPU]) as found:
+        model(images)  # warm-up
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
             for _ in range(PASSES):
                 model(images)
-    return Counter({e.key: e.self_cpu_time_total / 1000 / PASSES for e in found.key_averages()})
+    events = profiler.key_averages()
+    return Counter({event.key: event.self_cpu_time_total / 1000 / PASSES for event in events})
 
 
-def onnx_operators(path: Path, images: torch.Tensor) -> Counter[str]:
-    """Milliseconds of a pass by operator, in the graph as ONNX Runtime optimised it."""
+def profile_onnx(path: Path, images: torch.Tensor) -> Counter[str]:
+    """Milliseconds per forward pass by operator of the graph that ONNX Runtime optimised."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.enable_profiling, options.profile_file_prefix = True, str(path.with_suffix(""))
+    options.enable_profiling = True
+    options.profile_file_prefix = str(path.with_suffix(""))
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     for _ in range(PASSES):
         session.run(None, {"images": images.numpy()})
-    events = json.loads(Path(session.end_profiling()).read_text())
-    found: Counter[str] = Counter()
-    for event in events:
+    times: Counter[str] = Counter()
+    for event in json.loads(Path(session.end_profiling()).read_text()):
         if event["name"].endswith("_kernel_time"):
-            found[event["args"]["op_name"]] += event["dur"] / 1000 / PASSES
-    return found
+            times[event["args"]["op_name"]] += event["dur"] / 1000 / PASSES
+    return times
 
 
 def print_operators(models: Mapping[str, nn.Module], folder: Path, size: int) -> None:
+    """Print the 12 slowest operators of the first model, beside the other models' times."""
     images = torch.zeros(1, 3, size, size)
+    # As `measure_segmenters` names the files.
     files = {name: folder / f"{number}.onnx" for number, name in enumerate(models)}
-    tables = {
-        "torch": {name: torch_operators(model.cpu(), images) for name, model in models.items()},
-        "ONNX Runtime": {name: onnx_operators(path, images) for name, path in files.items()},
+    runtimes = {
+        "torch": {name: profile_torch(model.cpu(), images) for name, model in models.items()},
+        "ONNX Runtime": {name: profile_onnx(path, images) for name, path in files.items()},
     }
-    for name, found in tables.items():
-        table = pd.DataFrame(found).fillna(0.0)
+    for name, times in runtimes.items():
+        table = pd.DataFrame(times).fillna(0.0)
         first = table.columns[0]
         shares = {f"{model} %": 100 * column / column.sum() for model, column in table.items()}
         table = table.assign(**shares).sort_values(first, ascending=False).head(12)
-        print(
-            f"\n{name}, ms of a pass by operator, on the CPU\n{table.to_string(float_format='{:.1f}'.format)}"
-        )
+        print(f"\n{name}, ms per forward pass by operator, on the CPU")
+        print(table.to_string(float_format="{:.1f}".format))
 
 
 def main() -> None:
@@ -77,6 +79,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--operators", action="store_true")
     arguments = parser.parse_args()
+    size = arguments.image_size
     device = runtime.get_device()
     runtime.seed_everything(0)
     models = {
@@ -84,22 +87,18 @@ def main() -> None:
         "student": segmentation.build_segmenter().eval(),
         "slim student": segmentation.build_segmenter(decoder="slim").eval(),
     }
-    print(f"{arguments.image_size} pixels, batch 1, {runtime.describe_device(device)}")
+    print(f"{size} pixels, batch 1, {runtime.describe_device(device)}")
     with tempfile.TemporaryDirectory() as folder:
         sizes = evaluation.measure_segmenters(
-            models, Path(folder), arguments.image_size, device, repeats=arguments.repeats
+            models, Path(folder), size, device, repeats=arguments.repeats
         )
-        for name, ms in sizes.loc[sizes["model"] == "teacher", ["runtime", "ms"]].itertuples(
-            index=False
-        ):
+        teacher = sizes[sizes["model"] == "teacher"]
+        for name, ms in zip(teacher["runtime"], teacher["ms"], strict=True):
             sizes[f"x teacher in {name}"] = ms / sizes["ms"]
-        print(
-            sizes.rename(columns={"speedup": "like with like"}).to_string(
-                index=False, float_format="{:.2f}".format
-            )
-        )
+        table = sizes.rename(columns={"speedup": "x teacher in same runtime"})
+        print(table.to_string(index=False, float_format="{:.2f}".format))
         if arguments.operators:
-            print_operators(models, Path(folder), arguments.image_size)
+            print_operators(models, Path(folder), size)
 
 
 if __name__ == "__main__":

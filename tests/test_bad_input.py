@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -34,7 +35,7 @@ from fervit_lib.distillation import OnnxFeatures, binary_kl, people_dls, tempera
 from fervit_lib.encoders import load_encoder
 from fervit_lib.encoders.autoencoder import Autoencoder, save_autoencoder
 from fervit_lib.encoders.published import load_style_encoder
-from fervit_lib.evaluation.predict import load_predictor
+from fervit_lib.evaluation.predict import load_predictor, read_predictions
 from fervit_lib.explain import attention_rollout, linear_cka
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import create_model, load_model, save_model
@@ -329,10 +330,10 @@ def write_onnx(
     return path
 
 
-def detector(tensor: str = "y", providers: list[str] | None = None, **graph: Any) -> Callable:
+def detector(tensor: str = "y", **graph: Any) -> Callable:
     def make(folder: Path) -> Call:
         write_onnx(folder / "d.onnx", **graph)
-        return lambda: OnnxFeatures(folder / "d.onnx", tensor, CPU, providers)
+        return lambda: OnnxFeatures(folder / "d.onnx", tensor, CPU)
 
     return make
 
@@ -896,9 +897,8 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
     ),
     "detector: no images": (
         detector(shape=(3,)),
-        r"d\.onnx: cannot be run as ONNX.*expected images",
+        r"d\.onnx: expected images",
     ),
-    "detector: unknown provider": (detector(providers=["Abacus"]), "providers: expected some of"),
     "detector: weights out of its folder": (
         onnx_with_weights_elsewhere,
         r"d\.onnx: cannot be read as ONNX",
@@ -918,6 +918,21 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
     "run: not there": (
         lambda f: lambda: load_predictor(f / "e" / "train" / "v"),
         "no such checkpoint; run the notebook",
+    ),
+    "predictions: not there": (
+        lambda f: lambda: read_predictions(f / "p.parquet"),
+        r"p\.parquet: .*run 04_evaluate",
+    ),
+    "predictions: text": (
+        bytes_of("p.parquet", read_predictions),
+        r"p\.parquet: not the predictions.*run 04_evaluate",
+    ),
+    "predictions: others": (
+        lambda f: (
+            pd.DataFrame({"a": [1]}).to_parquet(f / "p.parquet")
+            or (lambda: read_predictions(f / "p.parquet"))
+        ),
+        r"p\.parquet: not the predictions.*run 04_evaluate",
     ),
     "page: a list": (
         bytes_of("x.ipynb", lambda p: report.write_page(p, p.with_name("x.html")), "[]"),

@@ -1,4 +1,4 @@
-"""Tensors kept by content, within a bound."""
+"""A cache of tensors, keyed by content and bounded in bytes."""
 
 import hashlib
 from collections import OrderedDict
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def content_key(*parts: Tensor | bytes) -> str:
-    """32 hex digits of what tensors hold (dtype, shape and values), wherever they lie in memory."""
+    """Hash dtype, shape and values of tensors, and bytes, to 32 hex digits."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         if isinstance(part, Tensor):
@@ -20,50 +20,54 @@ def content_key(*parts: Tensor | bytes) -> str:
 
 
 def model_key(model: nn.Module) -> str:
-    """`content_key` of a model's weights and buffers, under their names."""
-    return content_key(
-        *(part for name, value in model.state_dict().items() for part in (name.encode(), value))
-    )
+    """Hash the names and values of a model's parameters and buffers."""
+    state = model.state_dict().items()
+    return content_key(*(part for name, value in state for part in (name.encode(), value)))
 
 
 class BoundedCache:
-    """Tuples of tensors by key; the longest unused go when `max_bytes` are full. With 0 nothing is kept.
+    """An LRU cache of tuples of tensors.
+
+    Args:
+        max_bytes: size at which the least recently used entries are dropped. 0: nothing is stored.
 
     Attributes:
-        hits, misses: of `get` so far.
+        hits, misses: calls of `get` that found an entry, and that did not.
+        bytes: size of all entries.
     """
 
     def __init__(self, max_bytes: float) -> None:
         if max_bytes < 0:
             raise ValueError(f"max_bytes: expected 0 or more, got {max_bytes}")
-        self.max_bytes, self.bytes = max_bytes, 0
-        self.hits = self.misses = 0
-        self._kept: OrderedDict[Hashable, tuple[Tensor, ...]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._kept)
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self.hits = 0
+        self.misses = 0
+        self._entries: OrderedDict[Hashable, tuple[Tensor, ...]] = OrderedDict()
 
     def get(self, key: Hashable) -> tuple[Tensor, ...] | None:
-        found = self._kept.get(key)
-        if found is None:
+        entry = self._entries.get(key)
+        if entry is None:
             self.misses += 1
         else:
             self.hits += 1
-            self._kept.move_to_end(key)
-        return found
+            self._entries.move_to_end(key)
+        return entry
 
     def put(self, key: Hashable, tensors: tuple[Tensor, ...]) -> None:
-        size = _size(tensors)
-        if size > self.max_bytes or key in self._kept:
+        """Store `tensors`, unless the key is present or they exceed `max_bytes` alone."""
+        size = _num_bytes(tensors)
+        if size > self.max_bytes or key in self._entries:
             return
-        # A view would keep the batch that it was cut from alive.
-        self._kept[key] = tuple(
+        # A view would keep the memory of its whole batch allocated.
+        self._entries[key] = tuple(
             t.clone() if t.untyped_storage().nbytes() > t.nbytes else t for t in tensors
         )
         self.bytes += size
         while self.bytes > self.max_bytes:
-            self.bytes -= _size(self._kept.popitem(last=False)[1])
+            _, dropped = self._entries.popitem(last=False)
+            self.bytes -= _num_bytes(dropped)
 
 
-def _size(tensors: tuple[Tensor, ...]) -> int:
+def _num_bytes(tensors: tuple[Tensor, ...]) -> int:
     return sum(tensor.nbytes for tensor in tensors)

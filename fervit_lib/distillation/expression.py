@@ -1,4 +1,4 @@
-"""Expressions: a CNN teaches a ViT what few faces alone do not (DeiT, Touvron et al. 2021, section 3)."""
+"""Distillation of expressions: a CNN teaches a ViT (DeiT, Touvron et al. 2021, section 3)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,13 +34,14 @@ KINDS = ("none", "soft", "hard", "token")
 
 
 class TokenViT(ImageModel):
-    """A ViT with DeiT's distillation token beside CLS, each with a head of its own.
+    """A ViT with DeiT's distillation token beside CLS, each with its own head.
 
-    In training: (logits of CLS, logits of the token), (B, num_classes) each; else the mean of both.
+    In training mode it returns the logits of CLS and of the token, (B, num_classes) each; in eval
+    mode their mean.
 
     Args:
-        model_name: a distilled ViT of timm: `deit_tiny_distilled_patch16_224`, …
-        options: as of `ImageModel`.
+        model_name: a distilled ViT of timm, e.g. `deit_tiny_distilled_patch16_224`.
+        options: of `ImageModel`.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class TokenViT(ImageModel):
         num_classes: int = 7,
         *,
         model_name: str = "deit_tiny_distilled_patch16_224",
-        **options,
+        **options: Any,
     ) -> None:
         if "distilled" not in model_name:
             raise ValueError(
@@ -58,17 +59,20 @@ class TokenViT(ImageModel):
         self.head = nn.ModuleList([self.head, nn.Linear(self.body.num_features, num_classes)])
 
     def forward_head(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        ours, token = (head(self.head_drop(features[:, i])) for i, head in enumerate(self.head))
-        return (ours, token) if self.training else (ours + token) / 2
+        # Tokens 0 and 1 of (B, N, D) are CLS and the distillation token.
+        cls, token = (head(self.head_drop(features[:, i])) for i, head in enumerate(self.head))
+        return (cls, token) if self.training else (cls + token) / 2
 
 
 class ExpressionLoss(nn.Module):
-    """(1 - alpha) · cross-entropy of the labels + alpha · what the teacher says.
+    """(1 - alpha) · cross-entropy of the labels + alpha · loss of the teacher's outputs.
 
     Args:
-        kind: `none`: labels only; `soft`: T² · KL to the teacher at temperature T (Hinton et al. 2015); `hard`:
-            cross-entropy of the teacher's class; `token`: the same, of the distillation token.
+        kind: loss of the teacher's outputs. `none`: no such term. `soft`: T² · KL divergence at
+            temperature T (Hinton et al. 2015). `hard`: cross-entropy of the teacher's class.
+            `token`: the same for the logits of the distillation token.
         alpha: in [0, 1].
+        temperature: above 0.
     """
 
     def __init__(self, kind: str, alpha: float = 0.5, temperature: float = 3.0) -> None:
@@ -76,45 +80,51 @@ class ExpressionLoss(nn.Module):
         if kind not in KINDS:
             raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
         if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha: expected a share in [0, 1], got {alpha}")
+            raise ValueError(f"alpha: expected a number in [0, 1], got {alpha}")
         if not temperature > 0:
             raise ValueError(f"temperature: expected a number above 0, got {temperature}")
-        self.kind, self.alpha, self.temperature = (
-            kind,
-            0.0 if kind == "none" else alpha,
-            temperature,
-        )
+        self.kind = kind
+        self.alpha = 0.0 if kind == "none" else alpha
+        self.temperature = temperature
 
     def forward(
-        self, logits: Tensor | tuple[Tensor, Tensor], labels: Tensor, taught: Tensor | None = None
+        self,
+        logits: Tensor | tuple[Tensor, Tensor],
+        labels: Tensor,
+        teacher_logits: Tensor | None = None,
     ) -> Tensor:
-        """`taught`: the teacher's logits (B, C); None where they are not asked for, as in validation."""
-        ours, token = logits if isinstance(logits, tuple) else (logits, logits)
-        loss = F.cross_entropy(ours.float(), labels)
-        if taught is None or not self.alpha:
-            return loss
+        """Compute the loss of a batch.
+
+        Args:
+            logits: (B, C), or a pair of them as `TokenViT` returns in training.
+            labels: (B,).
+            teacher_logits: (B, C). None: labels only, as in validation.
+        """
+        cls, token = logits if isinstance(logits, tuple) else (logits, logits)
+        label_loss = F.cross_entropy(cls.float(), labels)
+        if teacher_logits is None or not self.alpha:
+            return label_loss
         if self.kind == "soft":
-            student, teacher = ours.float() / self.temperature, taught.float() / self.temperature
-            said = self.temperature**2 * F.kl_div(
-                student.log_softmax(-1),
-                teacher.log_softmax(-1),
+            teacher_loss = self.temperature**2 * F.kl_div(
+                (cls.float() / self.temperature).log_softmax(-1),
+                (teacher_logits.float() / self.temperature).log_softmax(-1),
                 log_target=True,
                 reduction="batchmean",
             )
         else:
-            said = F.cross_entropy(
-                (token if self.kind == "token" else ours).float(), taught.argmax(-1)
-            )
-        return (1 - self.alpha) * loss + self.alpha * said
+            student = token if self.kind == "token" else cls
+            teacher_loss = F.cross_entropy(student.float(), teacher_logits.argmax(-1))
+        return (1 - self.alpha) * label_loss + self.alpha * teacher_loss
 
 
-class AskTeacher(Callback):
-    """Put a frozen teacher's logits of the very same training images, as they were changed, beside the labels."""
+class AddTeacherLogits(Callback):
+    """Add the teacher's logits of the augmented training images to the targets of each batch."""
 
-    order = -4  # after AugmentImages, before anything is cast
+    order = -4  # after AugmentImages, before mixed precision
 
     def __init__(self, teacher: nn.Module, bf16: bool) -> None:
-        self.teacher, self.bf16 = freeze(teacher), bf16
+        self.teacher = teacher
+        self.bf16 = bf16
 
     def before_batch(self) -> None:
         if self.training:
@@ -123,19 +133,18 @@ class AskTeacher(Callback):
 
 @torch.no_grad()
 def teacher_logits(teacher: nn.Module, images: Tensor, bf16: bool) -> Tensor:
-    """(B, 3, H, W) as `ImageModel` takes them → (B, C) float32."""
+    """Images (B, 3, H, W) as `ImageModel` takes them → logits (B, C) float32."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
         return distributed.in_shares(teacher, images).float()
 
 
-def ask_of_all(teacher: nn.Module, images: Tensor, bf16: bool) -> Tensor:
-    """The teacher's mean logits of each image and its mirror image: (N, 3, H, W) → (N, C)."""
-    said = []
-    for part in progress(images.split(256), desc="ask the teacher", unit=" batches"):
-        said.append(
-            (teacher_logits(teacher, part, bf16) + teacher_logits(teacher, part.flip(-1), bf16)) / 2
-        )
-    return torch.cat(said)
+def mirrored_teacher_logits(teacher: nn.Module, images: Tensor, bf16: bool) -> Tensor:
+    """The teacher's mean logits of each image and its mirror image, (N, 3, H, W) → (N, C)."""
+    logits = []
+    for part in progress(images.split(256), desc="teacher", unit=" batches"):
+        mirrored = teacher_logits(teacher, part.flip(-1), bf16)
+        logits.append((teacher_logits(teacher, part, bf16) + mirrored) / 2)
+    return torch.cat(logits)
 
 
 def build_expression_learner(
@@ -144,47 +153,44 @@ def build_expression_learner(
     dls: DataLoaders,
     loss: ExpressionLoss,
     *,
-    folder: Path,
     ask_once: bool = False,
     precision: str = "auto",
     cbs: list[Callback],
     **options: Any,
 ) -> Learner:
-    """`training.build_learner` of the whole student with the teacher beside it; `training.fit` trains it.
+    """`training.build_learner` for a student whose parameters all train, with a frozen teacher.
 
     Args:
-        teacher: any model over the same images; frozen here.
-        dls: as `training.face_dls` of the student.
-        ask_once: the teacher says what it sees in each face, and in its mirror image, once and for all. That costs two
-            passes in all; else one for every image as it was changed, which says more of the teacher.
-        precision: of the teacher, too.
-        options: as of `training.build_learner`.
+        teacher: any model of the same images and classes.
+        dls: as `expression_dls` returns it.
+        ask_once: compute the teacher's logits of each face and its mirror image once, and use their
+            mean in all epochs. False: compute them for each augmented image, which takes one pass
+            per step and tells the student more.
+        precision: of student and teacher.
+        options: of `training.build_learner`.
 
     Raises:
-        ValueError: a `token` without a `TokenViT`, or a teacher of other classes.
+        ValueError: kind `token` without a `TokenViT` or the reverse, or a teacher of other classes.
     """
     if (loss.kind == "token") != isinstance(student, TokenViT):
         raise ValueError(
             f"student: expected a TokenViT for kind token and only there, got kind {loss.kind!r}"
         )
-    student, teacher = student.to(dls.device), freeze(teacher).to(dls.device)
+    student = student.to(dls.device)
+    teacher = freeze(teacher).to(dls.device)
     bf16 = use_bf16(precision, dls.device)
-    found = teacher_logits(teacher, dls.train.views[0][:2], bf16).shape[-1]
-    if found != len(dls.classes):
+    images = dls.train.views[0]
+    num_classes = teacher_logits(teacher, images[:2], bf16).shape[-1]
+    if num_classes != len(dls.classes):
         raise ValueError(
-            f"teacher: expected {len(dls.classes)} classes as the faces have, got {found}"
+            f"teacher: expected the {len(dls.classes)} classes of the faces, got {num_classes}"
         )
-    dls.train.beside = (
-        ask_of_all(teacher, dls.train.views[0], bf16) if ask_once and loss.alpha else None
-    )
-    ask = [AskTeacher(teacher, bf16)] if loss.alpha and not ask_once else []
-    fitting: dict[str, Any] = {
-        "folder": folder,
-        "precision": precision,
-        "cbs": [*ask, *cbs],
-        **options,
-    }
-    learn = build_learner(student, dls, STRATEGIES["full"], **fitting)
+    dls.train.beside = None
+    if loss.alpha and ask_once:
+        dls.train.beside = mirrored_teacher_logits(teacher, images, bf16)
+    elif loss.alpha:
+        cbs = [AddTeacherLogits(teacher, bf16), *cbs]
+    learn = build_learner(student, dls, STRATEGIES["full"], precision=precision, cbs=cbs, **options)
     learn.loss_func = loss
     return learn
 
@@ -192,51 +198,61 @@ def build_expression_learner(
 def expression_dls(
     folder: Path, image_size: int, batch_size: int, device: torch.device
 ) -> DataLoaders:
-    """`training.face_dls` of a store's faces, as pixels; and the test split as `dls.test_inputs`, `test_labels`."""
+    """`training.face_dls` of a store's faces as images.
+
+    The test split is added as `dls.test_inputs` and `dls.test_labels`.
+    """
     test = LatentStore.open(folder, "test")
-    reader = ImageModel(
+    # Any model of images: only its image size is used.
+    model = ImageModel(
         len(test.classes), model_name="resnet10t", pretrained="none", image_size=image_size
     )
-    dls = face_dls(reader, folder, batch_size=batch_size, device=device)
-    dls.test_inputs, dls.test_labels = inputs_for(reader, test), test.labels.numpy()
-    dls.num_train, dls.num_val, dls.num_test = (
-        len(dls.train.targets),
-        len(dls.valid.targets),
-        len(dls.test_labels),
-    )
+    dls = face_dls(model, folder, batch_size=batch_size, device=device)
+    dls.test_inputs = inputs_for(model, test)
+    dls.test_labels = test.labels.numpy()
+    dls.num_train = len(dls.train.targets)
+    dls.num_val = len(dls.valid.targets)
+    dls.num_test = len(dls.test_labels)
     return dls
 
 
+@torch.inference_mode()
 def correct_predictions(model: nn.Module, dls: DataLoaders) -> np.ndarray:
-    """(2, N) bool: which faces of the test split `model` reads rightly, alone and together with the mirror image."""
+    """Which test faces are classified correctly, (2, N) bool.
+
+    Row 0 is for the face alone, row 1 for the mean probabilities of the face and its mirror image.
+    """
     model = model.eval().to(dls.device)
-    found = []
-    with torch.inference_mode():
-        for part in dls.test_inputs.split(256):
-            plain, mirrored = (
-                model(images.to(dls.device)).softmax(-1) for images in (part, part.flip(-1))
-            )
-            found.append(torch.stack([plain.argmax(-1), (plain + mirrored).argmax(-1)]).cpu())
-    return torch.cat(found, dim=1).numpy() == dls.test_labels
+    predictions = []
+    for part in dls.test_inputs.split(256):
+        images = part.to(dls.device)
+        plain = model(images).softmax(-1)
+        mirrored = model(images.flip(-1)).softmax(-1)
+        predictions.append(torch.stack([plain.argmax(-1), (plain + mirrored).argmax(-1)]).cpu())
+    return torch.cat(predictions, dim=1).numpy() == dls.test_labels
 
 
-def load_or_teach(teacher: str, dls: DataLoaders, folder: Path, **options: Any) -> nn.Module:
-    """`toy`: as `teach_expressions` with `options`; else the checkpoint of a run of 02_train, approach image.
+def load_or_train_teacher(
+    teacher: str, dls: DataLoaders, folder: Path, **options: Any
+) -> nn.Module:
+    """Load the checkpoint of a run of 02_train with approach image; `toy`: train a CNN.
+
+    Args:
+        folder: of the training.
+        options: of `train_teacher`.
 
     Raises:
         ValueError: the checkpoint is of a model over codes.
     """
     if teacher == "toy":
-        return teach_expressions(dls, folder, **options)
+        return train_teacher(dls, folder, **options)
     model, _ = load_model(resolve(teacher))
     if model.reads != "pixels":
-        raise ValueError(
-            f"teacher: expected a model over pixels (approach image), {teacher} reads codes"
-        )
+        raise ValueError(f"teacher: expected a model of images (approach image), got {teacher}")
     return model
 
 
-def teach_expressions(
+def train_teacher(
     dls: DataLoaders,
     folder: Path,
     *,
@@ -246,20 +262,22 @@ def teach_expressions(
     precision: str = "auto",
     seed: int = 0,
 ) -> nn.Module:
-    """A CNN trained on the same faces, its best epoch by macro-F1: what teaches where no trained one is given."""
+    """Train a CNN of timm on the same faces and return its best epoch by macro-F1."""
     seed_everything(seed)
     model = ImageModel(
         len(dls.classes), model_name=model_name, pretrained="none", image_size=image_size
+    ).to(dls.device)
+    cbs: list[Callback] = [AugmentImages()]
+    learn = build_learner(
+        model, dls, STRATEGIES["full"], folder=folder, precision=precision, cbs=cbs
     )
-    fitting: dict[str, Any] = {"folder": folder, "precision": precision, "cbs": [AugmentImages()]}
-    learn = build_learner(model.to(dls.device), dls, STRATEGIES["full"], **fitting)
-    told = {
+    settings = {
         "seed": seed,
         "model_name": model_name,
         "image_size": image_size,
         "precision": precision,
     }
-    _fit_best(learn, folder, epochs, 1e-3, told)
+    _fit_best(learn, folder, epochs, 1e-3, settings)
     return model
 
 
@@ -277,70 +295,85 @@ def fit_expression(
     loss: Mapping[str, float],
     **options: Any,
 ) -> nn.Module:
-    """A ViT taught as `kind` says, its best epoch by macro-F1.
+    """Train a ViT with one kind of distillation and return its best epoch by macro-F1.
 
     For `none`, `soft` and `hard` the student is the same ViT without the token.
 
     Args:
+        kind: one of `KINDS`.
         student: `model_name` of a distilled ViT of timm, and other keywords of `ImageModel`.
         augment: see `AugmentImages`.
         loss: keywords of `ExpressionLoss`.
-        options: as of `build_expression_learner`.
+        options: of `build_expression_learner`.
     """
     seed_everything(seed)
     own = {"pretrained": "none", **student}
     if kind == "token":
         model: nn.Module = TokenViT(len(dls.classes), **own)
     else:
-        model = ImageModel(
-            len(dls.classes), **own | {"model_name": own["model_name"].replace("_distilled", "")}
-        )
-    build = {"folder": folder, "cbs": [AugmentImages(augment)], **options}
-    learn = build_expression_learner(model, teacher, dls, ExpressionLoss(kind, **loss), **build)
-    told = {
+        own["model_name"] = own["model_name"].replace("_distilled", "")
+        model = ImageModel(len(dls.classes), **own)
+    cbs = [AugmentImages(augment)]
+    learn = build_expression_learner(
+        model, teacher, dls, ExpressionLoss(kind, **loss), folder=folder, cbs=cbs, **options
+    )
+    settings = {
+        "seed": seed,
         "kind": kind,
         "student": dict(student),
         "loss": dict(loss),
         "augment": augment,
         **options,
     }
-    _fit_best(learn, folder, epochs, lr, {"seed": seed, **told})
+    _fit_best(learn, folder, epochs, lr, settings)
     return model.eval()
 
 
 def _fit_best(
     learn: Learner, folder: Path, epochs: int, lr: float, settings: Mapping[str, Any]
 ) -> None:
-    """Fit, resumably, and leave the weights of the best epoch in the model."""
-    checkpoint = folder / "checkpoints" / "best.safetensors"
-    learn.add_cb(
-        SaveBest(
-            lambda: save_checkpoint(checkpoint, learn.model.state_dict(), {"kind": "expression"})
-        )
-    )
+    """Train, or continue an interrupted training, and load the weights of the best epoch."""
+    best = folder / "checkpoints" / "best.safetensors"
+
+    def save() -> None:
+        save_checkpoint(best, learn.model.state_dict(), {"kind": "expression"})
+
+    learn.add_cb(SaveBest(save))
     fit(
-        learn, STRATEGIES["full"], epochs=epochs, lr=lr, state=folder / "checkpoints" / "last.safetensors",
+        learn,
+        STRATEGIES["full"],
+        epochs=epochs,
+        lr=lr,
+        state=best.with_name("last.safetensors"),
         settings={**settings, "faces": len(learn.dls.train.targets)},
-    )  # fmt: skip
-    learn.model.load_state_dict(load_checkpoint(checkpoint)[0])
+    )
+    learn.model.load_state_dict(load_checkpoint(best)[0])
 
 
 def accuracy_table(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """{kind: (seeds, 2, N) as `correct_predictions` gives it} → a row a kind, with a 95% interval over the faces.
+    """Accuracy by kind of distillation, with a 95 % bootstrap interval over the faces.
 
-    `accuracy`, `low` and `high` are of the face alone, `mirrored` of the face together with its mirror image.
+    Args:
+        correct: {kind: (seeds, 2, N)}, rows of `correct_predictions`.
+
+    Returns:
+        One row per kind: arm, seeds, accuracy, low, high, and mirrored: the accuracy of the face
+        together with its mirror image.
     """
-    rows, rng = [], np.random.default_rng(0)
-    for kind, both in correct.items():
-        values = np.asarray(both)[:, 0]
-        drawn = rng.choice(values.mean(0), (2000, values.shape[1])).mean(1)
-        low, high = np.quantile(drawn, (0.025, 0.975))
-        row = {
-            "arm": kind,
-            "seeds": len(values),
-            "accuracy": values.mean(),
-            "low": low,
-            "high": high,
-        }
-        rows.append(row | {"mirrored": np.asarray(both)[:, 1].mean()})
+    rows = []
+    rng = np.random.default_rng(0)
+    for kind, seeds in correct.items():
+        plain, mirrored = np.asarray(seeds).swapaxes(0, 1)  # (seeds, N) each
+        samples = rng.choice(plain.mean(0), (2000, plain.shape[1])).mean(1)
+        low, high = np.quantile(samples, (0.025, 0.975))
+        rows.append(
+            {
+                "arm": kind,
+                "seeds": len(plain),
+                "accuracy": plain.mean(),
+                "low": low,
+                "high": high,
+                "mirrored": mirrored.mean(),
+            }
+        )
     return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""Masks side by side as pictures, while a student trains and after."""
+"""Images of masks side by side, during training and after it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,54 +15,60 @@ from fervit_lib.models.segmentation import denormalise
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import atomic_write
 
-_PERSON, _GAP, _HEAD = (0, 114, 178), 4, 22
+_PERSON_COLOUR = np.array((0, 114, 178))
+_SIDE = 112  # of one tile, pixels
+_GAP = 4
+_HEADER = 22
 
 
-def mask_sheet(
-    images: Tensor, masks: Tensor, logits: Mapping[str, Tensor], side: int = 112
-) -> Image.Image:
-    """A row an image: the picture, its mask, and what each of `logits` finds; ignored pixels are grey.
+def draw_mask_grid(images: Tensor, masks: Tensor, logits: Mapping[str, Tensor]) -> Image.Image:
+    """Draw one row per image: the image, its mask, and the mask predicted by each of `logits`.
+
+    Ignored pixels are grey.
 
     Args:
-        images: (B, 3, S, S) normalised. masks: (B, S, S) of 0, 1, 255. logits: (B, 1, S, S) each, by name.
-        side: of a tile, pixels.
+        images: (B, 3, S, S), normalised.
+        masks: (B, S, S) of 0, 1, 255.
+        logits: (B, 1, S, S) by column name.
     """
     pictures = (255 * denormalise(images.cpu())).byte().permute(0, 2, 3, 1).numpy()
-    ignored = (masks.cpu() == IGNORE).numpy()
-    columns = {"mask": (masks.cpu() == 1).numpy()} | {
-        k: (v[:, 0].cpu() > 0).numpy() for k, v in logits.items()
-    }
-    across, font = side + _GAP, ImageFont.load_default(12)
-    sheet = Image.new("RGB", (across * (1 + len(columns)), _HEAD + across * len(pictures)), "white")
-    draw = ImageDraw.Draw(sheet)
+    masks = masks.cpu()
+    ignored = (masks == IGNORE).numpy()
+    columns = {"mask": (masks == 1).numpy()}
+    for name, values in logits.items():
+        columns[name] = (values[:, 0].cpu() > 0).numpy()
+    step = _SIDE + _GAP
+    size = (step * (1 + len(columns)), _HEADER + step * len(pictures))
+    grid = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(grid)
     for number, name in enumerate(["image", *columns]):
-        draw.text(
-            (number * across + side / 2, _HEAD / 2),
-            name.replace("_", " "),
-            "#222222",
-            font,
-            anchor="mm",
-        )
+        centre = (number * step + _SIDE / 2, _HEADER / 2)
+        font = ImageFont.load_default(12)
+        draw.text(centre, name.replace("_", " "), "#222222", font, anchor="mm")
+
+    def paste(tile: np.ndarray, column: int, row: int) -> None:
+        tile_image = Image.fromarray(tile).resize((_SIDE, _SIDE))
+        grid.paste(tile_image, (column * step, _HEADER + row * step))
+
     for row, picture in enumerate(pictures):
-        top = _HEAD + row * across
-        sheet.paste(Image.fromarray(picture).resize((side, side)), (0, top))
-        for number, found in enumerate(columns.values(), 1):
+        paste(picture, 0, row)
+        person = (0.35 * picture + 0.65 * _PERSON_COLOUR).astype(np.uint8)
+        for number, mask in enumerate(columns.values(), 1):
             tile = picture // 3 + 150
-            tile[found[row]] = (0.35 * picture + 0.65 * np.array(_PERSON)).astype(np.uint8)[
-                found[row]
-            ]
+            tile[mask[row]] = person[mask[row]]
             tile[ignored[row]] = 128
-            sheet.paste(Image.fromarray(tile).resize((side, side)), (number * across, top))
-    return sheet
+            paste(tile, number, row)
+    return grid
 
 
-class SavePictures(Callback):
-    """Write `pictures/epoch-001.png`, …: image, mask, teacher and student, of the same images each time.
+class SaveMaskGrids(Callback):
+    """Write `pictures/epoch-001.png`, …: image, mask, teacher and student for fixed images.
 
     Args:
-        batch: images and masks, and the teacher's logits or None.
-        every: epochs from picture to picture; the last epoch has one, too.
-        show: called with each sheet, e.g. to show it in a notebook.
+        folder: of the run.
+        batch: images, masks, and the teacher's logits or None.
+        every: write each `every`-th epoch, and the last one.
+        show: called with each grid, e.g. to display it in a notebook.
     """
 
     order = 63
@@ -74,25 +80,26 @@ class SavePictures(Callback):
         every: int = 1,
         show: Callable[[Any], None] | None = None,
     ) -> None:
-        self.folder, self.batch, self.every, self.show = folder, batch, every, show
+        self.folder = folder
+        self.batch = batch
+        self.every = every
+        self.show = show
 
     def after_epoch(self) -> None:
-        if (self.epoch + 1) % self.every and self.epoch + 1 < self.n_epoch:
+        number = self.epoch + 1
+        if number % self.every and number < self.n_epoch:
             return
         images, masks, teacher_logits = self.batch
+        logits = {} if teacher_logits is None else {"teacher": teacher_logits}
         self.model.eval()
         with torch.no_grad():
-            logits = {"student": self.model.student(images).float()}
-        if teacher_logits is not None:
-            logits = {"teacher": teacher_logits} | logits
-        sheet = mask_sheet(images, masks, logits)
-        self._write(sheet)
+            logits["student"] = self.model.student(images).float()
+        grid = draw_mask_grid(images, masks, logits)
+        self._write(grid, number)
         if self.show:
-            self.show(sheet)
+            self.show(grid)
 
     @distributed.rank_zero_only
-    def _write(self, sheet: Image.Image) -> None:
-        with atomic_write(
-            self.folder / "pictures" / f"epoch-{self.epoch + 1:03d}.png"
-        ) as temporary:
-            sheet.save(temporary, format="PNG")
+    def _write(self, grid: Image.Image, number: int) -> None:
+        with atomic_write(self.folder / "pictures" / f"epoch-{number:03d}.png") as temporary:
+            grid.save(temporary, format="PNG")

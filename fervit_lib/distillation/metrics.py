@@ -1,124 +1,130 @@
-"""How well masks are found: overlap, edges, and agreement with the teacher. Pixels of 255 count nowhere."""
+"""Segmentation metrics: overlap, boundaries and agreement with the teacher.
+
+Pixels of 255 in the mask are ignored.
+"""
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from fastai.learner import Metric
+from fastai.learner import Metric, ValueMetric
 from torch import Tensor
 
 from fervit_lib.datasets import IGNORE
 
-COUNTS = (
-    "inter", "union", "back_inter", "back_union", "edge_inter", "edge_union", "agree", "valid",
-)  # fmt: skip
 SCORES = ("miou", "fg_iou", "fg_iou_per_image", "boundary_iou", "teacher_agreement")
-BOUNDARY = 0.02  # of the diagonal: the width of an edge (Cheng et al. 2021)
+BOUNDARY = 0.02  # width of a boundary as a share of the diagonal (Cheng et al. 2021)
 
 
 def boundary(mask: Tensor) -> Tensor:
-    """(B, H, W) bool → the pixels of a mask that are no further than 2% of the diagonal from its outside.
+    """The pixels of a mask within 2 % of the diagonal of its outside, (B, H, W) bool → the same.
 
-    The picture's border is outside, as in Cheng et al. 2021, Boundary IoU.
+    The image border counts as outside. Source: Cheng et al. 2021, Boundary IoU.
     """
     width = max(1, round(BOUNDARY * math.hypot(*mask.shape[1:])))
     outside = F.pad((~mask).float()[:, None], (width,) * 4, value=1.0)
-    near = F.max_pool2d(F.max_pool2d(outside, (2 * width + 1, 1), 1), (1, 2 * width + 1), 1)[:, 0]
-    return mask & (near > 0)
+    # A square maximum filter as two one-dimensional ones: far fewer operations.
+    near = F.max_pool2d(F.max_pool2d(outside, (2 * width + 1, 1), 1), (1, 2 * width + 1), 1)
+    return mask & (near[:, 0] > 0)
 
 
 @torch.no_grad()
 def count_pixels(logits: Tensor, masks: Tensor, teacher_logits: Tensor | None = None) -> Tensor:
-    """Logits (B, 1, S, S), masks (B, S, S) of 0, 1, 255 → (B, 8) counts as `COUNTS`, float64 on the CPU.
+    """Count pixels of each image, from which `scores_from` computes all scores.
 
-    Without a teacher `agree` is no number.
+    Args:
+        logits, teacher_logits: (B, 1, S, S).
+        masks: (B, S, S) of 0, 1, 255.
+
+    Returns:
+        (B, 11) float64 on the CPU: true positives, false positives and false negatives, each for
+        person, background and boundary; pixels where student and teacher agree (NaN without a
+        teacher); valid pixels.
     """
+    from segmentation_models_pytorch.metrics import get_stats
+
     valid = masks != IGNORE
-    found, true = (logits[:, 0] > 0) & valid, (masks == 1) & valid
-    edges = boundary(found) & valid, boundary(true) & valid
-    pairs = ((found, true), (~found & valid, ~true & valid), edges)
-    counts = [value.sum((1, 2)) for a, b in pairs for value in (a & b, a | b)]
-    agree = torch.full((len(masks),), torch.nan, device=masks.device)
+
+    def regions(person: Tensor) -> Tensor:
+        """(B, S, S) → (B, 3, S, S): person, background and boundary, without ignored pixels."""
+        person = person & valid
+        return torch.stack([person, ~person & valid, boundary(person) & valid], 1).byte()
+
+    predicted = logits[:, 0] > 0
+    tp, fp, fn, _ = get_stats(regions(predicted), regions(masks == 1), "multilabel")
+    agree = torch.full_like(tp[:, 0], torch.nan, dtype=torch.double)
     if teacher_logits is not None:
-        agree = (((logits > 0) == (teacher_logits > 0))[:, 0] & valid).sum((1, 2))
-    return torch.stack([c.double() for c in (*counts, agree, valid.sum((1, 2)))], 1).cpu()
+        agree = ((predicted == (teacher_logits[:, 0] > 0)) & valid).sum((1, 2))
+    totals = torch.stack([agree, valid.sum((1, 2))], 1)
+    return torch.cat([tp, fp, fn, totals], 1).double().cpu()
+
+
+def region_ious(counts: Tensor) -> Tensor:
+    """IoU of person, background and boundary, (…, 11) → (…, 3); 1 where both masks are empty."""
+    from segmentation_models_pytorch.metrics import iou_score
+
+    tp, fp, fn = counts[..., :9].unflatten(-1, (3, 3)).unbind(-2)
+    # Without a reduction: smp's "micro" is NaN on an empty union.
+    return iou_score(tp, fp, fn, None, reduction=None)
 
 
 def scores_from(counts: Tensor) -> dict[str, Tensor]:
-    """Counts (…, N, 8) of N images → each of `SCORES` (…).
+    """Counts (…, N, 11) of N images → each of `SCORES` (…).
 
-    IoUs are of the whole set, pixels of all images together, and `fg_iou_per_image` is the mean of each image's. With
-    nothing to find and nothing found, an IoU is 1.
+    An IoU is of the pixels of all images together; `fg_iou_per_image` is the mean over images.
     """
-    total = dict(zip(COUNTS, counts.sum(-2).unbind(-1), strict=True))
-    each = dict(zip(COUNTS, counts.unbind(-1), strict=True))
-
-    def iou(inter: Tensor, union: Tensor) -> Tensor:
-        return torch.where(union > 0, inter / union.clamp(min=1), 1.0)
-
-    foreground = iou(total["inter"], total["union"])
+    total = counts.sum(-2)
+    person, background, edge = region_ious(total).unbind(-1)
     return {
-        "miou": (foreground + iou(total["back_inter"], total["back_union"])) / 2,
-        "fg_iou": foreground,
-        "fg_iou_per_image": iou(each["inter"], each["union"]).mean(-1),
-        "boundary_iou": iou(total["edge_inter"], total["edge_union"]),
-        "teacher_agreement": total["agree"] / total["valid"].clamp(min=1),
+        "miou": (person + background) / 2,
+        "fg_iou": person,
+        "fg_iou_per_image": region_ious(counts)[..., 0].mean(-1),
+        "boundary_iou": edge,
+        "teacher_agreement": total[..., 9] / total[..., 10].clamp(min=1),
     }
 
 
-class Counts:
-    """What the metrics of one learner share: the counts of the validation images, taken once a batch."""
+class ValidationScores(Metric):
+    """Collects pixel counts and loss terms of the validation images for all metrics of a Learner.
 
-    def __init__(self) -> None:
-        self.parts: list[Tensor] = []
-        self.terms: dict[str, list[tuple[float, int]]] = {}
+    It is itself the metric of the first score; the others only read from it, so that each batch is
+    counted once.
+    """
+
+    name = SCORES[0]
 
     def reset(self) -> None:
-        self.parts, self.terms = [], {}
+        self.counts: list[Tensor] = []
+        self.terms: dict[str, list[tuple[float, int]]] = {}
 
-    def add(self, learn: Any) -> None:
-        masks, teacher_logits = learn.yb[0], learn.yb[1] if len(learn.yb) > 1 else None
-        self.parts.append(count_pixels(learn.pred[0], masks, teacher_logits))
+    def accumulate(self, learn: Any) -> None:
+        masks, teacher_logits, _ = learn.yb
+        self.counts.append(count_pixels(learn.pred[0], masks, teacher_logits))
         for name, value in learn.loss_func.terms.items():
             self.terms.setdefault(name, []).append((value.item(), len(masks)))
 
+    def score(self, name: str) -> float:
+        return float(scores_from(torch.cat(self.counts))[name])
 
-class SharedMetric(Metric):
-    """One of `SCORES`, or with `term` the mean of that term of the loss. The first of all counts for the others."""
-
-    def __init__(
-        self, counts: Counts, name: str, *, leads: bool = False, term: bool = False
-    ) -> None:
-        self.counts, self.title, self.leads, self.term = counts, name, leads, term
-
-    def reset(self) -> None:
-        if self.leads:
-            self.counts.reset()
-
-    def accumulate(self, learn: Any) -> None:
-        if self.leads:
-            self.counts.add(learn)
+    def term(self, name: str) -> float:
+        """Mean over the validation images; NaN if the loss has no such term."""
+        values = self.terms.get(name, [])
+        if not values:
+            return math.nan
+        return sum(v * n for v, n in values) / sum(n for _, n in values)
 
     @property
     def value(self) -> float:
-        if not self.term:
-            return float(scores_from(torch.cat(self.counts.parts))[self.title])
-        values = self.counts.terms.get(self.title, [])
-        return (
-            sum(v * n for v, n in values) / max(1, sum(n for _, n in values))
-            if values
-            else math.nan
-        )
-
-    @property
-    def name(self) -> str:
-        return f"{self.title}_term" if self.term else self.title
+        return self.score(self.name)
 
 
-def all_metrics(terms: tuple[str, ...]) -> list[SharedMetric]:
-    """A metric for each of `SCORES` and each of the loss's `terms`."""
-    counts = Counts()
-    return [SharedMetric(counts, name, leads=i == 0) for i, name in enumerate(SCORES)] + [
-        SharedMetric(counts, name, term=True) for name in terms
+def all_metrics(terms: tuple[str, ...]) -> list[Metric]:
+    """fastai metrics: each of `SCORES`, and each of the loss's `terms` before weighting."""
+    collected = ValidationScores()
+    return [
+        collected,
+        *(ValueMetric(partial(collected.score, name), name) for name in SCORES[1:]),
+        *(ValueMetric(partial(collected.term, name), f"{name}_term") for name in terms),
     ]

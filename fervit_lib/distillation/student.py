@@ -1,4 +1,7 @@
-"""The student while it learns: with a tap for features, and a projector that does not ship."""
+"""The student during training: a tap for features, and a projector that is not exported."""
+
+import re
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +12,16 @@ from fervit_lib.distillation.losses import feature_loss
 TAPS = ("decoder", "encoder", "encoder_frozen")
 ENCODER_TRAINING = ("full", "progressive", "frozen")
 HIDDEN = 768
-_ENCODER_INDEX, _DECODER_BLOCK = 3, 1  # both at an eighth of the image's side
+# Both maps have an eighth of the image's side.
+_ENCODER_STAGE = 3
+_DECODER_BLOCK = 1
 
 
 class Projector(nn.Sequential):
-    """The student's features to the detector's: (B, in, h, w) → (B, out, h, w), pixel by pixel."""
+    """1×1 convolutions from the student's features to the detector's.
+
+    (B, in_channels, h, w) → (B, out_channels, h, w).
+    """
 
     def __init__(self, in_channels: int, out_channels: int, hidden: int = HIDDEN) -> None:
         super().__init__(
@@ -25,12 +33,16 @@ class Projector(nn.Sequential):
 
 
 class TappedStudent(nn.Module):
-    """Images (B, 3, S, S) → logits (B, 1, S, S) and projected features (B, C, h, w), or None without a projector.
+    """A student and a projector of its features.
+
+    Images (B, 3, S, S) → logits (B, 1, S, S), and projected features (B, C, h, w) or None.
 
     Args:
-        student: a U-Net; it is what ships.
-        tap: where features are read: `decoder`, behind its block 1; `encoder`, stage 3; `encoder_frozen`, the same
-            place in an encoder that does not train: the published baseline, whose feature term cannot move the student.
+        student: a U-Net of segmentation_models.pytorch; only this part is exported.
+        tap: where features are read. `decoder`: the output of decoder block 1. `encoder`: the
+            output of encoder stage 3. `encoder_frozen`: the same, in an encoder that is not
+            trained: the published pipeline, whose feature term cannot change the student.
+        projector: None: no features are read.
     """
 
     def __init__(
@@ -39,7 +51,9 @@ class TappedStudent(nn.Module):
         super().__init__()
         if tap not in TAPS:
             raise ValueError(f"feature_tap: expected one of {', '.join(TAPS)}, got {tap!r}")
-        self.student, self.tap, self.projector = student, tap, projector
+        self.student = student
+        self.tap = tap
+        self.projector = projector
 
     @property
     def num_groups(self) -> int:
@@ -53,43 +67,41 @@ class TappedStudent(nn.Module):
 
     def forward_tapped(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits, and the features at the tap (B, C, h, w)."""
-        found: list[Tensor] = []
-        if self.tap == "decoder":
-            place, pick = self.student.decoder.blocks[_DECODER_BLOCK], lambda output: output
-        else:
-            place, pick = self.student.encoder, lambda output: output[_ENCODER_INDEX]
-        handle = place.register_forward_hook(
-            lambda module, inputs, output: found.append(pick(output))
-        )
-        try:
-            logits = self.student(images)
-        finally:
-            handle.remove()
-        return logits, found[0]
+        outputs: list = []
+        at_decoder = self.tap == "decoder"
+        student = self.student
+        module = student.decoder.blocks[_DECODER_BLOCK] if at_decoder else student.encoder
+        with module.register_forward_hook(lambda module, args, output: outputs.append(output)):
+            logits = student(images)
+        # The encoder returns the list of all its stages' maps.
+        return logits, outputs[0] if at_decoder else outputs[0][_ENCODER_STAGE]
 
 
-def with_projector(
+def build_tapped_student(
     student: nn.Module, source: OnnxFeatures, tap: str, image_size: int
 ) -> TappedStudent:
-    """The student with a projector built from the real shapes on both sides.
+    """Add a projector, built from the shapes that student and detector return for one image.
 
     Raises:
-        ValueError: the source's map has another height or width than the student's at the tap.
+        ValueError: the detector's map has another height or width than the student's.
     """
     device = next(student.parameters()).device
     images = torch.zeros(1, 3, image_size, image_size, device=device)
-    was_training, tapped_student = student.training, TappedStudent(student, tap)
+    was_training = student.training
+    model = TappedStudent(student, tap)
     with torch.no_grad():
-        ours = tapped_student.eval().forward_tapped(images)[1]
+        tapped = model.eval().forward_tapped(images)[1]
     student.train(was_training)
-    theirs = source(images)
-    if theirs.ndim != 4 or theirs.shape[2:] != ours.shape[2:]:
+    features = source(images)
+    if features.ndim != 4 or features.shape[2:] != tapped.shape[2:]:
+        height, width = tapped.shape[2:]
         raise ValueError(
-            f"tensor: {source.tensor} is {_shape(theirs)}, expected a map of {ours.shape[2]}x{ours.shape[3]} as the "
-            f"student's at tap {tap} ({_shape(ours)}); name a tensor at an eighth of the image's side"
+            f"tensor: {source.tensor} has shape {_shape(features)}, expected a map of "
+            f"{height}x{width} as the student's at tap {tap} ({_shape(tapped)}); name a tensor "
+            f"with an eighth of the image's side"
         )
-    tapped_student.projector = Projector(ours.shape[1], theirs.shape[1]).to(device)
-    return tapped_student
+    model.projector = Projector(tapped.shape[1], features.shape[1]).to(device)
+    return model
 
 
 def _shape(tensor: Tensor) -> str:
@@ -97,54 +109,50 @@ def _shape(tensor: Tensor) -> str:
 
 
 def encoder_stages(student: nn.Module) -> list[list[nn.Parameter]]:
-    """The encoder's parameters in five stages from the image up; each halves the side of what it reads.
+    """The encoder's parameters by stage, first those next to the image.
 
-    A stage is what runs before its map is given out; encoders without such stages are one.
+    Each stage halves the side of its input. An encoder whose parameter names show no stages is one
+    stage. (smp's own `get_stages` only tells the last two.)
     """
     encoder = student.encoder
-    order: dict[str, int] = {}
-    depth = len(encoder.out_channels) - 1
-    spans = getattr(encoder, "_stage_idxs", None) or getattr(encoder, "stage_idxs", None)
-    for name, _ in encoder.named_parameters():
-        head, *rest = name.split(".")
-        if head == "blocks" and spans:
-            number = int(rest[0])
-            order[name] = 1 + sum(number >= edge for edge in spans)
-        elif head.startswith("layer") and head[5:].isdigit():  # ResNets
-            order[name] = int(head[5:])
-        elif head in ("conv_head", "bn2"):
-            order[name] = depth - 1
-        else:
-            order[name] = 0
-    stages: list[list[nn.Parameter]] = [[] for _ in range(depth)]
+    stages: list[list[nn.Parameter]] = [[] for _ in encoder.out_channels[1:]]
+    edges = getattr(encoder, "_stage_idxs", ())
     for name, parameter in encoder.named_parameters():
-        stages[min(order[name], depth - 1)].append(parameter)
+        stages[min(_stage_number(name, edges), len(stages) - 1)].append(parameter)
     return [stage for stage in stages if stage]
 
 
+def _stage_number(name: str, edges: Sequence[int]) -> int:
+    """The stage, from 0, of a parameter of an EfficientNet or a ResNet."""
+    if block := re.match(r"blocks\.(\d+)", name):
+        return 1 + sum(int(block[1]) >= edge for edge in edges)
+    if layer := re.match(r"layer(\d+)", name):
+        return int(layer[1])
+    return len(edges) + 1 if name.startswith(("conv_head", "bn2")) else 0
+
+
 def parameter_groups(model: TappedStudent) -> list[list[nn.Parameter]]:
-    """The encoder's stages from the image up, and last what always trains: decoder, head and projector."""
-    student = model.student
-    rest = [*student.decoder.parameters(), *student.segmentation_head.parameters()]
-    return [
-        *encoder_stages(student),
-        rest + list(model.projector.parameters() if model.projector else []),
-    ]
+    """The encoder's stages, and a last group that is always trained: decoder, head, projector."""
+    modules = (model.student.decoder, model.student.segmentation_head, model.projector)
+    trained = [p for module in modules if module is not None for p in module.parameters()]
+    return [*encoder_stages(model.student), trained]
 
 
 def frozen_groups(training: str, tap: str, num_groups: int, progress: float) -> int:
-    """How many of the first parameter groups stand still at `progress` = epoch / epochs in [0, 1).
+    """How many of the first parameter groups are frozen.
 
     Args:
-        training: `full`: none; `frozen`: the whole encoder; `progressive`: the whole, then stage after stage from the
-            decoder down over the first half of the fit.
-
-    Tap `encoder` trains the stages it reads, and so the encoder; `encoder_frozen` holds the encoder still.
+        training: `full`: none. `frozen`: the whole encoder. `progressive`: first the whole
+            encoder; its stages are unfrozen from the last to the first over the first half of the
+            training.
+        tap: `encoder` reads features of the encoder, which is then never `frozen`;
+            `encoder_frozen` always freezes it.
+        num_groups: as many as `parameter_groups` returns.
+        progress: epoch / epochs, in [0, 1).
     """
     if training not in ENCODER_TRAINING:
-        raise ValueError(
-            f"encoder_training: expected one of {', '.join(ENCODER_TRAINING)}, got {training!r}"
-        )
+        expected = ", ".join(ENCODER_TRAINING)
+        raise ValueError(f"encoder_training: expected one of {expected}, got {training!r}")
     if tap == "encoder_frozen" or (training == "frozen" and tap != "encoder"):
         return num_groups - 1
     if training == "progressive":
@@ -152,24 +160,24 @@ def frozen_groups(training: str, tap: str, num_groups: int, progress: float) -> 
     return 0
 
 
-def feature_gradient(
+def feature_gradient_norm(
     model: TappedStudent, source: OnnxFeatures, images: Tensor, frozen: int
 ) -> float:
-    """Norm of the feature term's gradient over all weights that ship: 0 where that term cannot move the student.
+    """Norm of the feature term's gradient over the student's trained weights.
+
+    It is 0 where the feature term cannot change the student.
 
     Args:
         images: (B, 3, S, S).
-        frozen: how many of the first parameter groups stand still, see `frozen_groups`.
+        frozen: number of frozen parameter groups, see `frozen_groups`.
     """
-    groups = parameter_groups(model)
-    for number, group in enumerate(groups):
+    for number, group in enumerate(parameter_groups(model)):
         for parameter in group:
             parameter.requires_grad_(number >= frozen)
-    ours = [p for p in model.student.parameters() if p.requires_grad]
+    trained = [p for p in model.student.parameters() if p.requires_grad]
     was_training = model.training
     projected = model.eval()(images)[1]
-    gradients = torch.autograd.grad(
-        feature_loss(projected, source(images)), ours, allow_unused=True
-    )
+    loss = feature_loss(projected, source(images))
+    gradients = torch.autograd.grad(loss, trained, allow_unused=True)
     model.train(was_training).requires_grad_(True)
     return float(sum(g.double().square().sum() for g in gradients if g is not None)) ** 0.5

@@ -1,4 +1,4 @@
-"""Stand-ins where nothing may be downloaded: a teacher and a detector that this project trains on the spot."""
+"""A small teacher and a small detector, trained on the spot where nothing may be downloaded."""
 
 import json
 from collections import OrderedDict
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fervit_lib.datasets import IGNORE
 from fervit_lib.distillation.cache import content_key
 from fervit_lib.distillation.data import CountEpochs
-from fervit_lib.distillation.learner import Targets, build_distiller, fit_distiller
+from fervit_lib.distillation.learner import MONITOR, Targets, build_distiller, fit_distiller
 from fervit_lib.distillation.losses import LossWeights
 from fervit_lib.distillation.student import TappedStudent
 from fervit_lib.models.segmentation import build_segmenter, denormalise, save_teacher
@@ -27,22 +27,25 @@ from fervit_lib.training.callbacks import StopOnNan
 from fervit_lib.training.resume import ResumableLearner
 from fervit_lib.training.share import Share
 
-TOY_TENSOR = (
-    "/neck/act/Relu_output_0"  # in the middle of its graph: 64 channels at an eighth of the side
-)
+# In the middle of the toy detector's graph: 64 channels, an eighth of the image's side.
+TOY_TENSOR = "/neck/act/Relu_output_0"
 
 
 class ToyDetector(nn.Module):
-    """Images (B, 3, S, S) in [0, 1] → (B, 5, S/8, S/8): how much of a cell is person (logit), and the persons' box as
-    left, top, right, bottom in [0, 1].
+    """A person detector without anchors, of six convolutions.
+
+    Images (B, 3, S, S) in [0, 1] → (B, 5, S/8, S/8): the share of a cell that is person (a logit),
+    and left, top, right, bottom of the box around all persons in [0, 1].
     """
 
     def __init__(self) -> None:
         super().__init__()
 
-        def block(i: int, o: int, stride: int) -> nn.Sequential:
-            convolution = nn.Conv2d(i, o, 3, stride, 1, bias=False)
-            return nn.Sequential(OrderedDict(conv=convolution, bn=nn.BatchNorm2d(o), act=nn.ReLU()))
+        def block(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+            conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+            return nn.Sequential(
+                OrderedDict(conv=conv, bn=nn.BatchNorm2d(out_channels), act=nn.ReLU())
+            )
 
         self.body = nn.Sequential(
             block(3, 16, 2), block(16, 32, 2), block(32, 64, 2), block(64, 64, 1)
@@ -55,48 +58,62 @@ class ToyDetector(nn.Module):
 
 
 def detection_loss(predicted: Tensor, masks: Tensor, *_: Any) -> Tensor:
-    """Cross-entropy of the cells' cover, and the box's absolute error in cells with a person."""
-    person = (masks == 1).float()[:, None]
-    valid = F.avg_pool2d((masks != IGNORE).float()[:, None], 8)
-    cover = F.avg_pool2d(person, 8)
-    side = person.shape[-1]
-    grid = torch.arange(side, device=masks.device) / side
-    across, down = person[:, 0].amax(1) > 0, person[:, 0].amax(2) > 0
-    first = [torch.where(there, grid, 1.0).amin(1) for there in (across, down)]
-    last = [torch.where(there, grid, 0.0).amax(1) for there in (across, down)]
-    box = torch.stack([*first, *last], 1)[:, :, None, None]
-    cells = F.binary_cross_entropy_with_logits(predicted[:, :1].float(), cover, reduction="none")
-    found = ((predicted[:, 1:].float() - box).abs() * cover).sum() / cover.sum().clamp(min=1) / 4
-    return (cells * valid).sum() / valid.sum().clamp(min=1) + found
-
-
-def _named(folder: Path, stem: str, suffix: str, settings: dict[str, Any]) -> Path:
-    """A file whose name changes with what it was made from: one that is there is the one that is meant."""
-    key = content_key(json.dumps(settings, sort_keys=True, default=str).encode())
-    return folder / f"{stem}-{key[:10]}{suffix}"
-
-
-def make_toy_detector(
-    dls: DataLoaders, folder: Path, *, epochs: int, seed: int, settings: dict[str, Any]
-) -> Path:
-    """Train a `ToyDetector` on the training people and write it to `folder` as ONNX, unless it is there already.
-
-    Its graph's only output comes after `TOY_TENSOR`, as in a published detector.
+    """Cross-entropy of each cell's share of person, and L1 of the box in cells with a person.
 
     Args:
-        settings: what the images are made from.
+        predicted: (B, 5, S/8, S/8), see `ToyDetector`.
+        masks: (B, S, S) of 0, 1, 255.
     """
-    path = _named(folder, "toy_detector", ".onnx", settings | {"epochs": epochs, "seed": seed})
+    person = (masks == 1).float()[:, None]
+    cell_share = F.avg_pool2d(person, 8)
+    cell_valid = F.avg_pool2d((masks != IGNORE).float()[:, None], 8)
+    side = person.shape[-1]
+    position = torch.arange(side, device=masks.device) / side
+    occupied = torch.stack([person[:, 0].amax(1), person[:, 0].amax(2)], 1) > 0  # (B, 2, S): x, y
+    first = torch.where(occupied, position, 1.0).amin(2)
+    last = torch.where(occupied, position, 0.0).amax(2)
+    box = torch.cat([first, last], 1)[:, :, None, None]  # (B, 4, 1, 1)
+    logits = predicted[:, :1].float()
+    share_loss = F.binary_cross_entropy_with_logits(logits, cell_share, reduction="none")
+    share_loss = (share_loss * cell_valid).sum() / cell_valid.sum().clamp(min=1)
+    box_error = (predicted[:, 1:].float() - box).abs() * cell_share
+    return share_loss + box_error.sum() / cell_share.sum().clamp(min=1) / 4
+
+
+def _path_for(folder: Path, name: str, suffix: str, settings: dict[str, Any]) -> Path:
+    """A file whose name contains a hash of the settings it is trained with."""
+    key = content_key(json.dumps(settings, sort_keys=True, default=str).encode())
+    return folder / f"{name}-{key[:10]}{suffix}"
+
+
+def train_toy_detector(
+    dls: DataLoaders, folder: Path, *, epochs: int, seed: int, settings: dict[str, Any]
+) -> Path:
+    """Train a `ToyDetector` and write it to `folder` as ONNX, unless the file exists.
+
+    Its only output comes after `TOY_TENSOR`, as in a published detector.
+
+    Args:
+        dls: see `people_dls`.
+        settings: what the images are made from, JSON.
+
+    Returns:
+        The ONNX file.
+    """
+    path = _path_for(folder, "toy_detector", ".onnx", {**settings, "epochs": epochs, "seed": seed})
     if path.is_file():
         return path
     seed_everything(seed)
     detector = ToyDetector().to(dls.device)
-    model = nn.Sequential(_Denormalise(), detector)
-    adamw = partial(OptimWrapper, opt=torch.optim.AdamW)
-    cbs = [StopOnNan(), CountEpochs(), Share()]
-    shown = {"what": "toy detector", "unit": " images"}
     learn = ResumableLearner(
-        dls, model, loss_func=detection_loss, opt_func=adamw, train_bn=False, cbs=cbs, **shown
+        dls,
+        nn.Sequential(_Denormalise(), detector),
+        loss_func=detection_loss,
+        opt_func=partial(OptimWrapper, opt=torch.optim.AdamW),
+        train_bn=False,
+        cbs=[StopOnNan(), CountEpochs(), Share()],
+        what="toy detector",
+        unit=" images",
     )
     learn.fit(epochs, 2e-3)
     return _export(detector, path, dls.train.size)
@@ -106,10 +123,15 @@ def make_toy_detector(
 def _export(detector: ToyDetector, path: Path, size: int) -> Path:
     with atomic_write(path) as temporary:
         torch.onnx.export(
-            detector.eval().cpu(), (torch.zeros(2, 3, size, size),), str(temporary), input_names=["images"],
-            output_names=["cells"], dynamic_axes={"images": {0: "batch"}, "cells": {0: "batch"}}, opset_version=17,
-            dynamo=False,
-        )  # fmt: skip
+            detector.eval().cpu(),
+            (torch.zeros(2, 3, size, size),),
+            str(temporary),
+            input_names=["images"],
+            output_names=["cells"],
+            dynamic_axes={"images": {0: "batch"}, "cells": {0: "batch"}},
+            opset_version=17,
+            dynamo=False,  # the newer exporter gives `TOY_TENSOR` another name
+        )
     return path
 
 
@@ -118,7 +140,7 @@ class _Denormalise(nn.Module):
         return denormalise(images)
 
 
-def make_toy_teacher(
+def train_toy_teacher(
     dls: DataLoaders,
     folder: Path,
     *,
@@ -129,45 +151,49 @@ def make_toy_teacher(
     seed: int,
     settings: dict[str, Any],
 ) -> Path:
-    """Train a teacher on the masks alone and write it to `folder` in the form of the published one, unless it is there.
+    """Train a U-Net on the masks alone and write it as the published teacher is, unless it exists.
 
     The best epoch by foreground IoU on the validation split is kept.
+
+    Args:
+        dls: see `people_dls`.
+        encoder: of the U-Net, see `build_segmenter`.
+        settings: what the images are made from, JSON.
+
+    Returns:
+        The file of weights.
     """
-    told = {
-        "encoder": encoder,
-        "epochs": epochs,
-        "lr": lr,
-        "precision": precision,
-        "seed": seed,
-    } | settings
-    path = _named(folder, "toy_teacher", ".pth", told)
-    state = path.with_suffix(".state")
+    own = {"encoder": encoder, "epochs": epochs, "lr": lr, "precision": precision, "seed": seed}
+    settings = {**own, **settings}
+    path = _path_for(folder, "toy_teacher", ".pth", settings)
     if path.is_file():
-        state.unlink(missing_ok=True)
         return path
     seed_everything(seed)
     teacher = build_segmenter(encoder)
-    masks_only = LossWeights(kl=0, mse=0, feature=0)
+    # `path` appears when the training is complete: until then the best weights are beside it.
+    unfinished = path.with_suffix(".best")
+    state = path.with_suffix(".state")
 
     @distributed.rank_zero_only
     def save() -> None:
-        with atomic_write(path.with_suffix(".best")) as temporary:
+        with atomic_write(unfinished) as temporary:
             save_teacher(temporary, teacher)
 
     @distributed.rank_zero_only
-    def keep_best() -> None:
-        path.with_suffix(".best").rename(path)
+    def finish() -> None:
+        unfinished.rename(path)
         state.unlink()
 
-    best = SaveBest(save, "fg_iou")
-    place, tapped = folder / "toy_teacher", TappedStudent(teacher)
-    shown: dict[str, Any] = {
-        "folder": place,
-        "precision": precision,
-        "cbs": [best],
-        "what": "toy teacher",
-    }
-    learn = build_distiller(tapped, dls, Targets(None), masks_only, **shown)
-    fit_distiller(learn, epochs=epochs, lr=lr, schedule="one_cycle", state=state, settings=told)
-    keep_best()
+    learn = build_distiller(
+        TappedStudent(teacher),
+        dls,
+        Targets(None),
+        LossWeights(kl=0, mse=0, feature=0),
+        folder=folder / "toy_teacher",
+        precision=precision,
+        cbs=[SaveBest(save, MONITOR)],
+        what="toy teacher",
+    )
+    fit_distiller(learn, epochs=epochs, lr=lr, schedule="one_cycle", state=state, settings=settings)
+    finish()
     return path

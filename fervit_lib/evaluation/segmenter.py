@@ -1,4 +1,4 @@
-"""A student as it ships: ONNX, its size and its speed beside the teacher's."""
+"""Segmentation models as ONNX, their size and their latency."""
 
 import statistics
 import time
@@ -11,28 +11,33 @@ import torch
 from torch import Tensor, nn
 
 from fervit_lib.evaluation.efficiency import count_macs
-from fervit_lib.evaluation.export import TOLERANCE, onnx_difference, write_onnx
+from fervit_lib.evaluation.export import TOLERANCE, difference_from_torch, write_onnx
 from fervit_lib.system import distributed
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import has_fast_bf16
 
-WARM_UP = 2
+WARM_UP = 2  # rounds that are not timed
 
 
 def export_segmenter(model: nn.Module, path: Path, size: int) -> Path:
-    """Write a U-Net; the batch size is free. Input `images` (batch, 3, S, S), normalised; output `logits`."""
+    """Write a U-Net as ONNX with a dynamic batch size.
+
+    Its input is `images` (batch, 3, size, size), normalised; its output `logits`.
+    """
     return write_onnx(model, torch.zeros(2, 3, size, size), "images", path)
 
 
 def segmenter_difference(path: Path, model: nn.Module, images: Tensor) -> float:
-    """Largest absolute difference between ONNX Runtime's and torch's logits, on the CPU.
+    """Largest absolute difference between the logits of ONNX Runtime and of torch, on the CPU.
 
     Raises:
-        ValueError: it is above 1e-4.
+        ValueError: the difference is above 1e-4.
     """
-    if not (difference := onnx_difference(path, model, images)) <= TOLERANCE:
+    difference = difference_from_torch(path, model, images)
+    if not difference <= TOLERANCE:  # NaN, too
         raise ValueError(
-            f"{path}: ONNX Runtime differs from torch by {difference:.1e}, expected {TOLERANCE} at most"
+            f"{path}: expected the logits of torch within {TOLERANCE}, got a difference of "
+            f"{difference:.1e} in ONNX Runtime"
         )
     return difference
 
@@ -45,65 +50,70 @@ def measure_segmenters(
     device: torch.device,
     repeats: int = 15,
 ) -> pd.DataFrame:
-    """How large and how fast models are, on one image, measured in turns in one run.
+    """Measure size and latency of models for one image.
 
     Args:
-        models: by name; the first is what the others are compared with. Each is written to `folder` as ONNX.
+        models: by name. The first is the reference of `speedup`.
+        folder: for the ONNX files.
+        size: side of the image, pixels.
+        repeats: number of timed calls.
 
     Returns:
-        A row a model and runtime (torch; torch bf16 where `device` is fast in it; ONNX Runtime): model, runtime,
-        parameters, gmac, megabytes (of the ONNX file, float32), ms (median) and speedup over the first model in the
-        same runtime.
+        One row per model and runtime (torch; torch bf16 where `device` is fast in it; ONNX
+        Runtime): model, runtime, parameters, gmac, megabytes (of the ONNX file, float32), ms
+        (median) and speedup over the first model in the same runtime.
     """
     images = torch.zeros(1, 3, size, size)
-    files = {
-        name: export_segmenter(model, folder / f"{i}.onnx", size)
-        for i, (name, model) in enumerate(models.items())
-    }
-    ways: dict[tuple[str, str], Callable[[], object]] = {}
-    for name, model in models.items():
+    on_device = images.to(device)
+    costs = {}
+    calls: dict[tuple[str, str], Callable[[], object]] = {}
+    for number, (name, model) in enumerate(models.items()):
+        file = export_segmenter(model, folder / f"{number}.onnx", size)
         model.eval().to(device)
-        ways[name, "torch"] = _torch_way(model, images.to(device))
+        costs[name] = {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "gmac": count_macs(model, on_device) / 1e9,
+            "megabytes": file.stat().st_size / 1e6,
+        }
+        calls[name, "torch"] = _torch_call(model, on_device)
         if has_fast_bf16(device):
-            ways[name, "torch bf16"] = _torch_way(model, images.to(device), bf16=True)
-        ways[name, "ONNX Runtime"] = _onnx_way(files[name], images, device)
-    ms = _median_ms(ways, repeats)
-    first = next(iter(models))
-    gmac = {name: count_macs(model, images.to(device)) / 1e9 for name, model in models.items()}
+            calls[name, "torch bf16"] = _torch_call(model, on_device, bf16=True)
+        calls[name, "ONNX Runtime"] = _onnx_call(file, images, device)
+    ms = _median_ms(calls, repeats)
+    reference = next(iter(models))
     return pd.DataFrame(
         {
             "model": name,
             "runtime": runtime,
-            "parameters": sum(p.numel() for p in models[name].parameters()),
-            "gmac": gmac[name],
-            "megabytes": files[name].stat().st_size / 1e6,
-            "ms": taken,
-            "speedup": ms[first, runtime] / taken,
+            **costs[name],
+            "ms": median,
+            "speedup": ms[reference, runtime] / median,
         }
-        for (name, runtime), taken in ms.items()
+        for (name, runtime), median in ms.items()
     )
 
 
 def _median_ms(
-    ways: Mapping[tuple[str, str], Callable[[], object]], repeats: int
+    calls: Mapping[tuple[str, str], Callable[[], object]], repeats: int
 ) -> dict[tuple[str, str], float]:
-    """Milliseconds of each call, all in turns, so that what else the machine does falls on all alike."""
-    seconds: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
+    """Median milliseconds of each call.
+
+    The calls alternate, so that other load on the machine affects all of them.
+    """
+    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
     for number in progress(range(WARM_UP + repeats), desc="time", unit=" rounds"):
-        for way, call in ways.items():
+        for key, call in calls.items():
             started = time.perf_counter()
             call()
             if number >= WARM_UP:
-                seconds[way].append(time.perf_counter() - started)
-    return {way: 1000 * statistics.median(taken) for way, taken in seconds.items()}
+                seconds[key].append(time.perf_counter() - started)
+    return {key: 1000 * statistics.median(times) for key, times in seconds.items()}
 
 
-def _torch_way(model: nn.Module, images: Tensor, bf16: bool = False) -> Callable[[], object]:
+def _torch_call(model: nn.Module, images: Tensor, bf16: bool = False) -> Callable[[], object]:
     def call() -> None:
-        with (
-            torch.inference_mode(),
-            torch.autocast(images.device.type, torch.bfloat16, enabled=bf16),
-        ):
+        autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=bf16)
+        with torch.inference_mode(), autocast:
             model(images)
         if images.is_cuda:
             torch.cuda.synchronize(images.device)
@@ -111,11 +121,11 @@ def _torch_way(model: nn.Module, images: Tensor, bf16: bool = False) -> Callable
     return call
 
 
-def _onnx_way(path: Path, images: Tensor, device: torch.device) -> Callable[[], object]:
+def _onnx_call(path: Path, images: Tensor, device: torch.device) -> Callable[[], object]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    providers = ["CUDAExecutionProvider"] if device.type == "cuda" else []
-    session = onnxruntime.InferenceSession(
-        str(path), options, providers=[*providers, "CPUExecutionProvider"]
-    )
+    providers = ["CPUExecutionProvider"]
+    if device.type == "cuda":
+        providers.insert(0, "CUDAExecutionProvider")
+    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     return lambda: session.run(["logits"], {"images": images.numpy()})
