@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import pandas as pd
 import pytest
 import torch
 import yaml
@@ -35,7 +34,7 @@ from fervit_lib.distillation import OnnxFeatures, binary_kl, people_dls, tempera
 from fervit_lib.encoders import load_encoder
 from fervit_lib.encoders.autoencoder import Autoencoder, save_autoencoder
 from fervit_lib.encoders.published import load_style_encoder
-from fervit_lib.evaluation.predict import load_predictor, read_predictions
+from fervit_lib.evaluation.predict import load_predictor
 from fervit_lib.explain import attention_rollout, linear_cka
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import create_model, load_model, save_model
@@ -918,21 +917,6 @@ ROWS: dict[str, tuple[Callable[[Path], Call], str]] = {
     "run: not there": (
         lambda f: lambda: load_predictor(f / "e" / "train" / "v"),
         "no such checkpoint; run the notebook",
-    ),
-    "predictions: not there": (
-        lambda f: lambda: read_predictions(f / "p.parquet"),
-        r"p\.parquet: .*run 04_evaluate",
-    ),
-    "predictions: text": (
-        bytes_of("p.parquet", read_predictions),
-        r"p\.parquet: not the predictions.*run 04_evaluate",
-    ),
-    "predictions: others": (
-        lambda f: (
-            pd.DataFrame({"a": [1]}).to_parquet(f / "p.parquet")
-            or (lambda: read_predictions(f / "p.parquet"))
-        ),
-        r"p\.parquet: not the predictions.*run 04_evaluate",
     ),
     "page: a list": (
         bytes_of("x.ipynb", lambda p: report.write_page(p, p.with_name("x.html")), "[]"),

@@ -19,7 +19,7 @@ from fervit_lib.datasets.fer_plus import read_votes
 from fervit_lib.datasets.kaggle_tables import KAGGLE_EMOTIONS
 from fervit_lib.distillation import OnnxFeatures
 from fervit_lib.encoders import load_encoder
-from fervit_lib.evaluation.predict import _open
+from fervit_lib.evaluation.predict import open_image
 from fervit_lib.latents import LatentStore, read_fingerprint, write_shard
 from fervit_lib.models import create_model, load_model, save_model
 from fervit_lib.pt_codes import import_pt_folder
@@ -173,7 +173,7 @@ def detector(folder: Path) -> tuple[Path, Callable]:
 
 def picture(folder: Path) -> tuple[Path, Callable]:
     Image.effect_noise((16, 16), 9).save(folder / "a.png")
-    return folder / "a.png", lambda: _open(folder / "a.png")
+    return folder / "a.png", lambda: open_image(folder / "a.png")
 
 
 def sweep(folder: Path) -> tuple[Path, Callable]:

@@ -26,7 +26,7 @@ from PIL import Image
 
 from fervit_lib import figures, pt_codes
 from fervit_lib.datasets import load_faces, load_people
-from fervit_lib.evaluation.predict import _open
+from fervit_lib.evaluation.predict import open_image
 from fervit_lib.figures.evaluation import table_of_predictions
 from fervit_lib.models import create_model
 from fervit_lib.models.segmentation import load_teacher
@@ -121,8 +121,8 @@ class TestArchives:
         body = b"key\0\0" + zlib.compress(b"0" * 80_000_000)
         chunk = len(body).to_bytes(4) + b"zTXt" + body + zlib.crc32(b"zTXt" + body).to_bytes(4)
         (tmp_path / "a.png").write_bytes(data[:33] + chunk + data[33:])
-        with pytest.raises(ValueError, match=r"a\.png does not open"):
-            _open(tmp_path / "a.png")
+        with pytest.raises(ValueError, match=r"a\.png: not an image"):
+            open_image(tmp_path / "a.png")
 
     @pytest.mark.parametrize("kind", ["zip", "tar"])
     def test_names_that_lead_out_are_never_written(self, tmp_path: Path, kind: str) -> None:
@@ -178,7 +178,7 @@ class TestImageBomb:
     def test_a_picture_to_read(self, tmp_path: Path, side: int) -> None:
         path = image_bomb(tmp_path / "a.png", side)
         with pytest.raises(ValueError, match=r"a\.png"):
-            _open(path)
+            open_image(path)
         with pytest.raises(ValueError, match=r"b\.png: expected a picture"):
             show_predictions(
                 [{"name": "b.png", "content": path.read_bytes()}], lambda pictures: None

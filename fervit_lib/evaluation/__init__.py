@@ -1,4 +1,4 @@
-"""What a trained model does on faces it never saw."""
+"""How well a trained model predicts, and what a prediction costs."""
 
 from fervit_lib.evaluation.calibration import (
     apply_temperature,
@@ -6,33 +6,10 @@ from fervit_lib.evaluation.calibration import (
     fit_temperature,
     reliability,
 )
-from fervit_lib.evaluation.compare import (
-    Comparison,
-    EvaluatedRun,
-    Faces,
-    evaluate_predictions,
-    evaluate_run,
-    first_of_each_recipe,
-    learning_curves,
-    recipe,
-    runs_to_compare,
-)
-from fervit_lib.evaluation.efficiency import (
-    count_macs,
-    measure_end_to_end,
-    measure_model,
-    measure_onnx,
-    measure_run,
-    measure_training,
-)
-from fervit_lib.evaluation.export import (
-    EncoderAndModel,
-    as_onnx_input,
-    export_onnx,
-    export_run,
-    images_for_onnx,
-    onnx_difference,
-)
+from fervit_lib.evaluation.compare import runs_to_compare
+from fervit_lib.evaluation.efficiency import count_macs, measure_run
+from fervit_lib.evaluation.evaluate import Faces, evaluate_run, first_of_each_recipe, recipe
+from fervit_lib.evaluation.export import export_run, onnx_difference, write_onnx
 from fervit_lib.evaluation.metrics import (
     class_metrics,
     class_roc_auc,
@@ -47,8 +24,6 @@ from fervit_lib.evaluation.predict import (
     load_predictor,
     load_predictors,
     predict_probs,
-    read_predictions,
-    write_predictions,
 )
 from fervit_lib.evaluation.robustness import (
     CORRUPTIONS,
@@ -68,8 +43,9 @@ from fervit_lib.evaluation.significance import (
     bootstrap_interval,
     compare_pairs,
     holm,
+    learning_curves,
     mcnemar,
     mean_over_seeds,
     score_intervals,
 )
-from fervit_lib.evaluation.tables import parameter_efficiency, write_comparison, write_results
+from fervit_lib.evaluation.tables import parameter_efficiency, write_results

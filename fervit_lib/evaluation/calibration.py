@@ -1,4 +1,4 @@
-"""Whether a confidence of 80% is right in 80 of 100 cases, and the one number that mends it."""
+"""Calibration: is a prediction of 80% confidence correct in 80 of 100 cases?"""
 
 import numpy as np
 import pandas as pd
@@ -6,70 +6,78 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 NUM_BINS = 15
-_SMALLEST = float(
-    np.finfo(np.float32).tiny
-)  # a probability that has become 0 still has a logarithm
+_TINY = float(np.finfo(np.float32).tiny)  # keeps the logarithm finite where float32 gave 0
 
 
-def reliability(labels: np.ndarray, probs: np.ndarray, num_bins: int = NUM_BINS) -> pd.DataFrame:
-    """Faces in bins of equal width of the confidence: low, high, faces, confidence (mean), accuracy. Empty bins go.
+def reliability(labels: np.ndarray, probs: np.ndarray) -> pd.DataFrame:
+    """Accuracy and mean confidence in 15 confidence bins of equal width.
 
     Args:
-        labels: (N,) class numbers.
+        labels: (N,) class indices.
         probs: (N, C).
+
+    Returns:
+        One row per bin that is not empty: low and high (its edges), faces, confidence, accuracy.
     """
-    confidence, correct = probs.max(1).astype(float), probs.argmax(1) == labels
-    # A confidence on an edge belongs to the bin below it, as in Guo et al. 2017, section 2.
-    place = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
-    faces = np.bincount(place, minlength=num_bins)
+    confidence = probs.max(1).astype(float)
+    correct = (probs.argmax(1) == labels).astype(float)
+    # A confidence on an edge belongs to the lower bin (Guo et al. 2017, section 2).
+    bins = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
+    faces = np.bincount(bins, minlength=NUM_BINS)
     filled = np.flatnonzero(faces)
-    sums = {"confidence": confidence, "accuracy": correct.astype(float)}
-    means = {
-        name: np.bincount(place, values, num_bins)[filled] / faces[filled]
-        for name, values in sums.items()
-    }
+
+    def mean_per_bin(values: np.ndarray) -> np.ndarray:
+        return np.bincount(bins, values, NUM_BINS)[filled] / faces[filled]
+
     return pd.DataFrame(
-        {"low": filled / num_bins, "high": (filled + 1) / num_bins, "faces": faces[filled], **means}
+        {
+            "low": filled / NUM_BINS,
+            "high": (filled + 1) / NUM_BINS,
+            "faces": faces[filled],
+            "confidence": mean_per_bin(confidence),
+            "accuracy": mean_per_bin(correct),
+        }
     )
 
 
 def nll(labels: np.ndarray, probs: np.ndarray) -> float:
-    """Mean negative log-likelihood of the true classes, nats."""
-    return float(
-        -np.log(np.maximum(probs[np.arange(len(labels)), labels].astype(float), _SMALLEST)).mean()
-    )
+    """Mean negative log-likelihood of the true classes, in nats."""
+    true_probs = probs[np.arange(len(labels)), labels].astype(float)
+    return float(-np.log(np.maximum(true_probs, _TINY)).mean())
 
 
 def calibration_metrics(labels: np.ndarray, probs: np.ndarray) -> dict[str, float]:
-    """ECE (15 bins; Guo et al. 2017, section 2), NLL in nats, and the Brier score, 0 to 2 (Brier 1950).
+    """Expected calibration error, negative log-likelihood and Brier score; 0 is best for each.
 
-    0 is best for each.
+    `ece` uses 15 bins (Guo et al. 2017, section 2), `nll` is in nats, `brier` lies in [0, 2]
+    (Brier 1950).
     """
     bins = reliability(labels, probs)
     gaps = (bins["confidence"] - bins["accuracy"]).abs()
+    squared_errors = (probs.astype(float) - np.eye(probs.shape[1])[labels]) ** 2
     return {
         "ece": float((gaps * bins["faces"]).sum() / len(labels)),
         "nll": nll(labels, probs),
-        "brier": float(((probs.astype(float) - np.eye(probs.shape[1])[labels]) ** 2).sum(1).mean()),
+        "brier": float(squared_errors.sum(1).mean()),
     }
 
 
 def apply_temperature(probs: np.ndarray, temperature: float) -> np.ndarray:
-    """`probs` (N, C) as they are with logits divided by `temperature`; the order within a row stays.
-
-    The logarithm of a probability is its logit but for a constant of the row, which softmax ignores.
-    """
+    """Probabilities (N, C) for logits divided by `temperature`; predictions do not change."""
     if temperature <= 0:
         raise ValueError(f"temperature: expected a positive number, got {temperature}")
-    return softmax(np.log(np.maximum(probs.astype(float), _SMALLEST)) / temperature, axis=1)
+    # log(probs) differs from the logits by a constant per row, which softmax ignores.
+    return softmax(np.log(np.maximum(probs.astype(float), _TINY)) / temperature, axis=1)
 
 
 def fit_temperature(labels: np.ndarray, probs: np.ndarray) -> float:
-    """The temperature with the smallest NLL, in [0.05, 20] (Guo et al. 2017, section 4.2). Give faces not tested on."""
+    """The temperature in [0.05, 20] with the smallest NLL (Guo et al. 2017, section 4.2).
+
+    Fit it on other faces than those that are tested.
+    """
 
     def loss(log_temperature: float) -> float:
         return nll(labels, apply_temperature(probs, float(np.exp(log_temperature))))
 
-    return float(
-        np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x)
-    )
+    result = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    return float(np.exp(result.x))

@@ -1,23 +1,22 @@
-"""Figures of merit from labels and predictions; scikit-learn's definitions throughout."""
+"""Metrics from labels and predictions, by scikit-learn's definitions.
+
+scikit-learn takes a second to import, so it is imported where it is called.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from PIL import Image
-from sklearn.metrics import (
-    balanced_accuracy_score,
-    f1_score,
-    precision_recall_fscore_support,
-    roc_auc_score,
-)
 
 from fervit_lib.datasets import FaceDataset
 from fervit_lib.evaluation.predict import Predictions
 
 
 def summary_metrics(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Accuracy, balanced accuracy, macro and weighted F1. Both arguments (N,) class numbers."""
+    """Accuracy, balanced accuracy, macro and weighted F1 of class indices (N,)."""
+    from sklearn.metrics import balanced_accuracy_score, f1_score
+
     return {
         "accuracy": float((labels == predicted).mean()),
         "balanced_accuracy": float(balanced_accuracy_score(labels, predicted)),
@@ -27,65 +26,71 @@ def summary_metrics(labels: np.ndarray, predicted: np.ndarray) -> dict[str, floa
 
 
 def class_roc_auc(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """(C,) area under the ROC curve of each class against the rest; nan for a class that is absent or alone.
+    """(C,) area under the ROC curve of each class against the rest.
 
-    The mean is scikit-learn's `multi_class="ovr", average="macro"`.
+    NaN for a class that no face, or every face, belongs to. The mean over classes is
+    scikit-learn's `multi_class="ovr", average="macro"`.
     """
+    from sklearn.metrics import roc_auc_score
+
     areas = np.full(probs.shape[1], np.nan)
-    for number in np.unique(labels):
-        if (labels == number).all():
-            continue
-        areas[number] = roc_auc_score(labels == number, probs[:, number])
+    for label in np.unique(labels):
+        is_class = labels == label
+        if not is_class.all():
+            areas[label] = roc_auc_score(is_class, probs[:, label])
     return areas
 
 
 def majority_accuracy(labels: np.ndarray) -> float:
-    """What always guessing the most common of `labels` (N,) reaches."""
+    """Accuracy of always predicting the most common class of `labels` (N,)."""
     return float(np.bincount(labels).max() / len(labels))
 
 
 def class_metrics(
     labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]
 ) -> pd.DataFrame:
-    """Precision, recall, F1 and support, a row a class."""
+    """Precision, recall, F1 and support, one row per class."""
+    from sklearn.metrics import precision_recall_fscore_support
+
     scores = precision_recall_fscore_support(
         labels, predicted, labels=range(len(classes)), zero_division=0
     )
-    return pd.DataFrame(
-        dict(zip(("precision", "recall", "f1", "support"), scores, strict=True)),
-        index=list(classes),
-    )
+    names = ("precision", "recall", "f1", "support")
+    return pd.DataFrame(dict(zip(names, scores, strict=True)), index=list(classes))
 
 
 def top_confusions(confusion: np.ndarray, classes: Sequence[str], limit: int = 8) -> pd.DataFrame:
     """The most common mistakes: true, predicted, faces, and their share of the true class.
 
     Args:
-        confusion: (C, C) counts, true classes down.
+        confusion: (C, C) counts, one row per true class.
     """
-    wrong = confusion - np.diag(np.diag(confusion))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
-    pairs = [divmod(int(place), len(classes)) for place in order if wrong.flat[place]]
-    rows = [
-        (classes[t], classes[p], int(wrong[t, p]), wrong[t, p] / confusion[t].sum())
-        for t, p in pairs
-    ]
+    mistakes = confusion - np.diag(np.diag(confusion))
+    rows = []
+    for position in np.argsort(-mistakes, axis=None, kind="stable")[:limit]:
+        true, predicted = divmod(int(position), len(classes))
+        if faces := int(mistakes[true, predicted]):
+            share = faces / confusion[true].sum()
+            rows.append((classes[true], classes[predicted], faces, share))
     return pd.DataFrame(rows, columns=["true", "predicted", "faces", "share"])
 
 
 def misclassified_faces(
-    found: Predictions, mistakes: pd.DataFrame, faces: FaceDataset, limit: int = 8
+    predictions: Predictions, mistakes: pd.DataFrame, faces: FaceDataset, limit: int = 8
 ) -> dict[str, list[Image.Image]]:
-    """Faces of each of `mistakes` (as `top_confusions` gives them), the surest first: pictures by `true as predicted`.
+    """Images of each mistake that `top_confusions` lists, the most confident ones first.
 
     Args:
-        found: predictions of `faces`, in their order.
+        predictions: of `faces`, in their order.
+
+    Returns:
+        Up to `limit` images by `<true> as <predicted>`.
     """
-    chosen = {}
+    classes = predictions.classes
+    images = {}
     for true, predicted in zip(mistakes["true"], mistakes["predicted"], strict=True):
-        wrong = (found.labels == found.classes.index(true)) & (
-            found.predicted == found.classes.index(predicted)
-        )
-        surest = np.flatnonzero(wrong)[np.argsort(-found.confidence[wrong], kind="stable")][:limit]
-        chosen[f"{true} as {predicted}"] = [faces[i][0] for i in surest]
-    return chosen
+        is_true = predictions.labels == classes.index(true)
+        chosen = np.flatnonzero(is_true & (predictions.predicted == classes.index(predicted)))
+        by_confidence = chosen[np.argsort(-predictions.confidence[chosen], kind="stable")]
+        images[f"{true} as {predicted}"] = [faces[i][0] for i in by_confidence[:limit]]
+    return images

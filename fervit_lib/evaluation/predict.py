@@ -1,16 +1,14 @@
-"""Predictions of a model: on tensors, on pictures, and the file that keeps them."""
+"""Predictions of a trained model for tensors and images, and the file that stores them."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
 from fervit_lib.datasets import face_crop
@@ -29,26 +27,22 @@ from fervit_lib.system.runtime import display_path, get_device, resolve
 def predict_probs(
     model: nn.Module, inputs: Tensor, device: torch.device, batch_size: int = 512
 ) -> np.ndarray:
-    """`inputs` (N, …) as the model takes them → probabilities (N, num_classes), float32."""
+    """Inputs (N, …), as the model takes them → probabilities (N, num_classes) float32."""
     model = model.eval().to(device)
-    batches = [
-        model(_whole(batch.to(device))).float().softmax(-1).cpu()
-        for batch in inputs.split(batch_size)
-    ]
-    return torch.cat(batches).numpy()
-
-
-def _whole(inputs: Tensor) -> Tensor:
-    return inputs.float() if inputs.dtype == torch.float16 else inputs
+    probs = []
+    for batch in inputs.split(batch_size):
+        # Models convert codes, which stores keep in float16, to their own type.
+        probs.append(model(batch.to(device)).float().softmax(-1).cpu())
+    return torch.cat(probs).numpy()
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model said of the faces of one split; every figure of merit is made from this alone."""
+    """A model's predictions for the faces of one split; all metrics are computed from them."""
 
     classes: tuple[str, ...]
     paths: tuple[str, ...]
-    labels: np.ndarray  # (N,) class numbers
+    labels: np.ndarray  # (N,) class indices
     probs: np.ndarray  # (N, C)
 
     @property
@@ -65,179 +59,159 @@ class Predictions:
 
     @property
     def confusion(self) -> np.ndarray:
-        """(C, C) counts, true classes down, predicted across."""
-        return confusion_matrix(self.labels, self.predicted, labels=range(len(self.classes)))
+        """(C, C) counts: one row per true class, one column per predicted class."""
+        num_classes = len(self.classes)
+        pairs = self.labels * num_classes + self.predicted
+        return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a face: path, label and predicted (class names), confidence, `prob_<class>`."""
-        frame = pd.DataFrame({"path": list(self.paths)})
-        frame["label"] = [self.classes[i] for i in self.labels]
-        frame["predicted"] = [self.classes[i] for i in self.predicted]
-        frame["confidence"] = self.confidence
-        for i, name in enumerate(self.classes):
-            frame[f"prob_{name}"] = self.probs[:, i]
-        return frame
-
-    @classmethod
-    def from_frame(cls, frame: pd.DataFrame) -> Self:
-        columns = [name for name in frame if name.startswith("prob_")]
-        classes = tuple(name.removeprefix("prob_") for name in columns)
-        labels = frame["label"].map(classes.index).to_numpy()
-        return cls(classes, tuple(frame["path"]), labels, frame[columns].to_numpy())
+        """One row per face: path, label and predicted (names), confidence, `prob_<class>`."""
+        classes = np.array(self.classes)
+        frame = pd.DataFrame(
+            {
+                "path": self.paths,
+                "label": classes[self.labels],
+                "predicted": classes[self.predicted],
+                "confidence": self.confidence,
+            }
+        )
+        return frame.join(pd.DataFrame(self.probs, columns=[f"prob_{c}" for c in self.classes]))
 
 
 def write_predictions(path: Path, splits: Mapping[str, Predictions]) -> None:
-    """Write parquet: `Predictions.to_frame` of each split, with its name in column split."""
-    frame = pd.concat(
-        [found.to_frame().assign(split=split) for split, found in splits.items()], ignore_index=True
-    )
+    """Write a parquet file: `Predictions.to_frame` of each split, and a column `split`."""
+    frames = [predictions.to_frame().assign(split=split) for split, predictions in splits.items()]
     with atomic_write(path) as temporary:
-        frame.to_parquet(temporary, index=False)
-
-
-def read_predictions(path: Path) -> dict[str, Predictions]:
-    """What `write_predictions` wrote, by split. FileNotFoundError where there is none."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no predictions there; run 04_evaluate")
-    with explain_read_error(path, "not the predictions of this project", "run 04_evaluate again"):
-        frame = pd.read_parquet(path)
-        return {
-            split: Predictions.from_frame(part)
-            for split, part in frame.groupby("split", sort=False)
-        }
+        pd.concat(frames, ignore_index=True).to_parquet(temporary, index=False)
 
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """What turns pictures into codes as those of a store were made."""
+    """Encodes images in the way the codes of a store were made."""
 
     network: nn.Module
     align: Callable[[Image.Image], Image.Image]
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image], batch_size: int = 128) -> Tensor:
-        """Pictures of any size → codes (N, 18, 512) float32 on the CPU."""
+        """Images of any size → codes (N, 18, 512) float32 on the CPU."""
         device = next(self.network.parameters()).device
         codes = []
-        with progress(total=len(images), desc="encode", unit=" faces") as bar:
-            for first in range(0, len(images), batch_size):
-                chunk = [self.align(image) for image in images[first : first + batch_size]]
-                codes.append(
-                    self.network(images_to_tensor(chunk, self.network.img_size).to(device)).cpu()
-                )
-                bar.update(len(chunk))
+        starts = range(0, len(images), batch_size)
+        for start in progress(starts, desc="encode", unit=" batches"):
+            aligned = [self.align(image) for image in images[start : start + batch_size]]
+            batch = images_to_tensor(aligned, self.network.img_size).to(device)
+            codes.append(self.network(batch).cpu())
         return torch.cat(codes)
 
 
 def find_encoder(latents: Path, device: torch.device) -> Encoder:
-    """The encoder that made the codes in `latents`, as `store.json` says.
+    """The encoder that made the codes in `latents`, named by their `store.json`.
 
     Raises:
-        FileNotFoundError: its checkpoint is not there, or not known.
-        ValueError: the checkpoint is another one by now.
+        FileNotFoundError: its checkpoint is missing, or the store does not name one.
+        ValueError: the checkpoint has changed since.
     """
     store = LatentStore.open(latents, "test")
+    folder = display_path(latents)
     if not store.made_by:
         raise FileNotFoundError(
-            f"{display_path(latents)}: its encoder is not known; codes made by 01_encode name it"
+            f"{folder}: store.json does not name the encoder's checkpoint; encode with 01_encode"
         )
     checkpoint = resolve(store.made_by["checkpoint"])
+    remedy = "put the original file back, or run 01_encode again"
     if not checkpoint.is_file():
         raise FileNotFoundError(
-            f"{display_path(checkpoint)}: no such checkpoint, which made the codes in {display_path(latents)}; put it "
-            f"back, or run 01_encode"
+            f"{display_path(checkpoint)}: missing; it made the codes in {folder}; {remedy}"
         )
     with checkpoint.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != store.made_by["sha256"]:
-            raise ValueError(
-                f"{display_path(checkpoint)}: changed since it made the codes in {display_path(latents)}; put the old "
-                f"one back, or run 01_encode"
-            )
-    return Encoder(
-        load_encoder(checkpoint, store.encoder).to(device), face_crop(store.made_by["landmarks"])
-    )
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != store.made_by["sha256"]:
+        raise ValueError(
+            f"{display_path(checkpoint)}: changed since it made the codes in {folder}; {remedy}"
+        )
+    network = load_encoder(checkpoint, store.encoder).to(device)
+    return Encoder(network, face_crop(store.made_by["landmarks"]))
 
 
 @dataclass(frozen=True, eq=False)
-class PicturePredictions:
-    """What a model read in pictures."""
+class ImagePredictions:
+    """A model's predictions for images."""
 
-    table: (
-        pd.DataFrame
-    )  # a row a picture: emotion, confidence, then a column a class with its probability
-    codes: Tensor | None  # (N, 18, 512) float32; None from a model over pixels
+    table: pd.DataFrame  # one row per image: emotion, confidence, then one column per class
+    codes: Tensor | None  # (N, 18, 512) float32; None if the model takes images
 
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A trained model with what turns a picture into its input."""
+    """A trained model, and the encoder that turns an image into its input."""
 
     model: nn.Module
     classes: tuple[str, ...]
-    encoder: Encoder | None  # None for a model over pixels
+    encoder: Encoder | None  # None if the model takes images
     device: torch.device
 
     @property
     def input_format(self) -> tuple[int, str] | None:
-        """Side of an image and how it becomes a square; None for codes. Predictors that take the same share inputs."""
+        """Predictors of one format can share inputs: image size and resize method, None: codes."""
         if self.model.reads != "pixels":
             return None
         return self.model.image_size, self.model.resize_method
 
     def inputs(self, images: Sequence[Image.Image]) -> Tensor:
-        """Pictures of faces → what the model takes: codes (N, 18, 512), or images (N, 3, S, S) uint8."""
+        """Face images → the model's inputs: codes (N, 18, 512), or images (N, 3, S, S) uint8."""
         if self.encoder is not None:
             return self.encoder(images)
         return images_to_pixels(images, self.model.image_size, self.model.resize_method)
 
-    def predict(self, images: Sequence[Image.Image | Path | str]) -> PicturePredictions:
-        """The emotion in each picture of a face (a PIL image, or a file).
+    def predict(self, images: Sequence[Image.Image | Path | str]) -> ImagePredictions:
+        """The emotion in each face image, given as a PIL image or a file.
 
         Raises:
-            ValueError: no pictures, or a file that is no picture.
+            ValueError: `images` is empty, or a file is not an image.
         """
         if not len(images):
             raise ValueError(
-                "images: expected at least one picture of a face, got none; give files or PIL images"
+                "images: expected at least one face image, got none; give files or PIL images"
             )
-        pictures = [_open(image) for image in images]
-        inputs = self.inputs(pictures)
+        inputs = self.inputs([open_image(image) for image in images])
         probs = predict_probs(self.model, inputs, self.device)
         table = pd.DataFrame(probs, columns=list(self.classes))
         table.insert(0, "emotion", [self.classes[i] for i in probs.argmax(1)])
         table.insert(1, "confidence", probs.max(1))
-        return PicturePredictions(table, None if self.encoder is None else inputs)
+        return ImagePredictions(table, None if self.encoder is None else inputs)
 
 
-def _open(image: Image.Image | Path | str) -> Image.Image:
+def open_image(image: Image.Image | Path | str) -> Image.Image:
+    """A PIL image as it is, or a file as an RGB image.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, not an image, or too large.
+    """
     if isinstance(image, Image.Image):
         return image
-    try:
-        with Image.open(image) as file:
-            return check_image_size(file).convert("RGB")
-    except FileNotFoundError:
-        raise
-    except (
-        Exception
-    ) as error:  # on broken bytes Pillow raises anything from SyntaxError to struct.error
-        raise ValueError(
-            f"images: expected a picture, but {image} does not open as one ({error})"
-        ) from error
+    with (
+        explain_read_error(Path(image), "not an image", "give image files"),
+        Image.open(image) as file,
+    ):
+        return check_image_size(file).convert("RGB")
 
 
 def load_predictor(
     folder: Path | str, device: str = "auto", encoder: Encoder | None = None
 ) -> Predictor:
-    """The model of a training run, `reports/<experiment>/train/<variant>`, ready for pictures of faces.
+    """The model of a training run, `reports/<experiment>/train/<variant>`, ready for face images.
 
     Args:
-        encoder: that of the run's codes, where it is loaded already; None: it is found.
+        encoder: the one that made the run's codes, if it is loaded already; None: load it.
 
     Raises:
-        FileNotFoundError: the run, its weights, or the encoder of its codes is not there.
-        ValueError: its weights are of another version.
+        FileNotFoundError: the run, its weights, or the encoder of its codes is missing.
+        ValueError: the weights do not fit this version's model.
     """
-    folder, torch_device = resolve(folder), get_device(device)
+    folder = resolve(folder)
+    torch_device = get_device(device)
     run = Run(folder.parents[2], folder.parents[1].name, folder.parent.name, folder.name)
     model, classes = load_model(run.best_checkpoint)
     if model.reads == "pixels":
@@ -249,8 +223,10 @@ def load_predictor(
 
 def load_predictors(runs: Sequence[Run], device: str = "auto") -> dict[str, Predictor]:
     """`load_predictor` of runs on the same codes, by variant; they share one encoder."""
-    found: dict[str, Predictor] = {}
+    predictors: dict[str, Predictor] = {}
+    encoder = None
     for run in runs:
-        encoder = next((p.encoder for p in found.values() if p.encoder is not None), None)
-        found[run.variant] = load_predictor(run.folder, device, encoder)
-    return found
+        predictor = load_predictor(run.folder, device, encoder)
+        encoder = encoder or predictor.encoder
+        predictors[run.variant] = predictor
+    return predictors

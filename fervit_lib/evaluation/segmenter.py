@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fervit_lib.evaluation.efficiency import count_macs
-from fervit_lib.evaluation.export import TOLERANCE, difference_from_torch, write_onnx
+from fervit_lib.evaluation.export import TOLERANCE, onnx_difference, write_onnx
 from fervit_lib.system import distributed
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import has_fast_bf16
@@ -33,7 +33,7 @@ def segmenter_difference(path: Path, model: nn.Module, images: Tensor) -> float:
     Raises:
         ValueError: the difference is above 1e-4.
     """
-    difference = difference_from_torch(path, model, images)
+    difference = onnx_difference(path, model, images)
     if not difference <= TOLERANCE:  # NaN, too
         raise ValueError(
             f"{path}: expected the logits of torch within {TOLERANCE}, got a difference of "

@@ -1,4 +1,4 @@
-"""Is it more than luck: intervals over the test faces, spread over seeds, and paired tests."""
+"""Are differences more than chance? Intervals over faces, spread over seeds, and paired tests."""
 
 from collections.abc import Mapping
 from itertools import combinations
@@ -8,71 +8,67 @@ import pandas as pd
 from scipy.stats import binomtest
 
 RESAMPLES = 2000
+SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")
 
 
-def bootstrap_interval(
-    correct: np.ndarray, confidence: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of `correct` (N,) bool, e.g. of an accuracy.
+def bootstrap_interval(correct: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95% percentile bootstrap interval of the mean of `correct` (N,) bool, e.g. of an accuracy.
 
-    It speaks of the choice of test faces alone, not of the training seed.
+    It covers the choice of test faces, not that of the training seed.
     """
-    # So many of N faces drawn with replacement are right: a binomial number, no need to draw the faces.
-    draws = np.random.default_rng(seed).binomial(len(correct), correct.mean(), RESAMPLES) / len(
-        correct
-    )
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    # Among N faces drawn with replacement the number of correct ones is binomial.
+    n = len(correct)
+    draws = np.random.default_rng(seed).binomial(n, correct.mean(), RESAMPLES) / n
+    low, high = np.quantile(draws, (0.025, 0.975))
     return float(low), float(high)
 
 
-def score_intervals(
-    confusion: np.ndarray, confidence: float = 0.95, seed: int = 0
-) -> dict[str, float]:
-    """Percentile bootstrap intervals of `summary_metrics`' scores, as `<score>_low` and `<score>_high`.
+def score_intervals(confusion: np.ndarray, seed: int = 0) -> dict[str, float]:
+    """95% percentile bootstrap intervals of `SCORES`, as `<score>_low` and `<score>_high`.
 
     Args:
-        confusion: (C, C) counts, true classes down. Faces drawn with replacement are counts drawn from it.
+        confusion: (C, C) counts, one row per true class. Drawing faces with replacement is
+            drawing such counts from a multinomial distribution.
     """
-    n, num_classes = int(confusion.sum()), len(confusion)
+    n = int(confusion.sum())
     draws = np.random.default_rng(seed).multinomial(n, confusion.ravel() / n, RESAMPLES)
-    draws = draws.reshape(-1, num_classes, num_classes).astype(float)
-    right = np.einsum("bii->bi", draws)
-    support, guessed = draws.sum(2), draws.sum(1)
-    recall = np.divide(right, support, out=np.full_like(right, np.nan), where=support > 0)
-    f1 = (
-        2 * right / np.maximum(support + guessed, 1)
-    )  # as scikit-learn: 0 where a class is guessed wrongly alone
-    occurs = support + guessed > 0
-    scores = {
-        "accuracy": right.sum(1) / n,
-        "balanced_accuracy": np.nanmean(recall, axis=1),
-        "macro_f1": (f1 * occurs).sum(1) / occurs.sum(1),
-        "weighted_f1": (f1 * support).sum(1) / n,
-    }
-    ends = (("low", (1 - confidence) / 2), ("high", (1 + confidence) / 2))
-    return {
-        f"{name}_{end}": float(np.quantile(values, q))
-        for name, values in scores.items()
-        for end, q in ends
-    }
+    draws = draws.reshape(-1, *confusion.shape).astype(float)  # (RESAMPLES, C, C)
+    correct = np.einsum("bii->bi", draws)
+    support = draws.sum(2)
+    predicted = draws.sum(1)
+    recall = np.divide(correct, support, out=np.full_like(correct, np.nan), where=support > 0)
+    # As scikit-learn: 0 for a class that is only predicted wrongly, absent classes left out.
+    f1 = 2 * correct / np.maximum(support + predicted, 1)
+    occurs = support + predicted > 0
+    scores = (
+        correct.sum(1) / n,
+        np.nanmean(recall, axis=1),
+        (f1 * occurs).sum(1) / occurs.sum(1),
+        (f1 * support).sum(1) / n,
+    )
+    intervals = {}
+    for name, values in zip(SCORES, scores, strict=True):
+        intervals[f"{name}_low"] = float(np.quantile(values, 0.025))
+        intervals[f"{name}_high"] = float(np.quantile(values, 0.975))
+    return intervals
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
-    """Exact McNemar test that two readers err equally often on the same faces (N,) bool: the two-sided p-value.
+    """Two-sided p-value of the exact McNemar test that both models have the same error rate.
 
-    Only faces on which one is right and the other wrong count (McNemar 1947; Dietterich 1998, section 3.1).
+    Only faces that exactly one of them classifies correctly count (McNemar 1947; Dietterich 1998,
+    section 3.1).
+
+    Args:
+        correct_a, correct_b: (N,) bool, which of the same faces each model classifies correctly.
     """
-    if correct_a.shape != correct_b.shape:
-        raise ValueError(
-            f"correct_b: expected the same faces, {correct_a.shape}, got {correct_b.shape}"
-        )
-    a_alone, b_alone = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
-    return float(binomtest(a_alone, a_alone + b_alone).pvalue) if a_alone + b_alone else 1.0
+    only_a = int((correct_a & ~correct_b).sum())
+    differ = int((correct_a != correct_b).sum())
+    return float(binomtest(only_a, differ).pvalue) if differ else 1.0
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Holm's (1979) correction of `p_values` (M,) for M tests at once: adjusted p-values, at most 1."""
-    p_values = np.asarray(p_values, float)
+    """p-values (M,) adjusted for M simultaneous tests by Holm's (1979) method, at most 1."""
     order = np.argsort(p_values)
     steps = p_values[order] * np.arange(len(p_values), 0, -1)
     adjusted = np.empty_like(p_values)
@@ -81,28 +77,64 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 
 def compare_pairs(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Every pair of runs on the same faces: a, b, difference of accuracy (a - b), p, and p_holm for all pairs at once.
+    """Paired tests of all pairs of runs: a, b, difference (in accuracy, a - b), p, p_holm.
 
     Args:
-        correct: by run, (N,) bool, which faces it read rightly.
+        correct: by run, (N,) bool, which of the same faces it classifies correctly.
     """
     rows = [
         (a, b, float(correct[a].mean() - correct[b].mean()), mcnemar(correct[a], correct[b]))
         for a, b in combinations(correct, 2)
     ]
     pairs = pd.DataFrame(rows, columns=["a", "b", "difference", "p"])
-    return pairs.assign(p_holm=holm(pairs["p"].to_numpy()))
+    return pairs.assign(p_holm=holm(pairs["p"].to_numpy(float)))
 
 
 def mean_over_seeds(runs: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation over the seeds of each recipe: seeds, then `<score>` and `<score>_sd`.
+    """Mean and standard deviation over the seeds of each recipe: seeds, `<score>`, `<score>_sd`.
 
     Args:
-        runs: columns recipe, seed, accuracy, balanced_accuracy, macro_f1, weighted_f1; a row a run.
+        runs: one row per run: recipe, seed and `SCORES`.
     """
-    scores = ["accuracy", "balanced_accuracy", "macro_f1", "weighted_f1"]
     groups = runs.groupby("recipe", sort=False)
-    spread = groups[scores].std().add_suffix("_sd")
-    table = groups[scores].mean().join(spread).assign(seeds=groups.size())
-    ordered = ["seeds", *(column for score in scores for column in (score, f"{score}_sd"))]
-    return table[ordered].sort_values("accuracy", ascending=False).reset_index()
+    table = groups.size().to_frame("seeds")
+    for score in SCORES:
+        table[score] = groups[score].mean()
+        table[f"{score}_sd"] = groups[score].std()
+    return table.sort_values("accuracy", ascending=False).reset_index()
+
+
+def learning_curves(points: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy against the number of training faces.
+
+    Args:
+        points: rows of `EvaluatedRun.metrics`, of runs on subsets and on all faces.
+
+    Returns:
+        One row per recipe, kind (fraction or shots) and share: faces, runs, mean, low, high. The
+        band is one standard deviation if there are several runs (seeds and draws), else the
+        interval over test faces. Recipes without runs on a subset are left out; runs on all faces
+        are the right end of a recipe's curve.
+    """
+    shots = points["shots"].fillna(0).astype(int)
+    fraction = points["data_fraction"].fillna(1.0)
+    points = points.assign(
+        kind=np.where(shots > 0, "shots", "fraction"), share=np.where(shots > 0, shots, fraction)
+    )
+    rows = []
+    for recipe, group in points.groupby("recipe", sort=False):
+        fractions = group[group["kind"] == "fraction"]
+        if (fractions["share"] == 1).all():  # one point on all faces is no curve
+            group = group.drop(fractions.index)
+        for (kind, share), runs in group.groupby(["kind", "share"]):
+            mean = runs["accuracy"].mean()
+            low = runs["accuracy_low"].iloc[0]
+            high = runs["accuracy_high"].iloc[0]
+            if len(runs) > 1:
+                sd = runs["accuracy"].std()
+                low = mean - sd
+                high = mean + sd
+            faces = runs["train_faces"].iloc[0]
+            rows.append((recipe, kind, share, faces, len(runs), mean, low, high))
+    columns = ["recipe", "kind", "share", "faces", "runs", "mean", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)

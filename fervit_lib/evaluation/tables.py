@@ -1,4 +1,4 @@
-"""The comparison as files: for a paper, and for whoever wants every number."""
+"""The comparison of all runs as files: JSON and CSV with every number, LaTeX for a paper."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,69 +9,50 @@ import pandas as pd
 
 from fervit_lib.system.atomic import atomic_write, write_json
 
-# Column of the comparison, its heading in LaTeX, and how a number is written there.
+# Columns of the LaTeX table: heading, factor to its unit, format.
 _LATEX = {
-    "variant": ("Run", "{}"),
-    "accuracy": ("Accuracy (\\%)", "{:.1f}"),
-    "macro_f1": ("Macro-F1", "{:.3f}"),
-    "roc_auc": ("AUC", "{:.3f}"),
-    "ece": ("ECE", "{:.3f}"),
-    "trainable_parameters": ("Trained (M)", "{:.2f}"),
-    "macs": ("MACs (M)", "{:.0f}"),
-    "latency_p50_ms": ("Latency (ms)", "{:.1f}"),
-    "train_seconds": ("Training (min)", "{:.1f}"),
+    "accuracy": (r"Accuracy (\%)", 100, "{:.1f}"),
+    "macro_f1": ("Macro-F1", 1, "{:.3f}"),
+    "roc_auc": ("AUC", 1, "{:.3f}"),
+    "ece": ("ECE", 1, "{:.3f}"),
+    "trainable_parameters": ("Trained (M)", 1e-6, "{:.2f}"),
+    "macs": ("MACs (M)", 1e-6, "{:.0f}"),
+    "latency_p50_ms": ("Latency (ms)", 1, "{:.1f}"),
+    "train_seconds": ("Training (min)", 1 / 60, "{:.1f}"),
 }
-_SCALE = {"accuracy": 100, "trainable_parameters": 1e-6, "macs": 1e-6, "train_seconds": 1 / 60}
 
 
 def write_comparison(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write `comparison.csv` (every column) and `comparison.tex` (a table for a paper, with booktabs).
+    """Write `comparison.csv` (all columns) and `comparison.tex` (booktabs, main columns).
 
     Args:
-        table: a row a run; of the columns for LaTeX those that are there are written.
+        table: one row per run; columns of the LaTeX table that it lacks are left out.
     """
-    columns = [name for name in _LATEX if name in table]
-    rows = [[_LATEX[name][0] for name in columns]]
-    for record in table[columns].to_dict("records"):
-        rows.append([_cell(name, value) for name, value in record.items()])
-    if {"accuracy_low", "accuracy_high"} <= set(table):
-        place = columns.index("accuracy")
-        for row, low, high in zip(
-            rows[1:], table["accuracy_low"], table["accuracy_high"], strict=True
-        ):
-            row[place] += f" [{100 * low:.1f}, {100 * high:.1f}]"
-    lines = [" & ".join(row) + r" \\" for row in rows]
-    layout = "l" + "r" * (len(columns) - 1)
-    latex = "\n".join(
-        [
-            f"\\begin{{tabular}}{{{layout}}}",
-            "\\toprule",
-            lines[0],
-            "\\midrule",
-            *lines[1:],
-            "\\bottomrule",
-            "\\end{tabular}",
-        ]
-    )
+    cells = pd.DataFrame({"Run": table["variant"].str.replace("_", r"\_")})
+    for name, (heading, factor, layout) in _LATEX.items():
+        if name in table:
+            numbers = [factor * value for value in table[name].astype(float)]
+            cells[heading] = ["--" if np.isnan(n) else layout.format(n) for n in numbers]
+    if "accuracy_low" in table:
+        ends = (100 * table[["accuracy_low", "accuracy_high"]]).map("{:.1f}".format)
+        interval = " [" + ends["accuracy_low"] + ", " + ends["accuracy_high"] + "]"
+        cells[_LATEX["accuracy"][0]] += interval
     paths = [folder / "comparison.csv", folder / "comparison.tex"]
     with atomic_write(paths[0]) as temporary:
         table.to_csv(temporary, index=False)
     with atomic_write(paths[1]) as temporary:
-        temporary.write_text(latex + "\n", encoding="utf-8")
+        columns = "l" + "r" * (cells.shape[1] - 1)
+        cells.style.hide().to_latex(temporary, hrules=True, column_format=columns)
     return paths
 
 
-def _cell(name: str, value: str | float) -> str:
-    if isinstance(value, str):  # the run's name
-        return value.replace("_", r"\_")
-    return "--" if pd.isna(value) else _LATEX[name][1].format(value * _SCALE.get(name, 1))
-
-
 def parameter_efficiency(runs: pd.DataFrame, majority: float) -> pd.DataFrame:
-    """What a trained parameter brings: variant, trainable_parameters, share (of all), above, per_million.
+    """Accuracy gained per trained parameter, the best run first.
 
-    `above` is the accuracy above guessing the majority class, in points; `per_million` that for a million trained
-    parameters. Rows are by it, the best first.
+    Returns:
+        variant; trainable_parameters; share, of all parameters; above, the accuracy above always
+        predicting the majority class, in percentage points; per_million, `above` per million
+        trained parameters.
     """
     table = runs[["variant", "trainable_parameters"]].assign(
         share=runs["trainable_parameters"] / runs["total_parameters"],
@@ -90,13 +71,13 @@ def write_results(
     confusion: Mapping[str, np.ndarray],
     **tables: pd.DataFrame,
 ) -> list[Path]:
-    """Write `evaluation_results.json` with all of it, `comparison.csv` and `comparison.tex`.
+    """Write `evaluation_results.json` (everything), `comparison.csv` and `comparison.tex`.
 
     Args:
-        runs: a row a run, as `EvaluatedRun.figures` and what was measured of it.
-        class_metrics: by run, a row a class.
-        confusion: by run, (C, C) counts, true classes down.
-        tables: anything else worth keeping, under its name.
+        runs: one row per run: `EvaluatedRun.metrics` and its measured costs.
+        class_metrics: by run, one row per class.
+        confusion: by run, (C, C) counts, one row per true class.
+        tables: further tables to store, by name.
     """
     content: dict[str, Any] = {
         "classes": list(classes),
@@ -106,13 +87,13 @@ def write_results(
             for name, table in class_metrics.items()
         },
         "confusion": confusion,
-        **{name: _records(table) for name, table in tables.items()},
     }
+    content |= {name: _records(table) for name, table in tables.items()}
     path = folder / "evaluation_results.json"
     write_json(path, content)
     return [path, *write_comparison(runs, folder)]
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as JSON knows them: what is missing is null."""
+    """Rows as dictionaries for JSON; missing values are None."""
     return table.astype(object).where(table.notna(), None).to_dict("records")

@@ -13,7 +13,7 @@ from fervit_lib.evaluation import (
 def random_probs(
     n: int = 300, classes: int = 4, sharpness: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels drawn from the probabilities themselves, so that these are calibrated where sharpness is 1."""
+    """Labels are drawn from the probabilities, so these are calibrated if sharpness is 1."""
     rng = np.random.default_rng(0)
     logits = 2 * rng.normal(size=(n, classes))
     probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -22,19 +22,19 @@ def random_probs(
     return labels, sharp / sharp.sum(1, keepdims=True)
 
 
-def test_scores_of_calibration() -> None:
+def test_calibration_metrics_of_known_probabilities() -> None:
     labels, probs = random_probs(4000)
-    found = calibration_metrics(labels, probs)
-    assert found["nll"] == pytest.approx(log_loss(labels, probs))
-    assert found["ece"] < 0.03  # the labels are drawn from these probabilities
+    result = calibration_metrics(labels, probs)
+    assert result["nll"] == pytest.approx(log_loss(labels, probs))
+    assert result["ece"] < 0.03  # the labels are drawn from these probabilities
     assert calibration_metrics(labels, random_probs(4000, sharpness=3)[1])["ece"] > 0.08
     perfect = np.eye(4)[labels]
     assert calibration_metrics(labels, perfect) == {"ece": 0, "nll": 0, "brier": 0}
     always_wrong = np.eye(4)[(labels + 1) % 4]
-    found = calibration_metrics(labels, always_wrong)
-    assert found["ece"] == 1
-    assert found["brier"] == 2
-    assert np.isfinite(found["nll"])
+    result = calibration_metrics(labels, always_wrong)
+    assert result["ece"] == 1
+    assert result["brier"] == 2
+    assert np.isfinite(result["nll"])
 
 
 def test_reliability_has_every_face_in_its_bin() -> None:
@@ -42,24 +42,24 @@ def test_reliability_has_every_face_in_its_bin() -> None:
     bins = reliability(labels, probs)
     assert bins["faces"].sum() == 500
     assert ((bins["low"] <= bins["confidence"]) & (bins["confidence"] <= bins["high"] + 1e-9)).all()
-    right = (probs.argmax(1) == labels).mean()
-    assert (bins["accuracy"] * bins["faces"]).sum() / 500 == pytest.approx(right)
+    accuracy = (probs.argmax(1) == labels).mean()
+    assert (bins["accuracy"] * bins["faces"]).sum() / 500 == pytest.approx(accuracy)
 
 
 @pytest.mark.parametrize("sharpness", [0.3, 1.0, 3.0, 40.0])
-def test_temperature_mends_the_confidence_and_changes_no_prediction(sharpness: float) -> None:
+def test_temperature_calibrates_and_changes_no_prediction(sharpness: float) -> None:
     labels, probs = random_probs(3000, sharpness=sharpness)
-    probs = probs.astype(np.float32)  # as a model gives them: some have become 0
+    probs = probs.astype(np.float32)  # as models give them; some underflow to 0
     temperature = fit_temperature(labels[:1500], probs[:1500])
     after = apply_temperature(probs, temperature)
     assert (after.argmax(1) == probs.argmax(1)).all()
     np.testing.assert_allclose(after.sum(1), 1)
     if sharpness < 10:
         assert temperature == pytest.approx(sharpness, rel=0.15)
-    before, mended = (calibration_metrics(labels[1500:], p[1500:]) for p in (probs, after))
-    assert mended["nll"] <= before["nll"] + 0.01
+    before, calibrated = (calibration_metrics(labels[1500:], p[1500:]) for p in (probs, after))
+    assert calibrated["nll"] <= before["nll"] + 0.01
 
 
-def test_a_temperature_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="temperature: expected a positive number, got 0"):
+def test_a_temperature_of_0_is_refused() -> None:
+    with pytest.raises(ValueError, match="temperature"):
         apply_temperature(np.ones((1, 2)) / 2, 0)

@@ -6,6 +6,7 @@ from fervit_lib.evaluation import (
     bootstrap_interval,
     compare_pairs,
     holm,
+    learning_curves,
     mcnemar,
     mean_over_seeds,
     score_intervals,
@@ -17,7 +18,7 @@ def confusion_of(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.
     return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
-def test_intervals_of_an_accuracy_cover_the_truth() -> None:
+def test_intervals_of_an_accuracy_cover_the_true_value() -> None:
     rng = np.random.default_rng(1)
     covered = 0
     for _ in range(200):
@@ -27,41 +28,39 @@ def test_intervals_of_an_accuracy_cover_the_truth() -> None:
     assert bootstrap_interval(np.ones(10, bool)) == (1, 1)
 
 
-def test_intervals_of_every_score_cover_the_truth() -> None:
+def test_intervals_of_every_score_cover_the_true_value() -> None:
     rng = np.random.default_rng(2)
     confusion = np.array([[0.35, 0.05, 0.05], [0.05, 0.2, 0.05], [0.1, 0.05, 0.1]])
     labels, predicted = np.divmod(rng.choice(9, 200_000, p=confusion.ravel()), 3)
     truth = summary_metrics(labels, predicted)
     covered = dict.fromkeys(truth, 0)
     for _ in range(150):
-        found = score_intervals(rng.multinomial(300, confusion.ravel()).reshape(3, 3))
+        intervals = score_intervals(rng.multinomial(300, confusion.ravel()).reshape(3, 3))
         for name in truth:
-            covered[name] += found[f"{name}_low"] <= truth[name] <= found[f"{name}_high"]
+            covered[name] += intervals[f"{name}_low"] <= truth[name] <= intervals[f"{name}_high"]
     assert all(0.89 <= times / 150 <= 1 for times in covered.values()), covered
 
 
-def test_an_interval_holds_the_score_it_is_of() -> None:
+def test_an_interval_contains_its_score() -> None:
     rng = np.random.default_rng(3)
     labels, predicted = rng.integers(5, size=(2, 100))
-    scores, found = (
-        summary_metrics(labels, predicted),
-        score_intervals(confusion_of(labels, predicted, 5)),
-    )
+    scores = summary_metrics(labels, predicted)
+    intervals = score_intervals(confusion_of(labels, predicted, 5))
     for name, value in scores.items():
-        assert found[f"{name}_low"] <= value <= found[f"{name}_high"]
+        assert intervals[f"{name}_low"] <= value <= intervals[f"{name}_high"]
 
 
-def test_mcnemar_counts_the_faces_that_one_alone_reads() -> None:
+def test_mcnemar_counts_faces_that_only_one_model_classifies_correctly() -> None:
     a, b = np.zeros(40, bool), np.zeros(40, bool)
     assert mcnemar(a, b) == 1
     a[:5] = True
     assert mcnemar(a, b) == pytest.approx(2 * 0.5**5)
     assert mcnemar(a | (np.arange(40) > 20), b | (np.arange(40) > 20)) == mcnemar(a, b)
-    with pytest.raises(ValueError, match="the same faces"):
+    with pytest.raises(ValueError, match="shape"):
         mcnemar(a, b[:3])
 
 
-def test_holm_is_the_textbooks() -> None:
+def test_holm_agrees_with_a_textbook_example() -> None:
     assert holm(np.array([0.01, 0.04, 0.03, 0.005])).tolist() == pytest.approx(
         [0.03, 0.06, 0.06, 0.02]
     )
@@ -69,14 +68,14 @@ def test_holm_is_the_textbooks() -> None:
     assert holm(np.array([])).size == 0
 
 
-def test_chance_alone_is_rarely_called_a_difference() -> None:
+def test_equal_models_rarely_differ_significantly() -> None:
     rng = np.random.default_rng(4)
-    alarms = 0
+    false_alarms = 0
     for _ in range(60):
         pairs = compare_pairs({name: rng.random(200) < 0.6 for name in "abcd"})
         assert len(pairs) == 6
-        alarms += (pairs["p_holm"] < 0.05).any()
-    assert alarms <= 8
+        false_alarms += (pairs["p_holm"] < 0.05).any()
+    assert false_alarms <= 8
     rng = np.random.default_rng(5)
     [better] = compare_pairs({"a": rng.random(500) < 0.8, "b": rng.random(500) < 0.5}).itertuples()
     assert better.difference > 0.2
@@ -84,7 +83,7 @@ def test_chance_alone_is_rarely_called_a_difference() -> None:
     assert compare_pairs({"a": np.ones(3, bool)}).empty
 
 
-def test_seeds_are_told_as_mean_and_spread() -> None:
+def test_mean_and_standard_deviation_over_seeds() -> None:
     scores = {"balanced_accuracy": 0.5, "macro_f1": 0.5, "weighted_f1": 0.5}
     runs = pd.DataFrame(
         [
@@ -97,3 +96,33 @@ def test_seeds_are_told_as_mean_and_spread() -> None:
     assert table.loc["x", ["seeds", "accuracy"]].tolist() == [2, pytest.approx(0.5)]
     assert table.loc["x", "accuracy_sd"] == pytest.approx(np.std([0.4, 0.6], ddof=1))
     assert np.isnan(table.loc["y", "accuracy_sd"])
+
+
+def test_learning_curves_have_a_band_over_runs_and_end_at_all_faces() -> None:
+    def point(recipe: str, fraction: float | None, shots: int | None, accuracy: float) -> dict:
+        return {
+            "recipe": recipe,
+            "data_fraction": fraction,
+            "shots": shots,
+            "accuracy": accuracy,
+            "accuracy_low": accuracy - 0.1,
+            "accuracy_high": accuracy + 0.1,
+            "train_faces": 7,
+        }
+
+    points = [
+        point("a", 0.1, 0, 0.2),
+        point("a", 0.1, 0, 0.4),
+        point("a", None, None, 0.8),
+        point("a", 1, 5, 0.3),
+        point("b", 1, 0, 0.9),
+    ]
+    curves = learning_curves(pd.DataFrame(points))
+    assert set(curves["recipe"]) == {"a"}
+    smallest, largest, shots = curves.itertuples()
+    sd = np.std([0.2, 0.4], ddof=1)
+    assert (smallest.share, smallest.runs, smallest.mean) == (0.1, 2, pytest.approx(0.3))
+    assert (smallest.low, smallest.high) == (pytest.approx(0.3 - sd), pytest.approx(0.3 + sd))
+    assert (largest.share, largest.low, largest.high) == (1, pytest.approx(0.7), pytest.approx(0.9))
+    assert (shots.kind, shots.share) == ("shots", 5)
+    assert learning_curves(pd.DataFrame([point("b", 1, 0, 0.9)])).empty

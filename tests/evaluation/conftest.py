@@ -1,0 +1,92 @@
+"""Finished training runs, and toy faces with the codes of an untrained encoder."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import pytest
+import torch
+
+from fervit_lib import runs
+from fervit_lib.datasets import draw_toy_faces, load_faces
+from fervit_lib.encoders import Autoencoder, encode_faces, load_encoder
+from fervit_lib.encoders.autoencoder import save_autoencoder
+from fervit_lib.latents import complete_store
+from fervit_lib.models import create_model, save_model
+
+OPTIONS = {
+    "scratch": {"embed_dim": 32, "depth": 1, "num_heads": 2},
+    "image": {"model_name": "resnet18", "pretrained": "none", "image_size": 32},
+}
+NUMBERS = {
+    "total_parameters": 10,
+    "trainable_parameters": 5,
+    "train_seconds": 1.0,
+    "peak_memory_gb": 1.0,
+}
+
+
+class Toy(NamedTuple):
+    reports: Path
+    store: Path
+    source: Path
+    classes: tuple[str, ...]
+
+
+@pytest.fixture(scope="session")
+def finish_run() -> Callable[..., runs.Run]:
+    """Write a finished training run of an untrained model."""
+
+    def finish(
+        reports: Path,
+        store: Path,
+        variant: str = "scratch-full-seed0",
+        classes: tuple[str, ...] = ("angry", "happy", "sad"),
+    ) -> runs.Run:
+        parameters = {"latents": str(store)}
+        run = runs.start_run(
+            reports, "tiny", "train", variant, parameters=parameters, seed=0, device="cpu"
+        )
+        approach = variant.split("-")[0]
+        options = OPTIONS[approach]
+        model = create_model(approach, len(classes), **options)
+        save_model(run.best_checkpoint, model, approach=approach, classes=classes, options=options)
+        epochs = pd.DataFrame({"epoch": [0, 1], "seconds": [1.0, 2.0]})
+        epochs.to_csv(run.folder / "metrics.csv", index=False)
+        run.write_result(approach=approach, strategy="full", seed=0, train_faces=96, **NUMBERS)
+        return run
+
+    return finish
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    """140 toy faces, and their codes by an untrained encoder of a finished run of 01_encode."""
+    folder = tmp_path_factory.mktemp("toy")
+    store = folder / "store"
+    source = draw_toy_faces(folder / "faces", 140, size=32)
+    run = runs.start_run(
+        folder / "reports", "tiny", "encode", "autoencoder", parameters={}, seed=0, device="cpu"
+    )
+    torch.manual_seed(0)
+    save_autoencoder(run.best_checkpoint, Autoencoder(32), "toy")
+    encoder = load_encoder(run.best_checkpoint, "autoencoder")
+    run.write_result(latents=str(store), encoder="autoencoder")
+    sha256 = hashlib.sha256(run.best_checkpoint.read_bytes()).hexdigest()
+    sizes = {}
+    for split in ("train", "val", "test"):
+        faces = load_faces(source, split)
+        encode_faces(encoder, sha256, faces, store, split, device=torch.device("cpu"))
+        sizes[split] = len(faces)
+    complete_store(
+        store,
+        sizes,
+        classes=faces.classes,
+        encoder="autoencoder",
+        faces=source,
+        synthetic=True,
+        made_by={"checkpoint": str(run.best_checkpoint), "sha256": sha256, "landmarks": "none"},
+    )
+    return Toy(folder / "reports", store, source, faces.classes)

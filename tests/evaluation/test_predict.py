@@ -1,0 +1,72 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fervit_lib import runs
+from fervit_lib.encoders import Autoencoder
+from fervit_lib.encoders.autoencoder import save_autoencoder
+from fervit_lib.evaluation import Faces, evaluate_run, load_predictor
+from fervit_lib.system import atomic
+
+
+@pytest.mark.parametrize("variant", ["scratch-full-seed0", "image-full-seed0"])
+def test_files_are_predicted_as_the_evaluation_predicts_the_test_split(
+    toy, finish_run: Callable[..., runs.Run], tmp_path: Path, variant: str
+) -> None:
+    run = finish_run(toy.reports, toy.store, variant, toy.classes)
+    faces = Faces(toy.store)
+    expected = evaluate_run(run, faces, tmp_path, torch.device("cpu")).test
+    result = load_predictor(run.folder, "cpu").predict(
+        [toy.source / path for path in expected.paths[:9]]
+    )
+    probs = result.table[list(expected.classes)].to_numpy()
+    # Codes are stored in half precision.
+    np.testing.assert_allclose(probs, expected.probs[:9], atol=2e-3)
+    assert list(result.table["emotion"]) == [expected.classes[i] for i in probs.argmax(1)]
+    if variant.startswith("image"):
+        assert result.codes is None
+    else:
+        stored = faces.stores["test"].codes[:9].float()
+        np.testing.assert_allclose(result.codes, stored, atol=5e-3)
+
+
+def test_any_image_can_be_predicted_and_bad_ones_are_refused(
+    toy, finish_run: Callable[..., runs.Run], tmp_path: Path
+) -> None:
+    run = finish_run(toy.reports, toy.store, classes=toy.classes)
+    predictor = load_predictor(run.folder, "cpu")
+    result = predictor.predict([Image.new("L", (100, 80), 90)])
+    assert result.codes.shape == (1, 18, 512)
+    assert result.table.iloc[0, 2:].sum() == pytest.approx(1, abs=1e-5)
+    with pytest.raises(ValueError, match="images"):
+        predictor.predict([])
+    (tmp_path / "no.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"no\.png"):
+        predictor.predict([tmp_path / "no.png"])
+    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
+        predictor.predict([tmp_path / "gone.png"])
+
+
+def test_an_encoder_that_did_not_make_the_codes_is_refused(
+    toy, make_store: Callable[..., Path], finish_run: Callable[..., runs.Run], tmp_path: Path
+) -> None:
+    run = finish_run(tmp_path, make_store(tmp_path / "others"), "scratch-others")
+    with pytest.raises(FileNotFoundError, match="encoder"):
+        load_predictor(run.folder, "cpu")
+    store = tmp_path / "store"
+    shutil.copytree(toy.store, store)
+    content = atomic.read_json(store / "store.json")
+    checkpoint = tmp_path / "encoder.safetensors"
+    content["made_by"]["checkpoint"] = str(checkpoint)
+    atomic.write_json(store / "store.json", content)
+    run = finish_run(tmp_path, store)
+    with pytest.raises(FileNotFoundError, match=r"encoder\.safetensors"):
+        load_predictor(run.folder, "cpu")
+    save_autoencoder(checkpoint, Autoencoder(32), "toy")
+    with pytest.raises(ValueError, match=r"encoder\.safetensors"):
+        load_predictor(run.folder, "cpu")
