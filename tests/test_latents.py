@@ -1,45 +1,42 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fervit_lib.latents import (
     SHARD_SIZE,
     LatentStore,
+    claim_shards,
     complete_store,
     read_fingerprint,
     shard_fingerprint,
     shard_path,
     write_shard,
 )
+from fervit_lib.system.atomic import read_json, write_json
+from tests.faults.notebooks import FORK
 
 
-def fill(folder: Path, n: int = 1500, split: str = "train") -> torch.Tensor:
-    codes = torch.randn(n, 18, 512, generator=torch.Generator().manual_seed(0))
+def write_store(
+    folder: Path, n: int = 1500, split: str = "train", shape: tuple[int, int] = (18, 512)
+) -> torch.Tensor:
+    codes = torch.randn(n, *shape, generator=torch.Generator().manual_seed(0))
     for index, start in enumerate(range(0, n, SHARD_SIZE)):
-        chunk = codes[start : start + SHARD_SIZE]
-        labels = np.arange(start, start + len(chunk)) % 7
-        write_shard(
-            shard_path(folder, split, index),
-            chunk,
-            labels,
-            [f"{i}.png" for i in range(start, start + len(chunk))],
-            "f",
-        )
-    complete_store(
-        folder,
-        {split: n},
-        classes="abcdefg",
-        encoder="autoencoder",
-        faces=Path("faces"),
-        synthetic=True,
-    )
+        shard = codes[start : start + SHARD_SIZE]
+        numbers = np.arange(start, start + len(shard))
+        paths = [f"{i}.png" for i in numbers]
+        write_shard(shard_path(folder, split, index), shard, numbers % 7, paths, "f")
+    about = {"encoder": "autoencoder", "faces": Path("faces"), "synthetic": True}
+    complete_store(folder, {split: n}, classes="abcdefg", **about)
     return codes
 
 
 def test_round_trip_over_shards(tmp_path: Path) -> None:
-    codes = fill(tmp_path)
+    codes = write_store(tmp_path)
     store = LatentStore.open(tmp_path, "train")
     assert len(store) == 1500
     assert len(store.shards) == 2
@@ -51,68 +48,142 @@ def test_round_trip_over_shards(tmp_path: Path) -> None:
     assert store.synthetic
 
 
-def test_chosen_codes_come_in_the_order_asked_for_from_any_shard(tmp_path: Path) -> None:
-    codes = fill(tmp_path, 2500).half()
+@pytest.mark.parametrize(
+    "indices",
+    [[2499, 0, 1023, 1024, 1024, 7], [1200], [], np.arange(2500), torch.randperm(2500)],
+    ids=["any order", "one", "none", "all", "shuffled"],
+)
+def test_codes_are_taken_in_the_given_order(tmp_path: Path, indices: Any) -> None:
+    codes = write_store(tmp_path, 2500, shape=(3, 4)).half()
     store = LatentStore.open(tmp_path, "train")
-    for indices in (
-        [2499, 0, 1023, 1024, 1024, 7],
-        [1200],
-        [],
-        np.arange(2500),
-        torch.randperm(2500),
-    ):
-        assert torch.equal(store.take(indices), codes[torch.as_tensor(indices, dtype=torch.int64)])
-    for wrong in (2500, -1):
-        with pytest.raises(IndexError, match="indices: expected 0 to 2499"):
-            store.take([3, wrong])
+    expected = codes[torch.as_tensor(indices, dtype=torch.int64)]
+    assert torch.equal(store.take(indices), expected)
+
+
+@pytest.mark.parametrize("index", [2500, -1])
+def test_an_index_out_of_range_is_refused(tmp_path: Path, index: int) -> None:
+    write_store(tmp_path, 2500, shape=(3, 4))
+    with pytest.raises(IndexError, match="indices: expected 0 to 2499"):
+        LatentStore.open(tmp_path, "train").take([3, index])
 
 
 def test_shards_beyond_the_store_are_removed(tmp_path: Path) -> None:
-    fill(tmp_path, 1500)
-    fill(tmp_path, 100)
+    write_store(tmp_path, 1500, shape=(3, 4))
+    write_store(tmp_path, 100, shape=(3, 4))
     assert not shard_path(tmp_path, "train", 1).exists()
     assert len(LatentStore.open(tmp_path, "train")) == 100
 
 
-def test_errors_name_file_and_remedy(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="01_encode"):
+def test_missing_parts_of_a_store_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="store.json.*01_encode"):
         LatentStore.open(tmp_path, "train")
-    fill(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no split 'test'.*train"):
+    write_store(tmp_path, shape=(3, 4))
+    with pytest.raises(FileNotFoundError, match="'test'.*train"):
         LatentStore.open(tmp_path, "test")
     path = shard_path(tmp_path, "train", 1)
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ValueError, match=r"train-00001\.safetensors: not a complete shard"):
+    with pytest.raises(ValueError, match=r"train-00001\.safetensors"):
         LatentStore.open(tmp_path, "train")
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"train-00001\.safetensors: shard missing"):
+    with pytest.raises(FileNotFoundError, match=r"train-00001\.safetensors"):
+        LatentStore.open(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_codes", None),
+        ("num_codes", {"train": "2"}),
+        ("num_codes", {"train": -1}),
+        ("classes", "ab"),
+        ("classes", [1]),
+        ("made_by", None),
+    ],
+)
+def test_a_wrong_field_of_a_store_is_named(tmp_path: Path, field: str, value: Any) -> None:
+    write_store(tmp_path, 2, shape=(3, 4))
+    write_json(tmp_path / "store.json", read_json(tmp_path / "store.json") | {field: value})
+    with pytest.raises(ValueError, match=rf"store\.json: {field}: expected"):
+        LatentStore.open(tmp_path, "train")
+
+
+@pytest.mark.parametrize("num_codes", [1, 3])
+def test_a_store_of_another_length_is_refused(tmp_path: Path, num_codes: int) -> None:
+    write_store(tmp_path, 2, shape=(3, 4))
+    store = read_json(tmp_path / "store.json") | {"num_codes": {"train": num_codes}}
+    write_json(tmp_path / "store.json", store)
+    with pytest.raises(ValueError, match=f"store.json says {num_codes} train codes"):
+        LatentStore.open(tmp_path, "train")
+
+
+HEADER = {"fingerprint": "f", "paths": ["a.png", "b.png"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "header"),
+    [
+        ({}, [1]),
+        ({}, {"paths": 7}),
+        ({}, {"paths": ["a.png"]}),
+        ({"codes": torch.zeros(2, 18).half()}, HEADER),
+        ({"codes": torch.zeros(2, 18, 4).int()}, HEADER),
+        ({"labels": torch.zeros(2)}, HEADER),
+        ({"labels": torch.tensor([0, -1])}, HEADER),
+    ],
+)
+def test_a_shard_with_other_content_is_named(tmp_path: Path, changes: dict, header: Any) -> None:
+    write_store(tmp_path, 2, shape=(3, 4))
+    content = {"codes": torch.zeros(2, 18, 4).half(), "labels": torch.tensor([0, 1])} | changes
+    path = shard_path(tmp_path, "train", 0)
+    save_file(content, path, {"shard": json.dumps(header)})
+    with pytest.raises(ValueError, match=r"train-00000\.safetensors.*run 01_encode"):
         LatentStore.open(tmp_path, "train")
 
 
 def test_a_bad_shard_is_not_written(tmp_path: Path) -> None:
     path = shard_path(tmp_path, "train", 0)
     codes = torch.zeros(2, 18, 512)
-    with pytest.raises(ValueError, match="expected"):
+    with pytest.raises(ValueError, match="codes: expected shape"):
         write_shard(path, codes, np.zeros(3), ["a", "b", "c"], "f")
     codes[1, 0, 0] = 1e6  # finite in float32 only
-    with pytest.raises(ValueError, match=r"finite.*b\.png"):
+    with pytest.raises(ValueError, match=r"codes: expected finite.*b\.png"):
         write_shard(path, codes, np.zeros(2), ["a.png", "b.png"], "f")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_fingerprint_says_what_a_shard_is_made_from(tmp_path: Path) -> None:
+def test_a_fingerprint_depends_on_what_a_shard_is_encoded_from(tmp_path: Path) -> None:
     labels = np.array([0, 1])
-    one = shard_fingerprint("sha", ["a", "b"], labels)
-    assert one == shard_fingerprint("sha", ["a", "b"], labels)
+    fingerprint = shard_fingerprint("sha", ["a", "b"], labels)
+    assert fingerprint == shard_fingerprint("sha", ["a", "b"], labels)
     others = {
         shard_fingerprint("other", ["a", "b"], labels),
         shard_fingerprint("sha", ["a", "c"], labels),
         shard_fingerprint("sha", ["a", "b"], labels[::-1]),
     }
-    assert len(others | {one}) == 4
+    assert len(others | {fingerprint}) == 4
     path = shard_path(tmp_path, "train", 0)
     assert read_fingerprint(path) is None
-    write_shard(path, torch.zeros(2, 18, 512), labels, ["a", "b"], one)
-    assert read_fingerprint(path) == one
+    write_shard(path, torch.zeros(2, 18, 512), labels, ["a", "b"], fingerprint)
+    assert read_fingerprint(path) == fingerprint
     path.write_bytes(path.read_bytes()[:50])
     assert read_fingerprint(path) is None
+
+
+def test_a_shard_is_claimed_by_one_process_at_a_time(tmp_path: Path) -> None:
+    ours, theirs = FORK.Pipe()
+
+    def claim_all() -> None:
+        for index in claim_shards(tmp_path, "train", range(3)):
+            theirs.send(index)
+        theirs.send("done")
+
+    claims = claim_shards(tmp_path, "train", range(3))
+    assert next(claims) == 0
+    process = FORK.Process(target=claim_all)
+    process.start()
+    assert [ours.recv(), ours.recv()] == [1, 2]
+    assert not ours.poll(0.2), "shard 0 is still ours"
+    assert list(claims) == [1, 2]
+    assert [ours.recv(), ours.recv()] == [0, "done"]
+    process.join()
+    assert not list(tmp_path.iterdir())

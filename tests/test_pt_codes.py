@@ -1,5 +1,5 @@
 import os
-from collections.abc import Callable
+import re
 from pathlib import Path
 
 import pytest
@@ -69,38 +69,51 @@ class Evil:
         return os.mkdir, ("run",)
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda f: torch.save({"latent": Evil()}, f), "refused"),
-        (lambda f: f.write_bytes(f.read_bytes()[:2000]), "damaged or something else"),
-        (
-            lambda f: torch.save({"latent": torch.zeros(18, 512), "label": 1}, f),
-            "KeyError.*img_path",
-        ),
-        (
-            lambda f: torch.save({"latent": torch.zeros(18), "label": 1, "img_path": ""}, f),
-            r"expected shape \(layers",
-        ),
-        (
-            lambda f: torch.save({"latent": torch.zeros(14, 512), "label": 1, "img_path": ""}, f),
-            r"\(18, 512\)",
-        ),
-        (
-            lambda f: torch.save({"latent": torch.zeros(18, 512), "label": 7, "img_path": ""}, f),
-            "label: expected 0 to 6",
-        ),
-    ],
-)
+def code(**changes: object) -> dict[str, object]:
+    return {"latent": torch.zeros(18, 512), "label": 1, "img_path": ""} | changes
+
+
+BAD_FILES = {
+    "code": ({"latent": Evil()}, "refused"),
+    "list": ([1], "expected {latent, label, img_path}"),
+    "no path": ({"latent": torch.zeros(18, 512), "label": 1}, "img_path"),
+    "number as latent": (code(latent=7), "latent: expected"),
+    "sparse": (code(latent=torch.zeros(18, 512).to_sparse()), "latent: expected"),
+    "integers": (code(latent=torch.zeros(18, 512).int()), "int32"),
+    "one axis": (code(latent=torch.zeros(18)), "latent: expected shape (layers, 512)"),
+    "a terabyte": (code(latent=torch.zeros(1, 512).expand(10**9, 512)), "latent: expected shape"),
+    "no layers": (code(latent=torch.zeros(0, 512)), "latent: expected shape"),
+    "fewer layers": (code(latent=torch.zeros(14, 512)), "latent: expected shape (18, 512)"),
+    "large label": (code(label=7), "label: expected 0 to 6"),
+    "infinite label": (code(label=float("inf")), "label"),
+    "unknown class": (code(label="bored"), "label"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_FILES.values(), ids=BAD_FILES)
 def test_a_bad_file_is_named_and_nothing_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None], message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "pt", n=8)
-    spoil(tmp_path / "pt" / "train" / "deep" / "003.pt")
-    with pytest.raises(ValueError, match=rf"003\.pt.*{message}"):
+    torch.save(content, tmp_path / "pt" / "train" / "deep" / "003.pt")
+    with pytest.raises(ValueError, match=rf"003\.pt.*{re.escape(message)}"):
         pt_codes.import_pt_folder(tmp_path / "pt", tmp_path / "store", faces=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["pt"]
+
+
+def test_a_truncated_file_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "pt", n=8)
+    file = tmp_path / "pt" / "train" / "deep" / "003.pt"
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"003\.pt: expected"):
+        pt_codes.import_pt_folder(tmp_path / "pt", tmp_path / "store", faces=tmp_path)
+
+
+def test_codes_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "pt", n=8, latent=torch.full((18, 512), torch.nan))
+    with pytest.raises(ValueError, match="codes: expected finite"):
+        pt_codes.import_pt_folder(tmp_path / "pt", tmp_path / "store", faces=tmp_path)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fervit_lib.system import checkpoints
 
@@ -33,4 +34,25 @@ def test_a_truncated_checkpoint_is_named(tmp_path: Path, size: int) -> None:
     checkpoints.save_checkpoint(path, {"w": torch.zeros(100)}, {})
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(ValueError, match=r"a\.safetensors.*truncated"):
+        checkpoints.load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, {"fervit": "{"}, {"fervit": "[]"}, {"fervit": "[" * 100_000}],
+    ids=["missing", "not JSON", "list", "deep"],
+)
+def test_a_checkpoint_of_another_project_is_named(
+    tmp_path: Path, header: dict[str, str] | None
+) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"w": torch.zeros(2)}, path, header)
+    with pytest.raises(ValueError, match=r"a\.safetensors: expected"):
+        checkpoints.load_checkpoint(path)
+
+
+def test_a_header_that_claims_all_memory_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"\xff" * 8 + b"{}")
+    with pytest.raises(ValueError, match=r"a\.safetensors: expected"):
         checkpoints.load_checkpoint(path)
