@@ -4,9 +4,10 @@ Everything here works from outside, by hooks, on any model whose attention modul
 `HybridLatentViT` and timm's image ViTs, with or without adapters.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -150,16 +151,14 @@ def scale_heads(model: nn.Module, scales: Sequence[Tensor]) -> Iterator[None]:
             f"scales: expected {expected} values, one per head of each module, got {got}"
         )
 
-    def multiply_by(scale: Tensor) -> Callable[[nn.Module, tuple], tuple]:
-        def hook(proj: nn.Module, inputs: tuple) -> tuple:
-            outputs = inputs[0].unflatten(-1, (len(scale), -1))  # (B, N, num_heads, head_dim)
-            return ((outputs * scale[:, None].to(outputs)).flatten(-2),)
-
-        return hook
+    def multiply(scale: Tensor, proj: nn.Module, inputs: tuple) -> tuple:
+        outputs = inputs[0].unflatten(-1, (len(scale), -1))  # (B, N, num_heads, head_dim)
+        return ((outputs * scale[:, None].to(outputs)).flatten(-2),)
 
     with ExitStack() as stack:
         for module, scale in zip(modules, scales, strict=True):
-            stack.callback(module.proj.register_forward_pre_hook(multiply_by(scale)).remove)
+            handle = module.proj.register_forward_pre_hook(partial(multiply, scale))
+            stack.callback(handle.remove)
         yield
 
 

@@ -11,6 +11,8 @@ PARTS = ("lower_blocks", "transformer", "position", "adapter", "input_proj", "he
 class ExpressionModel(nn.Module):
     """Codes or images → logits (B, num_classes).
 
+    A subclass defines `forward_features` (inputs → features) and `forward_head` (features → logits).
+
     Attributes:
         reads: what the model takes: `codes`, `pixels` or `both`.
         input_shape: shape of one input, without the batch dimension.
@@ -51,14 +53,6 @@ class ExpressionModel(nn.Module):
         raise ValueError(
             f"parameter {name!r} belongs to no part; add its first names to {type(self).__name__}.parts"
         )
-
-    def forward_features(self, inputs: Tensor) -> Tensor:
-        """Inputs → features before the head."""
-        raise NotImplementedError
-
-    def forward_head(self, features: Tensor) -> Tensor:
-        """Features → logits (B, num_classes)."""
-        raise NotImplementedError
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(inputs))

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from fervit_lib.latents import LATENT_DIM, NUM_LAYERS
 from fervit_lib.models.base import ExpressionModel
+from fervit_lib.models.layers import check_codes
 
 
 class ResidualConv(nn.Module):
@@ -57,11 +58,7 @@ class LatentCNN(ExpressionModel):
 
     def forward_features(self, w_plus: Tensor) -> Tensor:
         """`w_plus` (B, num_tokens, latent_dim) → features (B, num_tokens · embed_dim), layer after layer."""
-        if w_plus.shape[1:] != self.input_shape:
-            num_tokens, latent_dim = self.input_shape
-            raise ValueError(
-                f"w_plus: expected (B, {num_tokens}, {latent_dim}), got {tuple(w_plus.shape)}"
-            )
+        check_codes(w_plus, self.input_shape)
         x = self.input_proj(w_plus.to(self.input_proj.weight.dtype)).transpose(1, 2)
         return self.norm(self.blocks(x).transpose(1, 2).flatten(1))
 

@@ -15,6 +15,7 @@ from fervit_lib.models.layers import (
     BandPositions,
     LayerGates,
     LayerwiseNorm,
+    check_codes,
     sinusoidal_positions,
     with_adapters,
 )
@@ -65,11 +66,7 @@ class TokenEntry(nn.Module):
         return 1 if self.reg_token is None else 1 + self.reg_token.shape[1]
 
     def forward(self, w_plus: Tensor) -> tuple[Tensor, Tensor]:
-        if w_plus.shape[1:] != self.input_shape:
-            num_tokens, latent_dim = self.input_shape
-            raise ValueError(
-                f"w_plus: expected (B, {num_tokens}, {latent_dim}), got {tuple(w_plus.shape)}"
-            )
+        check_codes(w_plus, self.input_shape)
         w_plus = w_plus.to(self.input_proj.weight.dtype)  # stores hold float16
         tokens = self.input_proj(self.scale_layers(w_plus)) + self.pos_embed[:, 1:]
         if self.band_embed is not None:

@@ -1,6 +1,7 @@
 """Layers shared by the models: adapters, convolutions, position embeddings, scaling of the layers of a code."""
 
 import math
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
@@ -26,23 +27,15 @@ class Adapter(nn.Module):
         return tokens + self.up(F.gelu(self.down(tokens)))
 
 
-class AdaptedBlock(nn.Module):
-    """A transformer block followed by an adapter."""
-
-    def __init__(self, block: nn.Module, adapter: Adapter) -> None:
-        super().__init__()
-        self.block = block
-        self.adapter = adapter
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.adapter(self.block(tokens))
-
-
 def with_adapters(blocks: nn.Sequential, embed_dim: int, bottleneck: int) -> nn.Sequential:
     """`blocks` with an adapter after each; unchanged if `bottleneck` is 0."""
     if not bottleneck:
         return blocks
-    return nn.Sequential(*(AdaptedBlock(block, Adapter(embed_dim, bottleneck)) for block in blocks))
+    adapted = nn.Sequential()
+    for block in blocks:
+        named = {"block": block, "adapter": Adapter(embed_dim, bottleneck)}
+        adapted.append(nn.Sequential(OrderedDict(named)))
+    return adapted
 
 
 class ConvBlock(nn.Sequential):
@@ -69,6 +62,12 @@ class Residual(nn.Module):
         return x + self.blocks(x)
 
 
+def check_codes(w_plus: Tensor, shape: tuple[int, int]) -> None:
+    """Raise ValueError unless `w_plus` is (B, num_tokens, latent_dim) with `shape` (num_tokens, latent_dim)."""
+    if w_plus.shape[1:] != shape:
+        raise ValueError(f"w_plus: expected (B, {shape[0]}, {shape[1]}), got {tuple(w_plus.shape)}")
+
+
 def sinusoidal_positions(num_tokens: int, embed_dim: int) -> Tensor:
     """Fixed position embeddings (1, num_tokens, embed_dim), sine in even and cosine in odd dimensions.
 
@@ -91,10 +90,9 @@ class BandPositions(nn.Module):
         self.band = nn.Parameter(torch.zeros(len(BANDS), embed_dim))
         self.layer = nn.Parameter(torch.zeros(num_tokens, embed_dim))
         trunc_normal_(self.band, std=0.02)
-        band_of_layer = torch.zeros(num_tokens, dtype=torch.long)
-        for index, layers in enumerate(BANDS.values()):
-            band_of_layer[layers] = index
-        self.register_buffer("band_of_layer", band_of_layer, persistent=False)
+        layers = range(num_tokens)
+        band_of_layer = [i for i, band in enumerate(BANDS.values()) for _ in layers[band]]
+        self.register_buffer("band_of_layer", torch.tensor(band_of_layer), persistent=False)
 
     def forward(self) -> Tensor:
         """(1, num_tokens, embed_dim)."""

@@ -13,6 +13,8 @@ from fervit_lib.models.image_vit import ImageModel
 from fervit_lib.models.latent_vit import CodeViT
 from fervit_lib.models.layers import sinusoidal_positions
 
+DECODER_DIM = 128
+
 
 class MaskedAutoencoder(nn.Module):
     """A model of this project as encoder, with the decoder that it needs during pretraining only.
@@ -20,18 +22,9 @@ class MaskedAutoencoder(nn.Module):
     Args:
         encoder: a LatentViT, a HybridLatentViT, or an ImageModel with a ViT.
         mask_ratio: share of tokens hidden, in (0, 1).
-        decoder_dim: width of the decoder.
-        decoder_depth: number of its blocks.
     """
 
-    def __init__(
-        self,
-        encoder: CodeViT | ImageModel,
-        *,
-        mask_ratio: float = 0.5,
-        decoder_dim: int = 128,
-        decoder_depth: int = 1,
-    ) -> None:
+    def __init__(self, encoder: CodeViT | ImageModel, *, mask_ratio: float = 0.5) -> None:
         super().__init__()
         if not 0 < mask_ratio < 1:
             raise ValueError(f"mask_ratio: expected a share in (0, 1), got {mask_ratio}")
@@ -41,16 +34,14 @@ class MaskedAutoencoder(nn.Module):
             example = torch.zeros(1, *encoder.input_shape)
             num_tokens, token_dim = self.targets(example).shape[1:]
             embed_dim = encoder.embed(example)[1].shape[-1]
-        self.enc_to_dec = nn.Linear(embed_dim, decoder_dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
+        self.enc_to_dec = nn.Linear(embed_dim, DECODER_DIM)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, DECODER_DIM))
         trunc_normal_(self.mask_token, std=0.02)
-        pos_embed = sinusoidal_positions(num_tokens, decoder_dim)
+        pos_embed = sinusoidal_positions(num_tokens, DECODER_DIM)
         self.register_buffer("pos_embed", pos_embed, persistent=False)
-        self.blocks = nn.Sequential(
-            *(Block(decoder_dim, 4, qkv_bias=True) for _ in range(decoder_depth))
-        )
-        self.norm = nn.LayerNorm(decoder_dim)
-        self.to_targets = nn.Linear(decoder_dim, token_dim)
+        self.decoder = Block(DECODER_DIM, num_heads=4, qkv_bias=True)
+        self.norm = nn.LayerNorm(DECODER_DIM)
+        self.to_targets = nn.Linear(DECODER_DIM, token_dim)
 
     def targets(self, inputs: Tensor) -> Tensor:
         """What is reconstructed per token, (B, N, T): the layers of a code, or the normalised pixels of a patch."""
@@ -79,7 +70,7 @@ class MaskedAutoencoder(nn.Module):
         encoded = self.enc_to_dec(self.encoder.encode(torch.cat([prefix, visible], dim=1)))
         decoder_tokens = self.mask_token.to(encoded.dtype).repeat(batch_size, num_tokens, 1)
         decoder_tokens[~mask] = encoded[:, prefix.shape[1] :].flatten(0, 1)
-        decoded = self.norm(self.blocks(decoder_tokens + self.pos_embed))
+        decoded = self.norm(self.decoder(decoder_tokens + self.pos_embed))
         return self.to_targets(decoded), mask
 
     def loss(self, reconstructed: Tensor, mask: Tensor, inputs: Tensor) -> Tensor:

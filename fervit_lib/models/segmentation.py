@@ -131,22 +131,13 @@ def load_teacher(
             f"{display_path(path)}: no weights of the teacher; put the published U-Net with {encoder} (a .pth with "
             f"`state_dict`) there, or give another file as `teacher`"
         )
-    try:
+    with explain_read_error(path, "expected a dict with `state_dict`", "download it again"):
         content = torch.load(path, map_location="cpu", weights_only=True)
         state = {name.removeprefix(_PREFIX): value for name, value in content["state_dict"].items()}
-    except Exception as error:  # a damaged pickle raises almost anything
-        raise ValueError(
-            f"{display_path(path)}: expected a dict with `state_dict` ({error}); download it again"
-        ) from error
     model = build_segmenter(encoder, decoder)
-    try:
+    trouble = f"not the weights of a U-Net with {encoder}"
+    with explain_read_error(path, trouble, "give the encoder that it was trained with"):
         model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:400]
-        raise ValueError(
-            f"{display_path(path)}: not the weights of a U-Net with {encoder} ({reason}); name the encoder that it was "
-            f"trained with"
-        ) from error
     return freeze(model)
 
 
