@@ -187,8 +187,8 @@ EDITS = {
         ),
         Edit(
             "notebooks/02_train.ipynb",
-            "; latent_cnn, latent_mean: baselines",
-            "; latent_cnn: baseline",
+            "image: pixels; latent_cnn, latent_mean",
+            "image: pixels; latent_cnn",
         ),
     ],
     "a strategy": [

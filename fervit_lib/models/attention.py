@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from timm.layers import Attention
 from torch import Tensor, nn
 
+from fervit_lib.system.names import check_choice
+
 SIMILARITIES = ("subspace", "position", "output")
 _SUBMODULES = ("num_heads", "qkv", "attn_drop", "proj")
 
@@ -50,8 +52,7 @@ ATTENTIONS: dict[str, type[Attention]] = {"softmax": Attention, "rectified": Rec
 
 def attention_layer(name: str) -> type[Attention]:
     """The class for timm's `attn_layer`. Raises ValueError for an unknown name."""
-    if name not in ATTENTIONS:
-        raise ValueError(f"attention: expected one of {', '.join(ATTENTIONS)}, got {name!r}")
+    check_choice("attention", name, ATTENTIONS)
     return ATTENTIONS[name]
 
 
@@ -170,8 +171,7 @@ def head_similarity(heads: Heads, kind: str) -> Tensor:
             `subspace` the values, `position` the rows of the attention map, `output` the outputs of the heads. The
             paper multiplies maps without normalising them; here 1 means equal rows.
     """
-    if kind not in SIMILARITIES:
-        raise ValueError(f"kind: expected one of {', '.join(SIMILARITIES)}, got {kind!r}")
+    check_choice("kind", kind, SIMILARITIES)
     vectors = {"subspace": heads.values, "position": heads.attn, "output": heads.outputs}[kind]
     unit = F.normalize(vectors.float(), dim=-1)
     return torch.einsum("bhnd,bgnd->hg", unit, unit) / (unit.shape[0] * unit.shape[2])

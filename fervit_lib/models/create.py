@@ -14,6 +14,7 @@ from fervit_lib.models.latent_cnn import LatentCNN
 from fervit_lib.models.latent_vit import LatentViT
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
 from fervit_lib.system.errors import explain_read_error
+from fervit_lib.system.names import check_choice
 
 APPROACHES: dict[str, type[ExpressionModel]] = {
     "scratch": LatentViT,
@@ -21,21 +22,6 @@ APPROACHES: dict[str, type[ExpressionModel]] = {
     "image": ImageModel,
     "latent_cnn": LatentCNN,
 }
-# Integer options and their minimum; a 0 stands for none, or for the timm model's own.
-_MINIMUM = {
-    "num_classes": 1,
-    "embed_dim": 1,
-    "depth": 1,
-    "num_heads": 1,
-    "latent_dim": 1,
-    "num_tokens": 1,
-    "adapter_dim": 0,
-    "image_size": 0,
-    "patch_size": 0,
-    "num_blocks": 0,
-}
-# Real options: their minimum, and the value that they have to stay below.
-_RANGE = {"drop_rate": (0, 1), "attn_drop_rate": (0, 1), "mlp_ratio": (0.01, 100)}
 
 
 def create_model(approach: str, num_classes: int = 7, **options: Any) -> ExpressionModel:
@@ -44,36 +30,45 @@ def create_model(approach: str, num_classes: int = 7, **options: Any) -> Express
     Raises:
         ValueError: an unknown approach or option, or a number out of range.
     """
-    known = _known_options(approach)
-    if unknown := set(options) - known:
-        raise ValueError(
-            f"options: {approach} has no {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}"
-        )
-    for name, value in {"num_classes": num_classes, **options}.items():
-        _check_range(name, value)
+    defaults = _defaults(approach)
+    for name, value in options.items():
+        if name not in defaults:
+            raise ValueError(
+                f"options: {approach} has no {name}; it has {', '.join(sorted(defaults))}"
+            )
+        _check_range(name, value, defaults[name])
+    _check_range("num_classes", num_classes, 7)
     return APPROACHES[approach](num_classes, **options)
 
 
-def _check_range(name: str, value: Any) -> None:
-    minimum = _MINIMUM.get(name)
-    # `type`, not isinstance: True is an int to Python.
-    if minimum is not None and (type(value) is not int or value < minimum):
-        raise ValueError(f"{name}: expected an integer of at least {minimum}, got {value!r}")
-    if name in _RANGE:
-        low, high = _RANGE[name]
+def _check_range(name: str, value: Any, default: Any) -> None:
+    """Raise ValueError for a number out of the range that the option's default implies.
+
+    An integer that is 0 by default may be 0 (none, or the timm model's own), another one has to be positive. A real
+    number below 1 by default is a share.
+    """
+    # `type`, not isinstance: a bool is an int to Python.
+    if type(default) is int:
+        minimum = min(default, 1)
+        if type(value) is not int or value < minimum:
+            raise ValueError(f"{name}: expected an integer of at least {minimum}, got {value!r}")
+    elif type(default) is float:
+        low, high = (0, 1) if default < 1 else (0.01, 100)
         if not isinstance(value, int | float) or not low <= value < high:
             raise ValueError(f"{name}: expected a number in [{low}, {high}), got {value!r}")
 
 
 def options_of(approach: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a notebook's `parameters` that the model of `approach` takes."""
-    return {name: parameters[name] for name in sorted(_known_options(approach) & set(parameters))}
+    return {name: parameters[name] for name in sorted(_defaults(approach)) if name in parameters}
 
 
-def _known_options(approach: str) -> set[str]:
-    if approach not in APPROACHES:
-        raise ValueError(f"approach: expected one of {', '.join(APPROACHES)}, got {approach!r}")
-    return set(inspect.signature(APPROACHES[approach]).parameters) - {"num_classes"}
+def _defaults(approach: str) -> dict[str, Any]:
+    """The options of an approach with their defaults."""
+    check_choice("approach", approach, APPROACHES)
+    options = dict(inspect.signature(APPROACHES[approach]).parameters)
+    del options["num_classes"]
+    return {name: option.default for name, option in options.items()}
 
 
 def save_model(

@@ -41,11 +41,11 @@ class HybridLatentViT(CodeViT):
         layer_gates: bool = False,
         adapter_dim: int = 0,
     ) -> None:
-        vit = create_timm(model_name, pretrained)
-        if not isinstance(vit, VisionTransformer) or vit.cls_token is None or vit.pos_embed is None:
-            raise ValueError(
-                f"model_name: expected a timm VisionTransformer with a class token, got {model_name!r}"
-            )
+        vit = create_timm(
+            model_name, pretrained, proj_drop_rate=drop_rate, attn_drop_rate=attn_drop_rate
+        )
+        if vit.cls_token is None or vit.pos_embed is None:
+            raise ValueError(f"model_name: expected a ViT with a class token, got {model_name!r}")
         tokens = TokenEntry(
             latent_dim, num_tokens, vit.embed_dim, layer_norm=layer_norm, layer_gates=layer_gates
         )
@@ -55,7 +55,6 @@ class HybridLatentViT(CodeViT):
         super().__init__(tokens, transformer, num_classes)
         self._initialise(self.tokens, self.head)
         _copy_prefix_and_positions(vit, self.tokens)
-        _set_dropout(vit.blocks, drop_rate, attn_drop_rate)
         self.transformer.blocks = with_adapters(vit.blocks, vit.embed_dim, adapter_dim)
 
 
@@ -75,10 +74,3 @@ def interpolate_positions(pos_embed: Tensor, num_tokens: int) -> Tensor:
     channels_first = pos_embed.transpose(1, 2)
     stretched = F.interpolate(channels_first, num_tokens, mode="linear", align_corners=False)
     return stretched.transpose(1, 2)
-
-
-def _set_dropout(blocks: nn.Sequential, drop_rate: float, attn_drop_rate: float) -> None:
-    """As timm's `proj_drop_rate` and `attn_drop_rate`, which not every ViT's constructor passes on."""
-    for name, module in blocks.named_modules():
-        if isinstance(module, nn.Dropout):
-            module.p = attn_drop_rate if name.endswith("attn_drop") else drop_rate

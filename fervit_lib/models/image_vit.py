@@ -9,6 +9,7 @@ from fervit_lib.models.base import ExpressionModel
 from fervit_lib.models.conv_stem import ConvStem
 from fervit_lib.models.layers import with_adapters
 from fervit_lib.models.pretrained import create_timm
+from fervit_lib.system.names import check_choice
 
 RESIZE_METHODS = ("squish", "crop", "pad")
 STEMS = ("patch", "conv")
@@ -28,8 +29,6 @@ class ImageModel(ExpressionModel):
         num_blocks: blocks of a ViT; 0: the timm model's own.
         resize_method: how a face that is not square becomes square: `squish`, `crop` to its centre, or `pad` with
             black.
-        concat_pool: the head reads the mean and the maximum over all positions, concatenated (fastai's concat
-            pooling), instead of the timm model's own pooling.
         drop_rate: dropout before the head.
         adapter_dim: bottleneck of the adapter after each block of a ViT; 0: no adapters.
 
@@ -59,17 +58,12 @@ class ImageModel(ExpressionModel):
         stem: str = "patch",
         num_blocks: int = 0,
         resize_method: str = "squish",
-        concat_pool: bool = False,
         drop_rate: float = 0.1,
         adapter_dim: int = 0,
     ) -> None:
         super().__init__()
-        if resize_method not in RESIZE_METHODS:
-            raise ValueError(
-                f"resize_method: expected one of {', '.join(RESIZE_METHODS)}, got {resize_method!r}"
-            )
-        if stem not in STEMS:
-            raise ValueError(f"stem: expected one of {', '.join(STEMS)}, got {stem!r}")
+        check_choice("resize_method", resize_method, RESIZE_METHODS)
+        check_choice("stem", stem, STEMS)
         if stem == "conv" and pretrained not in ("none", "random"):
             raise ValueError(
                 f"stem: conv has no pretrained weights, expected pretrained='none', got {pretrained!r}"
@@ -83,7 +77,6 @@ class ImageModel(ExpressionModel):
             embed_layer=ConvStem if stem == "conv" else None,
         )
         self.resize_method = resize_method
-        self.concat_pool = concat_pool
         config = self.body.pretrained_cfg
         self.any_size = not config.get("fixed_input_size")
         self.image_size = image_size or config["input_size"][-1]
@@ -105,8 +98,6 @@ class ImageModel(ExpressionModel):
         self.head_drop = nn.Dropout(drop_rate)
         # Some timm models (MobileNetV3) widen their features again in `forward_head`.
         width = getattr(self.body, "head_hidden_size", None) or self.body.num_features
-        if concat_pool:
-            width = 2 * self.body.num_features
         self.head = nn.Linear(width, num_classes)
 
     @property
@@ -166,18 +157,4 @@ class ImageModel(ExpressionModel):
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Output of `forward_features` → logits (B, num_classes)."""
-        if self.concat_pool:
-            pooled = self._pool(features)
-        else:
-            pooled = self.body.forward_head(features, pre_logits=True)
-        return self.head(self.head_drop(pooled))
-
-    def _pool(self, features: Tensor) -> Tensor:
-        """Mean and maximum over all positions, (B, 2·D)."""
-        if features.ndim == 3:
-            positions = features[:, getattr(self.body, "num_prefix_tokens", 0) :]
-        elif getattr(self.body, "output_fmt", "NCHW") == "NHWC":  # Swin and its kin
-            positions = features.flatten(1, 2)
-        else:
-            positions = features.flatten(2).transpose(1, 2)
-        return torch.cat([positions.mean(1), positions.amax(1)], dim=1)
+        return self.head(self.head_drop(self.body.forward_head(features, pre_logits=True)))

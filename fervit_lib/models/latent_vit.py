@@ -19,6 +19,7 @@ from fervit_lib.models.layers import (
     sinusoidal_positions,
     with_adapters,
 )
+from fervit_lib.system.names import check_choice
 
 POSITIONS = ("learned", "sinusoidal", "semantic")
 
@@ -43,8 +44,7 @@ class TokenEntry(nn.Module):
         layer_gates: bool = False,
     ) -> None:
         super().__init__()
-        if position not in POSITIONS:
-            raise ValueError(f"position: expected one of {', '.join(POSITIONS)}, got {position!r}")
+        check_choice("position", position, POSITIONS)
         self.input_shape = (num_tokens, latent_dim)
         self.scale_layers = nn.Sequential()
         if layer_norm:

@@ -43,7 +43,8 @@ def create_timm(
     options = {name: value for name, value in vit_options.items() if value is not None}
     if options and not _is_plain_vit(model_name):
         raise ValueError(
-            f"stem, patch_size, num_blocks: expected patch, 0 and 0 for {model_name}, which is not a plain ViT"
+            f"model_name: expected a timm VisionTransformer, which approach hybrid, stem='conv', patch_size and "
+            f"num_blocks need, got {model_name!r}"
         )
     published = timm.get_pretrained_cfg(model_name)
     if image_size and published and published.fixed_input_size:

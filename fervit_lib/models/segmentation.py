@@ -12,7 +12,8 @@ from timm.layers.activations import Swish
 from torch import Tensor, nn
 
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
-from fervit_lib.system.errors import explain_read_error
+from fervit_lib.system.errors import describe_error, explain_read_error
+from fervit_lib.system.names import check_choice
 from fervit_lib.system.runtime import display_path, resolve
 
 if TYPE_CHECKING:  # imported where it is used: only 03_distill needs it
@@ -74,30 +75,27 @@ def build_segmenter(
     """
     import segmentation_models_pytorch as smp
 
-    if decoder not in DECODERS:
-        raise ValueError(f"decoder: expected one of {', '.join(DECODERS)}, got {decoder!r}")
-    if weights not in ("none", "imagenet"):
-        raise ValueError(f"weights: expected none or imagenet, got {weights!r}")
+    check_choice("decoder", decoder, DECODERS)
+    check_choice("weights", weights, ("none", "imagenet"))
+    # The library would fetch an encoder like `tu-hf-hub:a/b`, which a checkpoint from elsewhere may name.
     if encoder not in smp.encoders.encoders and not timm.is_model(encoder.removeprefix("tu-")):
         raise ValueError(
             f"encoder: segmentation_models.pytorch has no {encoder!r}; choose {STUDENT_ENCODER}, {TEACHER_ENCODER} or "
             f"another of smp.encoders.get_encoder_names()"
         )
-    encoder_weights = None if weights == "none" else weights
     try:
         # The library calls `timm-` encoders deprecated, but the published teacher needs them.
         with warnings.catch_warnings(action="ignore"):
             model = smp.Unet(
                 encoder,
-                encoder_weights=encoder_weights,
+                encoder_weights=None if weights == "none" else weights,
                 decoder_channels=DECODERS[decoder],
                 classes=1,
             )
     except Exception as error:  # a hub that cannot be reached raises many types
-        if encoder_weights is None:
-            raise
         raise ValueError(
-            f"weights: no {weights} weights for {encoder} ({error}); connect to the network, or choose none"
+            f"weights: cannot build {encoder} with weights={weights!r} ({describe_error(error)}); connect to the network, "
+            f"or choose none"
         ) from error
     if decoder == "slim":
         model.decoder.blocks[-1] = SubPixelBlock(*DECODERS[decoder][-2:])
@@ -157,8 +155,7 @@ def freeze(model: nn.Module) -> nn.Module:
 
 def save_student(path: Path, student: nn.Module, options: Mapping[str, Any]) -> None:
     """Write the student as safetensors; `options` are the keywords of `build_segmenter`."""
-    # Without `weights`: all of them are in the checkpoint.
-    metadata = {"kind": "segmenter", "options": dict(options) | {"weights": "none"}}
+    metadata = {"kind": "segmenter", "options": dict(options)}
     save_checkpoint(path, student.state_dict(), metadata)
 
 
@@ -176,7 +173,8 @@ def load_student(path: Path) -> nn.Module:
             f"03_distill wrote"
         )
     with explain_read_error(path, "not the weights of this segmenter", "run 03_distill again"):
-        student = build_segmenter(**metadata["options"])
+        options = metadata["options"] | {"weights": "none"}  # all of them are in the checkpoint
+        student = build_segmenter(**options)
         student.load_state_dict(tensors)
     return student.eval()
 
