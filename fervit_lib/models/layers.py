@@ -62,7 +62,7 @@ class Residual(nn.Module):
         return x + self.blocks(x)
 
 
-def check_codes(w_plus: Tensor, shape: tuple[int, int]) -> None:
+def check_codes(w_plus: Tensor, shape: tuple[int, ...]) -> None:
     """Raise ValueError unless `w_plus` is (B, num_tokens, latent_dim) with `shape` (num_tokens, latent_dim)."""
     if w_plus.shape[1:] != shape:
         raise ValueError(f"w_plus: expected (B, {shape[0]}, {shape[1]}), got {tuple(w_plus.shape)}")

@@ -1,7 +1,7 @@
 """Validate run and experiment names. Imports nothing heavy, because the Snakefile uses it too."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 
 # Safe as a folder name everywhere; 200 leaves room for suffixes below the usual limit of 255.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{,199}")
@@ -21,7 +21,7 @@ def check_name(argument: str, name: object) -> str:
     return name
 
 
-def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
+def check_choice(argument: str, value: object, choices: Collection[str]) -> None:
     """Raise a ValueError that lists `choices` unless `value` is one of them."""
     if value not in choices:
         raise ValueError(f"{argument}: expected one of {', '.join(choices)}, got {value!r}")
