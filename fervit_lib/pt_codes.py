@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fervit_lib.datasets import EMOTIONS, SPLITS, stratified_mask
-from fervit_lib.datasets.faces import VAL_FRACTION, VAL_SEED
+from fervit_lib.datasets import EMOTIONS, SPLITS, val_mask
 from fervit_lib.latents import (
     LATENT_DIM,
     NUM_LAYERS,
@@ -81,7 +80,7 @@ def import_pt_folder(
         )
     if "val" not in contents:
         codes, labels, paths = contents["train"]
-        is_val = stratified_mask(labels, VAL_FRACTION, VAL_SEED)
+        is_val = val_mask(labels)
         for split, mask in (("train", ~is_val), ("val", is_val)):
             indices = np.flatnonzero(mask)
             contents[split] = (codes[indices], labels[indices], [paths[i] for i in indices])

@@ -53,19 +53,18 @@ from pathlib import Path
 
 import numpy as np
 
+from fervit_lib.datasets.face_dataset import FaceDataset
 
-def read_arrays(path: Path, split: str) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """Classes, labels and images of a split."""
+
+def load_arrays(path: Path, split: str) -> FaceDataset:
+    """One split of a file of arrays."""
     with np.load(path) as arrays:
-        return tuple(arrays["classes"].tolist()), arrays[f"{split}_labels"], arrays[f"{split}_images"]
+        classes = tuple(arrays["classes"].tolist())
+        labels = arrays[f"{split}_labels"]
+        images = arrays[f"{split}_images"]
+    paths = tuple(f"{split}:{i}" for i in range(len(labels)))
+    return FaceDataset(classes, labels, paths, path, pixels=images)
 '''
-READ = """\
-    if path.suffix == ".npz":
-        classes, numbers, images = read_arrays(path, split)
-        faces = FaceDataset(classes, numbers, tuple(f"{split}:{i}" for i in range(len(numbers))), path, pixels=images)
-    elif path.is_dir():
-        faces = _load_folder(path, split)
-"""
 MODEL = '''
 """A linear model of the mean over the layers of a code."""
 
@@ -157,15 +156,16 @@ EDITS = {
     ],
     "a source of faces": [
         Edit("fervit_lib/datasets/arrays.py", READER),
-        line_after(
-            "fervit_lib/datasets/faces.py",
-            "from fervit_lib.datasets.action_units import EMOTIONS",
-            "from fervit_lib.datasets.arrays import read_arrays",
-        ),
         Edit(
             "fervit_lib/datasets/faces.py",
-            READ,
-            "    if path.is_dir():\n        faces = _load_folder(path, split)\n",
+            "from fervit_lib.datasets.arrays import load_arrays\n"
+            "from fervit_lib.datasets.face_dataset import FaceDataset\n",
+            "from fervit_lib.datasets.face_dataset import FaceDataset\n",
+        ),
+        line_after(
+            "fervit_lib/datasets/faces.py",
+            "READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path, str], FaceDataset]], ...] = (",
+            '    (lambda path: path.suffix == ".npz", load_arrays),',
         ),
         line_after(
             "data/README.md",

@@ -1,22 +1,25 @@
-"""Person masks from COCO's annotation files: polygons, run lengths, crowds.
+"""Person masks from COCO's annotation files: polygons, run lengths (RLE), crowds.
 
-Format: cocodataset.org, *Data format*, `instances`. A crowd is an area with persons that nobody told apart: ignored.
+Format: cocodataset.org, *Data format*, `instances`. A crowd is an area with persons that were not
+told apart: it is ignored in training and evaluation.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from fervit_lib.system.errors import MAX_PIXELS, check_symlink, explain_read_error
 
 IGNORE = 255
 CATEGORY = "person"
-VAL_SHARE = 1 / 8  # of train, where val has to serve as test
-_FINER = 4  # a polygon is drawn so much larger: Pillow paints every pixel that an outline touches
+VAL_SHARE = 1 / 8  # of train, where COCO's val is used as test
+# Pixels along the outline of one polygon. pycocotools needs about 80 bytes for each; an outline in
+# COCO has a few thousand.
+MAX_OUTLINE = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -27,151 +30,150 @@ class CocoMask:
     annotations: tuple[dict[str, Any], ...]
 
     def draw(self, name: str) -> np.ndarray:
-        """(height, width) uint8: 1 where a person is, 255 where only a crowd, else 0. `name`: of the image."""
+        """(height, width) uint8: 1 for a person, 255 for a crowd without a person in it, else 0.
+
+        Args:
+            name: of the image, for error messages.
+        """
         mask = np.zeros(self.size[::-1], np.uint8)
-        for annotation in sorted(
-            self.annotations, key=lambda a: not a.get("iscrowd", 0)
-        ):  # persons over crowds
-            where = f"annotation {annotation.get('id')} of the annotation file"
-            with explain_read_error(Path(name), f"{where} is damaged", "download that again"):
-                area = self._area(annotation["segmentation"], name, where)
+        # Crowds first: persons are drawn over them.
+        for annotation in sorted(self.annotations, key=lambda a: not a.get("iscrowd", 0)):
+            trouble = f"annotation {annotation.get('id')} of the annotation file is damaged"
+            with explain_read_error(Path(name), trouble, "download that file again"):
+                area = decode_segmentation(annotation["segmentation"], self.size)
             mask[area] = IGNORE if annotation.get("iscrowd") else 1
         return mask
 
-    def _area(self, shape: Any, name: str, where: str) -> np.ndarray:
-        if isinstance(shape, list):
-            return _draw_polygons(shape, self.size)
-        height, width = shape["size"]
-        if (width, height) != self.size:  # before its runs are spread out
-            raise ValueError(
-                f"{name}: {where} is {width}x{height} pixels, expected {self.size[0]}x{self.size[1]} as the image; "
-                f"the file is damaged: download it again"
-            )
-        return decode_rle(shape, name)
+
+def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
+    """(height, width) bool area of an annotation.
+
+    Args:
+        segmentation: a list of polygons [x, y, x, y, …] in pixels; or run lengths {size, counts},
+            uncompressed (a list) or compressed (text), which go down the columns and start with 0s.
+        size: (width, height) of the image.
+
+    Raises:
+        ValueError: the size is another, the runs do not fill the image, or a polygon is damaged.
+    """
+    from pycocotools import mask as coco_mask
+
+    width, height = size
+    if isinstance(segmentation, list):
+        polygons = [_check_polygon(polygon, size) for polygon in segmentation if len(polygon) >= 6]
+        if not polygons:
+            return np.zeros((height, width), bool)
+        rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+        return coco_mask.decode(rle).astype(bool)
+    if segmentation["size"] != [height, width]:
+        raise ValueError(
+            f"size: expected {width}x{height} as the image, got {segmentation['size'][::-1]}"
+        )
+    # pycocotools does not check run lengths: damaged ones read and write beyond its arrays, and
+    # runs that end early leave the rest of the mask uninitialised.
+    counts = segmentation["counts"]
+    unfilled = ValueError(f"counts: expected run lengths that fill {width}x{height} pixels")
+    if isinstance(counts, list):
+        runs = np.asarray(counts, np.int64).tolist()
+        if min(runs) < 0 or sum(runs) != width * height:
+            raise unfilled
+        rle = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+        return coco_mask.decode(rle).astype(bool)
+    # Digits of base 32 from "0" to "o"; from "P" on another digit of the same number follows.
+    if not re.fullmatch("[0-o]*[0-O]", counts):
+        raise unfilled
+    mask = coco_mask.decode({"size": [height, width], "counts": counts})
+    if coco_mask.encode(mask)["counts"] != counts.encode():
+        raise unfilled
+    return mask.astype(bool)
+
+
+def _check_polygon(polygon: list[float], size: tuple[int, int]) -> list[float]:
+    """The corners of a polygon, moved into the image; refuses what would fill the memory."""
+    corners = np.asarray(polygon, float).reshape(-1, 2)
+    if not np.isfinite(corners).all():
+        raise ValueError("segmentation: expected finite corners of polygons")
+    corners = corners.clip(0, size)
+    outline = np.abs(np.diff(corners, axis=0)).max(1).sum()
+    if outline > MAX_OUTLINE:
+        raise ValueError(
+            f"segmentation: expected an outline of at most {MAX_OUTLINE:,} pixels, "
+            f"got {outline:,.0f}"
+        )
+    return corners.ravel().tolist()
 
 
 def find_coco_files(folder: Path, split: str) -> tuple[Path, tuple[float, float]]:
-    """The annotation file that holds `split`, and which part of it (from, to)."""
-    files = {
-        kind: sorted((folder / "annotations").glob(f"instances_{kind}*.json"))
-        for kind in ("train", "val", "test")
-    }
-    share = (0.0, 1.0)
+    """The annotation file that holds `split`, and the part of it that is `split` (from, to).
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    annotations = folder / "annotations"
     kind = split
-    if not files["test"]:
+    share = (0.0, 1.0)
+    if not any(annotations.glob("instances_test*.json")):
         kind = "val" if split == "test" else "train"
         share = {"train": (VAL_SHARE, 1.0), "val": (0.0, VAL_SHARE), "test": (0.0, 1.0)}[split]
-    if not files[kind]:
-        raise ValueError(
-            f"{folder / 'annotations'}: no instances_{kind}*.json in it; put COCO's file there"
-        )
-    return files[kind][0], share
+    if files := sorted(annotations.glob(f"instances_{kind}*.json")):
+        return files[0], share
+    raise ValueError(f"{annotations}: no instances_{kind}*.json in it; put COCO's file there")
 
 
 def read_coco(file: Path, folder: Path, allow_empty: bool) -> tuple[list[Path], list[CocoMask]]:
-    """The images with persons, and their annotations; with `allow_empty` the images without, too.
+    """The images with persons and their annotations; with `allow_empty` also images without.
 
     Raises:
-        ValueError: the file does not parse, has no category `person` or no such image, or the images' folder is gone.
+        ValueError: the file does not parse or has no category `person`, no image has a person, or
+            the folder of the images is missing.
     """
-    with explain_read_error(
-        file, "expected COCO's instances, but it does not parse", "download it again"
-    ):
+    trouble = "expected COCO's instances, but it does not parse"
+    with explain_read_error(file, trouble, "download it again"):
         content = json.loads(file.read_text(encoding="utf-8"))
         images = {image["id"]: _file_name(image["file_name"]) for image in content["images"]}
         sizes = {image["id"]: _size(image["width"], image["height"]) for image in content["images"]}
-        people = {
-            category["id"] for category in content["categories"] if category["name"] == CATEGORY
-        }
-        found: dict[Any, list[dict[str, Any]]] = {number: [] for number in images}
+        categories = {category["id"]: category["name"] for category in content["categories"]}
+        annotations: dict[Any, list[dict[str, Any]]] = {image: [] for image in images}
         for annotation in content["annotations"]:
-            if annotation["category_id"] in people:
-                found[annotation["image_id"]].append(annotation)
-    if not people:
-        known = ", ".join(sorted(str(category["name"]) for category in content["categories"])[:8])
+            if categories.get(annotation["category_id"]) == CATEGORY:
+                annotations[annotation["image_id"]].append(annotation)
+    if CATEGORY not in categories.values():
         raise ValueError(
-            f"{file}: no category {CATEGORY!r}, found {known}; give annotations of persons"
+            f"{file}: no category {CATEGORY!r}, found {list(categories.values())[:8]}; "
+            f"give annotations of persons"
         )
-    kept = [
-        number
-        for number in images
-        if allow_empty or any(not a.get("iscrowd") for a in found[number])
+    chosen = [
+        image
+        for image in images
+        if allow_empty or any(not a.get("iscrowd") for a in annotations[image])
     ]
-    if not kept:
+    if not chosen:
         raise ValueError(f"{file}: no image with a person in it; give annotations of persons")
+    first = images[chosen[0]]
     names = (file.stem.removeprefix("instances_"), "images", ".")
-    places = [folder / name for name in names if (folder / name / images[kept[0]]).is_file()]
-    if not places:
+    folders = [folder / name for name in names if (folder / name / first).is_file()]
+    if not folders:
         raise ValueError(
-            f"{folder}: expected {images[kept[0]]} of {file.name} in {names[0]}/ or images/; unpack COCO's images there"
+            f"{folder}: expected {first} of {file.name} in {names[0]}/ or images/; unpack COCO's "
+            f"images there"
         )
-    masks = [CocoMask(sizes[number], tuple(found[number])) for number in kept]
-    return [check_symlink(places[0] / images[number], folder) for number in kept], masks
+    masks = [CocoMask(sizes[image], tuple(annotations[image])) for image in chosen]
+    return [check_symlink(folders[0] / images[image], folder) for image in chosen], masks
 
 
 def _file_name(name: str) -> str:
-    """`name` if it stays in its folder, whatever the system's separators."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or not {"..", ":", "\0"}.isdisjoint({*path.parts, *name}):
+    """`name` if it stays within its folder."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise ValueError(f"file_name: expected a file within the images' folder, got {name!r}")
     return name
 
 
 def _size(width: int, height: int) -> tuple[int, int]:
-    if not (
-        type(width) is type(height) is int
-        and min(width, height) > 0
-        and width * height <= MAX_PIXELS
-    ):
+    integers = type(width) is type(height) is int
+    if not integers or min(width, height) < 1 or width * height > MAX_PIXELS:
         raise ValueError(
-            f"width, height: expected at least 1 and {MAX_PIXELS:,} pixels at most, got {width}, {height}"
+            f"width, height: expected at least 1 and {MAX_PIXELS:,} pixels in all, got {width}, "
+            f"{height}"
         )
     return width, height
-
-
-def _draw_polygons(polygons: list[list[float]], size: tuple[int, int]) -> np.ndarray:
-    """Corners x, y, x, y, … in pixels → (H, W) bool: pixels that lie inside by half or more."""
-    canvas = Image.new("L", (size[0] * _FINER, size[1] * _FINER), 0)
-    draw = ImageDraw.Draw(canvas)
-    for polygon in polygons:
-        if len(polygon) >= 6:
-            # A corner at 0 is the edge of the first pixel, and Pillow's 0 is its middle.
-            corners = np.asarray(polygon, float) * _FINER - 0.5
-            draw.polygon(corners.tolist(), fill=255)
-    return np.asarray(canvas.reduce(_FINER)) >= 128
-
-
-def decode_rle(rle: dict[str, Any], name: str) -> np.ndarray:
-    """Run lengths, plain or packed into text, → (H, W) bool. Runs go down the columns, and begin with what is not set.
-
-    Raises:
-        ValueError: the runs do not fill the picture.
-    """
-    height, width = rle["size"]
-    counts = rle["counts"]
-    runs = np.asarray(_unpack(counts) if isinstance(counts, str | bytes) else counts, np.int64)
-    if runs.sum() != height * width or (runs < 0).any():
-        raise ValueError(
-            f"{name}: run lengths add up to {runs.sum()} pixels, expected {height * width} = {width}x{height}; the "
-            f"annotation file is damaged: download it again"
-        )
-    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return flat.reshape(width, height).T
-
-
-def _unpack(text: str | bytes) -> list[int]:
-    """COCO's text form: numbers of 5-bit digits from 48 up, low digits first, bit 6 says more; differences to the run
-    before last from the third on.
-    """
-    runs: list[int] = []
-    value, shift = 0, 0
-    for byte in text.encode("ascii") if isinstance(text, str) else text:
-        digit = byte - 48
-        value |= (digit & 31) << shift
-        shift += 5
-        if not digit & 32:
-            if digit & 16:
-                value -= 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value, shift = 0, 0
-    return runs

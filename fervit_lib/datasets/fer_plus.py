@@ -1,7 +1,8 @@
-"""FER+: ten people's votes on every face of FER2013 (Barsoum et al. 2016), as labels or as distributions.
+"""FER+: the votes of ten annotators on every face of FER2013, as hard or as soft labels.
 
-`fer2013new.csv` lies beside the faces. It has the rows of Kaggle's tables in their order, and names each face
-`fer0000000.png`.
+Source: Barsoum et al. 2016, *Training Deep Networks for Facial Expression Recognition with
+Crowd-Sourced Label Distribution*. `fer2013new.csv` lies beside the faces; it has the rows of
+Kaggle's tables in their order.
 """
 
 import re
@@ -13,8 +14,8 @@ import pandas as pd
 
 from fervit_lib.system.errors import explain_read_error
 
-VOTES = "fer2013new.csv"
-_OURS = {
+VOTES_FILE = "fer2013new.csv"
+_CLASS_NAMES = {  # of the columns of the file
     "neutral": "neutral",
     "happiness": "happy",
     "surprise": "surprise",
@@ -24,92 +25,101 @@ _OURS = {
     "fear": "fear",
     "contempt": "contempt",
 }
-_NO_FACE = ["unknown", "NF"]
+_NO_EMOTION = ["unknown", "NF"]  # NF: not a face
+_COLUMNS = [*_CLASS_NAMES, *_NO_EMOTION]
 
 
 def votes_path(source: Path) -> Path:
-    """Where the votes on the faces of `source`, a folder or a table, lie if there are any."""
-    return (source if source.is_dir() else source.parent) / VOTES
+    """Where the votes on the faces of `source`, a folder or a table, are expected."""
+    return (source if source.is_dir() else source.parent) / VOTES_FILE
 
 
 def read_votes(path: Path) -> pd.DataFrame:
-    """A row a face of FER2013: Usage, `Image name`, and the votes for each emotion, unknown and NF (no face).
+    """One row per face of FER2013: the votes for each emotion, unknown and NF (not a face).
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: a column is missing, or a cell is no number of votes.
     """
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no FER+ votes there; place fer2013new.csv of FER+ beside the faces"
-        )
+        raise FileNotFoundError(f"{path}: no FER+ votes; place fer2013new.csv of FER+ there")
     with explain_read_error(path, "cannot be read as FER+ votes", "download it again"):
-        votes = pd.read_csv(path)
-    if missing := [name for name in ("Usage", *_OURS, *_NO_FACE) if name not in votes]:
+        table = pd.read_csv(path)
+    if missing := [name for name in _COLUMNS if name not in table]:
         raise ValueError(
-            f"{path}: expected FER+ votes, but it has no column {', '.join(missing)}; download it again"
+            f"{path}: expected FER+ votes, but it has no column {', '.join(missing)}; "
+            f"download it again"
         )
-    counts = votes[[*_OURS, *_NO_FACE]].apply(pd.to_numeric, errors="coerce")
-    if (wrong := ~np.isfinite(counts.to_numpy(float)) | (counts.to_numpy(float) < 0)).any():
-        row, column = np.argwhere(wrong)[0]
+    votes = table[_COLUMNS].apply(pd.to_numeric, errors="coerce")
+    if (wrong := ~np.isfinite(votes) | (votes < 0)).to_numpy().any():
+        row, column = np.argwhere(wrong.to_numpy())[0]
         raise ValueError(
-            f"{path}, row {row + 2}: {counts.columns[column]} is {votes[counts.columns[column]].iloc[row]}, expected "
-            f"a number of votes; download it again"
+            f"{path}, row {row + 2}: {_COLUMNS[column]} is {table[_COLUMNS].iat[row, column]}, "
+            f"expected a number of votes; download it again"
         )
     return votes
 
 
-def vote_shares(votes: pd.DataFrame, classes: tuple[str, ...]) -> np.ndarray:
-    """(N, C) share of the votes for each class; a row of zeros for a face without a verdict.
+def load_votes(source: Path, paths: Sequence[str]) -> pd.DataFrame:
+    """The votes on the faces `paths` of the set `source`, one row per face, in their order.
 
-    Single votes are dropped as slips. There is no verdict where no emotion of `classes` is left, or `unknown` or `no
-    face` has the most votes.
-    """
-    counts = votes[[*_OURS, *_NO_FACE]].to_numpy(float)
-    counts = np.where(counts > 1, counts, 0)
-    ours = np.zeros((len(votes), len(classes)))
-    for column, name in enumerate(_OURS.values()):
-        if name in classes:
-            ours[:, classes.index(name)] = counts[:, column]
-    ours[counts.argmax(1) >= len(_OURS)] = 0
-    total = ours.sum(1, keepdims=True)
-    return np.divide(ours, total, out=np.zeros_like(ours), where=total > 0)
-
-
-def majority(votes: pd.DataFrame, classes: tuple[str, ...]) -> np.ndarray:
-    """(N,) class with more than half of all votes that are no single ones; -1 where no class of `classes` has."""
-    counts = votes[[*_OURS, *_NO_FACE]].to_numpy(float)
-    counts = np.where(counts > 1, counts, 0)
-    number = np.array(
-        [classes.index(name) if name in classes else -1 for name in (*_OURS.values(), "", "")]
-    )
-    winner = counts.argmax(1)
-    return np.where(counts.max(1) > counts.sum(1) / 2, number[winner], -1)
-
-
-def votes_on(source: Path, paths: Sequence[str]) -> pd.DataFrame:
-    """The votes on the faces `paths` of the set `source`, as a `FaceDataset` names them, in their order.
+    Args:
+        source: a folder or a table, as `FaceDataset.source`.
+        paths: image IDs, as `FaceDataset.paths`.
 
     Raises:
         FileNotFoundError: there are no votes beside the faces.
-        ValueError: a face is named neither as FER+ does nor by its row of a table, or there is no row for it.
+        ValueError: a face is not named by its row of a table or as in FER+, or has no row.
     """
     path = votes_path(source)
     votes = read_votes(path)
     rows = np.array([_row(face, path) for face in paths])
     if rows.max(initial=0) >= len(votes):
         raise ValueError(
-            f"{path}: has {len(votes)} rows, expected one for {paths[int(rows.argmax())]}; take all of it"
+            f"{path}: has {len(votes)} rows, expected one for {paths[int(rows.argmax())]}; "
+            f"use the complete file"
         )
     return votes.iloc[rows].reset_index(drop=True)
 
 
 def _row(face: str, path: Path) -> int:
+    """Row of a face among the votes, from 0."""
     if line := re.fullmatch(r".*\.csv:(\d+)", face):
-        return int(line[1]) - 2  # the first line is the header
+        return int(line[1]) - 2  # line 1 is the header
     if name := re.fullmatch(r"fer(\d{7})", Path(face).stem):
         return int(name[1])
     raise ValueError(
-        f"{path}: expected faces of a FER2013 table, or files named fer0000000.png as in FER+, got {face}; these "
-        f"cannot be told apart; give fer2013.csv as faces"
+        f"{path}: expected faces of a FER2013 table, or files named fer0000000.png as in FER+, got "
+        f"{face}, whose votes cannot be found; give fer2013.csv as faces"
     )
+
+
+def _without_single_votes(votes: pd.DataFrame) -> pd.DataFrame:
+    """The votes by class name; a single vote for a class is noise and is dropped (section 3)."""
+    counts = votes[_COLUMNS]
+    return counts.where(counts > 1, 0).rename(columns=_CLASS_NAMES)
+
+
+def soft_labels(votes: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
+    """(N, C) share of the votes for each class; zeros for a face without a clear vote.
+
+    Single votes do not count. A face has no clear vote where no vote for one of `classes` is left,
+    or where unknown or not a face has the most votes.
+    """
+    counts = _without_single_votes(votes)
+    clear = ~counts.idxmax(axis=1).isin(_NO_EMOTION)
+    of_classes = counts.reindex(columns=list(classes), fill_value=0).mul(clear, axis=0)
+    total = of_classes.sum(axis=1).clip(lower=1)
+    return of_classes.div(total, axis=0).to_numpy(float)
+
+
+def majority_labels(votes: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
+    """(N,) int64 class with more than half of the votes; -1 where none of `classes` has.
+
+    Single votes do not count.
+    """
+    counts = _without_single_votes(votes)
+    positions = {name: position for position, name in enumerate(classes)}
+    winner = counts.idxmax(axis=1).map(positions).fillna(-1)
+    clear = counts.max(axis=1) > counts.sum(axis=1) / 2
+    return winner.where(clear, -1).to_numpy(np.int64)

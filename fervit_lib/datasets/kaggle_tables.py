@@ -1,133 +1,146 @@
-"""Kaggle's tables of FER2013, `fer2013.csv` and `icml_face_data.csv`, plain or packed: every row is checked."""
+"""Kaggle's tables of FER2013, `fer2013.csv` and `icml_face_data.csv`, plain or packed.
+
+`Training` is train and val, `PublicTest` is test, `PrivateTest` is private_test. Every row is
+checked: a damaged one is an error, none is skipped.
+"""
 
 import csv
 import gzip
 import lzma
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import TextIOWrapper
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-PRIVATE_TEST = "private_test"  # only in the tables; kept back: no loop over SPLITS touches it
-SIDE = 48  # of the tables' images, pixels
-COLUMNS = ("emotion", "pixels", "Usage")
-MAX_LINE = 1 << 16  # characters; a row has 9,300 at most
-MAX_PACKING = 100  # unpacked over packed size; FER2013's is 3. Below 4 MB nobody asks.
-KAGGLE_EMOTIONS = (
-    "angry",
-    "disgust",
-    "fear",
-    "happy",
-    "sad",
-    "surprise",
-    "neutral",
-)  # by the tables' number
+from fervit_lib.datasets.action_units import EMOTIONS
+from fervit_lib.datasets.face_dataset import FaceDataset
+from fervit_lib.datasets.splits import PRIVATE_TEST, part_of_train
+from fervit_lib.datasets.toy_set import MARKER
+from fervit_lib.system.errors import explain_read_error
+
 USAGES = {"train": "Training", "val": "Training", "test": "PublicTest", PRIVATE_TEST: "PrivateTest"}
-
-
-def read_table(path: Path, usage: str) -> tuple[list[str], list[np.ndarray], list[str]]:
-    """Emotions, pixels (2304,) uint8 and identities of the rows of one usage; every row's labels are checked."""
-    found = []
-    tables = _tables(path)  # by name: a generator that is let go closes its file
-    for name, text in tables:
-        rows = csv.reader(text, skipinitialspace=True)
-        header = [column.strip() for column in next(rows, [])]
-        if set(COLUMNS) <= set(header):
-            break
-        found.append(f"{name} with {shorten(column[:40] for column in header)}")
-    else:
-        raise ValueError(
-            f"{path}: expected a CSV file with the columns {', '.join(COLUMNS)}, found {shorten(found)}; give "
-            f"Kaggle's fer2013.csv or icml_face_data.csv"
-        )
-    emotions, pixels, paths = [], [], []
-    for row in rows:
-        if not row:
-            continue
-        where = f"{path}, row {rows.line_num}"
-        if len(row) != len(header):
-            raise ValueError(f"{where}: has {len(row)} fields, expected {len(header)}; {REMEDY}")
-        cells = dict(zip(header, row, strict=True))
-        if cells["emotion"] not in map(str, range(len(KAGGLE_EMOTIONS))):
-            raise ValueError(f"{where}: emotion is {cells['emotion']!r}, expected 0 to 6; {REMEDY}")
-        if cells["Usage"].strip() not in USAGES.values():
-            expected = ", ".join(dict.fromkeys(USAGES.values()))
-            raise ValueError(
-                f"{where}: Usage is {cells['Usage']!r}, expected one of {expected}; {REMEDY}"
-            )
-        if cells["Usage"].strip() == usage:
-            emotions.append(KAGGLE_EMOTIONS[int(cells["emotion"])])
-            pixels.append(_parse_pixels(cells["pixels"], where))
-            paths.append(f"{name}:{rows.line_num}")
-    return emotions, pixels, paths
-
-
+# By their number in the tables.
+KAGGLE_EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+_EMOTION_OF = {str(number): emotion for number, emotion in enumerate(KAGGLE_EMOTIONS)}
+COLUMNS = ("emotion", "pixels", "Usage")
+SIDE = 48  # of the images, in pixels
+MAX_LINE = 1 << 16  # characters; a row of FER2013 has at most 9,300
+MAX_RATIO = (
+    100  # unpacked over packed size; FER2013's is 3. Tables below MIN_LIMIT are never refused.
+)
+MIN_LIMIT = 4_000_000  # characters
 REMEDY = "the file is damaged: correct or delete the row, or download the file again"
 
 
+def load_kaggle_table(path: Path, split: str) -> FaceDataset:
+    """One split of a table. Classes are `EMOTIONS`.
+
+    Raises:
+        ValueError: no table, a damaged row, or a class without a row of this split.
+    """
+    usage = USAGES[split]
+    remedy = "expected Kaggle's fer2013.csv; download it again"
+    with explain_read_error(path, "cannot be read as a CSV file", remedy):
+        rows = list(_read_rows(path, usage))
+    if missing := set(EMOTIONS) - {emotion for emotion, _, _ in rows}:
+        raise ValueError(
+            f"{path}: no row with Usage {usage!r} of class {', '.join(sorted(missing))}; expected "
+            f"all of {', '.join(EMOTIONS)}; download the whole file, or use folders for a set with "
+            f"fewer classes"
+        )
+    emotions, pixels, paths = zip(*rows, strict=True)
+    labels = np.array([EMOTIONS.index(emotion) for emotion in emotions], np.int64)
+    synthetic = (path.parent / MARKER).is_file()
+    faces = FaceDataset(EMOTIONS, labels, paths, path, synthetic, np.stack(pixels))
+    return part_of_train(faces, split)
+
+
+def _read_rows(path: Path, usage: str) -> Iterator[tuple[str, np.ndarray, str]]:
+    """Emotion, pixels (48, 48) uint8 and image ID of each row of one usage; checks every row."""
+    found = []
+    for name, lines in _csv_files(path):
+        rows = csv.DictReader(lines, skipinitialspace=True)
+        header = rows.fieldnames or []
+        if not set(COLUMNS) <= set(header):
+            found.append(f"{name} with {header[:5]}"[:200])
+            continue
+        for row in rows:
+            where = f"{path}, row {rows.line_num}"
+            # csv gives superfluous fields the key None, and missing fields the value None.
+            if None in row or None in row.values():
+                raise ValueError(f"{where}: fields: expected {len(header)} of them; {REMEDY}")
+            if row["emotion"] not in _EMOTION_OF:
+                raise ValueError(
+                    f"{where}: emotion is {row['emotion']!r}, expected 0 to 6; {REMEDY}"
+                )
+            if row["Usage"].strip() not in USAGES.values():
+                expected = ", ".join(sorted(set(USAGES.values())))
+                raise ValueError(
+                    f"{where}: Usage is {row['Usage']!r}, expected {expected}; {REMEDY}"
+                )
+            if row["Usage"].strip() == usage:
+                pixels = _parse_pixels(row["pixels"], where)
+                yield _EMOTION_OF[row["emotion"]], pixels, f"{name}:{rows.line_num}"
+        return
+    raise ValueError(
+        f"{path}: expected a CSV file with the columns {', '.join(COLUMNS)}, found "
+        f"{found[:5] or 'none'}; give Kaggle's fer2013.csv or icml_face_data.csv"
+    )
+
+
 def _parse_pixels(text: str, where: str) -> np.ndarray:
-    """(2304,) uint8."""
+    """Grey levels as text, row by row of the image → (48, 48) uint8."""
     try:
         pixels = np.fromstring(text, dtype=np.int64, sep=" ")
-    except ValueError as error:
-        raise ValueError(f"{where}: pixels hold something else than integers; {REMEDY}") from error
-    if len(pixels) != SIDE * SIDE:
+    except ValueError:
+        pixels = np.empty(0, np.int64)
+    if len(pixels) != SIDE * SIDE or pixels.min() < 0 or pixels.max() > 255:
         raise ValueError(
-            f"{where}: has {len(pixels)} pixels, expected {SIDE * SIDE} = {SIDE}x{SIDE}; {REMEDY}"
+            f"{where}: pixels: expected {SIDE * SIDE} = {SIDE}x{SIDE} integers from 0 to 255, got "
+            f"{len(pixels)} from {min(pixels, default=0)} to {max(pixels, default=0)}; {REMEDY}"
         )
-    if pixels.min() < 0 or pixels.max() > 255:
-        raise ValueError(
-            f"{where}: pixels from {pixels.min()} to {pixels.max()}, expected 0 to 255; {REMEDY}"
-        )
-    return pixels.astype(np.uint8)
+    return pixels.astype(np.uint8).reshape(SIDE, SIDE)
 
 
-def _tables(path: Path) -> Iterator[tuple[str, Iterator[str]]]:
-    """Name and lines of the CSV files in `path`; names are those of the unpacked files: packing changes no identity.
+def _csv_files(path: Path) -> Iterator[tuple[str, Iterator[str]]]:
+    """Names and lines of the CSV files in `path`. Archives are read in place, nothing is unpacked.
 
-    Archives are read where they lie, nothing of them is written.
+    Names are those of the unpacked files, so that packing does not change an image ID.
     """
-    kind = path.suffix.lower()
-    most = max(4_000_000, MAX_PACKING * path.stat().st_size)
-    if kind == ".zip":
+    suffix = path.suffix.lower()
+    limit = max(MIN_LIMIT, MAX_RATIO * path.stat().st_size)
+    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
+    if suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if _is_csv(name):
-                    yield PurePosixPath(name).name, _lines(archive.open(name), most)
-    elif path.stem.lower().endswith(".tar") or kind in (".tar", ".tgz"):
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if member.isfile() and _is_csv(member.name):
-                    yield PurePosixPath(member.name).name, _lines(archive.extractfile(member), most)
-    elif kind in (".gz", ".xz"):
-        with (gzip.open if kind == ".gz" else lzma.open)(path) as file:
-            yield path.stem, _lines(file, most)
+            for member in filter(_is_csv, archive.namelist()):
+                yield PurePosixPath(member).name, _lines(archive.open(member), limit)
+    elif suffix in (".tar", ".tgz") or path.stem.lower().endswith(".tar"):
+        with tarfile.open(path) as tar:
+            for info in tar:
+                if info.isfile() and _is_csv(info.name):
+                    yield PurePosixPath(info.name).name, _lines(tar.extractfile(info), limit)
     else:
-        with path.open("rb") as file:
-            yield path.name, _lines(file, most)
+        name = path.stem if suffix in openers else path.name
+        with openers.get(suffix, open)(path, "rb") as file:
+            yield name, _lines(file, limit)
 
 
 def _is_csv(name: str) -> bool:
     return name.lower().endswith(".csv") and not PurePosixPath(name).name.startswith(".")
 
 
-def _lines(file: Any, most: int) -> Iterator[str]:
-    """The lines of a table, of `most` characters in all: a small archive can hold any number."""
+def _lines(file: IO[bytes] | Any, limit: int) -> Iterator[str]:
+    """The lines of a table, at most `limit` characters: a small archive can unpack to any size."""
     text = TextIOWrapper(file, encoding="utf-8-sig", newline="")
     while line := text.readline(MAX_LINE):
-        most -= len(line)
-        if len(line) == MAX_LINE or most < 0:
+        limit -= len(line)
+        if len(line) == MAX_LINE or limit < 0:
             raise ValueError(
-                f"a line has more than {MAX_LINE} characters, or all more than {MAX_PACKING}-fold packing"
+                f"a line has more than {MAX_LINE} characters, or the table is more than "
+                f"{MAX_RATIO} times as large as its archive"
             )
         yield line
-
-
-def shorten(names: Any, limit: int = 5) -> str:
-    """The first `limit` of some names in order, as a message lists them."""
-    names = sorted(names)
-    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "") if names else "nothing"

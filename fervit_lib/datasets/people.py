@@ -1,6 +1,6 @@
-"""Person photographs with masks, from folders of images and masks or from COCO, as one `PeopleDataset`.
+"""Person photographs with masks, from folders of images and masks or from COCO.
 
-A mask says of each pixel: 1 a person, 0 none, 255 to be ignored, in loss and metric alike.
+A mask says of each pixel: 1 a person, 0 no person, 255 ignored in loss and metrics.
 """
 
 from collections.abc import Sequence
@@ -12,65 +12,77 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from fervit_lib.datasets.coco import IGNORE, CocoMask, find_coco_files, read_coco
-from fervit_lib.datasets.faces import SPLITS, SUFFIXES
+from fervit_lib.datasets.image_files import SUFFIXES, open_image
+from fervit_lib.datasets.splits import SPLITS
 from fervit_lib.datasets.toy_set import MARKER
-from fervit_lib.system.errors import check_image_size, check_symlink
+from fervit_lib.system.errors import check_symlink
 
 RESIZE = ("letterbox", "stretch")
-SPLIT_SEED = 2017  # fixed: a test image must never become a training image in another run
-_PAD = (124, 116, 104)  # ImageNet's mean colour, which normalisation makes 0
+_SPLIT_SEED = 2017  # fixed: a test image must never become a training image in another run
 _SHARES = {"train": (0.0, 0.7), "val": (0.7, 0.8), "test": (0.8, 1.0)}  # of a set without splits
+_PADDING = (124, 116, 104)  # ImageNet's mean colour, which normalisation turns into 0
 _ORIENTATION = 0x0112  # the EXIF tag
 
 
 @dataclass(frozen=True, eq=False)
 class PeopleDataset:
-    """`[i]` → (RGB image, mask (H, W) uint8 of 0, 1 and 255), upright, opened one by one."""
+    """`[i]` → (RGB image, mask (H, W) uint8 of 0, 1 and 255), upright; opened one by one."""
 
     images: tuple[Path, ...]
     masks: tuple[Path | CocoMask, ...]
     source: Path
-    synthetic: bool = False  # drawn by code: the marker SYNTHETIC.json lies beside the splits
+    synthetic: bool = False  # drawn by code: SYNTHETIC.json lies beside the splits
     allow_empty: bool = False
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, np.ndarray]:
-        """Raises ValueError where image and mask differ in shape, or the mask has no person in it.
+        """Load one image and its mask.
 
-        OSError that names the file where it is missing, truncated or no image.
+        Raises:
+            ValueError: image and mask differ in shape, or the mask has no person in it.
+            OSError: a file is missing, truncated or no image; the message names it.
         """
-        path, mask = self.images[index], self.masks[index]
-        image, orientation = _open(path)
+        path = self.images[index]
+        mask = self.masks[index]
+        with open_image(path) as file:
+            image = ImageOps.exif_transpose(file).convert("RGB")
+            orientation = file.getexif().get(_ORIENTATION, 1)
         if isinstance(mask, Path):
-            values, name = _read_mask(mask), str(mask)
+            name = str(mask)
+            values = _read_mask(mask)
         else:
-            values, name = mask.draw(str(path)), f"{path}: the annotations"
-        values = _turn_to(values, image, orientation, name, path)
+            name = f"{path}: the annotations"
+            values = mask.draw(str(path))
+        values = _turn_mask(values, image.size, orientation, name)
         if not self.allow_empty and not (values == 1).any():
             raise ValueError(
-                f"{name}: no pixel of a person in it, expected at least one; mark the person, take the image out, or "
-                f"say allow_empty=True if images without people are meant"
+                f"{name}: no pixel of a person in it, expected at least one; mark the person, "
+                f"remove the image, or give allow_empty=True if images without people are meant"
             )
         return image, values
 
     def files(self, index: int) -> str:
-        """The files that an image and its mask are in."""
-        image, mask = self.images[index], self.masks[index]
-        return f"{image} or {mask}" if isinstance(mask, Path) else str(image)
+        """The files of an image and its mask, for an error message."""
+        mask = self.masks[index]
+        also = f" or {mask}" if isinstance(mask, Path) else ""
+        return f"{self.images[index]}{also}"
 
     def subset(self, indices: Any) -> Self:
         """The images at `indices` (integers, a boolean mask or a slice), in that order."""
-        chosen = np.arange(len(self))[indices]
-        return replace(
-            self,
-            images=tuple(self.images[i] for i in chosen),
-            masks=tuple(self.masks[i] for i in chosen),
-        )
+        rows = np.arange(len(self))[indices]
+        images = tuple(self.images[row] for row in rows)
+        return replace(self, images=images, masks=tuple(self.masks[row] for row in rows))
 
     def part(self, fraction: float, seed: int) -> Self:
-        """A random part, at least one image; with one seed a smaller part lies within every larger one."""
+        """A random part of at least one image.
+
+        With the same seed a smaller part is a subset of every larger one.
+
+        Raises:
+            ValueError: `fraction` is not in (0, 1].
+        """
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction: expected a share in (0, 1], got {fraction}")
         order = np.random.default_rng(seed).permutation(len(self))
@@ -80,107 +92,95 @@ class PeopleDataset:
 def load_people(path: Path | str, split: str, allow_empty: bool = False) -> PeopleDataset:
     """Load one split of a set of person photographs.
 
-    Args:
-        path: a folder with `{train,val,test}/{images,masks}/*`, or with `images/` and `masks/` alone, of which 70/10/20
-            % become train/val/test, always the same; masks have their image's name with any suffix. Or COCO's folder:
-            `annotations/instances_{train,val}2017.json` beside `train2017/` and `val2017/`; the category `person`.
-            Where COCO has no test file, val is its test, and an eighth of train becomes val.
-        split: train, val or test.
-        allow_empty: images without a person are meant, and no error.
+    Masks are grey 0/255 or 0/1, an alpha channel, or a palette: index 0 no person, 255 ignored, any
+    other a person.
 
-    Masks are grey 0/255 or 0/1, an alpha channel, or a palette: index 0 nothing, 255 ignored, any other a person.
+    Args:
+        path: a folder with `{train,val,test}/{images,masks}/*`; or with `images/` and `masks/`
+            alone, of which a fixed 70/10/20 % become train/val/test; a mask has the name of its
+            image with any suffix. Or COCO's folder: `annotations/instances_{train,val}2017.json`
+            beside `train2017/` and `val2017/`, of which the category `person` is used. Where COCO
+            has no test file, val is test, and an eighth of train is val.
+        split: train, val or test.
+        allow_empty: whether images without a person are accepted.
 
     Raises:
-        FileNotFoundError: `path` is not there.
-        ValueError: unknown split; a mask without image, or the other way round; nothing found.
+        FileNotFoundError: `path` does not exist.
+        ValueError: unknown split; an image without mask or a mask without image; no images.
     """
     path = Path(path)
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
     if not path.is_dir():
         raise FileNotFoundError(
-            f"{path}: no such folder; give one with {{train,val,test}}/{{images,masks}}/, images/ and masks/, or COCO's"
+            f"{path}: no such folder; give one with {{train,val,test}}/{{images,masks}}/, with "
+            f"images/ and masks/, or COCO's"
         )
-    synthetic = (path / MARKER).is_file()
     masks: Sequence[Path | CocoMask]
+    share = (0.0, 1.0)
     if (path / "annotations").is_dir():
         file, share = find_coco_files(path, split)
         images, masks = read_coco(file, path, allow_empty)
     elif (path / split / "images").is_dir():
         images, masks = _pairs(check_symlink(path / split, path))
-        share = (0.0, 1.0)
     elif (path / "images").is_dir():
-        images, masks = _pairs(path)
         share = _SHARES[split]
+        images, masks = _pairs(path)
     else:
-        found = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
         raise ValueError(
-            f"{path}: expected {split}/images/, images/ or annotations/ in it, found {found}"
+            f"{path}: expected {split}/images/, images/ or annotations/ in it, found "
+            f"{sorted(p.name for p in path.iterdir())[:5]}"
         )
+    synthetic = (path / MARKER).is_file()
     people = PeopleDataset(tuple(images), tuple(masks), path, synthetic, allow_empty)
     if share == (0.0, 1.0):
         return people
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(people))
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(people))
     first, last = (round(edge * len(people)) for edge in share)
     if first == last:
         raise ValueError(
-            f"{path}: {len(people)} images are too few to part them into train, val and test; add some"
+            f"{path}: {len(people)} images are too few to split into train, val and test; add some"
         )
     return people.subset(np.sort(order[first:last]))
 
 
-def resize_picture(
-    image: Image.Image, mask: np.ndarray, size: int, how: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Image and mask to a square: (size, size, 3) and (size, size) uint8.
-
-    Args:
-        how: `letterbox` keeps proportions, and pads with ImageNet's mean colour, ignored in the mask; `stretch` does
-            not keep them.
-    """
-    if how not in RESIZE:
-        raise ValueError(f"resize: expected one of {', '.join(RESIZE)}, got {how!r}")
-    scale = size / max(image.size)
-    width, height = (
-        (size, size) if how == "stretch" else (max(1, round(side * scale)) for side in image.size)
-    )
-    pixels = np.full((size, size, 3), _PAD, np.uint8)
-    values = np.full((size, size), IGNORE, np.uint8)
-    top, left = (size - height) // 2, (size - width) // 2
-    place = np.s_[top : top + height, left : left + width]
-    pixels[place] = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-    values[place] = np.asarray(
-        Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
-    )
-    return pixels, values
+def _pairs(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The images of a folder and their masks, matched by name without suffix."""
+    images = _by_stem(folder / "images", folder)
+    masks = _by_stem(folder / "masks", folder)
+    if not images:
+        raise ValueError(f"{folder / 'images'}: expected images ({', '.join(SUFFIXES)})")
+    if alone := sorted(images.keys() ^ masks.keys()):
+        name = alone[0]
+        found, missing = ("image", "mask") if name in images else ("mask", "image")
+        raise ValueError(
+            f"{images.get(name) or masks[name]}: {found} without {missing}, one of {len(alone)}; "
+            f"expected {folder / missing}s/{name}.*; add it, or remove the {found}"
+        )
+    return list(images.values()), [masks[name] for name in images]
 
 
-def _open(path: Path) -> tuple[Image.Image, int]:
-    """The image upright in RGB, and the EXIF orientation that it was stored in (1: upright)."""
-    try:
-        with Image.open(path) as image:
-            orientation = check_image_size(image).getexif().get(_ORIENTATION, 1)
-            return ImageOps.exif_transpose(image).convert("RGB"), orientation
-    except (
-        Exception
-    ) as error:  # on broken bytes Pillow raises anything from SyntaxError to struct.error
-        raise OSError(f"{path}: cannot be read as an image ({error})") from error
+def _by_stem(files: Path, root: Path) -> dict[str, Path]:
+    return {
+        path.stem: check_symlink(path, root)
+        for path in sorted(check_symlink(files, root).glob("*"))
+        # A pipe with the name of an image would be waited for.
+        if path.suffix.lower() in SUFFIXES and path.is_file()
+    }
 
 
 def _read_mask(path: Path) -> np.ndarray:
-    """(H, W) uint8 of 0, 1 and 255, from any of the ways in which people store masks."""
-    try:
-        with Image.open(path) as file:
-            mask = ImageOps.exif_transpose(check_image_size(file))
-            mask.load()
-    except Exception as error:
-        raise OSError(f"{path}: cannot be read as a mask ({error})") from error
+    """(H, W) uint8 of 0, 1 and 255, from any of the forms in which masks are stored."""
+    with open_image(path, "a mask") as file:
+        mask = ImageOps.exif_transpose(file)
+        mask.load()
     if mask.mode == "P":
         indices = np.asarray(mask)
         return np.where(indices == IGNORE, IGNORE, indices > 0).astype(np.uint8)
     if mask.mode in ("LA", "RGBA", "PA"):
         alpha = np.asarray(mask.convert("RGBA").getchannel("A"))
-        if alpha.min() < 255:  # else the mask is in the colours, and alpha says nothing
+        # If every pixel is opaque, the mask is in the colours.
+        if alpha.min() < 255:
             return (alpha > 127).astype(np.uint8)
     grey = np.asarray(mask.convert("L"))
     if set(np.unique(grey)) <= {0, 1, IGNORE} and (grey == 1).any():
@@ -188,48 +188,44 @@ def _read_mask(path: Path) -> np.ndarray:
     return (grey > 127).astype(np.uint8)
 
 
-def _turn_to(
-    mask: np.ndarray, image: Image.Image, orientation: int, name: str, path: Path
-) -> np.ndarray:
-    """The mask as its image lies: one that was drawn on the pixels as they are stored is turned with them."""
-    size = (image.height, image.width)
-    if (
-        mask.shape != size and mask.shape == size[::-1] and orientation > 4
-    ):  # 5 to 8: a quarter turn
+def _turn_mask(mask: np.ndarray, size: tuple[int, int], orientation: int, name: str) -> np.ndarray:
+    """The mask (H, W) of an upright image of `size` (width, height).
+
+    A mask that was drawn on the pixels as stored is turned as the EXIF `orientation` of the image
+    says. It is recognised by its shape, so only a quarter turn (orientations 5 to 8) is.
+    """
+    height, width = mask.shape
+    if (height, width) == size and width != height and orientation > 4:
         exif = Image.Exif()
         exif[_ORIENTATION] = orientation
-        turned = Image.fromarray(mask)
-        turned.info["exif"] = exif.tobytes()
-        mask = np.asarray(ImageOps.exif_transpose(turned))
-    if mask.shape != size:
+        stored = Image.fromarray(mask)
+        stored.info["exif"] = exif.tobytes()
+        mask = np.asarray(ImageOps.exif_transpose(stored))
+        height, width = mask.shape
+    if (width, height) != size:
         raise ValueError(
-            f"{name}: {mask.shape[1]}x{mask.shape[0]} pixels, expected {image.width}x{image.height} as {path.name}; "
-            f"make it anew at the image's size"
+            f"{name}: {width}x{height} pixels, expected {size[0]}x{size[1]} as its image; draw it "
+            f"again at the size of the image"
         )
     return mask
 
 
-def _pairs(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The images of a folder and their masks, by name."""
-    images, masks = (
-        {
-            p.stem: check_symlink(p, folder)
-            for p in sorted(check_symlink(folder / kind, folder).glob("*"))
-            if p.suffix.lower() in SUFFIXES and p.is_file()  # no pipe, which would be waited for
-        }
-        for kind in ("images", "masks")
-    )
-    if not images:
-        raise ValueError(
-            f"{folder / 'images'}: no images in it ({', '.join(sorted(SUFFIXES))}), expected some"
-        )
-    for ours, theirs, kind, other in (
-        (masks, images, "mask", "image"),
-        (images, masks, "image", "mask"),
-    ):
-        if alone := sorted(set(ours) - set(theirs)):
-            raise ValueError(
-                f"{ours[alone[0]]}: {kind} without {other}, one of {len(alone)}; expected {folder / (other + 's')}/"
-                f"{alone[0]}.*; add it, or take the {kind} out"
-            )
-    return list(images.values()), [masks[name] for name in images]
+def resize_image_and_mask(
+    image: Image.Image, mask: np.ndarray, size: int, how: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resize image and mask to a square: (size, size, 3) and (size, size) uint8.
+
+    Args:
+        how: `letterbox` keeps the proportions and pads with ImageNet's mean colour, which the mask
+            ignores; `stretch` does not keep them.
+    """
+    if how not in RESIZE:
+        raise ValueError(f"resize: expected one of {', '.join(RESIZE)}, got {how!r}")
+    values = Image.fromarray(mask)
+    if how == "stretch":
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+        values = values.resize((size, size), Image.Resampling.NEAREST)
+    else:
+        image = ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, _PADDING)
+        values = ImageOps.pad(values, (size, size), Image.Resampling.NEAREST, IGNORE)
+    return np.array(image), np.array(values)

@@ -19,10 +19,6 @@ def draw_colour(rng: np.random.Generator, palette: tuple[str, ...], spread: floa
     return base + rng.normal(0, spread, 3)
 
 
-def clip_colour(colour: np.ndarray) -> np.ndarray:
-    return np.clip(colour, 0, 255)
-
-
 def rgb(colour: ArrayLike) -> tuple[int, ...]:
     """A colour of floats as Pillow takes it."""
     return tuple(min(255, max(0, round(float(value)))) for value in np.asarray(colour))

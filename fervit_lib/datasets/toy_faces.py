@@ -23,7 +23,7 @@ from fervit_lib.datasets.toy_face_parts import (
     draw_mouth,
     draw_nose,
 )
-from fervit_lib.datasets.toy_identity import draw_identity
+from fervit_lib.datasets.toy_identity import Identity
 from fervit_lib.datasets.toy_set import write_toy_set
 from fervit_lib.system.progress import progress
 
@@ -50,7 +50,7 @@ def toy_face(emotion: str, rng: np.random.Generator, size: int = 64) -> Image.Im
     """
     if emotion not in EMOTIONS:
         raise ValueError(f"emotion: expected one of {', '.join(EMOTIONS)}, got {emotion!r}")
-    identity = draw_identity(rng)
+    identity = Identity(rng)
     expression = express(emotion, rng)
     # Both are drawn always; one face in four moves one side more than the other.
     asymmetry = rng.normal(0, 0.22)
@@ -100,7 +100,14 @@ def draw_toy_faces(
             image = toy_face(emotion, np.random.default_rng((seed, index)), size)
             yield f"{split}/{emotion}/{index:06d}.png", image
 
-    settings = {"generator": "toy_faces", "version": VERSION}
-    settings |= {"num_faces": num_faces, "size": size, "seed": seed}
     folders = {f"{split}/{emotion}" for split in _SPLITS for emotion in EMOTIONS}
-    return write_toy_set(Path(folder), settings, draw(), folders)
+    return write_toy_set(
+        Path(folder),
+        draw(),
+        folders,
+        generator="toy_faces",
+        version=VERSION,
+        num_faces=num_faces,
+        size=size,
+        seed=seed,
+    )

@@ -19,7 +19,6 @@ from fervit_lib.datasets.toy_canvas import (
     SKINS,
     SUPERSAMPLE,
     circle,
-    clip_colour,
     draw_colour,
     rgb,
     shrink_and_light,
@@ -69,7 +68,7 @@ class _Scene:
 
 def _random_colour(rng: np.random.Generator) -> np.ndarray:
     """A colour for clothes, things and walls: the same for all, so that colour tells nothing."""
-    return clip_colour(draw_colour(rng, CLOTHES + SKINS + HAIRS, 18))
+    return draw_colour(rng, CLOTHES + SKINS + HAIRS, 18).clip(0, 255)
 
 
 def _draw_thing(scene: _Scene, rng: np.random.Generator, height: float) -> None:
@@ -191,7 +190,14 @@ def draw_toy_people(
             yield f"{split}/images/{index:06d}.png", image
             yield f"{split}/masks/{index:06d}.png", mask
 
-    settings = {"generator": "toy_people", "version": VERSION}
-    settings |= {"num_scenes": num_scenes, "size": size, "seed": seed}
     folders = {f"{split}/{kind}" for split in _SPLITS for kind in ("images", "masks")}
-    return write_toy_set(Path(folder), settings, draw(), folders)
+    return write_toy_set(
+        Path(folder),
+        draw(),
+        folders,
+        generator="toy_people",
+        version=VERSION,
+        num_scenes=num_scenes,
+        size=size,
+        seed=seed,
+    )

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,16 @@ MARKER = "SYNTHETIC.json"  # beside the splits; a set with it was drawn by code
 @distributed.rank_zero_only
 def write_toy_set(
     folder: Path,
-    settings: Mapping[str, Any],
     pictures: Iterable[tuple[str, Image.Image]],
     picture_folders: Collection[str],
+    **settings: Any,
 ) -> Path:
     """Write a set and its marker, and return `folder`; do nothing if the same set is there already.
 
     Args:
-        settings: how the set is drawn, as written into the marker; `generator` names the drawing.
         pictures: name within `folder` and picture, for every file.
         picture_folders: the folders within `folder` that may hold pictures of this generator.
+        settings: how the set is drawn, as written into the marker; `generator` names the drawing.
 
     Raises:
         ValueError: `folder` holds other files.
@@ -56,31 +56,27 @@ def write_toy_set(
     return folder
 
 
-def _is_drawn(folder: Path, settings: Mapping[str, Any], picture_folders: Collection[str]) -> bool:
+def _is_drawn(folder: Path, settings: dict[str, Any], picture_folders: Collection[str]) -> bool:
     """Whether `folder` holds the set of these settings.
 
     Raises:
         ValueError: it holds files of any other origin, which would be lost.
     """
-    if not folder.exists():
-        return False
-    generator = settings["generator"]
     try:
         marker = json.loads((folder / MARKER).read_text())
     except (OSError, ValueError):
-        marker = None
-    if marker == settings:
-        return True
-    remedy = f"choose another folder for {generator}, or move these files away"
-    same_generator = isinstance(marker, dict) and marker.get("generator") == generator
-    if not folder.is_dir() or (not same_generator and any(folder.iterdir())):
-        raise ValueError(f"{folder}: holds files that are not {generator} (no {MARKER}); {remedy}")
+        marker = {}
+    if marker == settings or not folder.exists():
+        return marker == settings
+    generator = settings["generator"]
     allowed = {folder / name for name in picture_folders}
-    for path in folder.rglob("*"):
+    if not isinstance(marker, dict) or marker.get("generator") != generator:
+        allowed = set()
+    for path in [folder] if folder.is_file() else folder.rglob("*"):
         drawn = path.suffix == ".png" and path.stem.isdecimal() and path.parent in allowed
-        if path.is_file() and path != folder / MARKER and not drawn:
+        if path.is_file() and not drawn and (path != folder / MARKER or not allowed):
             raise ValueError(
-                f"{folder}: {generator} will be drawn again there, but it also holds "
-                f"{path.name}; {remedy}"
+                f"{folder}: holds files that are not {generator}, like {path.name}; choose another "
+                f"folder for {generator}, or move these files away"
             )
     return False

@@ -13,7 +13,7 @@ from fastai.data.load import DataLoader
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 
-from fervit_lib.datasets import IGNORE, PeopleDataset, load_people, resize_picture
+from fervit_lib.datasets import IGNORE, PeopleDataset, load_people, resize_image_and_mask
 from fervit_lib.distillation.cache import BoundedCache, content_key
 from fervit_lib.models.segmentation import MEAN, STRIDE, normalise
 from fervit_lib.system import distributed
@@ -104,7 +104,7 @@ class PeopleBatches(DataLoader):
         if self.augment:
             view = (self.epoch + index) % self.augment.views if self.augment.views else self.epoch
         if (found := self.prepared.get((index, view))) is None:
-            pixels, values = resize_picture(*self.people[index], self.size, self.resize)
+            pixels, values = resize_image_and_mask(*self.people[index], self.size, self.resize)
             image, mask = (
                 torch.from_numpy(pixels).permute(2, 0, 1).contiguous(),
                 torch.from_numpy(values),

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from fervit_lib.datasets import FaceDataset, audit_faces, majority, vote_shares, votes_on
+from fervit_lib.datasets import FaceDataset, audit_faces, load_votes, majority_labels, soft_labels
 from fervit_lib.evaluation.predict import Predictions, Predictor, predict_probs
 from fervit_lib.evaluation.significance import bootstrap_interval
 from fervit_lib.inputs import images_to_pixels
@@ -190,7 +190,7 @@ def seen_in_training(faces: Mapping[str, FaceDataset]) -> np.ndarray:
     Args:
         faces: by split: train, val and test.
     """
-    duplicates = audit_faces(dict(faces)).cross_split
+    duplicates = audit_faces(dict(faces)).groups_with_several("split")
     seen = np.zeros(len(faces["test"]), dtype=bool)
     seen[duplicates.loc[duplicates["split"] == "test", "index"].to_numpy(int)] = True
     return seen
@@ -226,9 +226,9 @@ def fer_plus_agreement(source: Path, predictions: Mapping[str, Predictions]) -> 
     """
     rows = []
     for run, test in predictions.items():
-        votes = votes_on(source, test.paths)
-        voted = majority(votes, test.classes)
-        shares = vote_shares(votes, test.classes)[np.arange(len(voted)), test.predicted]
+        votes = load_votes(source, test.paths)
+        voted = majority_labels(votes, test.classes)
+        shares = soft_labels(votes, test.classes)[np.arange(len(voted)), test.predicted]
         clear = voted >= 0
         hard = test.correct[clear].mean()
         agrees = (test.predicted == voted)[clear].mean()

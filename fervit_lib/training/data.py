@@ -10,7 +10,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from torch import Tensor, nn
 
-from fervit_lib.datasets import few_shot_mask, stratified_mask, vote_shares, votes_on
+from fervit_lib.datasets import few_shot_mask, load_votes, soft_labels, stratified_mask
 from fervit_lib.inputs import inputs_for
 from fervit_lib.latents import LatentStore
 
@@ -139,7 +139,7 @@ def face_dls(
     chosen, targets = np.flatnonzero(training_part(views[0], **part)), views[0].labels
     if labels == "soft":
         targets = torch.from_numpy(
-            vote_shares(votes_on(val.faces, views[0].paths), val.classes)
+            soft_labels(load_votes(val.faces, views[0].paths), val.classes)
         ).float()
         chosen = chosen[targets[chosen].sum(1).numpy() > 0]
     repeated = np.resize(chosen, max(len(chosen), epoch_faces))

@@ -1,14 +1,10 @@
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from fervit_lib.datasets import draw_toy_people, load_people, resize_picture
-from fervit_lib.datasets.coco import decode_rle
-from fervit_lib.distillation import Augment, people_dls
+from fervit_lib.datasets import load_people, resize_image_and_mask
 
 
 def write_pair(folder: Path, name: str, mask: Image.Image, size: tuple[int, int] = (8, 6)) -> None:
@@ -16,88 +12,6 @@ def write_pair(folder: Path, name: str, mask: Image.Image, size: tuple[int, int]
         (folder / kind).mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (10, 200, 30)).save(folder / "images" / f"{name}.png")
     mask.save(folder / "masks" / f"{name}.png")
-
-
-def pack(counts: list[int]) -> str:
-    """COCO's text form of run lengths, written from its description."""
-    text = ""
-    for i, count in enumerate(counts):
-        value = count - counts[i - 2] if i > 2 else count
-        while True:
-            digit, value = value & 31, value >> 5
-            more = not (value == 0 and not digit & 16) and not (value == -1 and digit & 16)
-            text += chr(48 + (digit | (32 if more else 0)))
-            if not more:
-                break
-    return text
-
-
-def write_coco(
-    folder: Path, annotations: list[dict], categories: tuple[str, ...] = ("cat", "person")
-) -> None:
-    (folder / "annotations").mkdir(parents=True)
-    images = []
-    for number in range(8):
-        for split in ("train2017", "val2017"):
-            (folder / split).mkdir(exist_ok=True)
-            Image.new("RGB", (20, 10)).save(folder / split / f"{number}.jpg")
-        images.append({"id": number, "file_name": f"{number}.jpg", "width": 20, "height": 10})
-    kinds = [{"id": i, "name": name} for i, name in enumerate(categories)]
-    content = {"images": images, "categories": kinds, "annotations": annotations}
-    for split in ("train2017", "val2017"):
-        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-
-
-def annotation(image: int, shape: object, category: int = 1, crowd: int = 0) -> dict:
-    return {
-        "id": image,
-        "image_id": image,
-        "category_id": category,
-        "segmentation": shape,
-        "iscrowd": crowd,
-    }
-
-
-BOX = [[4, 2, 12, 2, 12, 8, 4, 8]]  # x 4 to 12, y 2 to 8
-
-
-def test_coco_polygons_runs_and_crowds_by_the_name_person(tmp_path: Path) -> None:
-    truth = np.zeros((10, 20), bool)
-    truth[2:8, 4:12] = True
-    flat = truth.T.ravel()
-    edges = np.flatnonzero(np.diff(flat.astype(int))) + 1
-    runs = np.diff(np.r_[0, edges, flat.size]).tolist()
-    assert np.array_equal(decode_rle({"size": [10, 20], "counts": runs}, "x"), truth)
-    assert np.array_equal(decode_rle({"size": [10, 20], "counts": pack(runs)}, "x"), truth)
-    crowd = {"size": [10, 20], "counts": [0, 200]}
-    write_coco(
-        tmp_path,
-        [
-            annotation(0, BOX),
-            annotation(1, {"size": [10, 20], "counts": pack(runs)}),
-            annotation(2, BOX),
-            annotation(2, crowd, crowd=1),
-            annotation(3, BOX, category=0),
-            annotation(4, crowd, crowd=1),
-        ],
-    )
-    people = load_people(tmp_path, "test")
-    assert [path.name for path in people.images] == ["0.jpg", "1.jpg", "2.jpg"]
-    for index in (0, 1):
-        assert np.array_equal(people[index][1], truth)
-    assert np.array_equal(people[2][1], np.where(truth, 1, 255))
-
-
-def test_a_broken_coco_file_is_named(tmp_path: Path) -> None:
-    write_coco(tmp_path / "a", [annotation(0, BOX)], categories=("cat", "dog"))
-    with pytest.raises(ValueError, match=r"no category 'person', found cat, dog"):
-        load_people(tmp_path / "a", "test")
-    write_coco(tmp_path / "b", [annotation(0, {"size": [10, 20], "counts": [5, 5]})])
-    with pytest.raises(ValueError, match="run lengths add up to 10 pixels, expected 200"):
-        load_people(tmp_path / "b", "test")[0]
-    (tmp_path / "b" / "annotations" / "instances_val2017.json").write_text("{")
-    with pytest.raises(ValueError, match="does not parse"):
-        load_people(tmp_path / "b", "test")
 
 
 def test_masks_in_every_form_that_people_store(tmp_path: Path) -> None:
@@ -124,7 +38,7 @@ def test_masks_in_every_form_that_people_store(tmp_path: Path) -> None:
         assert np.array_equal(found, expected), name
 
 
-def test_a_turned_photograph_and_its_mask_lie_alike(tmp_path: Path) -> None:
+def test_a_rotated_photograph_is_rotated_like_its_mask(tmp_path: Path) -> None:
     pixels = np.zeros((6, 8, 3), np.uint8)
     pixels[0, 0] = 255
     exif = Image.Exif()
@@ -139,63 +53,71 @@ def test_a_turned_photograph_and_its_mask_lie_alike(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(image)[..., 0] == 255, found == 1)
 
 
-def test_letterbox_keeps_proportions_and_ignores_what_it_adds() -> None:
-    image, mask = Image.new("RGB", (40, 20), (255, 0, 0)), np.ones((20, 40), np.uint8)
-    pixels, values = resize_picture(image, mask, 32, "letterbox")
+def test_letterbox_keeps_proportions_and_ignores_its_padding() -> None:
+    image = Image.new("RGB", (40, 20), (255, 0, 0))
+    mask = np.ones((20, 40), np.uint8)
+    pixels, values = resize_image_and_mask(image, mask, 32, "letterbox")
     assert pixels.shape == (32, 32, 3)
     assert (values == 1).sum() == 32 * 16
     assert (values == 255).sum() == 32 * 16
     assert (pixels[values == 1] == (255, 0, 0)).all()
-    assert (resize_picture(image, mask, 32, "stretch")[1] == 1).all()
-    with pytest.raises(ValueError, match="resize: expected one of letterbox, stretch"):
-        resize_picture(image, mask, 32, "crop")
+    assert (pixels[values == 255] == (124, 116, 104)).all()
+    assert (resize_image_and_mask(image, mask, 32, "stretch")[1] == 1).all()
+    with pytest.raises(ValueError, match="resize: expected one of"):
+        resize_image_and_mask(image, mask, 32, "crop")
 
 
-def test_what_does_not_belong_together_is_named(tmp_path: Path) -> None:
-    write_pair(tmp_path / "a" / "train", "one", Image.new("L", (8, 6), 255))
-    (tmp_path / "a" / "train" / "images" / "one.png").unlink()
-    Image.new("RGB", (8, 6)).save(tmp_path / "a" / "train" / "images" / "two.png")
-    with pytest.raises(ValueError, match=r"masks/one.png: mask without image"):
-        load_people(tmp_path / "a", "train")
-    write_pair(tmp_path / "e" / "train", "one", Image.new("L", (8, 6), 255))
-    (tmp_path / "e" / "train" / "masks" / "one.png").unlink()
-    with pytest.raises(ValueError, match=r"images/one.png: image without mask, one of 1"):
-        load_people(tmp_path / "e", "train")
-    write_pair(tmp_path / "b" / "train", "one", Image.new("L", (9, 6), 255))
-    with pytest.raises(ValueError, match=r"one.png: 9x6 pixels, expected 8x6"):
-        load_people(tmp_path / "b", "train")[0]
-    write_pair(tmp_path / "c" / "train", "one", Image.new("L", (8, 6), 0))
+def test_a_smaller_part_is_a_subset_of_a_larger_one(tmp_path: Path) -> None:
+    for number in range(10):
+        write_pair(tmp_path / "train", str(number), Image.new("L", (8, 6), 255))
+    people = load_people(tmp_path, "train")
+    assert set(people.part(0.3, 0).images) < set(people.part(0.6, 0).images) < set(people.images)
+    assert len(people.part(0.01, 0)) == 1
+    with pytest.raises(ValueError, match="fraction: expected"):
+        people.part(0, 0)
+
+
+def test_a_set_without_splits_is_split_70_10_20(tmp_path: Path) -> None:
+    for number in range(10):
+        write_pair(tmp_path, str(number), Image.new("L", (8, 6), 255))
+    people = {split: load_people(tmp_path, split) for split in ("train", "val", "test")}
+    assert [len(images) for images in people.values()] == [7, 1, 2]
+    assert len({path for images in people.values() for path in images.images}) == 10
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda train: (train / "images" / "one.png").unlink(),
+            "masks/one.png: mask without image",
+        ),
+        (
+            lambda train: (train / "masks" / "one.png").unlink(),
+            "images/one.png: image without mask",
+        ),
+    ],
+)
+def test_an_image_or_a_mask_alone_is_named(tmp_path: Path, spoil, message: str) -> None:
+    for name in ("one", "two"):
+        write_pair(tmp_path / "train", name, Image.new("L", (8, 6), 255))
+    spoil(tmp_path / "train")
+    with pytest.raises(ValueError, match=f"{message}, one of 1"):
+        load_people(tmp_path, "train")
+
+
+def test_a_mask_that_does_not_fit_its_image_is_named(tmp_path: Path) -> None:
+    write_pair(tmp_path / "size" / "train", "one", Image.new("L", (9, 6), 255))
+    with pytest.raises(ValueError, match="one.png: 9x6 pixels, expected 8x6"):
+        load_people(tmp_path / "size", "train")[0]
+    write_pair(tmp_path / "empty" / "train", "one", Image.new("L", (8, 6), 0))
     with pytest.raises(ValueError, match="no pixel of a person in it"):
-        load_people(tmp_path / "c", "train")[0]
-    assert not load_people(tmp_path / "c", "train", allow_empty=True)[0][1].any()
+        load_people(tmp_path / "empty", "train")[0]
+    assert not load_people(tmp_path / "empty", "train", allow_empty=True)[0][1].any()
+
+
+def test_unknown_arguments(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        load_people(tmp_path / "d", "train")
-    with pytest.raises(ValueError, match="split: expected one of train, val, test"):
-        load_people(tmp_path / "c", "dev")
-
-
-def test_augmentation_is_the_same_for_image_and_mask_and_comes_again(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    mask = (
-        torch.from_numpy((rng.random((8, 8)) > 0.5).astype(np.uint8))
-        .repeat_interleave(4, 0)
-        .repeat_interleave(4, 1)
-    )
-    image = (255 * mask)[None].repeat(3, 1, 1)
-    augment = Augment(strength=0.0)
-    for view in range(6):
-        changed, found = augment.change(image, mask, 0, view)
-        assert torch.equal(changed[0] == 255, found == 1)
-    strong = Augment(strength=2.0)
-    first, again, other = (strong.change(image, mask, 1, view) for view in (0, 0, 1))
-    assert torch.equal(first[0], again[0])
-    assert torch.equal(first[1], again[1])
-    assert not torch.equal(first[0], other[0])
-    assert set(first[1].unique().tolist()) <= {0, 1, 255}
-    with pytest.raises(ValueError, match="augment: expected"):
-        Augment(strength=9)
-    folder = draw_toy_people(tmp_path / "toy", 10, 32)
-    with pytest.raises(ValueError, match="image_size: expected a multiple of 32, got 40"):
-        people_dls(folder, size=40, batch_size=2, device=torch.device("cpu"))
-    with pytest.raises(ValueError, match="batch_size: expected 1 to 6"):
-        people_dls(folder, size=32, batch_size=7, device=torch.device("cpu"))
+        load_people(tmp_path / "none", "train")
+    with pytest.raises(ValueError, match="split: expected one of"):
+        load_people(tmp_path, "dev")

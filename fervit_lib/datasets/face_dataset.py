@@ -1,0 +1,138 @@
+"""Labelled faces of one split, whatever their source, and random parts of labelled sets."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image
+
+from fervit_lib.datasets.image_files import open_image
+from fervit_lib.datasets.skipped import Skipped
+from fervit_lib.system.prefetch import PrefetchPool
+
+
+@dataclass(frozen=True, eq=False)
+class FaceDataset:
+    """Faces with labels: `[i]` → (PIL image in mode L or RGB, int label or (C,) soft label).
+
+    Images of a folder are opened one by one, and read ahead while the set is iterated over.
+    """
+
+    classes: tuple[str, ...]
+    labels: np.ndarray  # (N,) int64, positions in `classes`
+    # Image IDs: `train/happy/1.jpg` within `source`, or `fer2013.csv:7`, line 7 of that table.
+    paths: tuple[str, ...]
+    source: Path  # the folder of the splits, or the table
+    synthetic: bool = False  # drawn by code: SYNTHETIC.json lies beside the splits
+    pixels: np.ndarray | None = None  # (N, 48, 48) uint8 grey of a table; None for a folder
+    soft_labels: np.ndarray | None = None  # (N, C) float32, rows sum to 1; None for hard labels
+    skipped: tuple[Skipped, ...] = ()  # faces that were left out of this split, and why
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int | np.ndarray]:
+        """Raises OSError, which names the file, where it is missing, truncated or no image."""
+        if self.pixels is None:
+            image = _read_face(self.file(index))
+        else:
+            image = Image.fromarray(self.pixels[index])
+        if self.soft_labels is None:
+            return image, int(self.labels[index])
+        return image, self.soft_labels[index]
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, int | np.ndarray]]:
+        """Raises the errors of `[i]`, and TimeoutError where a file hangs."""
+        with PrefetchPool() as pool:
+            yield from pool.map(self.__getitem__, range(len(self)), self.file)
+
+    def file(self, index: int) -> Path:
+        """The file that holds a face."""
+        return self.source / self.paths[index] if self.pixels is None else self.source
+
+    def subset(self, indices: Any) -> Self:
+        """The faces at `indices` (integers, a boolean mask or a slice), in that order."""
+        rows = np.arange(len(self))[indices]
+        return replace(
+            self,
+            labels=self.labels[rows],
+            paths=tuple(self.paths[row] for row in rows),
+            pixels=None if self.pixels is None else self.pixels[rows],
+            soft_labels=None if self.soft_labels is None else self.soft_labels[rows],
+        )
+
+    def without(self, left_out: np.ndarray, reason: str) -> Self:
+        """The faces but for those of the mask `left_out` (N,), which are added to `skipped`."""
+        added = tuple(Skipped(self.paths[i], reason) for i in np.flatnonzero(left_out))
+        return replace(self.subset(~left_out), skipped=self.skipped + added)
+
+    def joined(self, other: Self) -> Self:
+        """These faces, followed by those of another split of the same source."""
+
+        def concatenate(ours: np.ndarray | None, theirs: np.ndarray | None) -> np.ndarray | None:
+            return None if ours is None or theirs is None else np.concatenate([ours, theirs])
+
+        return replace(
+            self,
+            labels=np.concatenate([self.labels, other.labels]),
+            paths=self.paths + other.paths,
+            pixels=concatenate(self.pixels, other.pixels),
+            soft_labels=concatenate(self.soft_labels, other.soft_labels),
+        )
+
+    def stratified(self, fraction: float, seed: int) -> Self:
+        """A random part with the same share of every class, at least one face of each.
+
+        With the same seed a smaller part is a subset of every larger one, so that a learning curve
+        adds faces and replaces none.
+
+        Raises:
+            ValueError: `fraction` is not in (0, 1].
+        """
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction: expected a share in (0, 1], got {fraction}")
+        return self.subset(stratified_mask(self.labels, fraction, seed))
+
+
+def _read_face(path: Path) -> Image.Image:
+    with open_image(path) as image:
+        if image.mode not in ("L", "RGB"):
+            return image.convert("L" if image.mode in ("1", "LA", "I;16") else "RGB")
+        image.load()
+    return image
+
+
+def stratified_mask(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """(N,) bool: a random `fraction` of every class of `labels` (N,), rounded, at least one sample.
+
+    With the same seed a smaller part is a subset of every larger one.
+    """
+    return _mask_per_class(labels, lambda n: max(1, int(fraction * n + 0.5)), seed)
+
+
+def few_shot_mask(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
+    """(N,) bool: `shots` random samples of every class of `labels` (N,).
+
+    With the same seed a smaller part is a subset of every larger one.
+
+    Raises:
+        ValueError: a class has fewer samples than `shots`.
+    """
+    fewest = np.bincount(labels)[np.unique(labels)].min()
+    if not 1 <= shots <= fewest:
+        raise ValueError(
+            f"shots: expected 1 to {fewest}, the size of the smallest class, got {shots}"
+        )
+    return _mask_per_class(labels, lambda n: shots, seed)
+
+
+def _mask_per_class(labels: np.ndarray, count: Callable[[int], int], seed: int) -> np.ndarray:
+    """(N,) bool: of a class with n samples, the first `count(n)` in a random order."""
+    mask = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        order = np.random.default_rng((seed, label)).permutation(members)
+        mask[order[: count(len(members))]] = True
+    return mask

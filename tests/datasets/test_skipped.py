@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import pandas as pd
+
+from fervit_lib.datasets import audit_faces, list_skipped, load_faces
+from tests.datasets.conftest import write_folder
+
+VOTES = {"neutral": 9, "happiness": 0, "surprise": 0, "sadness": 0, "anger": 0, "disgust": 0}
+VOTES |= {"fear": 0, "contempt": 0, "unknown": 0, "NF": 0}
+
+
+def test_every_face_that_is_left_out_is_listed_once_with_its_reason(tmp_path: Path) -> None:
+    classes = ("happy", "neutral", "sad")
+    root = write_folder(tmp_path, {"train": 4, "val": 1, "test": 1}, classes)
+    for number, path in enumerate(sorted(root.rglob("*.png"))):
+        path.rename(path.with_name(f"fer{number:07d}.png"))
+    files = sorted(root.rglob("*.png"))  # of test, train, val
+    test, unclear, broken, leak = files[0], files[3], files[4], files[5]
+    broken.write_bytes(broken.read_bytes()[:100])
+    leak.write_bytes(test.read_bytes())
+    (root / "val" / "sad" / "Thumbs.db").touch()
+    votes = pd.DataFrame([VOTES] * len(files))
+    votes.loc[3, ["neutral", "unknown"]] = [0, 9]
+    votes.to_csv(root / "fer2013new.csv", index=False)
+
+    sets = {split: load_faces(root, split, "majority") for split in ("train", "val", "test")}
+    num_loaded = sum(map(len, sets.values()))
+    sets = audit_faces(sets).clean(sets, drop_cross_split_duplicates=True)
+    skipped = list_skipped(sets)
+    assert skipped.columns.tolist() == ["split", "path", "reason"]
+    assert dict(zip(skipped["path"], skipped["reason"], strict=True)) == {
+        str(unclear.relative_to(root)): "no clear vote",
+        str(broken.relative_to(root)): "unreadable",
+        str(leak.relative_to(root)): "also in another split",
+        "val/sad/Thumbs.db": "unknown suffix",
+    }
+    assert skipped["split"].tolist() == ["train", "train", "train", "val"]
+    assert num_loaded - sum(map(len, sets.values())) == 2
