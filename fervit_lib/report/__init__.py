@@ -1,4 +1,4 @@
-"""Executed notebooks and whole experiments as HTML pages that need nothing but a browser: no network, no server."""
+"""Executed notebooks and experiments as HTML pages that need only a browser, not a network."""
 
 from fervit_lib.report.index import write_index
 from fervit_lib.report.page import write_page

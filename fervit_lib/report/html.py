@@ -1,61 +1,52 @@
-"""What all pages need: figures as divs, formats of numbers and dates, a template filled and written."""
+"""Parts of all pages: figures as divs, formats of numbers and dates, writing a filled template."""
 
 import base64
 import gzip
 import json
 import math
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import jinja2
+import pandas as pd
 import plotly.io
-from plotly.offline import get_plotlyjs
-from pygments.formatters import HtmlFormatter
 
 from fervit_lib.figures.theme import CONFIG
 from fervit_lib.system.atomic import atomic_write, read_json
 
 SYNTHETIC = (
-    "Made from synthetic toy faces and people drawn by code: the figures show that the pipeline works, "
-    "not how well it reads real ones."
+    "Results on synthetic toy faces and people, drawn by code: they show that the pipeline works, "
+    "not how accurate it is on real images."
 )
 
 
 def figure_div(figure: Any) -> str:
-    """A figure, or its JSON as a notebook stores it, as a div for a page that has plotly.js."""
-    options = {
-        "include_plotlyjs": False,
-        "full_html": False,
-        "validate": False,
-        "default_height": "450px",
-    }
-    kind = (
-        "figure wide"
-        if _is_wide(figure if isinstance(figure, Mapping) else figure.to_plotly_json())
-        else "figure"
+    """A plotly figure, or its JSON from a notebook, as a div for a page that contains plotly.js."""
+    content = figure if isinstance(figure, Mapping) else figure.to_plotly_json()
+    html = plotly.io.to_html(
+        figure,
+        config=CONFIG,
+        include_plotlyjs=False,
+        full_html=False,
+        validate=False,
+        default_height="450px",
     )
-    return f'<div class="{kind}">{plotly.io.to_html(figure, config=CONFIG, **options)}</div>'
+    return f'<div class="figure{" wide" if _is_wide(content) else ""}">{html}</div>'
 
 
 def _is_wide(figure: Mapping[str, Any]) -> bool:
-    """Whether a figure needs more than the width of a phone: panels side by side, a menu, a long legend or subtitle."""
-    layout, data = figure.get("layout", {}), figure.get("data", [])
-    starts = {
-        axis["domain"][0]
-        for name, axis in layout.items()
-        if name.startswith("xaxis") and "domain" in axis
-    }
-    names = {trace["name"] for trace in data if trace.get("name") and trace.get("showlegend", True)}
+    """Whether a figure is too wide for a phone: panels, a menu, many traces, a long subtitle."""
+    layout = figure.get("layout", {})
+    axes = [axis for name, axis in layout.items() if name.startswith("xaxis")]
+    panels = {axis["domain"][0] for axis in axes if "domain" in axis}
     subtitle = layout.get("title", {}).get("subtitle", {}).get("text") or ""
-    return (
-        len(starts) > 1 or bool(layout.get("updatemenus")) or len(names) > 4 or len(subtitle) > 60
-    )
+    long = len(subtitle) > 60 or len(figure.get("data", [])) > 4
+    return long or len(panels) > 1 or "updatemenus" in layout
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; an empty one if there is none, or half of one."""
+    """The JSON object in `path`; an empty one if the file is missing or damaged."""
     try:
         return read_json(path)
     except (OSError, ValueError):
@@ -65,46 +56,48 @@ def read_object(path: Path) -> dict[str, Any]:
 def revision(config: Mapping[str, Any]) -> str:
     if not config.get("git_revision"):
         return "no git revision"
-    return f"{config['git_revision'][:10]}{' with uncommitted changes' if config.get('git_dirty') else ''}"
+    changes = " with uncommitted changes" if config.get("git_dirty") else ""
+    return config["git_revision"][:10] + changes
 
 
 def _date(iso: Any) -> str:
-    try:
-        return datetime.fromisoformat(iso).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    except (TypeError, ValueError):
-        return "–"
+    time = pd.to_datetime(str(iso), utc=True, errors="coerce")
+    return "–" if pd.isna(time) else f"{time:%Y-%m-%d %H:%M UTC}"
 
 
 def shown(value: Any, form: str) -> str:
-    """A number in a format; a dash for one that is missing."""
+    """A formatted number; a dash if it is missing."""
     return form.format(value) if isinstance(value, int | float) and math.isfinite(value) else "–"
+
+
+def _duration(seconds: Any) -> str:
+    """h:mm:ss."""
+    return "–" if shown(seconds, "{}") == "–" else str(timedelta(seconds=round(seconds)))
 
 
 def _literal(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _duration(seconds: Any) -> str:
-    if shown(seconds, "{}") == "–":
-        return "–"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours} h {minutes:02} min"
-        if hours
-        else f"{minutes} min {rest:02} s"
-        if minutes
-        else f"{rest} s"
-    )
-
-
 def _packed_plotly() -> str:
-    """plotly.js as `unpack.js` takes it: base64 of gzip."""
+    """plotly.js compressed as `unpack.js` expects it: base64 of gzip."""
+    from plotly.offline import get_plotlyjs
+
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
+def _code_css() -> str:
+    from pygments.formatters import HtmlFormatter
+
+    light = HtmlFormatter(style="default").get_style_defs(".highlight")
+    dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
+    return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
+
+
 def write_html(page: Path, template: str, *, figures: bool, **content: Any) -> Path:
-    """Fill a template of ours, with plotly.js if there are figures, and write it whole or not at all."""
+    """Fill a template and write it atomically, with plotly.js inside if there are figures."""
+    import jinja2  # here and not above: training kernels import this package, and need no jinja
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fervit_lib"), autoescape=True, trim_blocks=True
     )
@@ -115,14 +108,8 @@ def write_html(page: Path, template: str, *, figures: bool, **content: Any) -> P
         "duration": _duration,
         "literal": _literal,
     }
-    light, dark = (
-        HtmlFormatter(style=style).get_style_defs(".highlight")
-        for style in ("default", "github-dark")
-    )
     html = environment.get_template(template).render(
-        code_css=f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}",
-        plotly_js=_packed_plotly() if figures else "",
-        **content,
+        code_css=_code_css(), plotly_js=_packed_plotly() if figures else "", **content
     )
     with atomic_write(page) as temporary:
         temporary.write_text(html, encoding="utf-8")

@@ -1,13 +1,13 @@
-"""An experiment as one page: its question, its runs, their headline figures, a link to each page, how it was made."""
+"""An experiment as one page: its question, runs, main results, and how it was made."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import yaml
@@ -19,27 +19,22 @@ from fervit_lib.figures.evaluation import (
     plot_learning_curves,
 )
 from fervit_lib.figures.explain import plot_layer_scores
-from fervit_lib.figures.theme import escape_labels
+from fervit_lib.figures.theme import escape_label
 from fervit_lib.report.html import SYNTHETIC, figure_div, read_object, revision, shown, write_html
 from fervit_lib.system.atomic import atomic_write
 
-CONFIG = "config.yaml"  # of the whole experiment, kept beside its index
+CONFIG = "config.yaml"  # of the experiment, stored beside its index
 QUESTION = (
-    "How well are expressions read from StyleGAN codes and from pixels, by which model and fine-tuning, from how few "
-    "faces and with how few trained parameters, and which of the 18 layers of a code does it rest on?"
+    "How accurately are expressions recognised from StyleGAN codes and from pixels, with which "
+    "model and fine-tuning strategy, with how few training faces and trained parameters, and which "
+    "of the 18 layers of a code matter?"
 )
-STEPS = (
-    "encode",
-    "train",
-    "distill",
-    "evaluate",
-    "explain",
-)  # in the order they run; any other step comes after them
+STEPS = ["encode", "train", "distill", "evaluate", "explain"]  # in this order, then all others
 
 
 @dataclass(frozen=True)
 class RunPage:
-    """One run of an experiment, complete or not, as the index shows it."""
+    """One run of an experiment, complete or not, for the index."""
 
     folder: Path  # <experiment>/<step>/<variant>
 
@@ -57,172 +52,143 @@ class RunPage:
 
     @cached_property
     def result(self) -> dict[str, Any]:
+        """Empty while the run is incomplete."""
         return read_object(self.folder / "result.json")
 
     @property
-    def complete(self) -> bool:
-        return bool(self.result)
-
-    @property
-    def seconds(self) -> float | None:
-        """From its start to its end; None where it has none."""
-        try:
-            times = str(self.config["started"]), str(self.result["ended"])
-            began, ended = map(datetime.fromisoformat, times)
-        except (KeyError, ValueError):
-            return None
-        return (ended - began).total_seconds()
+    def seconds(self) -> float:
+        """Duration; NaN if the run is incomplete."""
+        times = pd.Series([self.config.get("started"), self.result.get("ended")])
+        return pd.to_datetime(times, utc=True, errors="coerce").diff()[1].total_seconds()
 
     @property
     def page(self) -> str:
-        """Address of its page as seen from the index; empty if it has none."""
+        """URL of its page relative to the index; empty if it has none."""
         path = f"{self.step}/{self.variant}/notebook.html"
         return quote(path) if (self.folder / "notebook.html").is_file() else ""
 
 
 def _find_runs(experiment: Path) -> list[RunPage]:
-    signs = ("config.json", "result.json", "notebook.ipynb", "notebook.html")
-    folders = [
-        path
-        for path in experiment.glob("[!.]*/[!.]*")
-        if any((path / sign).is_file() for sign in signs)
+    runs = [
+        RunPage(folder)
+        for folder in sorted(experiment.glob("[!.]*/[!.]*"))
+        if (folder / "config.json").is_file() or (folder / "notebook.ipynb").is_file()
     ]
-    order = {step: number for number, step in enumerate(STEPS)}
-    return [
-        RunPage(path)
-        for path in sorted(folders, key=lambda p: (order.get(p.parent.name, len(order)), p))
-    ]
+    return sorted(runs, key=lambda run: [*STEPS, run.step].index(run.step))
 
 
 def _table_rows(runs: Iterable[RunPage]) -> list[dict[str, Any]]:
-    """A row a finished training run, with its figures on the test split if it was evaluated; the best comes first."""
+    """One row per complete training run, with its test scores if it was evaluated; best first."""
+    trained = {run.variant: run for run in runs if run.step == "train"}
     rows = {
-        run.variant: run.result | {"variant": run.variant}
-        for run in runs
-        if run.step == "train" and run.complete
+        name: {**run.result, "variant": name, "page": run.page}
+        for name, run in trained.items()
+        if run.result
     }
     for run in runs:
-        if run.step == "evaluate" and run.complete:
-            majority = run.result["majority_accuracy"]
-            for variant in run.result["on_parts"]:  # points of its learning curves
+        if run.step == "evaluate" and run.result:
+            for variant in run.result["on_parts"]:  # points of a learning curve
                 rows.pop(variant, None)
             for row in run.result["runs"]:
-                above = 100 * (row["accuracy"] - majority)
-                rows[row["variant"]] = rows.get(row["variant"], {}) | row | {"above": above}
-    pages = {run.variant: run.page for run in runs if run.step == "train"}
-    return sorted(
-        (row | {"page": pages.get(name, "")} for name, row in rows.items()),
-        key=lambda row: row.get("accuracy", -1),
-        reverse=True,
-    )
-
-
-def _over_seeds(evaluated: pd.DataFrame) -> list[dict[str, Any]]:
-    """Mean and range of the runs that differ in the seed alone."""
-    recipes = evaluated["variant"].str.replace(r"-seed\d+", "", regex=True).rename("recipe")
-    groups = evaluated.groupby(recipes, as_index=False).agg(
-        seeds=("seed", "nunique"), mean=("accuracy", "mean"), low=("accuracy", "min"), high=("accuracy", "max"),
-        macro_f1=("macro_f1", "mean"),
-    )  # fmt: skip
-    return groups[groups["seeds"] > 1].sort_values("mean", ascending=False).to_dict("records")
+                above = 100 * (row["accuracy"] - run.result["majority_accuracy"])
+                rows.setdefault(row["variant"], {}).update(row, above=above)
+    return sorted(rows.values(), key=lambda row: row.get("accuracy", -1), reverse=True)
 
 
 def _summary(runs: Sequence[RunPage], best: Mapping[str, Any]) -> str:
     if not runs:
-        return "Nothing has run yet."
-    incomplete = [f"{run.step}/{run.variant}" for run in runs if not run.complete]
-    remark = f", {len(incomplete)} incomplete ({', '.join(incomplete)})" if incomplete else ""
-    texts = [f"{len(runs)} run{'s'[: len(runs) != 1]}{remark}."]
-    if "accuracy" in best:
-        interval = f"{shown(best.get('accuracy_low'), '{:.1%}')} – {shown(best.get('accuracy_high'), '{:.1%}')}"
-        texts.append(
-            f"Highest accuracy: {best['variant']} with {best['accuracy']:.1%} ({interval}) "
-            f"of {shown(best.get('num_test'), '{:,}')} test faces, {shown(best['above'], '{:.1f}')} points above "
-            "guessing the most common class. Not tested: other faces than this test split."
-        )
-    return " ".join(texts)
+        return "No runs yet."
+    incomplete = [f"{run.step}/{run.variant}" for run in runs if not run.result]
+    summary = f"Runs: {len(runs)}"
+    if incomplete:
+        summary += f", {len(incomplete)} incomplete ({', '.join(incomplete)})"
+    if "accuracy" not in best:
+        return f"{summary}."
+    low = shown(best.get("accuracy_low"), "{:.1%}")
+    high = shown(best.get("accuracy_high"), "{:.1%}")
+    return (
+        f"{summary}. Highest test accuracy: {best['variant']} with {best['accuracy']:.1%} "
+        f"(95% CI {low} – {high}, n = {shown(best.get('num_test'), '{:,}')} test faces), "
+        f"{best['above']:.1f} points above always predicting the most common class. "
+        "Not tested: faces outside this test split."
+    )
 
 
-def _figures(runs: Iterable[RunPage], evaluated: pd.DataFrame) -> list[go.Figure]:
-    """What answers the question: accuracy, its price in parameters and in faces, and the layers it rests on."""
+def _plot_results(
+    runs: Iterable[RunPage], evaluated: pd.DataFrame, evaluations: Iterable[Mapping[str, Any]]
+) -> list[go.Figure]:
+    """Accuracy, by trained parameters and by training faces, and the importance of the layers."""
     figures = []
     if len(evaluated):
-        majority = evaluated["accuracy"].iloc[0] - evaluated["above"].iloc[0] / 100
-        figures = [
-            plot_accuracy_intervals(evaluated, majority),
-            plot_accuracy_by_parameters(evaluated),
-        ]
+        best = evaluated.iloc[0]
+        figures.append(plot_accuracy_intervals(evaluated, best["accuracy"] - best["above"] / 100))
+        figures.append(plot_accuracy_by_parameters(evaluated))
+    for evaluation in evaluations:
+        if curves := evaluation.get("curves"):
+            figures.append(plot_learning_curves(pd.DataFrame(curves)))
     for run in runs:
-        if run.step == "evaluate":
-            curves = read_object(run.folder / "evaluation_results.json").get("curves")
-            figures += [plot_learning_curves(pd.DataFrame(curves))] if curves else []
-        if run.step == "explain" and "accuracy_lost_low" in run.result:
-            ends = tuple(
-                pd.Series(run.result[f"accuracy_lost_{end}"]).to_numpy() for end in ("low", "high")
-            )
-            lost = pd.DataFrame({"accuracy lost": run.result["accuracy_lost"]})
-            figure = plot_layer_scores(
-                lost,
-                "Accuracy lost without a layer",
-                "accuracy lost",
-                {"accuracy lost": (ends[0], ends[1])},
-            )
-            figure.layout.title.subtitle.text = (
-                f"{escape_labels(run.result['runs'][:1])[0]}, 95% intervals over faces"
-            )
-            figures.append(figure)
+        if "accuracy_lost_low" in run.result:
+            figures.append(_plot_accuracy_lost(run.result))
     return figures
 
 
-def _differences(run: RunPage) -> str:
-    """What each term of a distillation buys, as a figure; empty where nothing was compared."""
+def _plot_accuracy_lost(result: Mapping[str, Any]) -> go.Figure:
+    name = "accuracy lost"
+    lost = pd.DataFrame({name: result["accuracy_lost"]})
+    low = np.array(result["accuracy_lost_low"])
+    high = np.array(result["accuracy_lost_high"])
+    figure = plot_layer_scores(lost, "Accuracy lost without a layer", name, {name: (low, high)})
+    run = escape_label(result["runs"][0])
+    figure.update_layout(title_subtitle_text=f"{run}, 95% CI over the test faces")
+    return figure
+
+
+def _differences_div(run: RunPage) -> str:
+    """The effect of each loss term in a distillation; empty if nothing was compared."""
     if not (pairs := run.result.get("differences")):
         return ""
     arm = run.result["arms"][0]
     return figure_div(plot_differences(pd.DataFrame(pairs), arm["seeds"], arm["test_images"]))
 
 
-def _made(runs: Iterable[RunPage]) -> dict[str, list[str]]:
-    """How all runs together were made: revisions of the code, versions, devices."""
+def _provenance(runs: Iterable[RunPage]) -> dict[str, list[str]]:
+    """Code revisions, package versions and devices of all runs, each once."""
     configs = [run.config for run in runs if run.config]
-    versions = [
-        ", ".join(f"{name} {number}" for name, number in c.get("versions", {}).items())
-        for c in configs
-    ]
-    found = {
-        "Code": map(revision, configs),
-        "Versions": versions,
-        "Device": [str(c.get("device")) for c in configs],
+    versions = [config.get("versions", {}).items() for config in configs]
+    values = {
+        "Code": [revision(config) for config in configs],
+        "Versions": [", ".join(f"{name} {number}" for name, number in v) for v in versions],
+        "Device": [str(config.get("device")) for config in configs],
     }
-    return {name: list(dict.fromkeys(values)) for name, values in found.items()}
+    return {name: list(dict.fromkeys(texts)) for name, texts in values.items()}
 
 
 def write_index(experiment_dir: Path, config: Path | None = None) -> Path:
-    """Write `index.html` of an experiment: the question, the table of runs, the headline figures, a link to each page.
+    """Write `index.html` of an experiment: question, table of runs, main figures, links to pages.
 
     Args:
-        experiment_dir: `reports/<experiment>`; whatever part of `<step>/<variant>/` is there is shown.
-        config: the experiment's configuration, to be kept beside the index; its `question` stands at the top. None: the
-            one that is there, if there is one.
+        experiment_dir: `reports/<experiment>`; any runs `<step>/<variant>/` in it are shown.
+        config: the experiment's configuration, stored beside the index; its `question` is shown at
+            the top. None: the configuration that was stored earlier, if any.
 
     Raises:
-        NotADirectoryError: there is no such folder.
+        NotADirectoryError: `experiment_dir` does not exist.
     """
     if not experiment_dir.is_dir():
         raise NotADirectoryError(
             f"{experiment_dir}: no experiment there; expected a folder reports/<experiment>"
         )
-    kept = experiment_dir / CONFIG
+    stored = experiment_dir / CONFIG
     if config:
-        with atomic_write(kept) as temporary:
+        with atomic_write(stored) as temporary:
             temporary.write_text(config.read_text(encoding="utf-8"), encoding="utf-8")
-    settings = kept.read_text(encoding="utf-8") if kept.is_file() else ""
+    settings = stored.read_text(encoding="utf-8") if stored.is_file() else ""
     runs = _find_runs(experiment_dir)
     rows = _table_rows(runs)
     evaluated = pd.DataFrame([row for row in rows if "accuracy" in row])
-    figures = _figures(runs, evaluated)
-    on_parts = sum(len(run.result.get("on_parts", [])) for run in runs)
-    differences = {run.variant: _differences(run) for run in runs if run.step == "distill"}
+    evaluations = [read_object(run.folder / "evaluation_results.json") for run in runs]
+    figures = _plot_results(runs, evaluated, evaluations)
+    differences = {run.variant: _differences_div(run) for run in runs if run.step == "distill"}
     return write_html(
         experiment_dir / "index.html",
         "index.html.j2",
@@ -231,14 +197,18 @@ def write_index(experiment_dir: Path, config: Path | None = None) -> Path:
         synthetic=SYNTHETIC if any(run.result.get("synthetic") for run in runs) else "",
         question=(yaml.safe_load(settings) or {}).get("question", QUESTION),
         summary=_summary(runs, rows[0] if rows else {}),
-        caption="Intervals: 95% bootstrap over the test faces. They say nothing about other training seeds.",
         rows=rows,
-        on_parts=on_parts,
-        seeds=_over_seeds(evaluated) if len(evaluated) else [],
+        on_parts=sum(len(run.result.get("on_parts", [])) for run in runs),
+        over_seeds=[
+            row
+            for evaluation in evaluations
+            for row in evaluation.get("over_seeds", [])
+            if row["seeds"] > 1
+        ],
         runs=runs,
         figures_html=[figure_div(figure) for figure in figures],
         differences=differences,
-        made=_made(runs),
-        seconds=sum(run.seconds or 0 for run in runs),
+        provenance_of_all=_provenance(runs),
+        seconds=np.nansum([run.seconds for run in runs]),
         settings=settings,
     )

@@ -1,5 +1,5 @@
-// plotly's sliders and menus answer the mouse alone. Here they get a place in the order of Tab, a name for screen
-// readers, and the arrow keys, Home and End.
+// plotly's sliders and menus work only with the mouse. This adds them to the Tab order, gives them a name for screen
+// readers, and handles the arrow keys, Home and End.
 figuresDrawn.then(() => {
 for (const plot of document.querySelectorAll('.js-plotly-plot')) {
   const controls = () => [
@@ -8,7 +8,7 @@ for (const plot of document.querySelectorAll('.js-plotly-plot')) {
   ];
   const choicesOf = ({ kind, i }) => plot.layout[kind][i][kind === 'sliders' ? 'steps' : 'buttons'];
   const chosen = ({ kind, i }) => plot.layout[kind][i].active ?? 0;
-  let focused = null; // a redraw may put a new element in the place of the one that had the focus
+  let focused = null; // a redraw may replace the element that had the focus
 
   async function choose(control, to) {
     const { kind, i } = control, choices = choicesOf(control), next = Math.min(Math.max(to, 0), choices.length - 1);
@@ -18,17 +18,17 @@ for (const plot of document.querySelectorAll('.js-plotly-plot')) {
     await Plotly.relayout(plot, { [`${kind}[${i}].active`]: next });
   }
 
-  function equip() {
+  function addKeys() {
     for (const control of controls()) {
       const { element, kind, i } = control, choices = choicesOf(control), layout = plot.layout[kind][i];
       const name = layout.currentvalue?.prefix?.trim() || 'shown', now = chosen(control);
-      const described = { tabindex: 0, role: 'slider', 'aria-label': name, 'aria-valuemin': 1, 'aria-valuenow': now + 1 };
-      described['aria-valuemax'] = choices.length;
-      described['aria-valuetext'] = choices[now].label;
-      for (const [attribute, value] of Object.entries(described)) element.setAttribute(attribute, value);
+      const attributes = { tabindex: 0, role: 'slider', 'aria-label': name, 'aria-valuemin': 1, 'aria-valuenow': now + 1 };
+      attributes['aria-valuemax'] = choices.length;
+      attributes['aria-valuetext'] = choices[now].label;
+      for (const [attribute, value] of Object.entries(attributes)) element.setAttribute(attribute, value);
       element.onkeydown = event => {
-        const at = chosen(control), last = choices.length - 1;
-        const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: last }[event.key];
+        const now = chosen(control), last = choices.length - 1;
+        const to = { ArrowRight: now + 1, ArrowDown: now + 1, ArrowLeft: now - 1, ArrowUp: now - 1, Home: 0, End: last }[event.key];
         if (to === undefined) return;
         event.preventDefault();
         choose(control, to);
@@ -38,7 +38,7 @@ for (const plot of document.querySelectorAll('.js-plotly-plot')) {
     }
   }
 
-  equip();
-  plot.on('plotly_afterplot', equip);
+  addKeys();
+  plot.on('plotly_afterplot', addKeys);
 }
 });

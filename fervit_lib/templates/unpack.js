@@ -1,4 +1,4 @@
-// plotly.js lies in the page packed, at two fifths of its size. Until it is unpacked, figures wait in a line.
+// The page contains plotly.js compressed to 40 % of its size. Figures wait in a queue until it is unpacked.
 const waiting = [];
 window.Plotly = { newPlot: (...figure) => new Promise(done => waiting.push([figure, done])) };
 const packed = Uint8Array.from(atob(document.getElementById('plotly').textContent), char => char.charCodeAt(0));

@@ -55,7 +55,7 @@ def page_of(folder: Path, *cells) -> str:
 
 
 def body(html: str) -> str:
-    """What a reader sees: no scripts, no styles."""
+    """The page without scripts and styles."""
     return re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.DOTALL)
 
 
@@ -71,20 +71,18 @@ def tables(page: Path) -> list[pd.DataFrame]:
 
 
 class TestPage:
-    def test_a_figure_stands_in_the_page_with_its_library_and_nothing_is_fetched(
-        self, tmp_path: Path
-    ) -> None:
+    def test_a_figure_is_drawn_without_the_network(self, tmp_path: Path) -> None:
         html = page_of(tmp_path, ran("plot()", figure_output()), ran("again()", figure_output()))
         assert html.count("Plotly.newPlot(") >= 2
         assert 1e6 < len(html) < 3e6  # plotly.js once, packed
         assert not REMOTE.search(body(html))
 
-    def test_a_page_without_figures_is_light(self, tmp_path: Path) -> None:
+    def test_a_page_without_figures_has_no_plotly(self, tmp_path: Path) -> None:
         html = page_of(tmp_path, ran("print(1)", new_output("stream", text="1\n")))
         assert len(html) < 1e5
         assert "<title>02 · Train</title>" in html
 
-    def test_of_a_large_picture_the_smaller_form_is_kept(self, tmp_path: Path) -> None:
+    def test_a_large_image_is_stored_once_in_the_smaller_format(self, tmp_path: Path) -> None:
         large, small = (
             {"image/png": "A" * n, "image/jpeg": "B" * 400, "text/plain": ""}
             for n in (200_000, 4_000)
@@ -99,21 +97,22 @@ class TestPage:
             == 1
         )
 
-    def test_cells_that_never_ran_are_counted(self, tmp_path: Path) -> None:
-        assert "1 of 2 code cells have not run" in body(
+    def test_cells_that_were_not_executed_are_counted(self, tmp_path: Path) -> None:
+        assert "1 of 2 code cells were not executed" in body(
             page_of(tmp_path, ran("train()"), new_code_cell("evaluate()"))
         )
 
-    def test_progress_bars_go_and_other_text_stays(self, tmp_path: Path) -> None:
+    def test_progress_bars_are_removed_and_other_text_stays(self, tmp_path: Path) -> None:
         text = "encode:  50%|#####     | 5/10 [00:01<00:01]\nread 10 faces\n"
         html = page_of(tmp_path, ran("f()", new_output("stream", name="stderr", text=text)))
         assert "read 10 faces" in html
         assert "50%" not in html
 
-    def test_warnings_of_libraries_go_and_ours_stay(self, tmp_path: Path) -> None:
+    def test_warnings_of_libraries_are_removed_and_ours_stay(self, tmp_path: Path) -> None:
         text = (
-            "/venv/lib/python3.11/site-packages/torch/jit/_script.py:1491: FutureWarning: `torch.jit.script` is old\n"
-            "  warnings.warn(\n/lab/fervit_lib/models/vit.py:3: UserWarning: mind this\n  warnings.warn(\n"
+            "/venv/lib/python3.11/site-packages/torch/jit/_script.py:1491: FutureWarning: old\n"
+            "  torch.jit.script(\n"
+            "/lab/fervit_lib/models/vit.py:3: UserWarning: mind this\n  warnings.warn(\n"
         )
         shown = body(page_of(tmp_path, ran("f()", new_output("stream", name="stderr", text=text))))
         assert "torch.jit" not in shown and "mind this" in shown
@@ -124,7 +123,7 @@ class TestPage:
         )
         assert "<script>alert(1)" not in html
 
-    def test_a_failure_is_said_first_and_marked_where_it_is(self, tmp_path: Path) -> None:
+    def test_a_failure_is_reported_at_the_top_and_at_its_cell(self, tmp_path: Path) -> None:
         error = new_output(
             "error",
             ename="ValueError",
@@ -136,14 +135,14 @@ class TestPage:
         assert "Cell 1 failed: ValueError: lr: expected more" in html
 
     @pytest.mark.parametrize("synthetic", [True, False])
-    def test_synthetic_faces_are_said_above_the_title(
+    def test_synthetic_data_is_reported_above_the_title(
         self, tmp_path: Path, synthetic: bool
     ) -> None:
         write_json(tmp_path / "result.json", {"synthetic": synthetic})
         html = body(page_of(tmp_path))
         assert ("synthetic toy faces" in html.split("<h1")[0]) == synthetic
 
-    def test_how_it_was_made(self, tmp_path: Path) -> None:
+    def test_provenance(self, tmp_path: Path) -> None:
         run = runs.start_run(
             tmp_path,
             "demo",
@@ -162,7 +161,7 @@ class TestPage:
         ):
             assert text in html
 
-    def test_a_file_that_is_no_notebook(self, tmp_path: Path) -> None:
+    def test_a_file_that_is_not_a_notebook(self, tmp_path: Path) -> None:
         (tmp_path / "x.ipynb").write_text('{"cells": [')
         with pytest.raises(ValueError, match="x.ipynb: expected a Jupyter notebook"):
             write_page(tmp_path / "x.ipynb", tmp_path / "x.html")
@@ -172,7 +171,7 @@ class TestPage:
 class TestIndex:
     @pytest.fixture
     def experiment(self, tmp_path: Path) -> Path:
-        """Three finished training runs, one on a part of the faces, their evaluation, and one that never ended."""
+        """Three training runs and their evaluation, one run on part of the faces, one killed."""
         rows = RUNS.assign(seed=0, macro_f1=0.5, train_seconds=75.0, num_test=800).to_dict(
             "records"
         )
@@ -195,42 +194,33 @@ class TestIndex:
         runs.start_run(tmp_path, "demo", "train", "killed", parameters={}, seed=0, device="cpu")
         return tmp_path / "demo"
 
-    def test_it_shows_every_run_the_best_first(self, experiment: Path) -> None:
+    def test_it_shows_every_run_best_first(self, experiment: Path) -> None:
         html = write_index(experiment).read_text(encoding="utf-8")
         shown = body(html)
         table = tables(experiment / "index.html")[0]
         assert table["run"].tolist() == ["c", "a", "b"]
         assert table["accuracy"].tolist() == ["90.0%", "70.0%", "50.0%"]
-        assert table["95% interval"][0] == "85.0% – 95.0%"
-        assert table["above majority"][0] == "+65.0 points"
-        assert table["training time"][0] == "1 min 15 s"
-        assert "Highest accuracy: c with 90.0%" in shown
+        assert table["95% CI"][0] == "85.0% – 95.0%"
+        assert table["above majority (points)"][0] == "+65.0"
+        assert table["training time (h:mm:ss)"][0] == "0:01:15"
+        assert "Highest test accuracy: c with 90.0%" in shown
         assert "1 incomplete (train/killed)" in shown
         assert 'href="train/c/notebook.html"' in shown
         assert "synthetic toy faces" in shown.split("<h1")[0]
         assert html.count("Plotly.newPlot(") >= 2
         assert not REMOTE.search(shown)
 
-    def test_several_seeds_are_summed_up(self, experiment: Path) -> None:
-        result = atomic.read_json(experiment / "evaluate" / "all" / "result.json")
-        first = result["runs"][0]
-        result["runs"][0] = first | {"variant": "scratch-full-seed0"}
-        result["runs"].append(first | {"variant": "scratch-full-seed1", "seed": 1, "accuracy": 0.8})
-        result["runs"].append(
-            first
-            | {"variant": "scratch-full-seed1-position=sinusoidal", "seed": 1, "accuracy": 0.2}
-        )
-        write_json(experiment / "evaluate" / "all" / "result.json", result)
+    def test_recipes_of_several_seeds_have_a_mean(self, experiment: Path) -> None:
+        recipe = {"recipe": "full", "seeds": 2, "accuracy": 0.75, "accuracy_sd": 0.05}
+        recipes = [recipe | {"macro_f1": 0.7, "macro_f1_sd": 0.1}, {"recipe": "one", "seeds": 1}]
+        path = experiment / "evaluate" / "all" / "evaluation_results.json"
+        write_json(path, {"over_seeds": recipes})
         write_index(experiment)
-        seeds = tables(experiment / "index.html")[1]
-        row = seeds[seeds["recipe"] == "scratch-full"].iloc[0]
-        assert (row["seeds"], row["mean accuracy"], row["lowest – highest"]) == (
-            "2",
-            "75.0%",
-            "70.0% – 80.0%",
-        )
+        means = tables(experiment / "index.html")[1]
+        assert means["recipe"].tolist() == ["full"]
+        assert means["accuracy (mean ± SD)"][0] == "75.0% ± 5.0%"
 
-    def test_it_answers_with_what_was_measured(self, experiment: Path) -> None:
+    def test_it_shows_the_main_figures(self, experiment: Path) -> None:
         curve = {"kind": "fraction", "faces": 10, "runs": 1, "mean": 0.5, "low": 0.4, "high": 0.6}
         curves = [curve | {"recipe": "<b>r", "share": share} for share in (0.1, 1.0)]
         write_json(experiment / "evaluate" / "all" / "evaluation_results.json", {"curves": curves})
@@ -249,21 +239,21 @@ class TestIndex:
             assert title in html
         assert html.count("Plotly.newPlot(") >= 4
 
-    def test_its_question_and_how_it_was_made(self, experiment: Path, tmp_path: Path) -> None:
+    def test_its_question_and_provenance(self, experiment: Path, tmp_path: Path) -> None:
         config = tmp_path / "mine.yaml"
         config.write_text("experiment: demo\nquestion: Do <b>glasses matter?\n")
         shown = body(write_index(experiment, config).read_text(encoding="utf-8"))
         assert shown.index("Do &lt;b&gt;glasses matter?") < shown.index("All runs")
-        made = shown.split("How it was made")[1]
+        made = shown.split("How this report was made")[1]
         version = atomic.read_json(experiment / "train" / "c" / "config.json")["versions"]["torch"]
-        assert f"torch {version}" in made and "cpu" in made and "all runs together" in made
+        assert f"torch {version}" in made and "cpu" in made and "sum over all runs" in made
         again = body(
             write_index(experiment).read_text(encoding="utf-8")
         )  # the configuration stayed with it
         assert "Do &lt;b&gt;glasses matter?" in again and "question: Do" in again
 
-    def test_an_experiment_that_has_not_begun(self, tmp_path: Path) -> None:
-        assert "Nothing has run yet" in write_index(tmp_path).read_text(encoding="utf-8")
+    def test_an_experiment_without_runs(self, tmp_path: Path) -> None:
+        assert "No runs yet" in write_index(tmp_path).read_text(encoding="utf-8")
         with pytest.raises(NotADirectoryError, match="nowhere: no experiment there"):
             write_index(tmp_path / "nowhere")
 
@@ -278,7 +268,7 @@ class TestIndex:
         ({"title": {"subtitle": {"text": "s" * 80}}}, ["a"], True),
     ],
 )
-def test_a_figure_that_a_phone_is_too_narrow_for_can_be_swiped(
+def test_a_figure_too_wide_for_a_phone_can_be_scrolled(
     layout: dict, names: list[str], wide: bool
 ) -> None:
     figure = go.Figure([go.Bar(y=[1], name=name) for name in names], layout)
