@@ -258,7 +258,7 @@ def explore(n: int, folder: Path) -> None:
     run = runs.Run(folder / f"reports{n}", "scale", "train", "scratch-full-seed0")
     subject = explain.load_examined_run(run, n, 0, CPU)
     explain.summarise_attention(
-        subject.model, subject.inputs, torch.from_numpy(subject.labels), len(CLASSES)
+        subject.model, subject.codes, torch.from_numpy(subject.labels), len(CLASSES)
     )
     explain.leave_one_out(subject.predict, subject.codes, subject.labels, subject.mean_code)
     explain.head_statistics(subject.model, subject.codes)

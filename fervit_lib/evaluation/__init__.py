@@ -21,6 +21,7 @@ from fervit_lib.evaluation.metrics import (
 from fervit_lib.evaluation.predict import (
     Predictions,
     Predictor,
+    find_encoder,
     load_predictor,
     load_predictors,
     predict_probs,

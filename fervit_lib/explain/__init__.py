@@ -1,7 +1,6 @@
-"""Why a trained model says what it says: attention, and the tests that show how far to believe it."""
+"""Why a model predicts what it predicts: attention, and tests of how far to trust it."""
 
 from fervit_lib.explain.attention import (
-    AttentionSummary,
     attention_maps,
     attention_rollout,
     gradient_maps,
@@ -18,7 +17,7 @@ from fervit_lib.explain.examined_run import (
     load_examined_run,
     load_initial_model,
 )
-from fervit_lib.explain.heads import HeadStatistics, head_importance, head_statistics, pruning_curve
+from fervit_lib.explain.heads import head_importance, head_statistics, pruning_curve
 from fervit_lib.explain.importance import (
     band_of,
     band_shares,
@@ -35,12 +34,11 @@ from fervit_lib.explain.importance import (
 from fervit_lib.explain.methods import METHODS, method_scores, token_map
 from fervit_lib.explain.probes import pca_points, pooled_features, probe_layers
 from fervit_lib.explain.similarity import (
+    cka,
     cka_matrix,
-    cls_similarity,
     feature_layers,
     layer_features,
     layer_position_embeddings,
     linear_cka,
-    rbf_cka,
     token_similarity,
 )

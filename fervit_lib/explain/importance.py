@@ -1,6 +1,6 @@
-"""Does it matter? What the prediction does when layers of a `w+` code are taken away, mixed up or swapped.
+"""Which layers of a `w+` code matter: predictions with layers removed, permuted or swapped.
 
-A layer is taken away by putting the mean code of that layer in its place, which any model over codes can be asked.
+A layer is removed by replacing it with the mean code's, which works for any model over codes.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,100 +18,100 @@ Predict = Callable[[Tensor], np.ndarray]  # codes (n, layers, dim) → probabili
 
 
 def band_of(layer: int) -> str:
-    """The band of a layer of w+."""
-    return next(band for band, layers in BANDS.items() if layer in range(layers.start, layers.stop))
+    """The band of a layer of `w+`."""
+    return next(band for band, layers in BANDS.items() if layers.start <= layer < layers.stop)
 
 
 def replace_layers(codes: Tensor, layers: Iterable[int], fill: Tensor) -> Tensor:
-    """`codes` (n, layers, dim) with `layers` of every face as they are in `fill` (layers, dim), e.g. the mean code."""
+    """`codes` (n, layers, dim) with `layers` replaced by those of `fill` (layers, dim)."""
     chosen = list(layers)
-    changed = codes.clone()
-    changed[:, chosen] = fill[chosen].to(codes)
-    return changed
+    replaced = codes.clone()
+    replaced[:, chosen] = fill[chosen].to(codes)
+    return replaced
 
 
-def _drop(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
-    """What accuracy loses, with its 95% interval over faces: both arguments (n,) say which were right."""
-    lost = before.astype(float) - after
-    half = 1.96 * lost.std(ddof=1) / np.sqrt(len(lost))
-    return {"drop": lost.mean(), "drop_low": lost.mean() - half, "drop_high": lost.mean() + half}
+def _mean_and_ci(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean of values (n,), and the ends of its 95% CI."""
+    mean = values.mean()
+    half_width = 1.96 * values.std(ddof=1) / np.sqrt(len(values))
+    return mean, mean - half_width, mean + half_width
 
 
 def leave_one_out(
     predict: Predict, codes: Tensor, labels: np.ndarray, fill: Tensor
 ) -> pd.DataFrame:
-    """Accuracy without each layer: columns layer, band, accuracy, drop with its 95% interval over faces (paired)."""
-    before = predict(codes).argmax(1) == labels
-    rows = []
-    for layer in progress(range(codes.shape[1]), desc="leave out", unit=" layers"):
-        after = predict(replace_layers(codes, [layer], fill)).argmax(1) == labels
-        rows.append(
-            {
-                "layer": layer,
-                "band": band_of(layer),
-                "accuracy": after.mean(),
-                **_drop(before, after),
-            }
-        )
-    return pd.DataFrame(rows)
+    """Accuracy without each layer, one row per layer: layer, band, accuracy, drop.
+
+    `drop_low` and `drop_high` are the paired 95% CI of the drop in accuracy over faces.
+    """
+
+    def remove(layer: int) -> Tensor:
+        return replace_layers(codes, [layer], fill)
+
+    return _drop_per_layer(predict, codes, labels, remove, 1)
 
 
 def permutation_importance(
     predict: Predict, codes: Tensor, labels: np.ndarray, *, repeats: int = 3, seed: int = 0
 ) -> pd.DataFrame:
-    """What accuracy loses when a layer is dealt out anew among the faces, columns as `leave_one_out`.
+    """Accuracy when a layer is permuted among the faces; columns as in `leave_one_out`.
 
-    The codes stay real ones; what a layer shares with the others is broken. The interval is over faces and repeats.
+    Layers stay real ones, but no longer fit the other layers. The CI is over faces and repeats.
     """
     generator = torch.Generator().manual_seed(seed)
+
+    def permute(layer: int) -> Tensor:
+        order = torch.randperm(len(codes), generator=generator).to(codes.device)
+        return swap_layers(codes, codes[order], [layer])
+
+    return _drop_per_layer(predict, codes, labels, permute, repeats)
+
+
+def _drop_per_layer(
+    predict: Predict,
+    codes: Tensor,
+    labels: np.ndarray,
+    change: Callable[[int], Tensor],
+    repeats: int,
+) -> pd.DataFrame:
+    """Accuracy, and its drop, for the codes that `change` returns for each layer."""
     before = np.tile(predict(codes).argmax(1) == labels, repeats)
     rows = []
-    for layer in progress(range(codes.shape[1]), desc="permute", unit=" layers"):
-        right = []
-        for _ in range(repeats):
-            changed = codes.clone()
-            changed[:, layer] = codes[
-                torch.randperm(len(codes), generator=generator).to(codes.device), layer
-            ]
-            right.append(predict(changed).argmax(1) == labels)
-        after = np.concatenate(right)
-        rows.append(
-            {
-                "layer": layer,
-                "band": band_of(layer),
-                "accuracy": after.mean(),
-                **_drop(before, after),
-            }
-        )
-    return pd.DataFrame(rows)
+    for layer in progress(range(codes.shape[1]), desc="layers", unit=" layers"):
+        changed = [predict(change(layer)).argmax(1) == labels for _ in range(repeats)]
+        after = np.concatenate(changed)
+        drop = _mean_and_ci(before.astype(float) - after)
+        rows.append((layer, band_of(layer), after.mean(), *drop))
+    columns = ["layer", "band", "accuracy", "drop", "drop_low", "drop_high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def deletion_curve(
     predict: Predict, codes: Tensor, scores: Tensor, fill: Tensor, *, insert: bool = False
 ) -> np.ndarray:
-    """Probability of the class predicted for the whole code as layers go, the highest score first: (1 + layers,).
+    """Mean probability of the originally predicted class as layers are removed: (1 + layers,).
 
-    A ranking that knows what counts makes deletion fall fast and insertion rise fast (Petsiuk et al. 2018, RISE). The
-    mean over faces; the area under the curve is its mean.
+    Layers are removed in order of their scores, the highest first. A ranking of what matters
+    makes deletion fall fast and insertion rise fast (Petsiuk et al. 2018, RISE); the area under
+    the curve is the curve's mean.
 
     Args:
-        scores: (n, layers) or (layers,), how much each layer is said to count.
-        insert: start from `fill` and put layers in, instead of taking them out.
+        scores: (n, layers) or (layers,).
+        insert: start from `fill` and insert layers instead.
     """
     scores = scores.expand(len(codes), -1)
     if scores.shape != codes.shape[:2]:
         raise ValueError(
-            f"scores: expected a number a layer, {tuple(codes.shape[:2])}, got {tuple(scores.shape)}"
+            f"scores: expected one per layer, {tuple(codes.shape[:2])}, got {tuple(scores.shape)}"
         )
-    rank = scores.argsort(dim=1, descending=True).argsort(dim=1).to(codes.device)  # 0 counts most
-    faces, chosen = np.arange(len(codes)), predict(codes).argmax(1)
+    rank = scores.argsort(dim=1, descending=True).argsort(dim=1).to(codes.device)  # 0: highest
+    predicted = predict(codes).argmax(1)
     curve = []
-    for step in progress(
-        range(codes.shape[1] + 1), desc="put in" if insert else "take out", unit=" layers"
-    ):
+    steps = range(codes.shape[1] + 1)
+    for step in progress(steps, desc="insert" if insert else "delete", unit=" layers"):
         keep = rank < step if insert else rank >= step
         probs = predict(torch.where(keep[..., None], codes, fill.to(codes)))
-        curve.append(probs[faces, chosen].mean())
+        curve.append(probs[np.arange(len(codes)), predicted].mean())
     return np.array(curve)
 
 
@@ -124,12 +124,10 @@ def random_curves(
     repeats: int = 3,
     seed: int = 0,
 ) -> np.ndarray:
-    """The control: `deletion_curve` of random orders, each face its own, (repeats, 1 + layers)."""
+    """The control of `deletion_curve`: a random order for each face, (repeats, 1 + layers)."""
     generator = torch.Generator().manual_seed(seed)
-    draws = [torch.rand(codes.shape[:2], generator=generator) for _ in range(repeats)]
-    return np.stack(
-        [deletion_curve(predict, codes, scores, fill, insert=insert) for scores in draws]
-    )
+    scores = [torch.rand(codes.shape[:2], generator=generator) for _ in range(repeats)]
+    return np.stack([deletion_curve(predict, codes, s, fill, insert=insert) for s in scores])
 
 
 def swap_layers(first: Tensor, second: Tensor, layers: slice | Sequence[int]) -> Tensor:
@@ -140,70 +138,72 @@ def swap_layers(first: Tensor, second: Tensor, layers: slice | Sequence[int]) ->
 
 
 def swap_effect(predict: Predict, first: Tensor, second: Tensor) -> pd.DataFrame:
-    """What happens to faces `first` (n, layers, dim) that get one band, or all, of faces `second`.
+    """Predictions for faces `first` (n, layers, dim) with a band, or all layers, of `second`.
 
-    A row a band: `kept` is the share still read as the first face is, `taken` as the second is. Pairs that are read
-    alike to begin with say nothing and are left out; `num_pairs` remain, and where none does both shares are 0.
+    Returns:
+        One row per band: kept and taken, the shares predicted as the first and as the second face
+        of a pair; num_pairs. Pairs with equal predictions before the swap are left out; if none
+        remains, both shares are 0.
     """
-    own, other = predict(first).argmax(1), predict(second).argmax(1)
-    differ = own != other
+    predicted = predict(first).argmax(1)
+    other = predict(second).argmax(1)
+    differ = predicted != other
+    num_pairs = int(differ.sum())
     rows = []
     for band, layers in {**BANDS, "all": slice(None)}.items():
-        mixed = predict(swap_layers(first, second, layers)).argmax(1)
-        pairs = int(differ.sum())
-        kept, taken = (
-            int((mixed == whose)[differ].sum()) / max(pairs, 1) for whose in (own, other)
-        )
-        rows.append({"band": band, "kept": kept, "taken": taken, "num_pairs": pairs})
+        swapped = predict(swap_layers(first, second, layers)).argmax(1)
+        kept = (swapped == predicted)[differ].sum() / max(num_pairs, 1)
+        taken = (swapped == other)[differ].sum() / max(num_pairs, 1)
+        rows.append({"band": band, "kept": kept, "taken": taken, "num_pairs": num_pairs})
     return pd.DataFrame(rows)
 
 
 def predict_without_layers(
     predict: Predict, codes: Tensor, fill: Tensor
 ) -> tuple[list[str], np.ndarray]:
-    """Faces (n, 18, dim) with nothing, a band or a layer off: names, probabilities (n, 1 + 3 + 18, num_classes)."""
-    choices: dict[str, Iterable[int]] = {"nothing": []}
-    choices |= {band: range(s.start, s.stop) for band, s in BANDS.items()}
-    choices |= {str(layer): [layer] for layer in range(codes.shape[1])}
-    probs = [predict(replace_layers(codes, layers, fill)) for layers in choices.values()]
-    return list(choices), np.stack(probs, axis=1)
+    """Probabilities for codes (n, 18, dim) with nothing, each band and each layer removed.
+
+    Returns:
+        Names of what is removed, and probabilities (n, 1 + 3 + 18, num_classes).
+    """
+    every_layer = range(codes.shape[1])
+    removed: dict[str, Sequence[int]] = {"nothing": []}
+    removed |= {band: every_layer[layers] for band, layers in BANDS.items()}
+    removed |= {str(layer): [layer] for layer in every_layer}
+    probs = [predict(replace_layers(codes, layers, fill)) for layers in removed.values()]
+    return list(removed), np.stack(probs, axis=1)
 
 
 def band_shares(scores: Tensor) -> pd.DataFrame:
-    """How scores ≥ 0 of the layers (n, 18) divide among the bands, each face's sum 1; 95% intervals over faces.
+    """Share of each band in scores ≥ 0 of the layers (n, 18), normalised to sum 1 per face.
 
-    A row a band: share, low, high, and `even`, what a model that knows nothing of layers would give.
+    Returns:
+        One row per band: share; low and high, its 95% CI over faces; even, the share of the band
+        if all layers score alike.
     """
     shares = (scores / scores.sum(1, keepdim=True).clamp(min=1e-12)).double().numpy()
     rows = []
     for band, layers in BANDS.items():
-        of_band = shares[:, layers].sum(1)
-        half = 1.96 * of_band.std(ddof=1) / np.sqrt(len(of_band))
-        found = {
-            "share": of_band.mean(),
-            "low": of_band.mean() - half,
-            "high": of_band.mean() + half,
-        }
-        rows.append({"band": band, **found, "even": (layers.stop - layers.start) / shares.shape[1]})
-    return pd.DataFrame(rows)
+        even = (layers.stop - layers.start) / shares.shape[1]
+        rows.append((band, *_mean_and_ci(shares[:, layers].sum(1)), even))
+    return pd.DataFrame(rows, columns=["band", "share", "low", "high", "even"])
 
 
 def rank_agreement(scores: Mapping[str, Tensor], drop: np.ndarray) -> pd.DataFrame:
-    """Does a method's mean ranking of the layers go with what taking them away costs?
+    """Does a method rank the layers as their removal does?
 
     Args:
-        scores: method → (n, layers).
-        drop: (layers,) what accuracy loses without each.
+        scores: by method, (n, layers).
+        drop: (layers,) drop in accuracy without each layer.
 
     Returns:
-        A row a method: `rank_correlation` (Spearman, -1 to 1; 0 is no relation), and its p-value over the layers.
+        One row per method: rank_correlation (Spearman's, in [-1, 1]) and its p-value over layers.
+        If all scores or all drops are equal: 0 and 1.
     """
     rows = []
-    for method, found in scores.items():
-        score = found.mean(0).numpy()
-        if np.ptp(score) == 0 or np.ptp(drop) == 0:  # nothing to rank
-            rows.append({"method": method, "rank_correlation": 0.0, "p": 1.0})
-            continue
-        result = spearmanr(score, drop)
-        rows.append({"method": method, "rank_correlation": result.statistic, "p": result.pvalue})
+    for method, values in scores.items():
+        score = values.mean(0).numpy()
+        can_rank = np.ptp(score) > 0 and np.ptp(drop) > 0
+        correlation, p = spearmanr(score, drop) if can_rank else (0.0, 1.0)
+        rows.append({"method": method, "rank_correlation": correlation, "p": p})
     return pd.DataFrame(rows)

@@ -1,14 +1,11 @@
-"""What can be read linearly at each depth."""
+"""What a linear classifier can read from the features at each depth."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from fervit_lib.datasets import few_shot_mask
@@ -19,12 +16,11 @@ from fervit_lib.system.progress import progress
 def pooled_features(
     model: nn.Module, inputs: Tensor, batch_size: int = 256
 ) -> dict[str, np.ndarray]:
-    """One vector a face at each layer of a model, (n, D): CLS of a ViT's tokens, the mean of a CNN's map."""
-    device = next(model.parameters()).device
-    pooled: dict[str, list[Tensor]] = {}
+    """One vector per face at each of the model's `feature_layers`, (n, D), pooled as in `pool`."""
+    pooled: dict[str, list[Tensor]] = defaultdict(list)
     for batch in inputs.split(batch_size):
-        for name, features in layer_features(model, batch.to(device)).items():
-            pooled.setdefault(name, []).append(pool(features, model).float().cpu())
+        for name, features in layer_features(model, batch).items():
+            pooled[name].append(pool(features, model).float().cpu())
     return {name: torch.cat(vectors).numpy() for name, vectors in pooled.items()}
 
 
@@ -38,31 +34,38 @@ def probe_layers(
     repeats: int = 3,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Accuracy of a linear classifier fitted on few faces at every depth: what the model knows up to there.
+    """Accuracy of a linear classifier fitted on few faces, at every depth.
 
     Args:
-        train, test: as `pooled_features` gives them.
-        shots: training faces of every class.
-        repeats: draws of the training faces.
+        train, test: from `pooled_features`.
+        shots: training faces per class.
+        repeats: random draws of the training faces.
 
     Returns:
-        A row a layer and number of shots: accuracy (mean over draws), lowest, highest.
+        One row per layer and number of shots: layer, shots, accuracy (mean over draws), lowest,
+        highest.
     """
+    # scikit-learn takes a second to import.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     rows = []
     for number in shots:
         draws = [few_shot_mask(train_labels, number, seed + i) for i in range(repeats)]
         for name, features in progress(train.items(), desc="probe", unit=" layers"):
             scores = []
-            for chosen in draws:
-                reader = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300, tol=1e-3))
-                reader.fit(features[chosen], train_labels[chosen])
-                scores.append(reader.score(test[name], test_labels))
-            found = {"accuracy": np.mean(scores), "lowest": min(scores), "highest": max(scores)}
-            rows.append({"layer": name, "shots": number, **found})
-    return pd.DataFrame(rows)
+            for drawn in draws:
+                probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300, tol=1e-3))
+                probe.fit(features[drawn], train_labels[drawn])
+                scores.append(probe.score(test[name], test_labels))
+            rows.append((name, number, np.mean(scores), min(scores), max(scores)))
+    return pd.DataFrame(rows, columns=["layer", "shots", "accuracy", "lowest", "highest"])
 
 
 def pca_points(vectors: np.ndarray) -> np.ndarray:
-    """(n, D) → (n, 2), the two main directions (PCA), each scaled to unit spread so that layers can be compared."""
+    """(n, D) → (n, 2), the first two principal components, each scaled to unit variance."""
+    from sklearn.decomposition import PCA
+
     points = PCA(2, random_state=0).fit_transform(vectors)
     return points / np.maximum(points.std(0), 1e-12)

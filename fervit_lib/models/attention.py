@@ -173,5 +173,6 @@ def head_similarity(heads: Heads, kind: str) -> Tensor:
     """
     check_choice("kind", kind, SIMILARITIES)
     vectors = {"subspace": heads.values, "position": heads.attn, "output": heads.outputs}[kind]
-    unit = F.normalize(vectors.float(), dim=-1)
+    # Half precision is too coarse for the sums; float64 stays.
+    unit = F.normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=-1)
     return torch.einsum("bhnd,bgnd->hg", unit, unit) / (unit.shape[0] * unit.shape[2])

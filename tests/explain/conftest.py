@@ -1,4 +1,4 @@
-"""A small model and codes in which a known layer carries the class."""
+"""A small model, and codes in which a known layer carries the class."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ PLANTED = 5
 
 
 def planted_codes(n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Codes (n, 18, 512) of noise, but for a direction of each of three classes in layer `PLANTED`; labels (n,)."""
+    """Codes (n, 18, 512) and labels (n,): noise, plus a direction per class in layer `PLANTED`."""
     directions = torch.randn(3, 512, generator=torch.Generator().manual_seed(7))
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 3
@@ -23,14 +23,13 @@ def planted_codes(n: int, seed: int) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="session")
 def planted() -> tuple[nn.Module, Tensor, Tensor]:
-    """A model that learned to read the planted layer, and 60 codes that it has not seen with their labels."""
+    """A model trained on the planted layer, and 60 unseen codes with their labels."""
     seed_everything(0)
     model = LatentViT(3, embed_dim=32, depth=2, num_heads=2, drop_rate=0.0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for step in range(160):
-        codes, labels = planted_codes(
-            48, seed=100 + step
-        )  # never the same noise twice: nothing but the layer to learn
+        # New noise in every step, so that only the layer can be learned.
+        codes, labels = planted_codes(48, seed=100 + step)
         optimizer.zero_grad()
         F.cross_entropy(model(codes), labels).backward()
         optimizer.step()

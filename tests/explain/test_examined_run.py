@@ -1,4 +1,4 @@
-"""Runs found, loaded with their faces, and set back to where they began."""
+"""Choosing runs, loading them with faces, and their models before training."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -77,19 +77,17 @@ def test_the_best_run_is_chosen_and_the_best_of_another_approach(reports: Path) 
     assert names_of(companion_runs(reports, "tiny")) == ["cnn"]
 
 
-def test_what_cannot_be_looked_into_is_said(
+def test_runs_that_cannot_be_examined_are_refused(
     reports: Path, make_store: Callable, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="run_name: expected one of good, other, poor, got 'cnn'"):
+    with pytest.raises(ValueError, match="run_name.*cnn"):
         choose_runs(reports, "tiny", "cnn")
-    with pytest.raises(ValueError, match="other_name: expected one of"):
+    with pytest.raises(ValueError, match="other_name"):
         choose_runs(reports, "tiny", "", "none")
-    with pytest.raises(FileNotFoundError, match="run 02_train first"):
+    with pytest.raises(FileNotFoundError, match="run 02_train"):
         choose_runs(reports, "nothing")
     make_runs(tmp_path / "alone", tmp_path / "store", {"cnn": MODELS["cnn"]})
-    with pytest.raises(
-        ValueError, match="expected a run of scratch or hybrid, .* leave this step out"
-    ):
+    with pytest.raises(ValueError, match="scratch or hybrid"):
         choose_runs(tmp_path / "alone", "tiny")
 
 
@@ -107,20 +105,20 @@ def test_every_run_gets_the_same_faces_and_the_mean_training_code(reports: Path)
     torch.testing.assert_close(good.mean_code, train.mean(0), atol=1e-3, rtol=0)
     assert good.predict(good.codes).shape == (12, 3)
     assert sorted(good.labels[good.examples()]) == [0, 1, 2]
-    assert good.pictures([0]) == []  # the faces of this store are nowhere
+    assert good.images([0]) == []  # the faces of this store do not exist
     assert not good.has_patch_tokens and find_decoder(good) is None
 
 
-def test_a_model_as_it_began_is_its_seeds_or_its_pretraining(reports: Path) -> None:
-    subject = load_examined_run(Run(reports, "tiny", "train", "good"), 12, 0, CPU)
-    state, began = subject.model.state_dict(), load_initial_model(subject).state_dict()
+def test_the_initial_model_has_the_weights_of_its_seed_or_its_pretraining(reports: Path) -> None:
+    examined = load_examined_run(Run(reports, "tiny", "train", "good"), 12, 0, CPU)
+    state, began = examined.model.state_dict(), load_initial_model(examined).state_dict()
     torch.testing.assert_close(began["head.bias"] + 1, state["head.bias"])
     assert torch.equal(
         began["transformer.blocks.0.attn.qkv.weight"], state["transformer.blocks.0.attn.qkv.weight"]
     )
 
     options = {"pretrained": "mae"}
-    make_runs(reports, subject.store.folder, {"mae": ("hybrid", options, 0.1)})
+    make_runs(reports, examined.store.folder, {"mae": ("hybrid", options, 0.1)})
     mae = load_examined_run(Run(reports, "tiny", "train", "mae"), 12, 0, CPU)
     pretrained = {
         f"encoder.{name}": torch.full_like(tensor, 0.25)
@@ -134,13 +132,11 @@ def test_a_model_as_it_began_is_its_seeds_or_its_pretraining(reports: Path) -> N
 def test_registers_are_refused(reports: Path) -> None:
     options = {"pretrained": "none", "model_name": "vit_small_patch14_reg4_dinov2"}
     make_runs(reports, reports.parent / "store", {"registers": ("hybrid", options, 0.1)})
-    with pytest.raises(
-        ValueError, match="registers: expected tokens of CLS and 18 layers, got 4 registers"
-    ):
+    with pytest.raises(ValueError, match="4 registers"):
         load_examined_run(Run(reports, "tiny", "train", "registers"), 12, 0, CPU)
 
 
-def test_the_place_of_a_layer_counts_its_band(reports: Path) -> None:
+def test_position_embeddings_of_layers_include_the_band(reports: Path) -> None:
     model = load_examined_run(Run(reports, "tiny", "train", "poor"), 3, 0, CPU).model
     assert layer_position_embeddings(model).shape == (18, 32)
     with torch.no_grad():

@@ -28,48 +28,45 @@ def predict(planted):
 
 def test_every_ranking_finds_the_planted_layer(planted, predict) -> None:
     _, codes, labels = planted
-    for found in (
+    for result in (
         leave_one_out(predict, codes, labels.numpy(), torch.zeros(18, 512)),
         permutation_importance(predict, codes, labels.numpy(), repeats=2),
     ):
-        assert found["drop"].idxmax() == PLANTED
-        assert found.loc[PLANTED, "drop_low"] > 0.2
-        rest = found.drop(index=PLANTED)
+        assert result["drop"].idxmax() == PLANTED
+        assert result.loc[PLANTED, "drop_low"] > 0.2
+        rest = result.drop(index=PLANTED)
         assert rest["drop"].abs().max() < 0.15
-        assert (found["drop_low"] <= found["drop"]).all() and (
-            found["drop"] <= found["drop_high"]
+        assert (result["drop_low"] <= result["drop"]).all() and (
+            result["drop"] <= result["drop_high"]
         ).all()
 
 
-def test_a_ranking_that_knows_beats_the_random_order_and_a_wrong_one_does_not(
-    planted, predict
-) -> None:
+def test_the_right_ranking_beats_random_orders_and_a_wrong_one_does_not(planted, predict) -> None:
     _, codes, _ = planted
-    fill, knows = torch.zeros(18, 512), torch.eye(18)[PLANTED]
+    fill = torch.zeros(18, 512)
+    right = torch.eye(18)[PLANTED]
     for insert, sign in ((False, -1), (True, 1)):
         run = partial(deletion_curve, predict, codes, fill=fill, insert=insert)
         control = random_curves(predict, codes, fill, insert=insert, repeats=3).mean()
-        assert sign * (run(scores=knows).mean() - control) > 0.05
-        assert sign * (run(scores=-knows).mean() - control) < 0
+        assert sign * (run(scores=right).mean() - control) > 0.05
+        assert sign * (run(scores=-right).mean() - control) < 0
     random = random_curves(predict, codes, fill, repeats=2, seed=4)
     assert random.shape == (2, 19)
     assert np.array_equal(random, random_curves(predict, codes, fill, repeats=2, seed=4))
 
 
-def test_curves_begin_and_end_where_they_must(planted, predict) -> None:
+def test_curves_start_and_end_at_the_whole_code_and_the_fill(planted, predict) -> None:
     _, codes, _ = planted
     fill, scores = torch.zeros(18, 512), torch.rand(60, 18)
     down = deletion_curve(predict, codes, scores, fill)
     up = deletion_curve(predict, codes, scores, fill, insert=True)
     assert down[0] == pytest.approx(predict(codes).max(1).mean())
     assert up[-1] == pytest.approx(down[0]) and up[0] == pytest.approx(down[-1])
-    with pytest.raises(
-        ValueError, match=r"scores: expected a number a layer, \(60, 18\), got \(60, 19\)"
-    ):
+    with pytest.raises(ValueError, match="scores"):
         deletion_curve(predict, codes, torch.rand(60, 19), fill)
 
 
-def test_replacing_and_swapping_touch_the_named_layers_alone() -> None:
+def test_replacing_and_swapping_change_only_the_given_layers() -> None:
     codes, other = torch.randn(2, 4, 18, 512)
     fill = torch.randn(18, 512)
     changed = replace_layers(codes, [0, 7], fill)
@@ -81,7 +78,7 @@ def test_replacing_and_swapping_touch_the_named_layers_alone() -> None:
     ] * 2
 
 
-def test_the_band_with_the_planted_layer_carries_the_expression_over(planted, predict) -> None:
+def test_the_band_with_the_planted_layer_carries_the_expression(planted, predict) -> None:
     _, codes, _ = planted
     effect = swap_effect(predict, codes, codes.roll(1, dims=0)).set_index("band")
     assert effect.loc["middle", "taken"] > 0.8 and effect.loc["fine", "kept"] > 0.8
@@ -89,7 +86,7 @@ def test_the_band_with_the_planted_layer_carries_the_expression_over(planted, pr
     assert effect.loc["all", "num_pairs"] <= 60
 
 
-def test_a_model_that_always_says_the_same_has_nothing_to_rank_or_to_swap() -> None:
+def test_a_constant_prediction_gives_nothing_to_rank_or_swap() -> None:
     codes = torch.randn(6, 18, 512)
     table = rank_agreement({"attention": torch.rand(6, 18)}, np.zeros(18))
     assert table[["rank_correlation", "p"]].values.tolist() == [[0.0, 1.0]]

@@ -5,21 +5,21 @@ from torch import nn
 from fervit_lib.explain import pca_points, pooled_features, probe_layers
 
 
-def test_the_deeper_the_more_can_be_read(planted) -> None:
+def test_probes_improve_with_depth_and_shots(planted) -> None:
     model, codes, labels = planted
     features = pooled_features(model, codes, batch_size=25)
     assert {name: f.shape for name, f in features.items()} == {
         "block 1": (60, 32),
         "block 2": (60, 32),
     }
-    found = probe_layers(
+    result = probe_layers(
         features, labels.numpy(), features, labels.numpy(), shots=(2, 10), repeats=2
     )
-    assert list(found["shots"]) == [2, 2, 10, 10]
-    last = found[found["layer"] == "block 2"]
+    assert list(result["shots"]) == [2, 2, 10, 10]
+    last = result[result["layer"] == "block 2"]
     assert last["accuracy"].iloc[-1] > 0.9
-    assert (found["lowest"] <= found["accuracy"]).all() and (
-        found["accuracy"] <= found["highest"]
+    assert (result["lowest"] <= result["accuracy"]).all() and (
+        result["accuracy"] <= result["highest"]
     ).all()
 
 

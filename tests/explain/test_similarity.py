@@ -1,15 +1,16 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from fervit_lib.explain import (
+    cka,
     cka_matrix,
-    cls_similarity,
     feature_layers,
     layer_features,
     linear_cka,
     pooled_features,
-    rbf_cka,
     token_similarity,
 )
 from fervit_lib.models import ImageModel, LatentCNN, LatentViT
@@ -30,29 +31,29 @@ def vit(seed: int) -> nn.Module:
     return LatentViT(3, embed_dim=32, depth=2, num_heads=2)
 
 
-@pytest.mark.parametrize("cka", [linear_cka, rbf_cka])
+@pytest.mark.parametrize("cka", [linear_cka, partial(cka, kernel="rbf")])
 class TestCKA:
-    def test_a_rotated_and_scaled_copy_is_1_alike(self, cka) -> None:
+    def test_a_rotated_and_scaled_copy_scores_1(self, cka) -> None:
         torch.manual_seed(0)
         features = torch.randn(50, 12)
         rotation, _ = torch.linalg.qr(torch.randn(12, 12))
         assert cka(features, 3 * features @ rotation + 5) == pytest.approx(1, abs=1e-4)
 
-    def test_independent_features_are_not_alike_even_in_many_dimensions(self, cka) -> None:
+    def test_independent_features_score_0_even_in_many_dimensions(self, cka) -> None:
         torch.manual_seed(0)
         assert abs(cka(torch.randn(60, 400), torch.randn(60, 300))) < 0.05
 
-    def test_it_falls_as_noise_grows_and_asks_no_order(self, cka) -> None:
+    def test_it_falls_with_noise_and_is_symmetric(self, cka) -> None:
         torch.manual_seed(0)
         features, noise = torch.randn(80, 10), torch.randn(80, 10)
         scores = [cka(features, features + amount * noise) for amount in (0.2, 1, 5)]
         assert scores == sorted(scores, reverse=True)
         assert cka(features, noise) == pytest.approx(cka(noise, features), abs=1e-9)
 
-    def test_too_few_or_other_samples_are_refused(self, cka) -> None:
-        with pytest.raises(ValueError, match="at least 4, got 3 and 3"):
+    def test_too_few_or_different_samples_are_refused(self, cka) -> None:
+        with pytest.raises(ValueError, match="a, b.*3 and 3"):
             cka(torch.zeros(3, 2), torch.zeros(3, 2))
-        with pytest.raises(ValueError, match="got 8 and 9"):
+        with pytest.raises(ValueError, match="a, b.*8 and 9"):
             cka(torch.zeros(8, 2), torch.zeros(9, 2))
 
 
@@ -60,42 +61,35 @@ class TestCKA:
 def test_the_matrix_agrees_with_single_scores(kernel: str) -> None:
     codes = torch.randn(40, 18, 512, generator=torch.Generator().manual_seed(0))
     one, two = vit(0), vit(1)
-    matrix, rows, columns = cka_matrix(one, two, codes, kernel, pooled=False, batch_size=40)
+    matrix, rows, columns = cka_matrix(one, two, codes, kernel, batch_size=40)
     a, b = layer_features(one, codes)["block 2"], layer_features(two, codes)["block 1"]
     assert rows == columns == ["block 1", "block 2"]
-    assert matrix[1, 0] == pytest.approx(
-        {"linear": linear_cka, "rbf": rbf_cka}[kernel](a, b), abs=1e-4
-    )
-    matrix, *_ = cka_matrix(one, two, codes, kernel, batch_size=40)
-    assert matrix[1, 0] == pytest.approx(
-        {"linear": linear_cka, "rbf": rbf_cka}[kernel](a[:, 0], b[:, 0]), abs=1e-4
-    )
-    own, *_ = cka_matrix(
-        one, one, codes, kernel, batch_size=13
-    )  # three batches, and one sample left over
+    assert matrix[1, 0] == pytest.approx(cka(a[:, 0], b[:, 0], kernel), abs=1e-4)  # of CLS
+    # Three batches, and one sample left out.
+    own, *_ = cka_matrix(one, one, codes, kernel, batch_size=13)
     torch.testing.assert_close(torch.from_numpy(own).diagonal(), torch.ones(2).double())
 
 
-def test_batches_estimate_the_same_as_all_at_once() -> None:
+def test_batches_estimate_the_same_as_one_batch() -> None:
     codes = torch.randn(200, 18, 512, generator=torch.Generator().manual_seed(0))
-    whole, *_ = cka_matrix(vit(0), vit(1), codes, batch_size=200)
-    parts, *_ = cka_matrix(vit(0), vit(1), codes, batch_size=50)
-    assert abs(whole - parts).max() < 0.05
+    one_batch, *_ = cka_matrix(vit(0), vit(1), codes, batch_size=200)
+    batches, *_ = cka_matrix(vit(0), vit(1), codes, batch_size=50)
+    assert abs(one_batch - batches).max() < 0.05
 
 
 def test_a_vit_and_a_cnn_can_be_compared() -> None:
     matrix, rows, columns = cka_matrix(vit(0), SmallCNN(), torch.randn(20, 18, 512))
     assert (rows, columns) == (["block 1", "block 2"], ["stages 0", "stages 2"])
     assert matrix.shape == (2, 2)
-    with pytest.raises(ValueError, match="kernel: expected one of linear, rbf, got 'cubic'"):
+    with pytest.raises(ValueError, match="kernel.*cubic"):
         cka_matrix(vit(0), vit(1), torch.randn(20, 18, 512), "cubic")
-    with pytest.raises(ValueError, match="inputs: expected at least 4 samples, got 3"):
+    with pytest.raises(ValueError, match="inputs.*3"):
         cka_matrix(vit(0), vit(1), torch.randn(3, 18, 512))
-    with pytest.raises(ValueError, match="model: expected blocks or children with weights"):
+    with pytest.raises(ValueError, match="model"):
         feature_layers(nn.ReLU())
 
 
-def test_models_are_compared_over_what_each_of_them_takes() -> None:
+def test_models_with_different_inputs_can_be_compared() -> None:
     codes, images = (
         torch.randn(20, 18, 512),
         torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8),
@@ -105,11 +99,9 @@ def test_models_are_compared_over_what_each_of_them_takes() -> None:
         other = ImageModel(3, model_name=name, pretrained="none", **options)
         matrix, rows, columns = cka_matrix(vit(0), other, codes, other_inputs=images)
         assert columns[0] == expected and matrix.shape == (len(rows), len(columns))
-    with pytest.raises(ValueError, match="other_inputs: expected the same 20 faces, got 19"):
-        cka_matrix(vit(0), vit(1), codes, other_inputs=codes[:19])
 
 
-def test_a_cnn_over_layers_is_pooled_over_them() -> None:
+def test_the_cnn_over_codes_is_pooled_over_layers() -> None:
     model, codes = LatentCNN(3, embed_dim=8, depth=2).eval(), torch.randn(5, 18, 512)
     pooled = pooled_features(model, codes)
     assert pooled["block 2"].shape == (5, 8)
@@ -117,7 +109,7 @@ def test_a_cnn_over_layers_is_pooled_over_them() -> None:
     torch.testing.assert_close(torch.from_numpy(pooled["block 2"]), expected)
 
 
-def test_no_hook_stays_behind() -> None:
+def test_hooks_are_removed_and_the_mode_is_restored() -> None:
     model, codes = vit(0).train(), torch.randn(2, 18, 512)
     features = layer_features(model, codes)
     assert model.training
@@ -126,8 +118,8 @@ def test_no_hook_stays_behind() -> None:
     torch.testing.assert_close(final, model.forward_features(codes))
 
 
-def test_cosines() -> None:
+def test_cosine_similarity_of_tokens() -> None:
     tokens = torch.tensor([[[1.0, 0], [2, 0], [0, 3], [-1, 0]]])
-    assert cls_similarity(tokens).tolist() == [[1, 1, 0, -1]]
     similar = token_similarity(tokens)[0]
+    assert similar[0].tolist() == [1, 1, 0, -1]
     assert torch.equal(similar, similar.T) and similar.diagonal().tolist() == [1] * 4
