@@ -1,50 +1,39 @@
-"""The bar as it is seen on a terminal, and as it is not in a log."""
+"""The progress bar as it appears on a terminal, and as it does not in a log."""
 
 import os
 import re
-import subprocess
 import sys
 import termios
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from fervit_lib.system.runtime import PROJECT_ROOT
-
-LOOP = """
-import sys, time
-from fervit_lib.system.progress import progress
-for _ in progress(range(40), desc="read", unit=" faces"):
-    time.sleep(float(sys.argv[1]))
-"""
-FIT = """
-import sys, time, torch
-from pathlib import Path
+import torch
 from fastai.callback.core import Callback
+
 from fervit_lib import models, training
-class Slow(Callback):
-    def after_batch(self):
-        time.sleep(0.1)
-        if self.epoch == 1 and len(sys.argv) > 3: raise KeyboardInterrupt
-folder = Path(sys.argv[2])
-model = models.create_model("scratch", 3, embed_dim=16, depth=1, num_heads=2)
-dls = training.face_dls(model, Path(sys.argv[1]), batch_size=8, device=torch.device("cpu"))
-plan = training.get_strategy("full")
-learn = training.build_learner(model, dls, plan, folder=folder, cbs=[Slow()])
-training.fit(learn, plan, epochs=3, lr=1e-3, state=folder / "last.safetensors")
-"""
+from fervit_lib.system.progress import progress
+from tests.faults.notebooks import FORK
 
 
-def seen(code: str, *arguments: object, terminal: bool = True) -> str:
-    """What a program writes to its error stream, which is a terminal or a file."""
-    leader, follower = os.openpty() if terminal else os.pipe()
-    if terminal:
+def output_of(work: Callable[[], None], is_terminal: bool = True) -> str:
+    """What `work`, in a process of its own, writes to its output: a terminal, or a file."""
+    leader, follower = os.openpty() if is_terminal else os.pipe()
+    if is_terminal:
         termios.tcsetwinsize(leader, (24, 200))
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}
-    process = subprocess.Popen(command, stderr=follower, env=environment)
+
+    def begin() -> None:
+        os.close(leader)
+        # Pytest may have captured both without a file descriptor.
+        sys.stdout = sys.stderr = os.fdopen(follower, "w", buffering=1)
+        torch.set_num_threads(1)
+        work()
+
+    process = FORK.Process(target=begin)
+    process.start()
     os.close(follower)
-    said = b""
+    output = b""
     while True:
         try:
             part = os.read(leader, 65536)
@@ -52,31 +41,57 @@ def seen(code: str, *arguments: object, terminal: bool = True) -> str:
             break
         if not part:
             break
-        said += part
-    process.wait()
+        output += part
+    process.join()
     os.close(leader)
-    return said.decode()
+    return output.decode()
 
 
 BAR = r"read: +\d+%\|.*?\| \d+/40 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+ faces/s\]"
 
 
 @pytest.mark.parametrize(
-    ("seconds", "terminal", "shown"), [(0.06, True, True), (0.0, True, False), (0.06, False, False)]
+    ("seconds", "is_terminal", "is_shown"),
+    [(0.06, True, True), (0.0, True, False), (0.06, False, False)],
+    ids=["slow", "quick", "log file"],
 )
-def test_what_takes_long_has_a_bar_with_rate_and_time_left(
-    seconds: float, terminal: bool, shown: bool
+def test_a_slow_loop_has_a_bar_with_rate_and_time_left(
+    seconds: float, is_terminal: bool, is_shown: bool
 ) -> None:
-    assert bool(re.search(BAR, seen(LOOP, seconds, terminal=terminal))) == shown
+    def loop() -> None:
+        for _ in progress(range(40), desc="read", unit=" faces"):
+            time.sleep(seconds)
+
+    assert bool(re.search(BAR, output_of(loop, is_terminal))) == is_shown
 
 
-def test_a_fit_has_one_bar_that_goes_on_where_an_interrupted_one_stood(
-    make_store, tmp_path: Path
-) -> None:
+class Slow(Callback):
+    def __init__(self, interrupt_at: int | None) -> None:
+        self.interrupt_at = interrupt_at
+
+    def after_batch(self) -> None:
+        time.sleep(0.1)
+        if self.epoch == self.interrupt_at:
+            raise KeyboardInterrupt
+
+
+def test_a_resumed_fit_resumes_its_bar(make_store: Callable[..., Path], tmp_path: Path) -> None:
     store = make_store(tmp_path / "store", {"train": 64, "val": 16, "test": 16})
-    first = seen(FIT, store, tmp_path / "run", "interrupt")
+
+    def fit(interrupt_at: int | None = None) -> None:
+        model = models.create_model("scratch", 3, embed_dim=16, depth=1, num_heads=2)
+        dls = training.face_dls(model, store, batch_size=8, device=torch.device("cpu"))
+        strategy = training.get_strategy("full")
+        learn = training.build_learner(
+            model, dls, strategy, folder=tmp_path / "run", cbs=[Slow(interrupt_at)]
+        )
+        state = tmp_path / "run" / "last.safetensors"
+        training.fit(learn, strategy, epochs=3, lr=1e-3, state=state)
+
+    first = output_of(lambda: fit(interrupt_at=1))
     assert "KeyboardInterrupt" in first and "epoch 1 of 3: train_loss" in first
-    second = seen(FIT, store, tmp_path / "run")
-    shares = [int(share) for share in re.findall(r"train: +(\d+)%", second)]
-    assert shares == sorted(shares) and shares[0] >= 33 and shares[-1] == 100
+    second = output_of(fit)
+    percentages = [int(percentage) for percentage in re.findall(r"train: +(\d+)%", second)]
+    assert percentages == sorted(percentages)
+    assert percentages[0] >= 33 and percentages[-1] == 100
     assert "192/192" in second and "epoch 3 of 3: train_loss" in second and " faces/s" in second
