@@ -1,4 +1,4 @@
-"""Whatever is done to the bytes of a file, it loads or is refused by an error that names it."""
+"""A file with random edits either loads or is refused by an error that names it."""
 
 import json
 import tempfile
@@ -34,7 +34,7 @@ EDITS = settings(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-# Where (as a share of the file), how many bytes go, what comes in their place.
+# Position as a fraction of the file, number of bytes removed, bytes inserted.
 edit = st.tuples(
     st.floats(0, 1),
     st.integers(0, 12),
@@ -46,10 +46,10 @@ edits = st.lists(edit, min_size=1, max_size=4)
 def changed(
     content: bytes, changes: list[tuple[float, int, bytes]], head: int | None = None
 ) -> bytes:
-    """`content` with edits, within its first `head` bytes where that is given."""
-    for share, gone, new in changes:
-        place = int(share * min(len(content), head or len(content)))
-        content = content[:place] + new + content[place + gone :]
+    """`content` with edits, only within its first `head` bytes if given."""
+    for fraction, num_removed, inserted in changes:
+        start = int(fraction * min(len(content), head or len(content)))
+        content = content[:start] + inserted + content[start + num_removed :]
     return content
 
 
@@ -91,8 +91,8 @@ def store(folder: Path) -> tuple[Path, Callable]:
 
     def load() -> None:
         read_fingerprint(folder / "train-00000.safetensors")
-        found = LatentStore.open(folder, "train")
-        assert len(found.codes) == len(found.labels) == len(found.paths)
+        loaded = LatentStore.open(folder, "train")
+        assert len(loaded.codes) == len(loaded.labels) == len(loaded.paths)
 
     return folder / "store.json", load
 
@@ -189,7 +189,7 @@ def json_file(folder: Path) -> tuple[Path, Callable]:
     return folder / "r.json", lambda: read_json(folder / "r.json")
 
 
-# Of a table the first bytes, of weights the header: the rest is numbers, of which any will do.
+# Edit only the first bytes of a table and the header of weights: in the rest, any number is valid.
 READERS = [
     (table, 4700), (votes, None), (store, None), (shard, 300), (coco, None), (model, 1500), (psp, None),
     (pt_file, None), (detector, None), (picture, None), (sweep, None), (json_file, None),
@@ -202,27 +202,44 @@ def test_a_changed_file_loads_or_is_refused(
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path, load = make(Path(folder))
-        whole = path.read_bytes()
+        original = path.read_bytes()
         if make is not psp:
             load()
 
         @EDITS
         @given(edits)
         def change(changes: list[tuple[float, int, bytes]]) -> None:
-            path.write_bytes(changed(whole, changes, head))
+            path.write_bytes(changed(original, changes, head))
             loads_or_refuses(load, path.name, "train-00000.safetensors", "0.png", str(folder))
 
         change()
 
 
+def load_psp(path: Path) -> Any:
+    return load_encoder(path, "psp")
+
+
+def load_train_faces(path: Path) -> Any:
+    return load_faces(path, "train")
+
+
+LOADERS: dict[str, Callable[[Path], Any]] = {
+    "safetensors": load_model,
+    "pt": load_psp,
+    "csv": load_train_faces,
+    "zip": load_train_faces,
+    "tar": load_train_faces,
+    "gz": load_train_faces,
+    "xz": load_train_faces,
+    "json": read_json,
+    "yaml": read_sweep,
+}
+
+
 @EDITS
 @given(st.binary(max_size=200))
-def test_any_bytes_are_refused_by_every_reader(content: bytes) -> None:
-    for suffix, load in {
-        "safetensors": load_model, "pt": lambda p: load_encoder(p, "psp"), "csv": lambda p: load_faces(p, "train"),
-        "zip": lambda p: load_faces(p, "train"), "tar": lambda p: load_faces(p, "train"), "json": read_json,
-        "gz": lambda p: load_faces(p, "train"), "xz": lambda p: load_faces(p, "train"), "yaml": read_sweep,
-    }.items():  # fmt: skip
+def test_random_bytes_are_refused_by_every_reader(content: bytes) -> None:
+    for suffix, load in LOADERS.items():
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"a.{suffix}"
             path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Disks that are really full, or really read-only, and a small fit."""
+"""Disks that are full or read-only, and a small fit."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 class MeanColour(nn.Module):
-    """An encoder: the mean colour in every code."""
+    """An encoder whose codes repeat the mean colour of the face."""
 
     img_size = 32
 
@@ -32,7 +32,7 @@ def encode_train(faces: Path, folder: Path) -> int:
 
 
 class Disk:
-    """A file system in memory, of a size that can change."""
+    """A file system in memory whose size can change."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self.folder = folder
@@ -48,7 +48,7 @@ class Disk:
         self.mount(f"remount,size={size}")
 
     def fill(self) -> Path:
-        """Use what room is left; the file that does."""
+        """Write a file that uses all free space."""
         ballast = self.folder / "ballast"
         with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
             while True:
@@ -74,7 +74,7 @@ def make_disk(tmp_path: Path) -> Iterator[Callable[[int], Disk]]:
 
 @pytest.fixture
 def fit(make_store: Callable[..., Path], tmp_path: Path) -> Callable[..., nn.Module]:
-    """Train a small model for some epochs into a folder, from the state that is there; the model."""
+    """Train a small model for 5 epochs in a folder, resuming from a state there; return it."""
     store = make_store(tmp_path / "store", {"train": 96, "val": 30, "test": 30}, noise=4.0)
 
     def run(folder: Path, *callbacks: object) -> nn.Module:
@@ -82,13 +82,13 @@ def fit(make_store: Callable[..., Path], tmp_path: Path) -> Callable[..., nn.Mod
         options = {"embed_dim": 48, "depth": 2, "num_heads": 2}
         model = models.create_model("scratch", 3, **options)
         dls = training.face_dls(model, store, batch_size=16, device=CPU)
-        about = {"approach": "scratch", "classes": dls.classes, "options": options}
+        metadata = {"approach": "scratch", "classes": dls.classes, "options": options}
         best = training.SaveBest(
-            lambda: models.save_model(folder / "best.safetensors", model, **about)
+            lambda: models.save_model(folder / "best.safetensors", model, **metadata)
         )
-        plan = training.get_strategy("full")
-        learn = training.build_learner(model, dls, plan, folder=folder, cbs=[best, *callbacks])
-        training.fit(learn, plan, epochs=5, lr=1e-3, state=folder / "last.safetensors")
+        strategy = training.get_strategy("full")
+        learn = training.build_learner(model, dls, strategy, folder=folder, cbs=[best, *callbacks])
+        training.fit(learn, strategy, epochs=5, lr=1e-3, state=folder / "last.safetensors")
         return model
 
     return run

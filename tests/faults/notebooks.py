@@ -1,4 +1,4 @@
-"""A notebook's own cells in a process that is forked from one with every import done: it begins to work at once."""
+"""Execute a notebook's cells in a forked process: all imports are done already, so it is quick."""
 
 import os
 import sys
@@ -20,9 +20,9 @@ FORK = get_context("fork")
 
 
 def execute(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Run `notebooks/<name>.ipynb` in this process, with parameters put in as papermill does, and give its names.
+    """Run `notebooks/<name>.ipynb` in this process, with parameters injected as papermill does.
 
-    Raises what a cell raises.
+    Returns its variables. Raises what a cell raises.
     """
     notebook = load_notebook_node(str(PROJECT_ROOT / "notebooks" / f"{name}.ipynb"))
     notebook = parameterize_notebook(notebook, parameters, kernel_name="python3", language="python")
@@ -35,13 +35,14 @@ def execute(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def fork(log: Path, work: Callable[..., Any], *arguments: Any) -> BaseProcess:
-    """Begin `work(*arguments)` in a process of its own, one thread, what it says at the end of `log`."""
+    """Start `work(*arguments)` in a process with one thread; its output is appended to `log`."""
 
     def begin() -> None:
         file = log.open("a", buffering=1)
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
-        sys.stdout = sys.stderr = file  # a test may have captured both, without a descriptor
+        # Pytest may have captured both without a file descriptor.
+        sys.stdout = sys.stderr = file
         torch.set_num_threads(1)
         work(*arguments)
 

@@ -1,8 +1,9 @@
-"""`make soak`: kill encoding, training, distilling and a sweep at random, again and again, and compare what comes out.
+"""`make soak`: kill encoding, training, distilling and a sweep at random moments, and compare.
 
-Each step is run once undisturbed. Then it is begun anew, its processes are killed (SIGKILL) at random moments, drawn
-from a seed, and each is started again by the same call until it ends. At every kill no file may be half written; at the
-end codes, weights, curves and results have to be those of the undisturbed run, bit for bit, with no file beside them.
+Each step is run once undisturbed. Then it is run again while its processes are killed (SIGKILL) at
+random moments, drawn from a seed; each is restarted by the same call until it ends. After every
+kill no file may be half written. At the end codes, weights, curves and results must equal those of
+the undisturbed run bit for bit, with no other file beside them.
 """
 
 import argparse
@@ -31,7 +32,7 @@ import yaml
 from optuna.trial import TrialState
 from PIL import Image
 from safetensors import safe_open
-from sklearn import decomposition  # noqa: F401  (notebooks do; here, so that no process that is forked has to)
+from sklearn import decomposition  # noqa: F401 (imported before the fork, as the two lines below)
 
 from fervit_lib import distillation, encoders, evaluation, figures, sweep, training  # noqa: F401
 from fervit_lib.figures import distill  # noqa: F401
@@ -42,8 +43,8 @@ from fervit_lib.system.atomic import LOCK_SUFFIX
 from tests.faults.notebooks import execute, fork
 
 SMALL = {"embed_dim": 16, "depth": 1, "num_heads": 2, "batch_size": 16}
-# Of a run's JSON: what a second undisturbed run does not repeat either, or a commit meanwhile changes.
-TIMES = {
+# Fields of a run's JSON files that two undisturbed runs do not share either.
+NOT_COMPARED = {
     "seconds",
     "train_seconds",
     "faces_per_second",
@@ -52,13 +53,15 @@ TIMES = {
     "ended",
     "median_ms",
     "sizes",
+    "device",
+    "git_revision",
+    "git_dirty",
 }
-TIMES |= {"device", "git_revision", "git_dirty"}
 
 
 @dataclass(frozen=True)
 class Step:
-    """What is killed: `processes` that run `work(folder)`, of which each is started again until it ends."""
+    """What is killed: `processes` that run `work(folder)`; each is restarted until it ends."""
 
     name: str
     work: Callable[[Path], Any]
@@ -67,115 +70,112 @@ class Step:
 
 
 def encode(folder: Path) -> None:
-    given = {
+    parameters = {
         "toy_faces": 140,
         "epochs": 2,
         "num_views": 2,
         "img_size": 32,
         "data_dir": str(folder / "data"),
+        "reports": str(folder / "reports"),
+        "device": "cpu",
     }
-    execute("01_encode", given | {"reports": str(folder / "reports"), "device": "cpu"})
+    execute("01_encode", parameters)
 
 
 def train(folder: Path) -> None:
-    """The strategy that searches for its rate, with all that keeps a state."""
-    given = {
+    """The strategy with two phases, and everything else that has a state to resume."""
+    parameters = {
         "strategy": "gradual",
         "schedule": "plateau",
         "mixup": 0.2,
         "ema": 0.9,
         "latent_noise": 0.1,
         "epochs": 6,
-    }
-    given |= {
         "latents": str(folder.parent / "codes"),
         "pretrained": "mae",
         "mae_epochs": 1,
         "patience": 50,
+        "reports": str(folder / "reports"),
+        "device": "cpu",
     }
-    execute("02_train", SMALL | given | {"reports": str(folder / "reports"), "device": "cpu"})
+    execute("02_train", SMALL | parameters)
 
 
 def distil(folder: Path) -> None:
-    models = {
+    parameters = {
         "teacher_encoder": "mobilenet_v2",
         "student_encoder": "mobilenet_v2",
         "student_decoder": "slim",
-    }
-    toys = {
         "teacher": "toy",
         "detector": "toy",
         "teacher_epochs": 2,
         "detector_epochs": 1,
         "toy_people": 20,
+        "toy_size": 32,
+        "image_size": 32,
+        "batch_size": 4,
+        "epochs": 2,
+        "seeds": 1,
+        "data_dir": str(folder / "data"),
+        "reports": str(folder / "reports"),
+        "device": "cpu",
     }
-    sizes = {"toy_size": 32, "image_size": 32, "batch_size": 4, "epochs": 2, "seeds": 1}
-    places = {"data_dir": str(folder / "data"), "reports": str(folder / "reports"), "device": "cpu"}
-    execute("03_distill", models | toys | sizes | places)
+    execute("03_distill", parameters)
 
 
-GRID = {
-    "lr": {"values": [1e-3, 1e-2]},
-    "depth": {"values": [1, 2]},
-    "drop_rate": {"values": [0.0, 0.1]},
-}
+GRID = {"lr": {"values": [1e-3, 1e-2]}, "depth": {"values": [1, 2]}}
 
 
 def search(folder: Path) -> None:
-    """A worker of a sweep, which trains its trials itself: it dies with them."""
-    file = folder.parent / "sweep.yaml"
+    """One worker of a sweep. It trains trials in its own process, so both are killed together."""
     fixed = SMALL | {"latents": str(folder.parent / "codes"), "epochs": 3}
-    parameters = GRID | {
-        name: {"value": value} for name, value in fixed.items() if name not in GRID
+    parameters = {name: {"value": value} for name, value in fixed.items()} | GRID
+    content = {
+        "name": "s",
+        "method": "grid",
+        "metric": {"name": "macro_f1", "goal": "maximize"},
+        "parameters": parameters,
     }
-    metric = {"name": "macro_f1", "goal": "maximize"}
-    file.write_text(
-        yaml.safe_dump({"name": "s", "method": "grid", "metric": metric, "parameters": parameters})
-    )
+    file = folder.parent / "sweep.yaml"
+    file.write_text(yaml.safe_dump(content))
 
     def train_trial(_: Any, run: Run, parameters: dict[str, Any]) -> float:
-        own = {
+        of_run = {
             "experiment": run.experiment,
             "variant": run.variant,
             "reports": str(run.reports),
             "device": "cpu",
         }
-        execute("02_train", parameters | own)
+        execute("02_train", parameters | of_run)
         return run.result["val_macro_f1"]
 
-    study.MAX_STARTS = (
-        sys.maxsize
-    )  # of a trial that ends its workers: here it never is the trial that does
+    # A trial that kills its workers is given up after some starts, but here the test kills them.
+    study.MAX_STARTS = sys.maxsize
     work(sweep.read_sweep(file), folder / "reports", train=train_trial)
 
 
-def all_trials_ended_once(folder: Path) -> None:
+def check_trials(folder: Path) -> None:
+    """Every point of the grid was trained once, by whichever worker."""
     trials = sweep.load_study(folder / "reports" / "s" / "sweep")[0].trials
-    assert len(trials) == math.prod(len(given["values"]) for given in GRID.values())
-    for trial in trials:
-        assert trial.state == TrialState.COMPLETE, (
-            f"trial {trial.number}: {trial.state.name}, {trial.user_attrs}"
-        )
+    assert len(trials) == math.prod(len(axis["values"]) for axis in GRID.values())
     assert len({tuple(sorted(trial.params.items())) for trial in trials}) == len(trials)
-    for trial in trials:  # by its parameters: which of two workers takes which is not settled
-        assert (
-            trial.value
-            == Run(folder / "reports", "s", "train", f"trial-{trial.number:03d}").result[
-                "val_macro_f1"
-            ]
-        )
+    for trial in trials:
+        reason = f"trial {trial.number}: {trial.state.name}, {trial.user_attrs}"
+        assert trial.state == TrialState.COMPLETE, reason
+        run = Run(folder / "reports", "s", "train", f"trial-{trial.number:03d}")
+        assert trial.value == run.result["val_macro_f1"]
 
 
 STEPS = [
     Step("encode", encode, processes=2),
     Step("train", train),
     Step("distill", distil),
-    Step("sweep", search, processes=2, check=all_trials_ended_once),
+    Step("sweep", search, processes=2, check=check_trials),
 ]
 
 
-def finish(step: Step, folder: Path, log: Path) -> float:
-    """Run a step undisturbed; how long that took, seconds."""
+def run_undisturbed(step: Step, folder: Path, log: Path) -> float:
+    """Run a step to its end. Returns the seconds it took."""
     started = time.perf_counter()
     running = [fork(log, step.work, folder) for _ in range(step.processes)]
     for process in running:
@@ -187,29 +187,30 @@ def finish(step: Step, folder: Path, log: Path) -> float:
     return time.perf_counter() - started
 
 
-def disturb(
+def run_disturbed(
     step: Step, folder: Path, log: Path, delays: Iterator[float], draw: random.Random
 ) -> Counter:
-    """Run a step, and kill one of its processes after each of `delays` (seconds) while there are any, every other time
-    as it writes.
+    """Run a step to its end, killing one of its processes after each of `delays` (seconds).
+
+    Every other kill waits for a write.
 
     Returns:
-        How many kills there were, and how many of them within a write.
+        The number of kills, and how many of them hit a write.
     """
-    seen: Counter = Counter()
+    counts: Counter = Counter()
     running: list[BaseProcess] = [fork(log, step.work, folder) for _ in range(step.processes)]
     try:
         while running:
             ended = wait([process.sentinel for process in running], next(delays, None))
             if not ended:
                 victim = draw.choice(running)
-                if seen["kills"] % 2:
+                if counts["kills"] % 2:
                     await_a_write(victim, folder)
                 victim.kill()
                 victim.join()
-                if victim.exitcode == -signal.SIGKILL:  # else it had just ended
-                    seen += Counter(kills=1, writes=is_writing(victim, folder))
-                    check_whole(folder)
+                if victim.exitcode == -signal.SIGKILL:  # otherwise it had just ended
+                    counts += Counter(kills=1, writes=is_writing(victim, folder))
+                    check_no_partial_files(folder)
                     running[running.index(victim)] = fork(log, step.work, folder)
             for process in [process for process in running if process.exitcode is not None]:
                 if process.exitcode:
@@ -220,7 +221,7 @@ def disturb(
     finally:
         for process in running:
             process.kill()
-    return seen
+    return counts
 
 
 def await_a_write(process: BaseProcess, folder: Path, seconds: float = 2.0) -> None:
@@ -256,11 +257,11 @@ def files_of(folder: Path) -> dict[str, Path]:
     return files
 
 
-def check_whole(folder: Path) -> None:
-    """Every file can be read to its end, but what lies aside to be written."""
+def check_no_partial_files(folder: Path) -> None:
+    """Every file can be read to its end, except temporary ones."""
     for name, path in files_of(folder).items():
         if ".tmp" not in name and ".drawing/" not in name:
-            with suppress(FileNotFoundError):  # another process is at work
+            with suppress(FileNotFoundError):  # another process removed it meanwhile
                 read_to_the_end(path)
 
 
@@ -277,82 +278,90 @@ def read_to_the_end(path: Path) -> None:
             image.load()
 
 
-def check_same(step: Step, whole: Path, killed: Path) -> None:
-    """The files of both runs are the same, and say the same."""
+def check_same(step: Step, undisturbed: Path, killed: Path) -> None:
+    """Both runs have the same files with the same content."""
     step.check(killed)
-    one, two = files_of(whole), files_of(killed)
-    assert set(one) == set(two), f"{step.name}: {sorted(set(one) ^ set(two))}"
-    check_whole(killed)
-    for name in one:
-        ours, theirs = what_it_says(one[name]), what_it_says(two[name])
-        if isinstance(ours, dict):
-            differ = [key for key in ours if ours[key] != theirs.get(key)]
-            assert not differ, f"{step.name}: {name} differs in {', '.join(differ)}"
-        assert ours == theirs, f"{step.name}: {name} differs"
+    check_no_partial_files(killed)
+    expected, actual = files_of(undisturbed), files_of(killed)
+    assert set(expected) == set(actual), f"{step.name}: {sorted(set(expected) ^ set(actual))}"
+    for name, path in expected.items():
+        one, two = comparable_content(path), comparable_content(actual[name])
+        if isinstance(one, dict):
+            different = [key for key in one if one[key] != two.get(key)]
+            assert not different, f"{step.name}: {name} differs in {', '.join(different)}"
+        assert one == two, f"{step.name}: {name} differs"
 
 
-def what_it_says(path: Path) -> Any:
-    """A file's content less its times; None for what is not compared (logs, studies, locks)."""
+def comparable_content(path: Path) -> Any:
+    """The content of a file without times; None for logs, studies and locks."""
     if path.suffix == ".json":
         return without_times(json.loads(path.read_text()))
     if path.name == "metrics.csv":
         return pd.read_csv(path).drop(columns="seconds", errors="ignore").to_csv()
     if path.suffix in (".safetensors", ".state"):
         with safe_open(path, framework="pt") as file:
-            return {key: digest(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
+            return {key: tensor_bytes(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
     if path.suffix in (".png", ".onnx", ".pth"):
         return path.read_bytes()
     return None
 
 
-def digest(tensor: torch.Tensor) -> tuple:
-    return (
-        tensor.dtype,
-        tuple(tensor.shape),
-        tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes(),
-    )
+def tensor_bytes(tensor: torch.Tensor) -> tuple:
+    values = tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return tensor.dtype, tuple(tensor.shape), values
 
 
 def without_times(content: Any) -> Any:
     if isinstance(content, dict):
-        return {key: without_times(value) for key, value in content.items() if key not in TIMES}
-    return [without_times(value) for value in content] if isinstance(content, list) else content
+        return {
+            key: without_times(value) for key, value in content.items() if key not in NOT_COMPARED
+        }
+    if isinstance(content, list):
+        return [without_times(value) for value in content]
+    return content
 
 
 def soak(root: Path, kills: int, seed: int, steps: list[Step]) -> None:
-    """Kill `kills` times in all, and print how many fell where.
+    """Kill `kills` times, spread over the steps, and print how many kills hit what.
 
     Raises:
-        AssertionError: a file is torn, left over or another than in the undisturbed run.
+        AssertionError: a file is partial, left over, or differs from the undisturbed run.
     """
-    draw, total = random.Random(seed), Counter()
-    began = time.perf_counter()
-    finish(STEPS[0], root / "now", root / "codes.log")
+    draw = random.Random(seed)
+    total: Counter = Counter()
+    started = time.perf_counter()
+    run_undisturbed(STEPS[0], root / "now", root / "codes.log")
     (root / "now" / "data" / "latents" / "toy" / "autoencoder").rename(root / "codes")
     shutil.rmtree(root / "now")
     for number, step in enumerate(steps):
-        left = (kills + number) // len(steps)
-        now, whole, log = root / "now", root / "whole", root / f"{step.name}.log"
-        seconds = finish(step, now, log)
-        now.rename(whole)  # so that the killed run has the same paths
-        rounds, seen = 0, Counter()
-        while seen["kills"] < left:
-            delays = iter([draw.uniform(0, 0.7 * seconds) for _ in range(left - seen["kills"])])
-            seen += disturb(step, now, log, delays, draw)
-            check_same(step, whole, now)
-            shutil.rmtree(now)
+        kills_of_step = (kills + number) // len(steps)
+        folder = root / "now"
+        undisturbed = root / "undisturbed"
+        log = root / f"{step.name}.log"
+        seconds = run_undisturbed(step, folder, log)
+        folder.rename(undisturbed)  # so that the killed run has the same paths
+        counts: Counter = Counter()
+        rounds = 0
+        while counts["kills"] < kills_of_step:
+            kills_left = kills_of_step - counts["kills"]
+            delays = iter([draw.uniform(0, 0.7 * seconds) for _ in range(kills_left)])
+            counts += run_disturbed(step, folder, log, delays, draw)
+            check_same(step, undisturbed, folder)
+            shutil.rmtree(folder)
             rounds += 1
-        shutil.rmtree(whole)
+        shutil.rmtree(undisturbed)
         print(
-            f"{step.name:8} {seen['kills']:3} kills of {step.processes} processes, {seen['writes']} within a write; "
-            f"{rounds} times to the end, each time as undisturbed ({seconds:.1f} s)",
+            f"{step.name:8} {counts['kills']:3} kills of {step.processes} processes, "
+            f"{counts['writes']} within a write; completed {rounds} times, each time with the "
+            f"undisturbed result ({seconds:.1f} s)",
             flush=True,
         )
-        total += seen
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        total += counts
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(
-        f"{total['kills']} kills, {total['writes']} within a write: nothing lost, torn or left over. "
-        f"{time.perf_counter() - began:.0f} s, {used.ru_utime + used.ru_stime:.0f} s of them on a core; seed {seed}"
+        f"{total['kills']} kills, {total['writes']} within a write: no file lost, partial or left "
+        f"over. {time.perf_counter() - started:.0f} s, {usage.ru_utime + usage.ru_stime:.0f} s of "
+        f"CPU time; seed {seed}"
     )
 
 
@@ -362,11 +371,11 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=[step.name for step in STEPS], action="append")
     options = parser.parse_args()
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as root:
         chosen = [step for step in STEPS if not options.only or step.name in options.only]
         try:
-            soak(Path(folder), options.kills, options.seed, chosen)
+            soak(Path(root), options.kills, options.seed, chosen)
         except BaseException:
-            for log in sorted(Path(folder).glob("*.log")):
+            for log in sorted(Path(root).glob("*.log")):
                 print(log.read_text()[-3000:], file=sys.stderr)
             raise

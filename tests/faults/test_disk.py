@@ -1,4 +1,4 @@
-"""A disk that is full or read-only: one clear error, whole files stay, and once there is room it goes on."""
+"""A full or read-only disk: one clear error, complete files are kept, and a rerun resumes."""
 
 import json
 from collections.abc import Callable
@@ -36,8 +36,8 @@ def start(reports: Path) -> runs.Run:
     return runs.start_run(reports, "e", "train", "v", parameters={}, seed=0, device="cpu")
 
 
-def test_encoding_keeps_whole_shards(make_disk: Callable[[int], Disk], tmp_path: Path) -> None:
-    disk = make_disk(22 * MEGABYTE)  # a shard of 18.9 and none of 8.8 MB
+def test_encoding_keeps_complete_shards(make_disk: Callable[[int], Disk], tmp_path: Path) -> None:
+    disk = make_disk(22 * MEGABYTE)  # room for the shard of 18.9 MB, not for the next of 8.8
     with pytest.raises(OSError, match=rf"train-00001\.safetensors: {PROBLEM}"):
         encode(disk.folder)
     assert sorted(p.name for p in disk.folder.iterdir()) == [
@@ -46,9 +46,9 @@ def test_encoding_keeps_whole_shards(make_disk: Callable[[int], Disk], tmp_path:
     disk.grow(60 * MEGABYTE)
     assert encode(disk.folder) == 1500 - 1024
     encode(tmp_path / "roomy")
-    about = {"classes": ("a", "b"), "encoder": "mean", "faces": tmp_path, "synthetic": False}
+    store = {"classes": ("a", "b"), "encoder": "mean", "faces": tmp_path, "synthetic": False}
     for folder in (disk.folder, tmp_path / "roomy"):
-        complete_store(folder, {"train": 1500}, **about)
+        complete_store(folder, {"train": 1500}, **store)
     assert torch.equal(
         *(LatentStore.open(f, "train").codes for f in (disk.folder, tmp_path / "roomy"))
     )
@@ -56,8 +56,8 @@ def test_encoding_keeps_whole_shards(make_disk: Callable[[int], Disk], tmp_path:
 
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnhandledThreadExceptionWarning"
-)  # of TensorBoard's own thread
-def test_training_keeps_its_last_state_and_ends_as_if_nothing_had_been(
+)  # in TensorBoard's own thread
+def test_a_fit_resumes_from_its_last_state_with_the_same_result(
     make_disk: Callable[[int], Disk], fit: Callable[..., nn.Module], tmp_path: Path
 ) -> None:
     disk = make_disk(8 * MEGABYTE)
@@ -79,14 +79,14 @@ def test_training_keeps_its_last_state_and_ends_as_if_nothing_had_been(
 
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnhandledThreadExceptionWarning"
-)  # of TensorBoard's own thread
-def test_curves_are_not_half_written_in_silence(
+)  # in TensorBoard's own thread
+def test_partial_tensorboard_files_are_an_error(
     make_disk: Callable[[int], Disk], fit: Callable[..., nn.Module]
 ) -> None:
     disk = make_disk(8 * MEGABYTE)
 
     class FillUp(Callback):
-        order = -100  # before the curves are written, after the last state is
+        order = -100  # after the last state is written, before the curves
 
         def after_fit(self) -> None:
             disk.fill()
@@ -96,7 +96,9 @@ def test_curves_are_not_half_written_in_silence(
 
 
 @pytest.mark.parametrize("write", ["result", "teacher"])
-def test_what_does_not_fit_is_not_there(make_disk: Callable[[int], Disk], write: str) -> None:
+def test_a_file_that_does_not_fit_is_not_written(
+    make_disk: Callable[[int], Disk], write: str
+) -> None:
     disk = make_disk(MEGABYTE)
     run = start(disk.folder)
     written = run.folder / "teacher.pth" if write == "teacher" else run.folder / "result.json"
@@ -126,9 +128,7 @@ def sweep(folder: Path) -> Any:
     [start, encode, sweep, lambda folder: draw_toy_faces(folder / "toy", 28)],
     ids=["run", "codes", "sweep", "toy faces"],
 )
-def test_a_folder_that_is_not_to_be_written_to(
-    make_disk: Callable[[int], Disk], write: Callable[[Path], Any]
-) -> None:
+def test_a_read_only_folder(make_disk: Callable[[int], Disk], write: Callable[[Path], Any]) -> None:
     disk = make_disk(MEGABYTE)
     disk.forbid_writing()
     with pytest.raises(OSError, match=PROBLEM):

@@ -1,4 +1,4 @@
-"""Files that vanish while they are used, or hang: an error that names them, soon, and the rest goes on afterwards."""
+"""Files that disappear or hang while in use: an error names them soon, and a rerun resumes."""
 
 import os
 import subprocess
@@ -39,21 +39,21 @@ def faces(tmp_path: Path) -> Path:
 
 
 def hang(file: Path) -> None:
-    """Opened, it is waited for without an end, as a file on a share that is gone: a pipe nobody writes to."""
+    """Make reading `file` block forever, as on a dead network share: a pipe without a writer."""
     file.unlink()
     os.mkfifo(file)
 
 
-WAYS: dict[str, Callable[[Path, Path], Any]] = {
-    "audit": lambda faces, folder: audit_faces({"train": listed_before_it_hangs(faces)}),
+READERS: dict[str, Callable[[Path, Path], Any]] = {
+    "audit": lambda faces, folder: audit_faces({"train": load_and_hang(faces)}),
     "pixels": lambda faces, folder: _stack(
-        listed_before_it_hangs(faces).subset([5, 0, 1]), 32, Image.Image.resize
+        load_and_hang(faces).subset([5, 0, 1]), 32, Image.Image.resize
     ),
-    "set": lambda faces, folder: list(listed_before_it_hangs(faces)),
+    "set": lambda faces, folder: list(load_and_hang(faces)),
     "encode": lambda faces, folder: encode_faces(
         MeanColour(),
         "sha",
-        listed_before_it_hangs(faces),
+        load_and_hang(faces),
         folder,
         "train",
         device=CPU,
@@ -62,21 +62,20 @@ WAYS: dict[str, Callable[[Path, Path], Any]] = {
 }
 
 
-def listed_before_it_hangs(faces: Path) -> Any:
-    found = load_faces(faces, "train")
+def load_and_hang(faces: Path) -> Any:
+    """Faces of which one hangs after they were listed."""
+    loaded = load_faces(faces, "train")
     hang(faces / FACE)
-    return found
+    return loaded
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 def test_a_face_that_hangs_is_named(
-    way: Callable[[Path, Path], Any], faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    read: Callable[[Path, Path], Any], faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prefetch, "TIMEOUT_SECONDS", 0.5)
-    with pytest.raises(
-        TimeoutError, match=rf"faces/{FACE}: not read within 0\.5 s.*disk or network share"
-    ):
-        way(faces, tmp_path / "codes")
+    with pytest.raises(TimeoutError, match=rf"faces/{FACE}: not read within 0\.5 s"):
+        read(faces, tmp_path / "codes")
 
 
 def test_a_photograph_that_hangs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,20 +91,20 @@ def test_a_photograph_that_hangs_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_process_ends_though_a_file_hangs(faces: Path) -> None:
+    hang(faces / FACE)
     script = (
-        "import os, sys; from pathlib import Path; from fervit_lib.system import prefetch; "
-        "from fervit_lib.datasets import load_faces; prefetch.TIMEOUT_SECONDS = 0.5; "
-        "faces = load_faces(Path(sys.argv[1]), 'train'); file = faces.file(0); "
-        "file.unlink(); os.mkfifo(file); list(faces)"
+        "import sys; from pathlib import Path; from fervit_lib.system import prefetch; "
+        "prefetch.TIMEOUT_SECONDS = 0.5; pool = prefetch.PrefetchPool(); "
+        "pool.submit(sys.argv[1], Path(sys.argv[1]).read_bytes).result()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, faces], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", script, faces / FACE], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("TimeoutError: ")
 
 
-def test_pipes_are_not_taken_for_files(faces: Path, tmp_path: Path) -> None:
+def test_pipes_are_not_listed_as_files(faces: Path, tmp_path: Path) -> None:
     hang(faces / FACE)
     assert FACE not in load_faces(faces, "train").paths
     os.mkfifo(tmp_path / "fer2013.csv")
@@ -118,46 +117,45 @@ def test_pipes_are_not_taken_for_files(faces: Path, tmp_path: Path) -> None:
         load_people(tmp_path / "people", "test")
 
 
-def test_a_face_that_goes_while_it_is_encoded_is_named_and_put_back_it_goes_on(
-    faces: Path, tmp_path: Path
-) -> None:
-    gone, kept = faces / "train" / "sad" / "11.png", tmp_path / "kept.png"
+def test_a_face_that_disappears_while_it_is_encoded_is_named(faces: Path, tmp_path: Path) -> None:
+    face = faces / "train" / "sad" / "11.png"
+    elsewhere = tmp_path / "11.png"
 
-    class TakeAway(MeanColour):
+    class Remove(MeanColour):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            if gone.exists():
-                gone.rename(kept)
+            if face.exists():
+                face.rename(elsewhere)
             return super().forward(images)
 
-    found = load_faces(faces, "train")
+    loaded = load_faces(faces, "train")
     blocked = threading.Event()
 
-    class Slow(type(found)):  # so that it is not read before the first batch is encoded
+    class Slow(type(loaded)):  # the first batch is encoded before the face is read
         def __getitem__(self, index: int) -> Any:
             if index == len(self) - 1:
-                while gone.exists():
+                while face.exists():
                     blocked.wait(0.01)
             return super().__getitem__(index)
 
-    slow = Slow(found.classes, found.labels, found.paths, found.source)
+    slow = Slow(loaded.classes, loaded.labels, loaded.paths, loaded.source)
     with pytest.raises(
         OSError, match=r"train/sad/11\.png: cannot be read as an image .*No such file"
     ):
-        encode_faces(TakeAway(), "sha", slow, tmp_path / "codes", "train", device=CPU, batch_size=4)
+        encode_faces(Remove(), "sha", slow, tmp_path / "codes", "train", device=CPU, batch_size=4)
     assert [path.name for path in (tmp_path / "codes").iterdir()] == []
-    kept.rename(gone)
+    elsewhere.rename(face)
     assert encode_train(faces, tmp_path / "codes") == 24
 
 
-def test_codes_that_go_while_a_model_is_fitted_are_not_missed(
+def test_a_fit_does_not_need_its_shards_after_the_start(
     fit: Callable[..., nn.Module], tmp_path: Path
 ) -> None:
-    class TakeAway(Callback):
+    class Remove(Callback):
         def before_epoch(self) -> None:
             for shard in (tmp_path / "store").glob("*.safetensors"):
                 shard.unlink()
 
-    fit(tmp_path / "run", TakeAway())
+    fit(tmp_path / "run", Remove())
     assert (tmp_path / "run" / "best.safetensors").is_file()
     with pytest.raises(
         FileNotFoundError, match=r"-00000\.safetensors: shard missing; run 01_encode"
@@ -165,15 +163,15 @@ def test_codes_that_go_while_a_model_is_fitted_are_not_missed(
         fit(tmp_path / "again")
 
 
-def test_a_run_directory_that_goes_is_made_again(
+def test_a_run_directory_that_disappears_is_created_again(
     fit: Callable[..., nn.Module], tmp_path: Path
 ) -> None:
-    class TakeAway(Callback):
+    class Remove(Callback):
         def before_epoch(self) -> None:
             if self.epoch == 2:
                 (tmp_path / "run").rename(tmp_path / "elsewhere")
 
-    fit(tmp_path / "run", TakeAway())
+    fit(tmp_path / "run", Remove())
     assert {"last.safetensors", "metrics.csv", "tensorboard"} <= {
         path.name for path in (tmp_path / "run").iterdir()
     }

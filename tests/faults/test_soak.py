@@ -1,4 +1,4 @@
-"""`make soak`, small: a training and a sweep that are killed a few times."""
+"""A small `make soak`: a training and a sweep that are killed a few times."""
 
 from pathlib import Path
 
@@ -9,7 +9,6 @@ from tests.faults.soak import STEPS, soak
 
 @pytest.mark.notebooks
 def test_a_few_kills_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    soak(
-        tmp_path, kills=4, seed=1, steps=[step for step in STEPS if step.name in ("train", "sweep")]
-    )
+    steps = [step for step in STEPS if step.name in ("train", "sweep")]
+    soak(tmp_path, kills=4, seed=1, steps=steps)
     assert "4 kills" in capsys.readouterr().out
