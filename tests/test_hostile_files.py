@@ -179,7 +179,7 @@ class TestImageBomb:
         path = image_bomb(tmp_path / "a.png", side)
         with pytest.raises(ValueError, match=r"a\.png"):
             open_image(path)
-        with pytest.raises(ValueError, match=r"b\.png: expected a picture"):
+        with pytest.raises(ValueError, match=r"b\.png: expected an image"):
             show_predictions(
                 [{"name": "b.png", "content": path.read_bytes()}], lambda pictures: None
             )

@@ -1,9 +1,8 @@
-"""The attention explorer for JupyterLab: ipywidgets around plotly figures, moved by mouse or keyboard."""
+"""The attention explorer for JupyterLab: controls around plotly figures, by mouse or keyboard."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
-from typing import Any
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
@@ -12,189 +11,168 @@ from torch import Tensor
 
 from fervit_lib.explain import METHODS, ExaminedRun, replace_layers, token_map
 from fervit_lib.figures.codes import LAYERS, shade_bands
-from fervit_lib.figures.theme import PALETTE, SEQUENTIAL, new_figure
+from fervit_lib.figures.explain.attention import TOKENS
+from fervit_lib.figures.theme import GREY, PALETTE, PERCENT, new_figure
 from fervit_lib.latents import BANDS
 
-TOKENS = ["CLS", *LAYERS]
 
-
-def _quiet(**more: Any) -> widgets.Layout:
-    return widgets.Layout(width="auto", **more)
+def _new_figure(title: str, height: int, top: int = 44) -> go.FigureWidget:
+    return go.FigureWidget(new_figure(title, height=height, margin={"t": top, "l": 8, "r": 8}))
 
 
 class Panel:
-    """One run: what it reads, and where it looks, in a figure each that is changed in place."""
+    """Prediction, attention from CLS and attention map of one run; the figures change in place."""
 
     def __init__(
-        self, subjects: Sequence[ExaminedRun], chosen: int, on_change: Callable[[], None]
+        self, runs: Sequence[ExaminedRun], selected: int, on_change: Callable[[], None]
     ) -> None:
-        self.subjects = {subject.name: subject for subject in subjects}
-        options = list(self.subjects)
-        self.run = widgets.Dropdown(options=options, value=options[chosen], description="run")
-        self.block = widgets.IntSlider(1, 1, 1, description="block", continuous_update=True)
-        self.head = widgets.IntSlider(0, 0, 1, description="head", continuous_update=True)
-        self.head.style.handle_color = self.block.style.handle_color = PALETTE[0]
-        self.read = go.FigureWidget(
-            new_figure("Read as", height=230, margin={"t": 44, "l": 8, "r": 8})
+        self.runs = {run.name: run for run in runs}
+        names = list(self.runs)
+        self.run = widgets.Dropdown(options=names, value=names[selected], description="run")
+        self.block = widgets.IntSlider(1, 1, 1, description="block")
+        self.head = widgets.IntSlider(0, 0, 1, description="head")
+        self.probs = _new_figure("Predicted probability", 230)
+        self.probs.add_bar(
+            orientation="h",
+            marker_color=PALETTE[0],
+            texttemplate="%{value:.0%}",
         )
-        self.read.add_bar(orientation="h", marker_color=PALETTE[0], textposition="auto")
-        self.read.update_xaxes(range=[0, 1], tickformat=".0%")
-        self.read.update_yaxes(autorange="reversed")
-        self.bars = go.FigureWidget(new_figure("CLS", height=250, margin={"t": 56, "l": 8, "r": 8}))
+        self.probs.update_xaxes(range=[0, 1], tickformat=PERCENT)
+        self.probs.update_yaxes(autorange="reversed")
+        self.bars = _new_figure("From CLS", 250, top=56)
+        positions = list(range(len(TOKENS)))
         self.bars.add_bar(
-            x=list(range(19)), marker_color="#777777", hovertemplate="%{x}: %{y:.3f}<extra></extra>"
+            x=positions, marker_color=GREY, hovertemplate="%{x}: %{y:.3f}<extra></extra>"
         )
         shade_bands(self.bars, 1)
-        self.bars.update_xaxes(tickvals=list(range(19)), ticktext=TOKENS, showgrid=False)
-        self.map = go.FigureWidget(
-            new_figure("From token to token", height=430, margin={"t": 44, "l": 8, "r": 8})
-        )
-        self.map.add_heatmap(x=TOKENS, colorscale=SEQUENTIAL, colorbar={"thickness": 10})
-        self.map.update_yaxes(autorange="reversed", type="category", title="from")
+        self.bars.update_xaxes(tickvals=positions, ticktext=TOKENS, showgrid=False)
+        self.map = _new_figure("From token to token", 430)
+        self.map.add_heatmap(x=TOKENS)
+        self.map.update_yaxes(autorange="reversed", type="category", title="from token")
         self.map.update_xaxes(type="category", title="to token")
-        self._fit_sliders()
-
-        def on_run(_: object) -> None:
-            self._fit_sliders()
-            on_change()
-
-        self.run.observe(on_run, "value")
-        for control in (self.block, self.head):
+        for control in (self.run, self.block, self.head):
             control.observe(lambda _: on_change(), "value")
-        controls = [self.run, self.block, self.head, self.read, self.bars, self.map]
         self.box = widgets.VBox(
-            controls, layout=widgets.Layout(flex="1 1 380px", min_width="340px")
+            [self.run, self.block, self.head, self.probs, self.bars, self.map],
+            layout=widgets.Layout(flex="1 1 380px", min_width="340px"),
         )
 
     @property
-    def subject(self) -> ExaminedRun:
-        return self.subjects[self.run.value]
-
-    def _fit_sliders(self) -> None:
-        """As many blocks and heads as the chosen run has."""
-        blocks = len(self.subject.model.blocks)
-        heads = next(m.num_heads for m in self.subject.model.modules() if hasattr(m, "num_heads"))
-        self.block.max, self.head.max = blocks, heads  # head 0 is the mean
+    def selected(self) -> ExaminedRun:
+        return self.runs[self.run.value]
 
     def show(self, code: Tensor, method: str) -> None:
-        """Ask the model about one code (1, 18, 512) and draw the answer."""
+        """Update the sliders' range and the figures for one code (1, 18, 512)."""
+        run = self.selected
+        self.block.max = len(run.model.blocks)
+        # Head 0 is the mean of all heads.
+        self.head.max = next(m.num_heads for m in run.model.modules() if hasattr(m, "num_heads"))
         self.block.disabled = not METHODS[method]
         self.head.disabled = not METHODS[method] or method == "cosine"
         self.head.description = "head" if self.head.value else "mean head"
-        probs = self.subject.predict(code)[0]
         head = self.head.value - 1 if self.head.value else None
-        weights = token_map(self.subject.model, code, method, self.block.value - 1, head)
-        signed = method == "cosine"
-        with self.read.batch_update():
-            self.read.data[0].update(
-                x=probs, y=self.subject.classes, text=[f"{p:.0%}" for p in probs]
-            )
+        weights = token_map(run.model, code, method, self.block.value - 1, head)
+        with self.probs.batch_update():
+            self.probs.data[0].update(x=run.predict(code)[0], y=run.classes)
         with self.bars.batch_update():
             self.bars.data[0].y = weights[0]
-            self.bars.layout.yaxis.title.text = "cosine" if signed else "weight"
+            self.bars.layout.yaxis.title.text = "cosine" if method == "cosine" else "weight"
         with self.map.batch_update():
-            self.map.data[0].update(z=weights, y=TOKENS[: len(weights)], zmin=-1 if signed else 0)
+            zmin = -1 if method == "cosine" else 0
+            self.map.data[0].update(z=weights, y=TOKENS[: len(weights)], zmin=zmin)
 
 
 class Explorer:
-    """Choose runs, a face, a method, and layers of the code to take away; every figure follows at once.
+    """Select runs, a face, a method, and layers of the code to remove; the figures follow.
 
     Args:
-        subjects: runs over the same faces.
-        pictures: one a face, if there are any.
-        faces: which faces of the subjects can be chosen.
+        runs: at least one, all over the same faces.
+        faces: indices of the faces to select from.
+        images: one per face, if there are any.
     """
 
     def __init__(
         self,
-        subjects: Sequence[ExaminedRun],
+        runs: Sequence[ExaminedRun],
         faces: Sequence[int],
-        pictures: Sequence[Image.Image] | None = None,
+        images: Sequence[Image.Image] | None = None,
     ) -> None:
-        if not subjects:
-            raise ValueError("subjects: expected at least one run, got none")
-        self.first, self.faces = subjects[0], list(faces)
-        self.waiting = True  # while several controls change
+        if not runs:
+            raise ValueError("runs: expected at least one run, got none")
+        self.first = runs[0]
+        self.updating = True  # while several controls change, so that the figures change once
         self.method = widgets.Dropdown(options=list(METHODS), description="method")
         names = [
-            f"{i + 1} {self.first.classes[self.first.labels[face]]}"
-            for i, face in enumerate(self.faces)
+            f"{i} {self.first.classes[self.first.labels[face]]}" for i, face in enumerate(faces, 1)
         ]
-        self.face = widgets.Dropdown(
-            options=list(zip(names, self.faces, strict=True)), description="face"
-        )
-        self.layers = [self._toggle(layer) for layer in LAYERS]
+        choices = list(zip(names, faces, strict=True))
+        self.face = widgets.Dropdown(options=choices, description="face")
+        self.layers = [self._layer_toggle(layer) for layer in LAYERS]
         self.bands = {band: self._button(band, range(s.start, s.stop)) for band, s in BANDS.items()}
-        self.none = widgets.Button(
-            description="all on", layout=_quiet(), tooltip="bring every layer back"
-        )
-        self.none.on_click(lambda _: self.switch_off([]))
-        self.panels = [Panel(subjects, i, self.show) for i in range(min(2, len(subjects)))]
+        self.restore = _narrow(widgets.Button, "restore all", "put every layer back")
+        self.restore.on_click(lambda _: self.remove_layers([]))
+        self.panels = [Panel(runs, i, self.show) for i in range(min(2, len(runs)))]
         self.face.observe(lambda _: self.show(), "value")
         self.method.observe(lambda _: self.show(), "value")
         self.thumbnails = [
-            self._thumbnail(*pair) for pair in zip(names, pictures or [], strict=False)
+            self._thumbnail(i, names[i], image) for i, image in enumerate(images or [])
+        ]
+        label = widgets.Label("layers removed:")
+        rows = [
+            self.thumbnails,
+            [self.face, self.method],
+            [label, *self.bands.values(), self.restore],
+            self.layers,
+            [panel.box for panel in self.panels],
         ]
         wrap = widgets.Layout(flex_flow="row wrap")
-        self.box = widgets.VBox(
-            [
-                widgets.HBox(self.thumbnails, layout=wrap),
-                widgets.HBox([self.face, self.method], layout=wrap),
-                widgets.HBox(
-                    [widgets.Label("layers off:"), *self.bands.values(), self.none], layout=wrap
-                ),
-                widgets.HBox(self.layers, layout=wrap),
-                widgets.HBox([panel.box for panel in self.panels], layout=wrap),
-            ]
-        )
-        self.waiting = False
+        self.box = widgets.VBox([widgets.HBox(row, layout=wrap) for row in rows])
+        self.updating = False
         self.show()
 
-    def _toggle(self, layer: str) -> widgets.ToggleButton:
-        button = widgets.ToggleButton(
-            description=layer, layout=_quiet(), tooltip=f"put the mean code in layer {layer}"
-        )
-        button.observe(lambda _: self.show(), "value")
-        return button
+    def _layer_toggle(self, layer: str) -> widgets.ToggleButton:
+        toggle = _narrow(widgets.ToggleButton, layer, f"replace layer {layer} by the mean code")
+        toggle.observe(lambda _: self.show(), "value")
+        return toggle
 
     def _button(self, band: str, layers: Sequence[int]) -> widgets.Button:
-        button = widgets.Button(
-            description=band, layout=_quiet(), tooltip=f"layers {layers[0]} to {layers[-1]} off"
-        )
-        button.on_click(lambda _: self.switch_off([*self.off, *layers]))
+        button = _narrow(widgets.Button, band, f"remove layers {layers[0]} to {layers[-1]}")
+        button.on_click(lambda _: self.remove_layers([*self.removed, *layers]))
         return button
 
-    def _thumbnail(self, name: str, picture: Image.Image) -> widgets.VBox:
-        buffer = io.BytesIO()
-        picture.resize((72, 72)).save(buffer, "PNG")
-        button = widgets.Button(
-            description=name, layout=widgets.Layout(width="92px"), tooltip=escape(name)
-        )
-        position = int(name.split()[0]) - 1
-        button.on_click(lambda _: setattr(self.face, "index", position))
-        return widgets.VBox([widgets.Image(value=buffer.getvalue(), width=72, height=72), button])
+    def _thumbnail(self, index: int, name: str, image: Image.Image) -> widgets.VBox:
+        png = io.BytesIO()
+        image.resize((72, 72)).save(png, "PNG")
+        button = widgets.Button(description=name, tooltip=escape(name))
+        button.layout.width = "92px"
+        button.on_click(lambda _: setattr(self.face, "index", index))
+        return widgets.VBox([widgets.Image(value=png.getvalue(), width=72, height=72), button])
 
     @property
-    def off(self) -> list[int]:
-        """The layers that are switched off."""
-        return [layer for layer, button in enumerate(self.layers) if button.value]
+    def removed(self) -> list[int]:
+        """The layers that are replaced by the mean code."""
+        return [layer for layer, toggle in enumerate(self.layers) if toggle.value]
 
-    def switch_off(self, layers: Sequence[int]) -> None:
-        """Exactly `layers` off, drawn once."""
-        self.waiting = True
-        for layer, button in enumerate(self.layers):
-            button.value = layer in layers
-        self.waiting = False
+    def remove_layers(self, layers: Iterable[int]) -> None:
+        """Remove exactly `layers`, and update the figures once."""
+        self.updating = True
+        for layer, toggle in enumerate(self.layers):
+            toggle.value = layer in layers
+        self.updating = False
         self.show()
 
     def show(self) -> None:
-        """Draw every panel anew."""
-        if not self.waiting:
-            code = replace_layers(
-                self.first.codes[[self.face.value]], self.off, self.first.mean_code
-            )
-            for panel in self.panels:
-                panel.show(code, self.method.value)
+        """Update every panel."""
+        if self.updating:
+            return
+        code = self.first.codes[[self.face.value]]
+        code = replace_layers(code, self.removed, self.first.mean_code)
+        for panel in self.panels:
+            panel.show(code, self.method.value)
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict:
+    def _repr_mimebundle_(self, **kwargs: object) -> dict:
         return self.box._repr_mimebundle_(**kwargs)
+
+
+def _narrow(kind: type, description: str, tooltip: str) -> widgets.Widget:
+    return kind(description=description, tooltip=tooltip, layout=widgets.Layout(width="auto"))

@@ -1,4 +1,4 @@
-"""What can be touched in a notebook."""
+"""Predict the expressions in uploaded images."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -12,45 +12,44 @@ from fervit_lib.figures import contact_sheet
 from fervit_lib.figures.evaluation import table_of_predictions
 from fervit_lib.system.errors import check_image_size
 
+# Images to a table with one row per image: emotion, confidence, and a column per class.
+Predict = Callable[[Sequence[Image.Image]], pd.DataFrame]
 
-def upload_faces(predict: Callable[[Sequence[Image.Image]], pd.DataFrame]) -> ipywidgets.VBox:
-    """A button that takes pictures of faces and shows each with what a model reads in it.
 
-    Args:
-        predict: pictures → a table with a row a picture: emotion, confidence, and a column a class.
-    """
-    button = ipywidgets.FileUpload(accept="image/*", multiple=True, description="Read faces")
-    shown = ipywidgets.Output()
+def upload_faces(predict: Predict) -> ipywidgets.VBox:
+    """A button to upload images of faces, which are then shown with their predictions."""
+    button = ipywidgets.FileUpload(accept="image/*", multiple=True, description="Upload faces")
+    output = ipywidgets.Output()
 
-    def read(change: dict) -> None:
-        shown.clear_output(wait=True)
-        with shown:  # a file that is no picture says so here
+    def show(change: dict) -> None:
+        output.clear_output(wait=True)
+        with output:  # also shows the error for a file that is not an image
             show_predictions(change["new"], predict)
 
-    button.observe(read, names="value")
-    return ipywidgets.VBox([button, shown])
+    button.observe(show, names="value")
+    return ipywidgets.VBox([button, output])
 
 
-def show_predictions(
-    files: Sequence[dict], predict: Callable[[Sequence[Image.Image]], pd.DataFrame]
-) -> None:
-    """Show uploaded files ({name, content}) and what `predict` reads in them. Raises ValueError for no picture."""
-    pictures = {}
+def show_predictions(files: Sequence[dict], predict: Predict) -> None:
+    """Show uploaded files ({name, content}) with their predictions.
+
+    Raises:
+        ValueError: a file is not an image, or too large.
+    """
+    images = {}
     for file in files:
         try:
             with Image.open(io.BytesIO(file["content"])) as image:
-                pictures[file["name"]] = check_image_size(image).convert("RGB")
-        except (
-            Exception
-        ) as error:  # on broken bytes Pillow raises anything from SyntaxError to struct.error
+                images[file["name"]] = check_image_size(image).convert("RGB")
+        # On broken bytes Pillow raises anything from SyntaxError to struct.error.
+        except Exception as error:
             raise ValueError(
-                f"{file['name']}: expected a picture, but it does not open as one ({error})"
+                f"{file['name']}: expected an image, but it cannot be opened ({error})"
             ) from error
-    if not pictures:
+    if not images:
         return
-    table = predict(list(pictures.values()))
-    table.index = list(pictures)
-    display(
-        contact_sheet({name: [picture] for name, picture in pictures.items()}, size=96, title="")
-    )
+    table = predict(list(images.values()))
+    table.index = list(images)
+    rows = {name: [image] for name, image in images.items()}
+    display(contact_sheet(rows, size=96, title=""))
     display(table_of_predictions(table))

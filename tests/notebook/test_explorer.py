@@ -1,4 +1,4 @@
-"""The explorer's controls, moved as a browser would move them."""
+"""The controls of the explorer, moved as a browser would move them."""
 
 import numpy as np
 import pytest
@@ -19,49 +19,49 @@ def explorer() -> Explorer:
     }
     codes, labels, fill = torch.randn(6, 18, 512), np.arange(6) % 3, torch.zeros(18, 512)
     classes = ("angry", "happy", "sad")
-    subjects = [
+    runs = [
         ExaminedRun(n, m.eval(), classes, codes, labels, fill, None, np.arange(6), None)
         for n, m in models.items()
     ]
-    return Explorer(subjects, [0, 4], [Image.new("RGB", (64, 64))] * 2)
+    return Explorer(runs, [0, 4], [Image.new("RGB", (64, 64))] * 2)
 
 
 def test_it_starts_with_two_runs_side_by_side(explorer: Explorer) -> None:
     assert [panel.run.value for panel in explorer.panels] == ["a", "b"]
     first, second = explorer.panels
     assert (first.block.max, first.head.max, second.block.max, second.head.max) == (2, 2, 12, 3)
-    maps = attention_maps(first.subject.model, first.subject.codes[:1])
+    maps = attention_maps(first.selected.model, first.selected.codes[:1])
     np.testing.assert_allclose(first.map.data[0].z, maps[0][0].mean(0), atol=1e-6)
     np.testing.assert_allclose(
-        first.read.data[0].x, first.subject.predict(first.subject.codes[:1])[0], atol=1e-6
+        first.probs.data[0].x, first.selected.predict(first.selected.codes[:1])[0], atol=1e-6
     )
 
 
 def test_sliders_and_thumbnails_change_the_figures(explorer: Explorer) -> None:
     panel = explorer.panels[0]
     panel.block.value, panel.head.value = 2, 1
-    maps = attention_maps(panel.subject.model, panel.subject.codes[:1])
+    maps = attention_maps(panel.selected.model, panel.selected.codes[:1])
     np.testing.assert_allclose(panel.bars.data[0].y, maps[1][0, 0, 0], atol=1e-6)
     explorer.thumbnails[1].children[1].click()
     assert explorer.face.value == 4
-    maps = attention_maps(panel.subject.model, panel.subject.codes[4:5])
+    maps = attention_maps(panel.selected.model, panel.selected.codes[4:5])
     np.testing.assert_allclose(panel.map.data[0].z, maps[1][0, 0], atol=1e-6)
     panel.run.value = "b"
     assert panel.block.max == 12
 
 
-def test_layers_taken_off_change_what_is_read(explorer: Explorer) -> None:
+def test_removed_layers_change_the_prediction(explorer: Explorer) -> None:
     panel = explorer.panels[0]
-    before = np.array(panel.read.data[0].x)
+    before = np.array(panel.probs.data[0].x)
     explorer.layers[7].value = True
     explorer.bands["coarse"].click()
-    assert explorer.off == [0, 1, 2, 7]
-    code = replace_layers(panel.subject.codes[:1], [0, 1, 2, 7], panel.subject.mean_code)
-    np.testing.assert_allclose(panel.read.data[0].x, panel.subject.predict(code)[0], atol=1e-6)
-    assert not np.allclose(panel.read.data[0].x, before)
-    explorer.none.click()
-    assert explorer.off == []
-    np.testing.assert_allclose(panel.read.data[0].x, before)
+    assert explorer.removed == [0, 1, 2, 7]
+    code = replace_layers(panel.selected.codes[:1], [0, 1, 2, 7], panel.selected.mean_code)
+    np.testing.assert_allclose(panel.probs.data[0].x, panel.selected.predict(code)[0], atol=1e-6)
+    assert not np.allclose(panel.probs.data[0].x, before)
+    explorer.restore.click()
+    assert explorer.removed == []
+    np.testing.assert_allclose(panel.probs.data[0].x, before)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -73,8 +73,8 @@ def test_every_method_shows_tokens(explorer: Explorer, method: str) -> None:
     assert np.isfinite(panel.bars.data[0].y).all()
 
 
-def test_mistakes_are_named(explorer: Explorer) -> None:
-    with pytest.raises(ValueError, match="method: expected one of attention, .*, got 'guess'"):
-        token_map(explorer.panels[0].subject.model, torch.zeros(1, 18, 512), "guess")
-    with pytest.raises(ValueError, match="subjects: expected at least one run, got none"):
+def test_wrong_arguments_are_named(explorer: Explorer) -> None:
+    with pytest.raises(ValueError, match="method: expected"):
+        token_map(explorer.panels[0].selected.model, torch.zeros(1, 18, 512), "guess")
+    with pytest.raises(ValueError, match="runs: expected"):
         Explorer([], [])

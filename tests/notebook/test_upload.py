@@ -13,23 +13,23 @@ def uploaded(name: str) -> dict:
     return {"name": name, "content": content.getvalue()}
 
 
-def test_uploaded_pictures_are_read() -> None:
-    given = []
+def test_uploaded_images_are_predicted() -> None:
+    sizes = []
 
-    def predict(pictures: list[Image.Image]) -> pd.DataFrame:
-        given.extend(picture.size for picture in pictures)
-        return pd.DataFrame(
-            {"emotion": ["sad"] * len(pictures), "confidence": [0.5] * len(pictures)}
-        )
+    def predict(images: list[Image.Image]) -> pd.DataFrame:
+        sizes.extend(image.size for image in images)
+        n = len(images)
+        return pd.DataFrame({"emotion": ["sad"] * n, "confidence": [0.5] * n})
 
     button, _ = upload_faces(predict).children
     button.value = (
         {**uploaded("a.png"), "type": "image/png", "size": 1, "last_modified": pd.Timestamp(0)},
     )
-    assert given == [(20, 30)]
+    assert sizes == [(20, 30)]
     show_predictions([uploaded("a.png"), uploaded("b.png")], predict)
-    assert len(given) == 3
-    with pytest.raises(
-        ValueError, match=r"notes\.txt: expected a picture, but it does not open as one"
-    ):
-        show_predictions([{"name": "notes.txt", "content": b"no picture"}], predict)
+    assert len(sizes) == 3
+
+
+def test_a_file_that_is_not_an_image_is_named() -> None:
+    with pytest.raises(ValueError, match=r"notes\.txt: expected an image"):
+        show_predictions([{"name": "notes.txt", "content": b"text"}], lambda images: None)
