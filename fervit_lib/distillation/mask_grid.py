@@ -4,18 +4,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from fastai.callback.core import Callback
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torchvision.transforms.v2.functional import resize, to_pil_image
+from torchvision.utils import draw_segmentation_masks, make_grid
 
 from fervit_lib.datasets import IGNORE
 from fervit_lib.models.segmentation import denormalise
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import atomic_write
 
-_PERSON_COLOUR = np.array((0, 114, 178))
+_COLOURS = [(0, 114, 178), (128, 128, 128)]  # of persons and of ignored pixels
 _SIDE = 112  # of one tile, pixels
 _GAP = 4
 _HEADER = 22
@@ -31,34 +33,28 @@ def draw_mask_grid(images: Tensor, masks: Tensor, logits: Mapping[str, Tensor]) 
         masks: (B, S, S) of 0, 1, 255.
         logits: (B, 1, S, S) by column name.
     """
-    pictures = (255 * denormalise(images.cpu())).byte().permute(0, 2, 3, 1).numpy()
+    pictures = (255 * denormalise(images.cpu())).byte()
     masks = masks.cpu()
-    ignored = (masks == IGNORE).numpy()
-    columns = {"mask": (masks == 1).numpy()}
+    ignored = masks == IGNORE
+    columns = {"mask": masks == 1}
     for name, values in logits.items():
-        columns[name] = (values[:, 0].cpu() > 0).numpy()
-    step = _SIDE + _GAP
-    size = (step * (1 + len(columns)), _HEADER + step * len(pictures))
-    grid = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(grid)
-    for number, name in enumerate(["image", *columns]):
-        centre = (number * step + _SIDE / 2, _HEADER / 2)
-        font = ImageFont.load_default(12)
-        draw.text(centre, name.replace("_", " "), "#222222", font, anchor="mm")
-
-    def paste(tile: np.ndarray, column: int, row: int) -> None:
-        tile_image = Image.fromarray(tile).resize((_SIDE, _SIDE))
-        grid.paste(tile_image, (column * step, _HEADER + row * step))
-
+        columns[name] = (values[:, 0].cpu() > 0) & ~ignored
+    tiles = []
     for row, picture in enumerate(pictures):
-        paste(picture, 0, row)
-        person = (0.35 * picture + 0.65 * _PERSON_COLOUR).astype(np.uint8)
-        for number, mask in enumerate(columns.values(), 1):
-            tile = picture // 3 + 150
-            tile[mask[row]] = person[mask[row]]
-            tile[ignored[row]] = 128
-            paste(tile, number, row)
-    return grid
+        tiles.append(picture)
+        for person in columns.values():
+            regions = torch.stack([person[row], ignored[row]])
+            pale = picture // 3 + 150
+            tiles.append(draw_segmentation_masks(pale, regions, alpha=0.65, colors=_COLOURS))
+    tiles = resize(torch.stack(tiles), [_SIDE, _SIDE])
+    grid = make_grid(tiles, nrow=1 + len(columns), padding=_GAP, pad_value=255)
+    picture = to_pil_image(F.pad(grid, (0, 0, _HEADER, 0), value=255))
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(12)
+    for number, name in enumerate(["image", *columns]):
+        centre = (number + 0.5) * (_SIDE + _GAP)
+        draw.text((centre, _HEADER / 2), name.replace("_", " "), "#222222", font, anchor="mm")
+    return picture
 
 
 class SaveMaskGrids(Callback):

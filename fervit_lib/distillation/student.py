@@ -171,13 +171,12 @@ def feature_gradient_norm(
         images: (B, 3, S, S).
         frozen: number of frozen parameter groups, see `frozen_groups`.
     """
-    for number, group in enumerate(parameter_groups(model)):
-        for parameter in group:
-            parameter.requires_grad_(number >= frozen)
-    trained = [p for p in model.student.parameters() if p.requires_grad]
+    exported = set(model.student.parameters())
+    groups = parameter_groups(model)[frozen:]
+    trained = [p for group in groups for p in group if p in exported]
     was_training = model.training
     projected = model.eval()(images)[1]
+    model.train(was_training)
     loss = feature_loss(projected, source(images))
     gradients = torch.autograd.grad(loss, trained, allow_unused=True)
-    model.train(was_training).requires_grad_(True)
     return float(sum(g.double().square().sum() for g in gradients if g is not None)) ** 0.5
