@@ -131,14 +131,13 @@ def fit_student(
 
 def example_batch(
     batches: PeopleBatches, targets: Targets, number: int = 4
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The first images and masks of a split, and the teacher's logits or None."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The first images and masks of a split, and the teacher's logits."""
     samples = [batches.prepare(i) for i in range(min(number, len(batches.people)))]
     images, masks, keys = zip(*samples, strict=True)
     image_batch = normalise(torch.stack(images).to(batches.device))
     mask_batch = torch.stack(masks).to(batches.device)
-    logits = None if targets.teacher is None else targets.logits(image_batch, keys)
-    return image_batch, mask_batch, logits
+    return image_batch, mask_batch, targets.logits(image_batch, keys)
 
 
 @torch.no_grad()
@@ -147,9 +146,8 @@ def count_split(model: nn.Module, batches: PeopleBatches, targets: Targets) -> T
     model = model.eval().to(batches.device)
     counts = []
     for images, masks, keys in batches:
-        teacher_logits = None if targets.teacher is None else targets.logits(images, keys)
         logits = distributed.in_shares(model, images).float()
-        counts.append(count_pixels(logits, masks, teacher_logits))
+        counts.append(count_pixels(logits, masks, targets.logits(images, keys)))
     return torch.cat(counts)
 
 
@@ -242,18 +240,16 @@ def load_curves(rows: Sequence[Mapping[str, Any]], folder: Path) -> pd.DataFrame
 
 def summary(table: pd.DataFrame, pairs: pd.DataFrame | None, toy: bool) -> str:
     """The result in words: the best student, significant differences, and what was not tested."""
-    score, label = (MONITOR, "foreground IoU") if MONITOR in table else ("accuracy", "accuracy")
+    score = MONITOR if MONITOR in table else "accuracy"
     students = table[table["arm"] != "teacher"]
     best = students.loc[students[score].idxmax()]
-    name = best["arm"].replace("_", " ")
-    lines = [f"Highest {label} of a student: {best[score]:.1%}, trained with {name}."]
+    label = score.replace(MONITOR, "foreground IoU")
+    lines = [f"Highest {label} of a student: {best[score]:.1%} ({best['arm']})."]
     for row in [] if pairs is None else pairs.to_dict("records"):
         low, high = 100 * row["low"], 100 * row["high"]
-        verdict = "no significant difference"
-        if low > 0 or high < 0:
-            verdict = "significant"
+        verdict = "no significant difference" if low <= 0 <= high else "significant"
         lines.append(
-            f"{row['what'].replace('_', ' ')}: {100 * row['difference']:+.1f} points "
+            f"{row['what']}: {100 * row['difference']:+.1f} points "
             f"[{low:+.1f}, {high:+.1f}]: {verdict}."
         )
     lines.append(f"Seeds: {students['seeds'].max()}. Not tested: images outside this test split.")

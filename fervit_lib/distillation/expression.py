@@ -19,6 +19,7 @@ from fervit_lib.models import ImageModel, load_model
 from fervit_lib.models.segmentation import freeze
 from fervit_lib.system import distributed
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
+from fervit_lib.system.names import check_choice
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import resolve, seed_everything, use_bf16
 from fervit_lib.training import (
@@ -77,8 +78,7 @@ class ExpressionLoss(nn.Module):
 
     def __init__(self, kind: str, alpha: float = 0.5, temperature: float = 3.0) -> None:
         super().__init__()
-        if kind not in KINDS:
-            raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+        check_choice("kind", kind, KINDS)
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha: expected a number in [0, 1], got {alpha}")
         if not temperature > 0:

@@ -165,7 +165,4 @@ def _missing_tensor(tensor: str, graph: onnx.GraphProto, tensors: list[str]) -> 
     shapes = maps or dict.fromkeys(tensors, "shape unknown")
     similar = difflib.get_close_matches(tensor, shapes, 12, cutoff=0.0)
     listed = ", ".join(f"{name} ({shapes[name]})" for name in similar)
-    return (
-        f"has no {tensor!r}; of its {len(tensors)} tensors {len(maps)} are feature maps, the most "
-        f"similar names: {listed}"
-    )
+    return f"has no {tensor!r}; feature maps with similar names: {listed}"

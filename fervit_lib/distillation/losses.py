@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fervit_lib.datasets import IGNORE
+from fervit_lib.system.names import check_choice
 
 SCHEDULES = ("linear", "cosine", "exponential")
 TERMS = ("kl", "mse", "bce", "dice", "feature")
@@ -53,14 +54,12 @@ def temperature_at(progress: float, start: float, end: float, schedule: str) -> 
         raise ValueError(f"temperature: expected numbers above 0, got {start} to {end}")
     if not 0 <= progress <= 1:
         raise ValueError(f"progress: expected a number in [0, 1], got {progress}")
+    check_choice("temperature_schedule", schedule, SCHEDULES)
     if schedule == "linear":
         return start + (end - start) * progress
     if schedule == "cosine":
         return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
-    if schedule == "exponential":
-        return start * math.exp(progress * math.log(end / start))
-    expected = ", ".join(SCHEDULES)
-    raise ValueError(f"temperature_schedule: expected one of {expected}, got {schedule!r}")
+    return start * math.exp(progress * math.log(end / start))
 
 
 def binary_kl(
@@ -95,17 +94,6 @@ def binary_kl(
         F.logsigmoid(-teacher) - F.logsigmoid(-student)
     )
     return temperature**2 * _mean(kl, valid)
-
-
-def feature_loss(projected: Tensor, features: Tensor) -> Tensor:
-    """Mean squared error of (B, C, h, w) features. Raises ValueError if the shapes differ."""
-    if projected.shape != features.shape:
-        # `mse_loss` would broadcast them and only warn.
-        raise ValueError(
-            f"features: expected the projector's shape {tuple(projected.shape)}, got "
-            f"{tuple(features.shape)}; build the projector for this detector"
-        )
-    return F.mse_loss(projected.float(), features.float())
 
 
 def _mean(values: Tensor, valid: Tensor | None) -> Tensor:
@@ -148,7 +136,7 @@ class DistillLoss(nn.Module):
             features: the detector's, (B, C, h, w).
 
         Raises:
-            ValueError: shapes differ, or a term with a weight has no target.
+            KeyError: a term with a weight has no target.
         """
         logits = predicted[0].float()
         projected = predicted[1]
@@ -162,10 +150,7 @@ class DistillLoss(nn.Module):
             terms["kl"] = binary_kl(logits, teacher_logits, self.temperature, valid)
             terms["mse"] = _mean(squared_error, valid)
         if features is not None and projected is not None:
-            terms["feature"] = feature_loss(projected, features)
-        used = {name: weight for name, weight in self.weights.items() if weight > 0}
-        if missing := set(used) - set(terms):
-            names = ", ".join(sorted(missing))
-            raise ValueError(f"targets: expected values for the terms {names}, which have a weight")
+            terms["feature"] = F.mse_loss(projected.float(), features.float())
         self.terms = {name: term.detach() for name, term in terms.items()}
-        return torch.stack([weight * terms[name] for name, weight in used.items()]).sum()
+        used = [weight * terms[name] for name, weight in self.weights.items() if weight > 0]
+        return torch.stack(used).sum()

@@ -42,9 +42,9 @@ def draw_mask_grid(images: Tensor, masks: Tensor, logits: Mapping[str, Tensor]) 
     tiles = []
     for row, picture in enumerate(pictures):
         tiles.append(picture)
+        pale = picture // 3 + 150
         for person in columns.values():
             regions = torch.stack([person[row], ignored[row]])
-            pale = picture // 3 + 150
             tiles.append(draw_segmentation_masks(pale, regions, alpha=0.65, colors=_COLOURS))
     tiles = resize(torch.stack(tiles), [_SIDE, _SIDE])
     grid = make_grid(tiles, nrow=1 + len(columns), padding=_GAP, pad_value=255)
@@ -62,7 +62,7 @@ class SaveMaskGrids(Callback):
 
     Args:
         folder: of the run.
-        batch: images, masks, and the teacher's logits or None.
+        batch: images, masks and the teacher's logits.
         every: write each `every`-th epoch, and the last one.
         show: called with each grid, e.g. to display it in a notebook.
     """
@@ -72,7 +72,7 @@ class SaveMaskGrids(Callback):
     def __init__(
         self,
         folder: Path,
-        batch: tuple[Tensor, Tensor, Tensor | None],
+        batch: tuple[Tensor, Tensor, Tensor],
         every: int = 1,
         show: Callable[[Any], None] | None = None,
     ) -> None:
@@ -86,10 +86,10 @@ class SaveMaskGrids(Callback):
         if number % self.every and number < self.n_epoch:
             return
         images, masks, teacher_logits = self.batch
-        logits = {} if teacher_logits is None else {"teacher": teacher_logits}
         self.model.eval()
         with torch.no_grad():
-            logits["student"] = self.model.student(images).float()
+            student_logits = self.model.student(images).float()
+        logits = {"teacher": teacher_logits, "student": student_logits}
         grid = draw_mask_grid(images, masks, logits)
         self._write(grid, number)
         if self.show:

@@ -4,10 +4,11 @@ import re
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fervit_lib.distillation.features import OnnxFeatures
-from fervit_lib.distillation.losses import feature_loss
+from fervit_lib.system.names import check_choice
 
 TAPS = ("decoder", "encoder", "encoder_frozen")
 ENCODER_TRAINING = ("full", "progressive", "frozen")
@@ -49,8 +50,7 @@ class TappedStudent(nn.Module):
         self, student: nn.Module, tap: str = "decoder", projector: nn.Module | None = None
     ) -> None:
         super().__init__()
-        if tap not in TAPS:
-            raise ValueError(f"feature_tap: expected one of {', '.join(TAPS)}, got {tap!r}")
+        check_choice("feature_tap", tap, TAPS)
         self.student = student
         self.tap = tap
         self.projector = projector
@@ -150,9 +150,7 @@ def frozen_groups(training: str, tap: str, num_groups: int, progress: float) -> 
         num_groups: as many as `parameter_groups` returns.
         progress: epoch / epochs, in [0, 1).
     """
-    if training not in ENCODER_TRAINING:
-        expected = ", ".join(ENCODER_TRAINING)
-        raise ValueError(f"encoder_training: expected one of {expected}, got {training!r}")
+    check_choice("encoder_training", training, ENCODER_TRAINING)
     if tap == "encoder_frozen" or (training == "frozen" and tap != "encoder"):
         return num_groups - 1
     if training == "progressive":
@@ -177,6 +175,6 @@ def feature_gradient_norm(
     was_training = model.training
     projected = model.eval()(images)[1]
     model.train(was_training)
-    loss = feature_loss(projected, source(images))
+    loss = F.mse_loss(projected.float(), source(images))
     gradients = torch.autograd.grad(loss, trained, allow_unused=True)
     return float(sum(g.double().square().sum() for g in gradients if g is not None)) ** 0.5

@@ -1,7 +1,6 @@
 """A small teacher and a small detector, trained on the spot where nothing may be downloaded."""
 
 import json
-from collections import OrderedDict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from fervit_lib.training.resume import ResumableLearner
 from fervit_lib.training.share import Share
 
 # In the middle of the toy detector's graph: 64 channels, an eighth of the image's side.
-TOY_TENSOR = "/neck/act/Relu_output_0"
+TOY_TENSOR = "/neck/neck.2/Relu_output_0"
 
 
 class ToyDetector(nn.Module):
@@ -43,9 +42,7 @@ class ToyDetector(nn.Module):
 
         def block(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
             conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
-            return nn.Sequential(
-                OrderedDict(conv=conv, bn=nn.BatchNorm2d(out_channels), act=nn.ReLU())
-            )
+            return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
 
         self.body = nn.Sequential(
             block(3, 16, 2), block(16, 32, 2), block(32, 64, 2), block(64, 64, 1)
@@ -64,15 +61,13 @@ def detection_loss(predicted: Tensor, masks: Tensor, *_: Any) -> Tensor:
         predicted: (B, 5, S/8, S/8), see `ToyDetector`.
         masks: (B, S, S) of 0, 1, 255.
     """
-    person = (masks == 1).float()[:, None]
-    cell_share = F.avg_pool2d(person, 8)
+    # Imported here because torchvision.ops is slow to import.
+    from torchvision.ops import masks_to_boxes
+
+    person = (masks == 1).float()
+    cell_share = F.avg_pool2d(person[:, None], 8)
     cell_valid = F.avg_pool2d((masks != IGNORE).float()[:, None], 8)
-    side = person.shape[-1]
-    position = torch.arange(side, device=masks.device) / side
-    occupied = torch.stack([person[:, 0].amax(1), person[:, 0].amax(2)], 1) > 0  # (B, 2, S): x, y
-    first = torch.where(occupied, position, 1.0).amin(2)
-    last = torch.where(occupied, position, 0.0).amax(2)
-    box = torch.cat([first, last], 1)[:, :, None, None]  # (B, 4, 1, 1)
+    box = masks_to_boxes(person)[:, :, None, None] / person.shape[-1]  # (B, 4, 1, 1)
     logits = predicted[:, :1].float()
     share_loss = F.binary_cross_entropy_with_logits(logits, cell_share, reduction="none")
     share_loss = (share_loss * cell_valid).sum() / cell_valid.sum().clamp(min=1)
