@@ -189,11 +189,22 @@ def json_file(folder: Path) -> tuple[Path, Callable]:
     return folder / "r.json", lambda: read_json(folder / "r.json")
 
 
-# Edit only the first bytes of a table and the header of weights: in the rest, any number is valid.
+# Edit only the first bytes of a table and the header of weights: the rest holds numbers, and any
+# number is valid.
 READERS = [
-    (table, 4700), (votes, None), (store, None), (shard, 300), (coco, None), (model, 1500), (psp, None),
-    (pt_file, None), (detector, None), (picture, None), (sweep, None), (json_file, None),
-]  # fmt: skip
+    (table, 4700),
+    (votes, None),
+    (store, None),
+    (shard, 300),
+    (coco, None),
+    (model, 1500),
+    (psp, None),
+    (pt_file, None),
+    (detector, None),
+    (picture, None),
+    (sweep, None),
+    (json_file, None),
+]
 
 
 @pytest.mark.parametrize(("make", "head"), READERS, ids=[make.__name__ for make, _ in READERS])

@@ -1,4 +1,4 @@
-"""Files from somebody who means harm: loading them runs nothing, fills no memory, and shows no file of this machine."""
+"""Malicious files: loading one runs no code, fills no memory and reveals no other file."""
 
 import ast
 import io
@@ -19,7 +19,6 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from jupyter_server.serverapp import ServerApp
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from PIL import Image
@@ -33,13 +32,14 @@ from fervit_lib.models.segmentation import load_teacher
 from fervit_lib.notebook.upload import show_predictions
 from fervit_lib.report import write_index, write_page
 from fervit_lib.system.atomic import write_json
+from fervit_lib.system.names import check_name
 from fervit_lib.system.runtime import PROJECT_ROOT
 
 HTML = "<img src=x onerror=alert(1)>"
 
 
 class Evil:
-    """Unpickled carelessly, it makes a folder."""
+    """Creates a folder when it is unpickled without `weights_only`."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -48,53 +48,56 @@ class Evil:
         return os.mkdir, (str(self.marker),)
 
 
-Placed = tuple[Path, Callable[[], Any]]  # a file, and what reads it
+Written = tuple[Path, Callable[[], Any]]  # a file, and a call that reads it
 
 
-def into_pt(folder: Path, content: Any) -> Placed:
+def write_pt(folder: Path, content: Any) -> Written:
     (folder / "pt" / "train").mkdir(parents=True)
-    torch.save(content, file := folder / "pt" / "train" / "0.pt")
+    file = folder / "pt" / "train" / "0.pt"
+    torch.save(content, file)
     return file, lambda: pt_codes.import_pt_folder(folder / "pt", folder / "store", faces=folder)
 
 
-def into_teacher(folder: Path, content: Any) -> Placed:
-    torch.save({"state_dict": content}, file := folder / "t.pth")
+def write_teacher(folder: Path, content: Any) -> Written:
+    file = folder / "t.pth"
+    torch.save({"state_dict": content}, file)
     return file, lambda: load_teacher(file, "resnet18", "slim")
 
 
-def into_timm(suffix: str) -> Callable[[Path, Any], Placed]:
-    def place(folder: Path, content: Any) -> Placed:
-        torch.save(content, file := folder / f"w{suffix}")
+def write_timm(suffix: str) -> Callable[[Path, Any], Written]:
+    def write(folder: Path, content: Any) -> Written:
+        file = folder / f"w{suffix}"
+        torch.save(content, file)
         return file, lambda: create_model("image", model_name="resnet10t", pretrained=str(file))
 
-    return place
+    return write
 
 
-PLACES = {
-    "codes": into_pt,
-    "teacher": into_teacher,
-    "timm .pth": into_timm(".pth"),
-    "timm .bin": into_timm(".bin"),
+WRITERS = {
+    "codes": write_pt,
+    "teacher": write_teacher,
+    "timm .pth": write_timm(".pth"),
+    "timm .bin": write_timm(".bin"),
 }
 
 
-@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_code_in_a_pickle_is_refused_and_not_run(
-    tmp_path: Path, place: Callable[[Path, Any], Placed]
+    tmp_path: Path, write: Callable[[Path, Any], Written]
 ) -> None:
     """`load_encoder` of such a file: see tests/encoders/test_published.py."""
     content = {"latent": torch.zeros(18, 512), "label": 0, "img_path": Evil(tmp_path / "ran")}
-    file, load = place(tmp_path, content)
+    file, load = write(tmp_path, content)
     with pytest.raises(ValueError, match=file.name):
         load()
     assert not (tmp_path / "ran").exists()
     torch.load(file, weights_only=False)
-    assert (tmp_path / "ran").exists(), "or the file was harmless"
+    assert (tmp_path / "ran").exists(), "the file was harmless"
 
 
 class TestArchives:
     def bomb(self, folder: Path, line: bytes, megabytes: int) -> Path:
-        """A zip of `megabytes` that take a thousandth of it."""
+        """A zip of `megabytes` that is a thousandth of that size."""
         with (
             zipfile.ZipFile(folder / "fer2013.zip", "w", zipfile.ZIP_DEFLATED) as archive,
             archive.open("fer2013.csv", "w") as member,
@@ -107,15 +110,13 @@ class TestArchives:
     @pytest.mark.parametrize(
         ("line", "megabytes"), [(b"0", 40), (b"\n", 40)], ids=["one line", "many lines"]
     )
-    def test_a_bomb_is_given_up_early(self, tmp_path: Path, line: bytes, megabytes: int) -> None:
+    def test_a_zip_bomb_is_refused_early(self, tmp_path: Path, line: bytes, megabytes: int) -> None:
         path = self.bomb(tmp_path, line, megabytes)
         assert path.stat().st_size < 100_000
-        with pytest.raises(
-            ValueError, match=r"fer2013\.zip: cannot be read .*a line has more than"
-        ):
+        with pytest.raises(ValueError, match=r"fer2013\.zip: cannot be read"):
             load_faces(path, "train")
 
-    def test_a_compressed_text_in_a_picture_is_a_damaged_picture(self, tmp_path: Path) -> None:
+    def test_an_image_with_a_compressed_text_bomb_is_damaged(self, tmp_path: Path) -> None:
         Image.new("L", (8, 8)).save(tmp_path / "a.png")
         data = (tmp_path / "a.png").read_bytes()
         body = b"key\0\0" + zlib.compress(b"0" * 80_000_000)
@@ -125,8 +126,9 @@ class TestArchives:
             open_image(tmp_path / "a.png")
 
     @pytest.mark.parametrize("kind", ["zip", "tar"])
-    def test_names_that_lead_out_are_never_written(self, tmp_path: Path, kind: str) -> None:
-        inner, content = tmp_path / "inner", b"emotion,pixels,Usage\n"
+    def test_archive_members_are_never_written_to_disk(self, tmp_path: Path, kind: str) -> None:
+        inner = tmp_path / "inner"
+        content = b"emotion,pixels,Usage\n"
         inner.mkdir()
         path = inner / f"fer2013.{kind}"
         if kind == "zip":
@@ -136,7 +138,8 @@ class TestArchives:
         else:
             with tarfile.open(path, "w") as archive:
                 link = tarfile.TarInfo("link.csv")
-                link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+                link.type = tarfile.SYMTYPE
+                link.linkname = "/etc/passwd"
                 archive.addfile(link)
                 member = tarfile.TarInfo("../../evil.csv")
                 member.size = len(content)
@@ -175,7 +178,7 @@ class TestImageBomb:
             load_people(tmp_path, "test")[0]
 
     @pytest.mark.parametrize("side", [12_000, 60_000])
-    def test_a_picture_to_read(self, tmp_path: Path, side: int) -> None:
+    def test_an_image_to_predict(self, tmp_path: Path, side: int) -> None:
         path = image_bomb(tmp_path / "a.png", side)
         with pytest.raises(ValueError, match=r"a\.png"):
             open_image(path)
@@ -193,17 +196,22 @@ class TestLinks:
             Image.new("L", (8, 8)).save(tmp_path / "private" / "happy" / f"{number}.png")
         return tmp_path / "private"
 
-    @pytest.mark.parametrize("place", ["train", "train/happy", "train/happy/x.png"])
-    def test_out_of_a_set_of_faces(self, tmp_path: Path, outside: Path, place: str) -> None:
+    @pytest.mark.parametrize(
+        ("place", "target"),
+        [("train", ""), ("train/happy", "happy"), ("train/happy/x.png", "happy/0.png")],
+    )
+    def test_in_a_set_of_faces(
+        self, tmp_path: Path, outside: Path, place: str, target: str
+    ) -> None:
         link = tmp_path / "faces" / place
         link.parent.mkdir(parents=True)
-        link.symlink_to(outside / "/".join(["happy", "0.png"][: place.count("/")]))
+        link.symlink_to(outside / target)
         with pytest.raises(
             ValueError, match=rf"{place}: expected files within .*faces.*symbolic link"
         ):
             load_faces(tmp_path / "faces", "train")
 
-    def test_the_folder_itself_and_links_within_it_are_fine(
+    def test_the_folder_itself_may_be_a_link_and_contain_links(
         self, tmp_path: Path, outside: Path
     ) -> None:
         (tmp_path / "disk" / "train").mkdir(parents=True)
@@ -213,14 +221,14 @@ class TestLinks:
         faces = load_faces(tmp_path / "faces", "train")
         assert len(faces) == 4 and faces[0][0].size == (8, 8)
 
-    def test_out_of_a_set_of_people(self, tmp_path: Path, outside: Path) -> None:
+    def test_in_a_set_of_people(self, tmp_path: Path, outside: Path) -> None:
         for kind in ("images", "masks"):
             (tmp_path / "people" / "test" / kind).mkdir(parents=True)
             (tmp_path / "people" / "test" / kind / "a.png").symlink_to(outside / "happy" / "0.png")
         with pytest.raises(ValueError, match=r"a\.png: expected files within"):
             load_people(tmp_path / "people", "test")
 
-    def test_out_of_a_set_of_cocos_people(self, tmp_path: Path, outside: Path) -> None:
+    def test_in_coco(self, tmp_path: Path, outside: Path) -> None:
         (tmp_path / "coco" / "val2017").mkdir(parents=True)
         (tmp_path / "coco" / "val2017" / "a.png").symlink_to(outside / "happy" / "0.png")
         shape = {"image_id": 0, "category_id": 1, "segmentation": [[0, 0, 5, 0, 5, 5]]}
@@ -234,8 +242,8 @@ class TestLinks:
         with pytest.raises(ValueError, match=r"a\.png: expected files within"):
             load_people(tmp_path / "coco", "test")
 
-    def test_out_of_a_folder_of_codes(self, tmp_path: Path) -> None:
-        into_pt(tmp_path, {"latent": torch.zeros(18, 512), "label": 0, "img_path": "a"})
+    def test_in_a_folder_of_codes(self, tmp_path: Path) -> None:
+        write_pt(tmp_path, {"latent": torch.zeros(18, 512), "label": 0, "img_path": "a"})
         (tmp_path / "elsewhere.pt").write_bytes(b"secret")
         (tmp_path / "pt" / "train" / "1.pt").symlink_to(tmp_path / "elsewhere.pt")
         with pytest.raises(ValueError, match=r"1\.pt: expected files within"):
@@ -243,9 +251,9 @@ class TestLinks:
 
 
 class TestMarkup:
-    """Names of files, classes and runs are anybody's text."""
+    """Names of files, classes and runs may contain any text."""
 
-    def test_in_the_table_of_a_reading(self) -> None:
+    def test_in_the_table_of_a_prediction(self) -> None:
         table = pd.DataFrame(
             {"emotion": [HTML], "confidence": [0.5], HTML + "2": [0.5]}, index=[HTML + "3"]
         )
@@ -283,100 +291,80 @@ class TestMarkup:
         assert "<script>alert(1)" not in html
 
 
-NASTY = "'; touch ran; $(touch ran) `touch ran` \"; open('ran', 'w')\n#{{wildcards}} {rule} \\' \\\" \u2028 %s"
+NASTY = (
+    "'; touch ran; $(touch ran) `touch ran` \"; open('ran', 'w')\n"
+    "#{{wildcards}} {rule} \\' \\\" \u2028 %s"
+)
 
 
 class TestParametersAreData:
     def test_papermill_writes_literals(self) -> None:
         notebook = load_notebook_node(str(PROJECT_ROOT / "notebooks" / "02_train.ipynb"))
-        given = {"experiment": NASTY, "model_name": NASTY[::-1], "lr": 0.1, "resume": False}
+        parameters = {"experiment": NASTY, "model_name": NASTY[::-1], "lr": 0.1, "resume": False}
         cells = parameterize_notebook(
-            notebook, given, kernel_name="python3", language="python"
+            notebook, parameters, kernel_name="python3", language="python"
         ).cells
         [cell] = [cell for cell in cells if "injected-parameters" in cell.metadata.get("tags", [])]
-        found = {}
+        literals = {}
         for node in ast.parse(cell.source).body:
             assert isinstance(node, ast.Assign)
-            found[node.targets[0].id] = ast.literal_eval(node.value)
-        assert found == given
+            literals[node.targets[0].id] = ast.literal_eval(node.value)
+        assert literals == parameters
 
-    def test_the_shell_of_a_step_hands_them_on_as_they_are(self, tmp_path: Path) -> None:
-        """Snakemake's own commands, with a printer in the place of what runs a notebook."""
+    def test_the_shell_command_of_a_step_passes_them_unchanged(self, tmp_path: Path) -> None:
+        """Snakemake's own commands, printed instead of run."""
         config = {
             "experiment": "tiny",
             "reports": str(tmp_path / "it's; touch ran"),
             "train": {"model_name": NASTY},
         }
         (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
-        done = plan(tmp_path / "c.yaml", "--printshellcmds")
+        done = dry_run(tmp_path / "c.yaml")
         assert done.returncode == 0, done.stderr
-        printed = done.stdout + done.stderr
+        output = done.stdout + done.stderr
         commands = re.findall(
-            r"-m fervit_lib\.report run (.*?\}')$", printed, re.DOTALL | re.MULTILINE
+            r"-m fervit_lib\.report run (.*?\}')$", output, re.DOTALL | re.MULTILINE
         )
         assert len(commands) >= 4
-        told = [shell_sees(command, tmp_path) for command in commands]
-        assert all(
-            len(arguments) == 3 and arguments[1].startswith(config["reports"]) for arguments in told
-        )
-        assert NASTY in [json.loads(parameters).get("model_name") for _, _, parameters in told]
-        [index] = re.findall(r"-m fervit_lib\.report index (.*)", done.stdout + done.stderr)
-        assert shell_sees(index, tmp_path) == [
+        steps = [shell_arguments(command, tmp_path) for command in commands]
+        for arguments in steps:
+            assert len(arguments) == 3 and arguments[1].startswith(config["reports"])
+        assert NASTY in [json.loads(parameters).get("model_name") for _, _, parameters in steps]
+        [index] = re.findall(r"-m fervit_lib\.report index (.*)", output)
+        assert shell_arguments(index, tmp_path) == [
             f"{config['reports']}/tiny",
             "--config",
             str(tmp_path / "c.yaml"),
         ]
         assert not (tmp_path / "ran").exists()
 
-    @pytest.mark.parametrize(
-        ("changes", "message"),
-        [
-            ({"experiment": "x; touch ran"}, "experiment: expected letters"),
-            ({"train": {"approach": "../../up"}}, "train: expected letters"),
-        ],
-    )
-    def test_names_of_folders_are_plain(self, tmp_path: Path, changes: dict, message: str) -> None:
-        (tmp_path / "c.yaml").write_text(
-            yaml.safe_dump({"experiment": "tiny", "reports": str(tmp_path)} | changes)
-        )
-        done = plan(tmp_path / "c.yaml")
-        assert done.returncode != 0
-        assert message in done.stdout + done.stderr
-        assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
 
-
-def shell_sees(arguments: str, folder: Path) -> list[str]:
+def shell_arguments(arguments: str, folder: Path) -> list[str]:
+    """How a shell splits `arguments`."""
     command = ["bash", "-c", f"printf '%s\\0' {arguments}"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout.split("\0")[
-        :-1
-    ]
+    output = subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout
+    return output.split("\0")[:-1]
 
 
-def plan(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--cores",
-        "1",
-        "--nolock",
-        "--configfile",
-        str(config),
-        "--dry-run",
-    ]
-    return subprocess.run(
-        [*command, "--forceall", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True
-    )
+def dry_run(config: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock", "--dry-run"]
+    command += ["--configfile", str(config), "--forceall", "--printshellcmds"]
+    return subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True)
 
 
-def test_the_lab_keeps_its_defaults_loopback_and_token() -> None:
+@pytest.mark.parametrize("name", ["x; touch ran", "../../up", "$(touch ran)"])
+def test_a_name_with_shell_syntax_is_refused(name: str) -> None:
+    """The Snakefile checks experiment and variants by this function."""
+    with pytest.raises(ValueError, match="experiment: expected"):
+        check_name("experiment", name)
+
+
+def test_the_lab_keeps_jupyters_address_and_token() -> None:
     makefile = (PROJECT_ROOT / "Makefile").read_text()
     [recipe] = re.findall(r"^lab:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
     assert re.fullmatch(r"\t\S*jupyter lab notebooks\n", recipe), (
-        "no --ip, --port, token or password of ours"
+        "--ip, --port, a token or a password changes Jupyter's safe defaults"
     )
-    assert ServerApp.ip.default_value == "localhost"
-    assert not ServerApp.allow_remote_access.default_value
 
 
 def test_every_package_of_the_lock_has_a_hash() -> None:
