@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
@@ -34,14 +34,6 @@ def _blur(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Gaussian blur; sigma is a share of the side, so that faces of any size suffer alike."""
     sigma = share * images.shape[-1]
     return F.gaussian_blur(images, [2 * int(3 * sigma) + 1] * 2, [sigma] * 2)
-
-
-def _darken(images: Tensor, factor: float, generator: torch.Generator) -> Tensor:
-    return F.adjust_brightness(images, factor)
-
-
-def _lower_contrast(images: Tensor, factor: float, generator: torch.Generator) -> Tensor:
-    return F.adjust_contrast(images, factor)
 
 
 def _jpeg(images: Tensor, quality: float, generator: torch.Generator) -> Tensor:
@@ -75,8 +67,8 @@ Corruption = Callable[[Tensor, float, torch.Generator], Tensor]
 CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, float, float]]] = {
     "noise": (_noise, (0.05, 0.1, 0.2)),
     "blur": (_blur, (0.015, 0.03, 0.06)),
-    "dark": (_darken, (0.6, 0.4, 0.2)),
-    "low contrast": (_lower_contrast, (0.6, 0.4, 0.2)),
+    "dark": (lambda images, factor, _: F.adjust_brightness(images, factor), (0.6, 0.4, 0.2)),
+    "low contrast": (lambda images, factor, _: F.adjust_contrast(images, factor), (0.6, 0.4, 0.2)),
     "JPEG": (_jpeg, (40, 20, 8)),
     "occlusion": (_occlude, (0.2, 0.35, 0.5)),
     "rotation": (_rotate, (8, 16, 30)),
@@ -104,11 +96,6 @@ def corrupt(
     function, strengths = CORRUPTIONS[name]
     generator = torch.Generator().manual_seed(seed)
     return _to_images(function(_to_tensor(images), strengths[level - 1], generator))
-
-
-def flip(images: Sequence[Image.Image]) -> list[Image.Image]:
-    """Images mirrored left to right."""
-    return _to_images(_to_tensor(images).flip(-1))
 
 
 def ten_crops(images: Sequence[Image.Image]) -> list[list[Image.Image]]:
@@ -164,7 +151,7 @@ def evaluate_tta(
     `ten_crop` is for models that take images only: codes of cropped faces are off-domain.
     """
     plain = dict(_predict_all(predictors, images))
-    flipped = dict(_predict_all(predictors, flip(images)))
+    flipped = dict(_predict_all(predictors, [ImageOps.mirror(image) for image in images]))
     image_models = {name: p for name, p in predictors.items() if p.encoder is None}
     crops = ten_crops(images) if image_models else []
     crop_probs: dict[str, list[np.ndarray]] = {name: [] for name in image_models}
@@ -191,9 +178,8 @@ def seen_in_training(faces: Mapping[str, FaceDataset]) -> np.ndarray:
         faces: by split: train, val and test.
     """
     duplicates = audit_faces(dict(faces)).groups_with_several("split")
-    seen = np.zeros(len(faces["test"]), dtype=bool)
-    seen[duplicates.loc[duplicates["split"] == "test", "index"].to_numpy(int)] = True
-    return seen
+    seen = duplicates.loc[duplicates["split"] == "test", "index"]
+    return np.isin(np.arange(len(faces["test"])), seen.to_numpy(int))
 
 
 def accuracy_on_subset(correct: Mapping[str, np.ndarray], subset: np.ndarray) -> pd.DataFrame:

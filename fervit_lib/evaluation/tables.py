@@ -22,12 +22,8 @@ _LATEX = {
 }
 
 
-def write_comparison(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write `comparison.csv` (all columns) and `comparison.tex` (booktabs, main columns).
-
-    Args:
-        table: one row per run; columns of the LaTeX table that it lacks are left out.
-    """
+def _latex_table(table: pd.DataFrame) -> str:
+    """The main columns of a table with one row per run, formatted for LaTeX."""
     cells = pd.DataFrame({"Run": table["variant"].str.replace("_", r"\_")})
     for name, (heading, factor, layout) in _LATEX.items():
         if name in table:
@@ -37,13 +33,8 @@ def write_comparison(table: pd.DataFrame, folder: Path) -> list[Path]:
         ends = (100 * table[["accuracy_low", "accuracy_high"]]).map("{:.1f}".format)
         interval = " [" + ends["accuracy_low"] + ", " + ends["accuracy_high"] + "]"
         cells[_LATEX["accuracy"][0]] += interval
-    paths = [folder / "comparison.csv", folder / "comparison.tex"]
-    with atomic_write(paths[0]) as temporary:
-        table.to_csv(temporary, index=False)
-    with atomic_write(paths[1]) as temporary:
-        columns = "l" + "r" * (cells.shape[1] - 1)
-        cells.style.hide().to_latex(temporary, hrules=True, column_format=columns)
-    return paths
+    columns = "l" + "r" * (cells.shape[1] - 1)
+    return cells.style.hide().to_latex(hrules=True, column_format=columns)
 
 
 def parameter_efficiency(runs: pd.DataFrame, majority: float) -> pd.DataFrame:
@@ -71,7 +62,8 @@ def write_results(
     confusion: Mapping[str, np.ndarray],
     **tables: pd.DataFrame,
 ) -> list[Path]:
-    """Write `evaluation_results.json` (everything), `comparison.csv` and `comparison.tex`.
+    """Write `evaluation_results.json` (everything), `comparison.csv` (all columns of `runs`) and
+    `comparison.tex` (its main columns, for a paper; needs LaTeX's booktabs).
 
     Args:
         runs: one row per run: `EvaluatedRun.metrics` and its measured costs.
@@ -89,9 +81,14 @@ def write_results(
         "confusion": confusion,
     }
     content |= {name: _records(table) for name, table in tables.items()}
-    path = folder / "evaluation_results.json"
-    write_json(path, content)
-    return [path, *write_comparison(runs, folder)]
+    names = ("evaluation_results.json", "comparison.csv", "comparison.tex")
+    paths = [folder / name for name in names]
+    write_json(paths[0], content)
+    with atomic_write(paths[1]) as temporary:
+        runs.to_csv(temporary, index=False)
+    with atomic_write(paths[2]) as temporary:
+        temporary.write_text(_latex_table(runs), encoding="utf-8")
+    return paths
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

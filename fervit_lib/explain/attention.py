@@ -142,13 +142,12 @@ def patch_map(scores: Tensor, num_prefix_tokens: int = 1) -> Tensor:
 
 
 def image_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Where an image ViT looks in `images` (B, 3, H, W): by method, maps (B, side, side).
+    """Where an image ViT looks in `images` (B, 3, H, W) uint8: by method, maps (B, side, side).
 
     `attention` is that of CLS in the last block, mean over heads; `gradient rollout` is for the
     predicted class.
     """
-    if not images.is_floating_point():
-        images = images.float() / 255
+    images = images.float() / 255  # a gradient needs floats
     maps = attention_maps(model, images)
     scores = {
         "attention": maps[-1].mean(1)[:, 0],
