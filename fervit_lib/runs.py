@@ -83,6 +83,11 @@ def _git(*arguments: str) -> str | None:
         return None  # the project also runs from a copy without git
 
 
+def _package_versions() -> dict[str, str]:
+    versions = {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES}
+    return {"python": platform.python_version(), **versions}
+
+
 def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a notebook: strings, numbers and booleans in its `globals()`.
 
@@ -141,7 +146,6 @@ def start_run(
     # Without this, an interrupted run would look complete.
     (folder / "result.json").unlink(missing_ok=True)
     remove_partial_writes(folder)
-    versions = {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES}
     config = {
         "step": step,
         "experiment": experiment,
@@ -150,7 +154,7 @@ def start_run(
         "seed": seed,
         "git_revision": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": _package_versions(),
         "device": device,
         "started": _now(),
     }

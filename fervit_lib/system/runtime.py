@@ -140,7 +140,7 @@ def gpu_energy(device: torch.device) -> float | None:
     """Energy in joules that a GPU has used since its driver was loaded; None if not available."""
     if device.type != "cuda":
         return None
-    import pynvml
+    import pynvml  # imported here, because only GPU runs need it
 
     try:
         pynvml.nvmlInit()

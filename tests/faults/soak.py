@@ -34,10 +34,11 @@ from PIL import Image
 from safetensors import safe_open
 from sklearn import decomposition  # noqa: F401 (imported before the fork, as the two lines below)
 
-from fervit_lib import distillation, encoders, evaluation, figures, sweep, training  # noqa: F401
+from fervit_lib import distillation, encoders, evaluation, figures, training  # noqa: F401
 from fervit_lib.figures import distill  # noqa: F401
 from fervit_lib.runs import Run
 from fervit_lib.sweep import study
+from fervit_lib.sweep.config import read_sweep
 from fervit_lib.sweep.work import work
 from fervit_lib.system.atomic import LOCK_SUFFIX
 from tests.faults.notebooks import execute, fork
@@ -151,12 +152,12 @@ def search(folder: Path) -> None:
 
     # A trial that kills its workers is given up after some starts, but here the test kills them.
     study.MAX_STARTS = sys.maxsize
-    work(sweep.read_sweep(file), folder / "reports", train=train_trial)
+    work(read_sweep(file), folder / "reports", train=train_trial)
 
 
 def check_trials(folder: Path) -> None:
     """Every point of the grid was trained once, by whichever worker."""
-    trials = sweep.load_study(folder / "reports" / "s" / "sweep")[0].trials
+    trials = study.load_study(folder / "reports" / "s" / "sweep")[0].trials
     assert len(trials) == math.prod(len(axis["values"]) for axis in GRID.values())
     assert len({tuple(sorted(trial.params.items())) for trial in trials}) == len(trials)
     for trial in trials:

@@ -16,7 +16,8 @@ from fervit_lib.datasets import FaceDataset, draw_toy_faces
 from fervit_lib.encoders import encode_faces
 from fervit_lib.latents import LatentStore, complete_store
 from fervit_lib.models.segmentation import build_segmenter, save_teacher
-from fervit_lib.sweep import open_study, parse_sweep
+from fervit_lib.sweep.config import parse_sweep
+from fervit_lib.sweep.study import open_study
 from fervit_lib.system import atomic
 from fervit_lib.system.checkpoints import load_checkpoint
 from tests.faults.conftest import CPU, Disk, MeanColour, same_weights
