@@ -1,4 +1,4 @@
-"""A real browser for tests: headless Chromium, spoken to by its DevTools protocol."""
+"""A real browser for tests: headless Chromium, controlled by its DevTools protocol."""
 
 import base64
 import itertools
@@ -14,106 +14,95 @@ from typing import Any
 
 import websocket
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
-    None,
-)
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
     "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
     "--remote-debugging-port=0",
     "--remote-allow-origins=*",
+    "--window-size=1300,1000",
 )
 
 
 class Page:
     """One tab."""
 
-    def __init__(self, address: str) -> None:
-        self.socket = websocket.create_connection(address, timeout=60)
+    def __init__(self, url: str) -> None:
+        self.socket = websocket.create_connection(url, timeout=60)
         self.numbers = itertools.count(1)
-        self.requested: list[str] = []
-        self.errors: list[str] = []  # what the console of a reader would show in red
+        self.requested: list[str] = []  # URLs
+        self.errors: list[str] = []  # red lines of the console
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.send(f"{domain}.enable")
-        self.send(
-            "Emulation.setFocusEmulationEnabled", enabled=True
-        )  # without a window nothing else has the focus
+        # A headless page has no focus otherwise.
+        self.send("Emulation.setFocusEmulationEnabled", enabled=True)
 
     def send(self, method: str, **parameters: Any) -> dict:
         number = next(self.numbers)
         self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
             message = json.loads(self.socket.recv())
-            self._note(message)
+            self._record(message)
             if message.get("id") == number:
                 assert "error" not in message, message
                 return message["result"]
 
-    def _note(self, message: dict) -> None:
-        told = message.get("params", {})
+    def _record(self, message: dict) -> None:
+        event = message.get("params", {})
         match message.get("method"):
             case "Network.requestWillBeSent":
-                self.requested.append(told["request"]["url"])
+                self.requested.append(event["request"]["url"])
             case "Runtime.exceptionThrown":
-                self.errors.append(str(told["exceptionDetails"]))
-            case "Runtime.consoleAPICalled" if told["type"] in ("error", "assert"):
-                self.errors.append(str(told["args"]))
-            case "Log.entryAdded" if told["entry"]["level"] == "error":
-                self.errors.append(str(told["entry"]))
+                self.errors.append(str(event["exceptionDetails"]))
+            case "Runtime.consoleAPICalled" if event["type"] in ("error", "assert"):
+                self.errors.append(str(event["args"]))
+            case "Log.entryAdded" if event["entry"]["level"] == "error":
+                self.errors.append(str(event["entry"]))
 
-    def show_as(self, width: int, height: int, *, dark: bool = False, phone: bool = False) -> None:
-        """Be a screen of so many pixels, of a reader who likes it light or dark."""
+    def show_as(self, width: int, height: int, *, phone: bool = False) -> None:
+        """Emulate a light screen, or a dark phone, of so many pixels."""
         scale = 2 if phone else 1
         size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": phone}
         self.send("Emulation.setDeviceMetricsOverride", **size)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if phone else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
 
-    def save_picture(self, path: Path, whole: bool = False) -> None:
-        """What the screen shows, or the whole page, as PNG."""
-        shot = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+    def save_screenshot(self, path: Path, full_page: bool = False) -> None:
+        """Write a PNG; for looking at figures during development."""
+        shot = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=full_page)
         path.write_bytes(base64.b64decode(shot["data"]))
 
-    def save_pdf(self, path: Path) -> None:
-        """The page as it is printed on A4."""
-        printed = self.send(
-            "Page.printToPDF", paperWidth=8.27, paperHeight=11.69, printBackground=False
-        )
-        path.write_bytes(base64.b64decode(printed["data"]))
-
     def go_offline(self) -> None:
-        self.send(
-            "Network.emulateNetworkConditions",
-            offline=True,
-            latency=0,
-            downloadThroughput=0,
-            uploadThroughput=0,
-        )
+        speed = {"latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+        self.send("Network.emulateNetworkConditions", offline=True, **speed)
 
-    def open(self, address: str) -> None:
-        self.send("Page.navigate", url=address)
+    def open(self, url: str) -> None:
+        self.send("Page.navigate", url=url)
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression; a promise is waited for."""
-        found = self.send(
+        """The value of a JavaScript expression; a promise is awaited."""
+        answer = self.send(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
 
     def wait_for(self, expression: str, seconds: float = 60) -> Any:
-        """Ask until the expression is true, and give its value."""
+        """Poll until the expression is true, and return its value."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if value := self.evaluate(expression):
                 return value
-            time.sleep(0.2)
+            time.sleep(0.05)
         raise AssertionError(f"not true within {seconds} s: {expression}")
 
     def click(self, element: str, across: float = 0.5) -> None:
-        """Press the mouse on what a JavaScript expression finds, at a share of its width."""
+        """Click the element of a JavaScript expression, at a share of its width."""
         scroll = "e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect();"
         place = f"[r.x + {across} * r.width, r.y + r.height / 2]"
         x, y = self.evaluate(f"(() => {{ const e = {element}; {scroll} return {place} }})()")
@@ -121,64 +110,54 @@ class Page:
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def press(self, key: str, code: int) -> None:
-        """Press a key, for whatever has the focus."""
+        """Press a key; it goes to the element with the focus."""
+        event = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         for kind in ("keyDown", "keyUp"):
-            self.send(
-                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code
-            )
+            self.send("Input.dispatchKeyEvent", type=kind, **event)
 
 
-FIGURES = "[...document.querySelectorAll('.figure')]"
-DRAWN = f"{FIGURES}.every(f => f.querySelector('.js-plotly-plot .main-svg')?.getBoundingClientRect().height > 50)"
-WIDEST = "Math.max(0, ...[...document.querySelectorAll('.js-plotly-plot .main-svg')].map(s => s.clientWidth))"
+PLOTS = "[...document.querySelectorAll('.js-plotly-plot .main-svg')]"
+DRAWN = (
+    "[...document.querySelectorAll('.figure')].every(figure => "
+    "figure.querySelector('.main-svg')?.getBoundingClientRect().height > 50)"
+)
+WIDEST = f"Math.max(0, ...{PLOTS}.map(svg => svg.clientWidth))"
 
 
-def check_report(page: Page, file: Path) -> None:
-    """A page of a report as readers meet it: on a laptop, on a phone in the dark, and on paper, without a network."""
+def check_page(page: Page, file: Path) -> None:
+    """Check a page of a report on a laptop, a dark phone, and paper, without a network."""
     page.go_offline()
+    url = json.dumps(file.as_uri())
     for width, height, phone in ((1366, 768, False), (390, 844, True)):
         page.errors.clear()
         page.requested.clear()
-        page.show_as(width, height, dark=phone, phone=phone)
+        page.show_as(width, height, phone=phone)
         page.open(file.as_uri())
-        page.wait_for(
-            f"location.href === {json.dumps(file.as_uri())} && document.readyState === 'complete'"
-        )
+        page.wait_for(f"location.href === {url} && document.readyState === 'complete'")
         assert page.evaluate("window.figuresDrawn ? window.figuresDrawn.then(() => true) : true")
         assert page.evaluate(DRAWN), f"{file}: a figure is not drawn"
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
-            f"{file}: wider than {width} pixels"
-        )
+        scroll_width = page.evaluate("document.documentElement.scrollWidth")
+        assert scroll_width <= width, f"{file}: wider than {width} pixels"
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         assert page.evaluate(WIDEST) <= 700, f"{file}: a figure is wider than paper"
         page.evaluate("dispatchEvent(new Event('afterprint'))")
         assert not page.evaluate("document.body.innerText.includes('undefined')")
         assert not page.errors, f"{file}: {page.errors}"
-        local = ("file:", "data:", "blob:")
-        assert all(address.startswith(local) for address in page.requested), (
-            f"{file}: {page.requested}"
-        )
-    buttons = page.evaluate(
-        "[...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title)"
-    )
-    assert not any("Share" in title or "Studio" in title for title in buttons), (
-        f"{file}: sends data away"
-    )
+        remote = [url for url in page.requested if not url.startswith(("file:", "data:", "blob:"))]
+        assert not remote, f"{file}: requests {remote}"
+    buttons = "[...document.querySelectorAll('.modebar-btn')].map(button => button.dataset.title)"
+    uploads = [title for title in page.evaluate(buttons) if "Share" in title or "Studio" in title]
+    assert not uploads, f"{file}: a button uploads the data"
 
 
 @contextmanager
 def open_browser(folder: Path) -> Iterator[Page]:
-    """A tab of a Chromium of its own, whose files go to `folder`."""
-    command = [
-        CHROMIUM,
-        *FLAGS,
-        "--window-size=1300,1000",
-        f"--user-data-dir={folder}",
-        "about:blank",
-    ]
+    """A tab of a new Chromium, which keeps its files in `folder`."""
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder}", "about:blank"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        port_file, end = folder / "DevToolsActivePort", time.monotonic() + 60
+        port_file = folder / "DevToolsActivePort"
+        end = time.monotonic() + 60
         while not port_file.is_file() or "\n" not in port_file.read_text():
             assert process.poll() is None and time.monotonic() < end, "Chromium did not start"
             time.sleep(0.1)

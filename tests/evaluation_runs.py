@@ -1,4 +1,4 @@
-"""A table of evaluated runs, as `04_evaluate` makes it."""
+"""A table of evaluated runs, as `04_evaluate` computes it."""
 
 import pandas as pd
 
