@@ -19,6 +19,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import onnx
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from fervit_lib import distillation
 from fervit_lib.models import segmentation
 from fervit_lib.system import runtime
-from fervit_lib.training.callbacks import enter_bf16
+from fervit_lib.training.precision import bf16_autocast
 
 TENSOR = "/body/body.15/Relu_output_0"
 
@@ -77,11 +78,12 @@ def build_step(model: nn.Module, bf16: bool) -> Callable[..., float]:
     """Forward pass, loss, backward pass and AdamW step of a student."""
     loss_func = distillation.DistillLoss(distillation.LossWeights())
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    if bf16:
-        enter_bf16(model, next(model.parameters()).device)
+    device = next(model.parameters()).device
 
     def step(images: Tensor, masks: Tensor, logits: Tensor, features: Tensor) -> float:
-        loss = loss_func(model.train()(images), masks, logits, features)
+        with bf16_autocast(model, device) if bf16 else nullcontext():
+            outputs = model.train()(images)
+        loss = loss_func(outputs, masks, logits, features)
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()

@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,7 @@ from fervit_lib.models import create_model, load_model, save_model
 from fervit_lib.models.segmentation import load_student, load_teacher
 from fervit_lib.sweep import read_sweep
 from fervit_lib.system.checkpoints import save_checkpoint
-from fervit_lib.training import STRATEGIES, build_learner, fit
+from fervit_lib.training import STRATEGIES, fit
 
 CPU = torch.device("cpu")
 SMALL = {"embed_dim": 8, "depth": 1, "num_heads": 2, "latent_dim": 4, "num_tokens": 3}
@@ -512,17 +511,6 @@ def test_sweeps(tmp_path: Path, name: str, changes: dict[str, Any]) -> None:
 def test_arguments_of_a_model(tmp_path: Path, argument: str, value: Any) -> None:
     with is_refused(tmp_path, f"{argument}: expected"):
         create_model("scratch", **{argument: value})
-
-
-@pytest.mark.parametrize(
-    ("argument", "value"),
-    [("mixup", -0.2), ("weight_decay", float("nan")), ("grad_clip", -1.0)],
-)
-def test_arguments_of_a_learner(tmp_path: Path, argument: str, value: Any) -> None:
-    model = create_model("scratch", 2, **SMALL)
-    dls = SimpleNamespace(device=CPU)
-    with is_refused(tmp_path, f"{argument}: expected"):
-        build_learner(model, dls, STRATEGIES["full"], folder=tmp_path, **{argument: value})
 
 
 @pytest.mark.parametrize(

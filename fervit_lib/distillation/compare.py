@@ -86,8 +86,12 @@ def fit_student(
     Returns:
         arm, seed, best_epoch (from 0), val_fg_iou, train_seconds and checkpoint (its path).
     """
-    if ablation.shuffle and dls.train.bs < 2:
-        raise ValueError("batch_size: expected at least 2, to shuffle features among images, got 1")
+    smallest = 2 * distributed.world_size()  # each rank shuffles the features of its own shard
+    if ablation.shuffle and dls.train.bs < smallest:
+        raise ValueError(
+            f"batch_size: expected at least {smallest} to shuffle features among images, got "
+            f"{dls.train.bs}"
+        )
     seed_everything(seed)
     model = build_segmenter(**student).to(dls.device)
     # `build_distiller` refuses a feature weight without a detector.
@@ -146,8 +150,9 @@ def count_split(model: nn.Module, batches: PeopleBatches, targets: Targets) -> T
     model = model.eval().to(batches.device)
     counts = []
     for images, masks, keys in batches:
-        logits = distributed.in_shares(model, images).float()
-        counts.append(count_pixels(logits, masks, targets.logits(images, keys)))
+        logits = model(images).float()
+        counts_of_shard = count_pixels(logits, masks, targets.logits(images, keys))
+        counts.append(distributed.gather(counts_of_shard, batches.batch_len))
     return torch.cat(counts)
 
 

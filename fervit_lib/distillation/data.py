@@ -1,4 +1,4 @@
-"""People as batches: resized, changed at random in ways that come again, and known by their content."""
+"""Batches of photographs of people with masks: resized, augmented, keyed by content."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,6 @@ import torch
 import torchvision.transforms.v2.functional as TF
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
-from fastai.data.load import DataLoader
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 
@@ -19,19 +18,20 @@ from fervit_lib.models.segmentation import MEAN, STRIDE, normalise
 from fervit_lib.system import distributed
 from fervit_lib.system.prefetch import PendingRead, PrefetchPool
 from fervit_lib.system.runtime import cpu_count
+from fervit_lib.training.data import ShardedBatches
 
 _FILL = [round(255 * value) for value in MEAN]
 
 
 @dataclass(frozen=True)
 class Augment:
-    """How far training pictures are changed, by torchvision's transforms."""
+    """How strongly training images and their masks are augmented, by torchvision's transforms."""
 
-    strength: float = (
-        1.0  # 1: up to 15°, a quarter of zoom, a tenth of shift, a fifth of light; 0: mirrored only
-    )
-    views: int = 4  # different ways in which one picture comes up, over the epochs in turn; 0: never the same twice
-    seed: int = 0  # draws them
+    # 1: rotate up to 15°, zoom by 1.25, shift by a tenth, light by a fifth; 0: flips only
+    strength: float = 1.0
+    # different augmentations per image, repeated in turn over the epochs; 0: a new one every epoch
+    views: int = 4
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 3:
@@ -40,39 +40,46 @@ class Augment:
             raise ValueError(f"views: expected 0 or more, got {self.views}")
 
     def change(self, image: Tensor, mask: Tensor, index: int, view: int) -> tuple[Tensor, Tensor]:
-        """(3, S, S) and (S, S) uint8 → the same; what comes into the picture from outside is ignored (255)."""
-        rng = np.random.default_rng(
-            (self.seed, index, view)
-        )  # not torch's: pictures are prepared in threads
+        """Augment an image (3, S, S) and its mask (S, S), uint8.
+
+        Pixels from outside the image are 255 in the mask: ignored.
+        """
+        # Not torch's generator: images are prepared in threads.
+        rng = np.random.default_rng((self.seed, index, view))
         mask = mask[None]
         if rng.random() < 0.5:
-            image, mask = TF.horizontal_flip(image), TF.horizontal_flip(mask)
+            image = TF.horizontal_flip(image)
+            mask = TF.horizontal_flip(mask)
         if self.strength:
-            u, side = self.strength * rng.uniform(-1, 1, 7), image.shape[-1]
-            place = {
+            u = self.strength * rng.uniform(-1, 1, 7)
+            side = image.shape[-1]
+            affine = {
                 "angle": 15 * u[0],
                 "translate": [0.1 * u[1] * side, 0.1 * u[2] * side],
                 "scale": float(1.25 ** u[3]),
                 "shear": [0.0, 0.0],
             }
-            image = TF.affine(image, interpolation=InterpolationMode.BILINEAR, fill=_FILL, **place)
-            mask = TF.affine(mask, interpolation=InterpolationMode.NEAREST, fill=[IGNORE], **place)
+            image = TF.affine(image, interpolation=InterpolationMode.BILINEAR, fill=_FILL, **affine)
+            mask = TF.affine(mask, interpolation=InterpolationMode.NEAREST, fill=[IGNORE], **affine)
             image = TF.adjust_brightness(image, max(0.0, 1 + 0.2 * u[4]))
             image = TF.adjust_contrast(image, max(0.0, 1 + 0.2 * u[5]))
             image = TF.adjust_saturation(image, max(0.0, 1 + 0.2 * u[6]))
         return image, mask[0]
 
 
-class PeopleBatches(DataLoader):
-    """Batches of images (B, 3, S, S) normalised, masks (B, S, S) uint8 on `device`, and the images' content keys.
+class PeopleBatches(ShardedBatches):
+    """Batches of normalised images (B, 3, S, S), masks (B, S, S) uint8, and content keys.
 
-    Pictures are read and changed in threads, a batch ahead; in a launch each process reads its part of a batch. The
-    order is drawn from torch's seeded random state; how a picture is changed, from `epoch`, the picture's number and
-    the seed of `augment`.
+    Images are read and augmented in threads, one batch ahead; each rank reads only its own shard.
+    The order is drawn from torch's seeded state. The augmentation of an image depends on the epoch,
+    its index and the seed of `augment`.
 
     Args:
-        augment: None: as they are, in order, and none left out.
-        memory: bytes of prepared pictures to keep.
+        augment: None: not augmented, in order, with the last incomplete batch.
+        memory: bytes of prepared images to cache.
+
+    Attributes:
+        last_names: file names of the latest batch, for error messages.
     """
 
     def __init__(
@@ -93,52 +100,50 @@ class PeopleBatches(DataLoader):
                 f"batch_size: expected 1 to {len(people)}, the number of images, got {bs}"
             )
         self.people, self.size, self.resize, self.augment = people, size, resize, augment
-        self.epoch, self.prepared = 0, BoundedCache(memory)
-        super().__init__(
-            people, bs=bs, shuffle=augment is not None, drop_last=augment is not None, device=device
-        )
+        self.epoch = 0
+        self.prepared = BoundedCache(memory)
+        training = augment is not None
+        super().__init__(people, bs=bs, shuffle=training, drop_last=training, device=device)
 
     def prepare(self, index: int) -> tuple[Tensor, Tensor, str]:
-        """Image (3, S, S) and mask (S, S) uint8 as they come up in this epoch, and the image's content key."""
+        """Image (3, S, S) and mask (S, S) of this epoch, uint8, and the image's content key."""
         view = 0
         if self.augment:
             view = (self.epoch + index) % self.augment.views if self.augment.views else self.epoch
-        if (found := self.prepared.get((index, view))) is None:
+        result = self.prepared.get((index, view))
+        if result is None:
             pixels, values = resize_image_and_mask(*self.people[index], self.size, self.resize)
-            image, mask = (
-                torch.from_numpy(pixels).permute(2, 0, 1).contiguous(),
-                torch.from_numpy(values),
-            )
+            image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()  # HWC → CHW
+            mask = torch.from_numpy(values)
             if self.augment:
                 image, mask = self.augment.change(image, mask, index, view)
-            found = (image, mask)
-            self.prepared.put((index, view), found)
-        return *found, content_key(found[0])
+            result = (image, mask)
+            self.prepared.put((index, view), result)
+        return *result, content_key(result[0])
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
-        order = torch.randperm(len(self.people)) if self.shuffle else torch.arange(len(self.people))
-        chunks = [
-            c.tolist() for c in order.split(self.bs) if len(c) == self.bs or not self.drop_last
-        ]
+        batches = list(self.global_batches())
         with PrefetchPool(min(16, cpu_count())) as pool:
-            ahead = self._read(pool, chunks[0])
-            for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):
-                ready, ahead = ahead, self._read(pool, following)
-                *pixels, keys = zip(*(reading.result() for reading in ready), strict=True)
-                self.last_names = tuple(self.people.images[i].name for i in chunk)
-                own = tuple(
-                    torch.stack(parts).to(self.device, non_blocking=True) for parts in pixels
-                )
-                images, masks = distributed.gather(own, len(chunk))
-                yield normalise(images), masks, distributed.gather_names(keys, len(chunk))
+            ahead = self._submit(pool, batches[0])
+            for number, indices in enumerate(batches):
+                pending = ahead
+                if number + 1 < len(batches):
+                    ahead = self._submit(pool, batches[number + 1])
+                images, masks, keys = zip(*(read.result() for read in pending), strict=True)
+                self.batch_len = len(indices)
+                own = distributed.shard(indices)
+                self.last_names = tuple(self.people.images[i].name for i in own)
+                images = torch.stack(images).to(self.device, non_blocking=True)
+                masks = torch.stack(masks).to(self.device, non_blocking=True)
+                yield normalise(images), masks, keys
 
-    def _read(self, pool: PrefetchPool, chunk: list[int]) -> list[PendingRead]:
-        own = [chunk[i] for i in distributed.own_part(len(chunk))]
+    def _submit(self, pool: PrefetchPool, indices: Tensor) -> list[PendingRead]:
+        own = distributed.shard(indices).tolist()
         return [pool.submit(self.people.files(i), self.prepare, i) for i in own]
 
 
 class CountEpochs(Callback):
-    """Tell the training batches which epoch it is: a resumed fit sees the same pictures as one in a piece."""
+    """Set the epoch of the training batches, so that a resumed fit sees the same augmentations."""
 
     def before_epoch(self) -> None:
         self.dls.train.epoch = self.epoch
@@ -156,7 +161,7 @@ def people_dls(
     seed: int = 0,
     allow_empty: bool = False,
 ) -> DataLoaders:
-    """Train and val of `load_people`, and test as `dls.test`.
+    """Batches of the train and val splits of `load_people`, and of test as `dls.test`.
 
     Args:
         fraction: share of the training images, drawn with `seed`.
@@ -164,15 +169,16 @@ def people_dls(
     train, val, test = (
         load_people(folder, split, allow_empty) for split in ("train", "val", "test")
     )
-    same = {"size": size, "resize": resize, "device": device}
-    shown = [PeopleBatches(part, bs=min(2 * batch_size, len(part)), **same) for part in (val, test)]
-    dls = DataLoaders(
-        PeopleBatches(
-            train.part(fraction, seed), bs=batch_size, augment=augment or Augment(), **same
-        ),
-        shown[0],
-        device=device,
+    shared = {"size": size, "resize": resize, "device": device}
+    augment = augment or Augment()
+    train_batches = PeopleBatches(
+        train.part(fraction, seed), bs=batch_size, augment=augment, **shared
     )
-    dls.test, dls.synthetic, dls.n_inp = shown[1], train.synthetic, 1
-    dls.num_train, dls.num_val, dls.num_test = len(dls.train.people), len(val), len(test)
+    val_batches, test_batches = (
+        PeopleBatches(people, bs=min(2 * batch_size, len(people)), **shared)
+        for people in (val, test)
+    )
+    dls = DataLoaders(train_batches, val_batches, device=device)
+    dls.test, dls.synthetic, dls.n_inp = test_batches, train.synthetic, 1
+    dls.num_train, dls.num_val, dls.num_test = len(train_batches.people), len(val), len(test)
     return dls

@@ -17,7 +17,6 @@ from fervit_lib.inputs import inputs_for
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import ImageModel, load_model
 from fervit_lib.models.segmentation import freeze
-from fervit_lib.system import distributed
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
 from fervit_lib.system.names import check_choice
 from fervit_lib.system.progress import progress
@@ -25,6 +24,7 @@ from fervit_lib.system.runtime import resolve, seed_everything, use_bf16
 from fervit_lib.training import (
     STRATEGIES,
     AugmentImages,
+    OptimConfig,
     SaveBest,
     build_learner,
     face_dls,
@@ -135,7 +135,7 @@ class AddTeacherLogits(Callback):
 def teacher_logits(teacher: nn.Module, images: Tensor, bf16: bool) -> Tensor:
     """Images (B, 3, H, W) as `ImageModel` takes them → logits (B, C) float32."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-        return distributed.in_shares(teacher, images).float()
+        return teacher(images).float()
 
 
 def mirrored_teacher_logits(teacher: nn.Module, images: Tensor, bf16: bool) -> Tensor:
@@ -153,6 +153,7 @@ def build_expression_learner(
     dls: DataLoaders,
     loss: ExpressionLoss,
     *,
+    folder: Path,
     ask_once: bool = False,
     precision: str = "auto",
     cbs: list[Callback],
@@ -167,7 +168,7 @@ def build_expression_learner(
             mean in all epochs. False: compute them for each augmented image, which takes one pass
             per step and tells the student more.
         precision: of student and teacher.
-        options: of `training.build_learner`.
+        options: of `training.OptimConfig`.
 
     Raises:
         ValueError: kind `token` without a `TokenViT` or the reverse, or a teacher of other classes.
@@ -185,14 +186,13 @@ def build_expression_learner(
         raise ValueError(
             f"teacher: expected the {len(dls.classes)} classes of the faces, got {num_classes}"
         )
-    dls.train.beside = None
+    dls.train.extra = None
     if loss.alpha and ask_once:
-        dls.train.beside = mirrored_teacher_logits(teacher, images, bf16)
+        dls.train.extra = mirrored_teacher_logits(teacher, images, bf16)
     elif loss.alpha:
         cbs = [AddTeacherLogits(teacher, bf16), *cbs]
-    learn = build_learner(student, dls, STRATEGIES["full"], precision=precision, cbs=cbs, **options)
-    learn.loss_func = loss
-    return learn
+    optim = OptimConfig(precision=precision, **options)
+    return build_learner(student, dls, STRATEGIES["full"], loss, optim, folder=folder, cbs=cbs)
 
 
 def expression_dls(
@@ -268,9 +268,8 @@ def train_teacher(
         len(dls.classes), model_name=model_name, pretrained="none", image_size=image_size
     ).to(dls.device)
     cbs: list[Callback] = [AugmentImages()]
-    learn = build_learner(
-        model, dls, STRATEGIES["full"], folder=folder, precision=precision, cbs=cbs
-    )
+    optim = OptimConfig(precision=precision)
+    learn = build_learner(model, dls, STRATEGIES["full"], optim=optim, folder=folder, cbs=cbs)
     settings = {
         "seed": seed,
         "model_name": model_name,

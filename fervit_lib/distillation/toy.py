@@ -1,14 +1,12 @@
 """A small teacher and a small detector, trained on the spot where nothing may be downloaded."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from fastai.data.core import DataLoaders
-from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
 from fervit_lib.datasets import IGNORE
@@ -21,10 +19,9 @@ from fervit_lib.models.segmentation import build_segmenter, denormalise, save_te
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import atomic_write
 from fervit_lib.system.runtime import seed_everything
-from fervit_lib.training import SaveBest
-from fervit_lib.training.callbacks import StopOnNan
-from fervit_lib.training.resume import ResumableLearner
-from fervit_lib.training.share import Share
+from fervit_lib.training import OptimConfig, SaveBest, build_learner
+from fervit_lib.training.callbacks import FitBar
+from fervit_lib.training.strategies import single_group
 
 # In the middle of the toy detector's graph: 64 channels, an eighth of the image's side.
 TOY_TENSOR = "/neck/neck.2/Relu_output_0"
@@ -100,15 +97,16 @@ def train_toy_detector(
         return path
     seed_everything(seed)
     detector = ToyDetector().to(dls.device)
-    learn = ResumableLearner(
+    model = nn.Sequential(_Denormalise(), detector)
+    learn = build_learner(
+        model,
         dls,
-        nn.Sequential(_Denormalise(), detector),
-        loss_func=detection_loss,
-        opt_func=partial(OptimWrapper, opt=torch.optim.AdamW),
-        train_bn=False,
-        cbs=[StopOnNan(), CountEpochs(), Share()],
-        what="toy detector",
-        unit=" images",
+        single_group(model),
+        detection_loss,
+        OptimConfig(fused=False, precision="float32"),
+        folder=folder / "toy_detector",
+        metrics=[],
+        cbs=[CountEpochs(), FitBar("toy detector", " images")],
     )
     learn.fit(epochs, 2e-3)
     return _export(detector, path, dls.train.size)

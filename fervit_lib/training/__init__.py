@@ -1,4 +1,4 @@
-"""Fitting: strategies as data, one fastai Learner for all."""
+"""Training: strategies as data, and one fastai Learner for all models."""
 
 import warnings
 
@@ -9,7 +9,8 @@ from fervit_lib.training.augment import AugmentCodes, AugmentImages, GrowImages
 from fervit_lib.training.autoencoder import fit_autoencoder
 from fervit_lib.training.callbacks import SaveBest
 from fervit_lib.training.data import face_dls
-from fervit_lib.training.learner import build_learner, fit
+from fervit_lib.training.head_losses import HeadPenaltyConfig, head_penalties
+from fervit_lib.training.learner import LossConfig, OptimConfig, build_learner, fit
 from fervit_lib.training.pretrain import fit_masked, reconstruct
 from fervit_lib.training.strategies import (
     STRATEGIES,

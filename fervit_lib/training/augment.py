@@ -1,4 +1,4 @@
-"""Batches changed at random, on the device, a different way for every sample."""
+"""Random changes of training batches, computed on the device, different for every sample."""
 
 import torch
 from fastai.callback.core import Callback
@@ -10,12 +10,12 @@ from fervit_lib.models import ImageModel
 
 
 class AugmentCodes(Callback):
-    """Training codes with noise, another length, and whole layers hidden.
+    """Add noise to training codes, scale them, and mask layers.
 
     Args:
-        noise: standard deviation of added noise, as a share of each dimension's spread over the batch.
+        noise: standard deviation of the noise, relative to that of each dimension in the batch.
         scale: codes are multiplied by a number from [1 - scale, 1 + scale].
-        mask: chance of each layer to be set to zero.
+        mask: probability of each layer to be set to zero.
     """
 
     order = -5  # before mixup
@@ -28,29 +28,28 @@ class AugmentCodes(Callback):
 
     def before_batch(self) -> None:
         if self.training:
-            self.learn.xb = (self.change(self.x),)
+            self.learn.xb = (self.augment(self.x),)
 
-    def change(self, codes: Tensor) -> Tensor:
+    def augment(self, codes: Tensor) -> Tensor:
         """(B, 18, 512) → (B, 18, 512)."""
         if self.noise:
             codes = codes + self.noise * codes.std(0, keepdim=True) * torch.randn_like(codes)
         if self.scale:
-            codes = codes * (
-                1 + self.scale * (2 * torch.rand(len(codes), 1, 1, device=codes.device) - 1)
-            )
+            uniform = 2 * torch.rand(len(codes), 1, 1, device=codes.device) - 1  # in [-1, 1)
+            codes = codes * (1 + self.scale * uniform)
         if self.mask:
             codes = codes * (torch.rand(*codes.shape[:2], 1, device=codes.device) >= self.mask)
         return codes
 
 
 class GaussianNoise(RandTransform):
-    """A fastai batch transform: noise added to images in [0, 1], of another strength for every image.
+    """A fastai batch transform that adds noise to images in [0, 1], of a random strength per image.
 
     Args:
         std: largest standard deviation; each image draws its own from [0, std].
     """
 
-    order = 95  # on the pixels as they end up, after what turns and lights them
+    order = 95  # after the geometric and lighting transforms
     split_idx = 0
 
     def __init__(self, std: float, p: float = 1.0) -> None:
@@ -61,15 +60,17 @@ class GaussianNoise(RandTransform):
 
     def encodes(self, images: TensorImage) -> TensorImage:
         """(B, 3, H, W) → the same, within [0, 1]."""
-        own = self.std * torch.rand(len(images), 1, 1, 1, device=images.device)
-        return (images + own * torch.randn_like(images)).clamp(0, 1)
+        std = self.std * torch.rand(len(images), 1, 1, 1, device=images.device)
+        return (images + std * torch.randn_like(images)).clamp(0, 1)
 
 
 class AugmentImages(Callback):
-    """Training images mirrored, turned, zoomed and lit otherwise by fastai's batch transforms; uint8 → float in [0, 1].
+    """Flip, rotate, zoom and light training images by fastai's batch transforms.
+
+    Converts uint8 to float in [0, 1].
 
     Args:
-        strength: 1 is up to 10° and a tenth of zoom; 0: mirrored only.
+        strength: 1: up to 10° of rotation and 10 % of zoom; 0: horizontal flips only.
         noise: see `GaussianNoise`.
     """
 
@@ -80,53 +81,50 @@ class AugmentImages(Callback):
             raise ValueError(f"image_augment: expected a strength in [0, 3], got {strength}")
         self.transforms = [Flip(p=0.5)]
         if strength:
+            zoom, lighting = 0.1 * strength, min(0.2 * strength, 0.9)
             self.transforms += [
                 Rotate(max_deg=10 * strength, p=0.75, pad_mode="border"),
-                Zoom(
-                    min_zoom=1 - 0.1 * strength,
-                    max_zoom=1 + 0.1 * strength,
-                    p=0.75,
-                    pad_mode="border",
-                ),
-                Brightness(max_lighting=min(0.2 * strength, 0.9), p=0.75),
-                Contrast(max_lighting=min(0.2 * strength, 0.9), p=0.75),
+                Zoom(min_zoom=1 - zoom, max_zoom=1 + zoom, p=0.75, pad_mode="border"),
+                Brightness(max_lighting=lighting, p=0.75),
+                Contrast(max_lighting=lighting, p=0.75),
             ]
         if noise:
             self.transforms.append(GaussianNoise(noise))
 
     def before_batch(self) -> None:
-        if self.training:
-            images = TensorImage(self.x.float() / 255 if not self.x.is_floating_point() else self.x)
-            for transform in self.transforms:
-                images = transform(images, split_idx=0)
-            self.learn.xb = (torch.Tensor(images).clamp(0, 1),)
+        if not self.training:
+            return
+        images = TensorImage(self.x if self.x.is_floating_point() else self.x.float() / 255)
+        for transform in self.transforms:
+            images = transform(images, split_idx=0)
+        self.learn.xb = (torch.Tensor(images).clamp(0, 1),)
 
 
 class GrowImages(Callback):
-    """The first half of a fit's epochs at a smaller side, which takes a CNN less time (progressive resizing).
+    """Progressive resizing: train at a smaller image size in the first half of the epochs.
 
     Args:
         side: pixels, below the model's `image_size`.
 
     Raises:
-        ValueError: the model is built for one size, as a ViT is for a number of tokens; or `side` is out of range.
+        ValueError: the model has a fixed image size, as a ViT; or `side` is out of range.
     """
 
     def __init__(self, model: ImageModel, side: int) -> None:
         if not model.any_size:
             raise ValueError(
-                "grow_from: expected 0 for a model of one image size, as a ViT is; take a CNN"
+                "grow_from: expected 0 for a model of one image size, such as a ViT; use a CNN"
             )
         if not 32 <= side < model.image_size:
             raise ValueError(
-                f"grow_from: expected 32 to {model.image_size - 1} pixels, below image_size, got {side}"
+                f"grow_from: expected 32 to {model.image_size - 1} pixels, below image_size, got "
+                f"{side}"
             )
         self.side = side
 
     def before_epoch(self) -> None:
-        self.model.seen_size = (
-            self.side if 2 * (self.epoch + 1) <= self.n_epoch else self.model.image_size
-        )
+        first_half = 2 * (self.epoch + 1) <= self.n_epoch
+        self.model.seen_size = self.side if first_half else self.model.image_size
 
     def after_fit(self) -> None:
         self.model.seen_size = self.model.image_size

@@ -1,9 +1,10 @@
-"""What happens around a fit: curves, best weights, frozen parts kept still, averages, and a stop where sense ends."""
+"""Callbacks of every fit: progress bar, curves, best weights, weight averaging, frozen modules."""
 
 import math
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,8 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.callback.core import Callback
-from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.tracker import TrackerCallback
-from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
+from torch import Tensor
 
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import atomic_write
@@ -22,38 +21,61 @@ from fervit_lib.system.errors import explain_write_error
 from fervit_lib.system.progress import progress
 
 
-class FitBar(Callback):
-    """One bar over a whole fit: samples a second, time left, and the losses and scores of the latest epoch.
+class FitCallback(Callback):
+    """A callback that is inactive during `lr_find`."""
 
-    fastai's has no rate, and breaks where a fit begins at a later epoch.
+    @property
+    def run(self) -> bool:
+        return not hasattr(self.learn, "lr_finder")
+
+    @run.setter
+    def run(self, value: bool) -> None:
+        pass  # fastai sets it to True after every fit
+
+
+class ForwardCallback(Callback):
+    """A callback with a context manager around the call of the model, see `ResumableLearner`."""
+
+    def around_forward(self) -> AbstractContextManager:
+        return nullcontext()
+
+
+class FitBar(Callback):
+    """One progress bar for a whole fit: samples per second, time left, latest losses and scores.
+
+    fastai's bar shows no rate, and fails if a fit starts at a later epoch.
     """
 
-    order = 60  # after the Recorder has this epoch's metrics
+    order = 60  # after the Recorder has computed the metrics of this epoch
 
-    def __init__(self, what: str, unit: str) -> None:
+    def __init__(self, what: str = "train", unit: str = " faces") -> None:
         self.what, self.unit, self.bar = what, unit, None
 
     def before_train(self) -> None:
-        if self.bar is None:  # not before the fit: only now is it known where it goes on
-            searching, batches = hasattr(self.learn, "lr_finder"), len(self.dls.train)
-            total = self.lr_finder.num_it if searching else self.n_epoch * batches
-            size, what = self.dls.train.bs, "find lr" if searching else self.what
-            done = self.learn.first_epoch * batches * size
-            self.bar = progress(total=total * size, initial=done, desc=what, unit=self.unit)
+        if self.bar is not None:
+            return
+        # Created here and not in before_fit: the epoch to resume from is known only now.
+        batches, size = len(self.dls.train), self.dls.train.bs
+        searching = hasattr(self.learn, "lr_finder")
+        total = self.lr_finder.num_it if searching else self.n_epoch * batches
+        self.bar = progress(
+            total=total * size,
+            initial=self.learn.first_epoch * batches * size,
+            desc="find lr" if searching else self.what,
+            unit=self.unit,
+        )
 
     def after_batch(self) -> None:
         if self.training and self.bar is not None:
-            self.bar.update(len(self.yb[0]))  # not xb, of which a process may have a part
+            self.bar.update(self.dl.batch_len)
 
     def after_epoch(self) -> None:
         if self.bar is not None and not hasattr(self.learn, "lr_finder"):
-            names, values = self.recorder.metric_names[1:5], self.recorder.values[-1][:4]
-            said = [
-                f"{name} {value:.3f}"
-                for name, value in zip(names, values, strict=False)
-                if name != "time"
-            ]
-            self.bar.set_postfix_str(f"epoch {self.epoch + 1} of {self.n_epoch}: {', '.join(said)}")
+            names = self.recorder.metric_names[1:5]
+            values = zip(names, self.recorder.values[-1][:4], strict=False)
+            shown = [f"{name} {value:.3f}" for name, value in values if name != "time"]
+            epochs = f"epoch {self.epoch + 1} of {self.n_epoch}"
+            self.bar.set_postfix_str(f"{epochs}: {', '.join(shown)}")
 
     def after_fit(self) -> None:
         if self.bar is not None:
@@ -62,14 +84,16 @@ class FitBar(Callback):
 
 
 class SaveBest(TrackerCallback):
-    """Call `save()` whenever `monitor` is better than in any epoch before.
+    """Call `save()` whenever `monitor` is better than in all epochs before.
+
+    fastai's SaveModelCallback pickles, forgets its best value at a resume, and keeps no metrics.
 
     Attributes:
         best_epoch: counted from 0.
         best_values: every metric of that epoch by name.
     """
 
-    order = 61  # after the Recorder has this epoch's metrics, before `Ema` takes the averaged weights out again
+    order = 61  # after the Recorder has the metrics, before `Ema` takes out the averaged weights
 
     def __init__(self, save: Callable[[], None], monitor: str = "macro_f1") -> None:
         super().__init__(monitor=monitor, comp=np.greater)
@@ -94,15 +118,16 @@ class SaveBest(TrackerCallback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self.best_epoch, self.best_values = (
-            state["best"],
-            state["best_epoch"],
-            state["best_values"],
-        )
+        self.best = state["best"]
+        self.best_epoch = state["best_epoch"]
+        self.best_values = state["best_values"]
 
 
-class Curves(Callback):
-    """`metrics.csv` and TensorBoard: a row, and a point a curve, an epoch. A fit that goes on keeps earlier rows."""
+class Curves(FitCallback):
+    """Write `metrics.csv` after every epoch and `tensorboard/` after the fit.
+
+    A resumed fit keeps all rows. fastai's CSVLogger restarts its file, and writes it on every rank.
+    """
 
     order = 62
 
@@ -111,25 +136,23 @@ class Curves(Callback):
         self.rows: list[dict[str, float]] = []
 
     def before_fit(self) -> None:
-        self.run = not hasattr(self.learn, "lr_finder")
-        if self.run:
-            self.rows = []
+        self.rows = []
 
     def before_epoch(self) -> None:
         self.started = time.perf_counter()
 
     def after_epoch(self) -> None:
         names = self.recorder.metric_names[1:-1]
-        row = {"epoch": self.epoch} | dict(
-            zip(names, map(float, self.recorder.values[-1]), strict=True)
+        values = map(float, self.recorder.values[-1])
+        seconds = time.perf_counter() - self.started
+        self.rows.append(
+            {"epoch": self.epoch, **dict(zip(names, values, strict=True)), "seconds": seconds}
         )
-        self.rows.append(row | {"seconds": time.perf_counter() - self.started})
         self._write_table()
 
     def after_fit(self) -> None:
-        if self.run and self.rows:
+        if self.rows:
             self._write_tensorboard()
-        self.run = True
 
     @distributed.rank_zero_only
     def _write_table(self) -> None:
@@ -138,8 +161,10 @@ class Curves(Callback):
 
     @distributed.rank_zero_only
     def _write_tensorboard(self) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
         folder = self.folder / "tensorboard"
-        shutil.rmtree(folder, ignore_errors=True)  # of a run before this one, or half written
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier or interrupted fit
         with explain_write_error(folder), SummaryWriter(str(folder)) as writer:
             for row in self.rows:
                 for name, value in row.items():
@@ -153,23 +178,24 @@ class Curves(Callback):
         self.rows = state["rows"]
 
 
-class Ema(Callback):
-    """A moving average of the weights, which is what is validated and kept as best.
+class Ema(FitCallback):
+    """Exponential moving average of the weights, which is validated and saved instead of them.
 
-    The decay warms up as min(decay, (1 + steps) / (10 + steps)), so that the start is soon forgotten.
+    The decay warms up as min(decay, (1 + step) / (10 + step)).
+
+    Not timm's ModelEmaV3: it keeps no step for an exact resume, and holds a second model, where
+    validation and `SaveBest` here see the averaged weights in the model itself.
     """
 
-    order = 65  # takes the average out again after SaveBest
+    order = 65  # after SaveBest: puts the trained weights back
 
     def __init__(self, decay: float) -> None:
-        if not 0 < decay < 1:
-            raise ValueError(f"ema: expected a decay in (0, 1), got {decay}")
         self.decay, self.steps, self.swapped = decay, 0, False
 
     def before_fit(self) -> None:
-        self.run = not hasattr(self.learn, "lr_finder")
         self.weights = list(self.model.parameters())
-        self.average, self.steps = [p.detach().clone() for p in self.weights], 0
+        self.average = [p.detach().clone() for p in self.weights]
+        self.steps = 0
 
     def after_step(self) -> None:
         self.steps += 1
@@ -189,9 +215,7 @@ class Ema(Callback):
             self._swap()
 
     def after_fit(self) -> None:
-        if self.swapped:
-            self._swap()
-        self.run = True
+        self.after_epoch()  # an interrupted validation leaves the averaged weights in the model
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps}
@@ -207,86 +231,29 @@ class Ema(Callback):
             average.copy_(tensors[str(i)])
 
 
-class StopOnNan(Callback):
-    """Raise where the loss is no number any more; the last checkpoint stays as it is."""
+class StopOnNan(FitCallback):
+    """Raise a ValueError if the training loss is NaN or inf; the last checkpoint is kept.
 
-    order = -9
-
-    def before_fit(self) -> None:
-        self.run = not hasattr(self.learn, "lr_finder")  # which goes on until the loss explodes
-
-    def after_fit(self) -> None:
-        self.run = True
-
-    def after_loss(self) -> None:
-        if self.training and not math.isfinite(self.loss.item()):
-            raise ValueError(
-                f"loss is {self.loss.item()} in epoch {self.epoch}, batch {self.iter}: the learning rate is too high "
-                f"or the inputs hold no numbers; lower lr, or clip gradients with grad_clip=1"
-            )
-
-
-def enter_bf16(model: nn.Module, device: torch.device) -> None:
-    """Let `model` compute under bf16 autocast, until `leave_bf16`.
-
-    On a CPU depthwise convolutions stay in float32: with a stride, their gradient has no fast bf16 kernel there and
-    takes eight times as long. They are few of the operations, but were a fifth of a student's step.
-    """
-    for convolution in _depthwise(model) if device.type == "cpu" else []:
-        convolution.forward = _in_float32(convolution.forward)
-    model.forward = torch.autocast(device.type, torch.bfloat16)(model.forward)
-
-
-def leave_bf16(model: nn.Module) -> None:
-    """Let `model` compute as before `enter_bf16`."""
-    for module in (model, *_depthwise(model)):
-        module.__dict__.pop("forward", None)
-
-
-def _depthwise(model: nn.Module) -> list[nn.Conv2d]:
-    return [
-        m for m in model.modules() if isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels
-    ]
-
-
-def _in_float32(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    whole = torch.autocast("cpu", enabled=False)(forward)
-    return lambda images: whole(images.float())
-
-
-class Bf16(Callback):
-    """The model's forward pass under bf16 autocast while it is fitted; losses and metrics in full precision.
-
-    fastai's knows only CUDA and turns itself off on a CPU. Autocast is entered and left within one call of the model,
-    so that a fit that breaks off in the middle of a batch does not leave it on.
+    fastai's TerminateOnNaNCallback ends the fit without an error.
     """
 
-    order = 10  # as fastai's
-
-    def before_fit(self) -> None:
-        self.after_fit()  # what an interrupted fit left
-        enter_bf16(self.model, self.dls.device)
-
-    def after_pred(self) -> None:
-        if isinstance(self.pred, torch.Tensor):
-            self.learn.pred = self.pred.float()
-
-    def after_fit(self) -> None:
-        leave_bf16(self.model)
-
-
-class Fp16(MixedPrecision):
-    """fastai's fp16 with a scaled loss; the scale goes on where an interrupted fit left it."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.learn.scaler.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.learn.scaler.load_state_dict(state)
+    def before_backward(self) -> None:
+        if math.isfinite(self.loss.item()):
+            return
+        names = getattr(self.dl, "last_names", ())
+        images = f"; the images: {', '.join(names)}" if names else ""
+        raise ValueError(
+            f"loss is {self.loss.item()} in epoch {self.epoch}, batch {self.iter}: the learning "
+            f"rate is too high, or the inputs are not finite; lower lr, or set grad_clip=1"
+            f"{images}"
+        )
 
 
 class KeepFrozenStill(Callback):
-    """Hold modules without a trainable parameter in eval mode: their norm statistics and dropout do not move."""
+    """Keep modules without a trainable parameter in eval mode: no dropout, fixed norm statistics.
+
+    fastai's `train_bn` concerns batch norm only, and not its statistics.
+    """
 
     def before_train(self) -> None:
         for module in self.model.modules():

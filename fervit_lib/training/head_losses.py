@@ -1,10 +1,11 @@
-"""Losses that keep the heads of a ViT from doing the same, and the callback that adds them to a fit."""
+"""Losses that make the attention heads of a ViT differ, and the callback that adds them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import torch
-from fastai.callback.core import Callback
 from torch import Tensor
 
 from fervit_lib.models.attention import (
@@ -14,71 +15,69 @@ from fervit_lib.models.attention import (
     capture_heads,
     head_similarity,
 )
-from fervit_lib.system import distributed
+from fervit_lib.training.callbacks import ForwardCallback
 
 DISAGREEMENTS = ("none", *SIMILARITIES)
 
 
 def _pairs(similarity: Tensor) -> Tensor:
-    """(H, H) → the similarity of each pair of different heads."""
+    """(H, H) → the similarity of each pair of different heads, (H · (H - 1) / 2,)."""
     row, column = torch.triu_indices(*similarity.shape, offset=1)
     return similarity[row, column]
 
 
 def disagreement_loss(heads: Heads, kind: str) -> Tensor:
-    """Mean similarity of two different heads, -1 to 1; the lower, the more they disagree (Li et al. 2018).
+    """Mean similarity of two different heads, -1 to 1 (Li et al. 2018); lower: they disagree more.
 
     Args:
         kind: subspace, position or output, see `head_similarity`.
     """
-    return _pairs(distributed.mean(head_similarity(heads, kind))).mean()
+    return _pairs(head_similarity(heads, kind)).mean()
 
 
 def margin_diversity_loss(heads: Heads, margin: float) -> Tensor:
-    """How far the maps of two heads are short of `margin` apart, mean over pairs, 0 to `margin`.
+    """How much two attention maps fall short of the distance `margin`, mean over pairs of heads.
 
-    Distance is one minus the cosine of their rows, 0 to 1. Heads further apart than `margin` are left alone.
+    The distance is one minus the cosine of their rows, 0 to 1. The loss is 0 to `margin`.
     """
-    return (
-        (margin - (1 - _pairs(distributed.mean(head_similarity(heads, "position"))))).relu().mean()
-    )
+    distance = 1 - _pairs(head_similarity(heads, "position"))
+    return (margin - distance).relu().mean()
 
 
-class HeadPenalty(Callback):
-    """Add weighted losses of heads, mean over the attention modules, to the training loss.
+class HeadPenalty(ForwardCallback):
+    """Add weighted losses of the heads, mean over the attention modules, to the training loss.
 
-    The heads are read from the very pass that is trained on. Validation is left as it is.
+    The heads are captured in the forward pass that is trained on. Validation is unchanged.
 
     Args:
-        terms: each a loss of the heads of one module, and its weight.
+        terms: pairs of a loss of one module's heads, and its weight.
     """
 
-    order = 20  # after `Bf16`
+    order = 20
 
     def __init__(self, terms: Sequence[tuple[Callable[[Heads], Tensor], float]]) -> None:
         self.terms = terms
+        self.heads: list[Heads] = []
 
     def before_fit(self) -> None:
         if any(module.num_heads < 2 for module in attention_modules(self.model)):
             raise ValueError(
-                "num_heads: expected at least 2 where heads shall differ, got 1; add heads or drop the penalty"
+                "num_heads: expected at least 2 with a penalty on similar heads, got 1; "
+                "add heads, or set disagreement=none and head_margin=0"
             )
-
         if self.model._compiled_call_impl is not None:
             raise ValueError(
-                "compile: expected false where heads shall differ, got true; a compiled pass does not show its heads"
+                "compile: expected false with a penalty on similar heads, got true; "
+                "the heads of a compiled model cannot be captured"
             )
 
-    def before_batch(self) -> None:
-        if self.training:
-            self.model.forward = self._watched_forward  # for one pass
-
-    def _watched_forward(self, *inputs: Tensor) -> Tensor:
-        del (
-            self.model.forward
-        )  # its class's again, whatever happens: an interrupted fit leaves the model as it was
+    @contextmanager
+    def around_forward(self) -> Iterator[None]:
+        if not self.training:
+            yield
+            return
         with capture_heads(self.model) as self.heads:
-            return self.model.forward(*inputs)
+            yield
 
     def after_loss(self) -> None:
         if self.training:
@@ -89,33 +88,35 @@ class HeadPenalty(Callback):
             self.learn.loss = self.loss_grad.clone()
 
     def after_batch(self) -> None:
-        self.heads = []  # else the graph of this batch stays until the next
+        self.heads = []  # frees the graph of this batch
 
 
-def head_penalties(
-    disagreement: str = "none",
-    disagreement_weight: float = 0.1,
-    head_margin: float = 0.0,
-    margin_weight: float = 0.1,
-) -> list[HeadPenalty]:
-    """The callbacks that a training run asks for; none by default.
+@dataclass(frozen=True)
+class HeadPenaltyConfig:
+    """Which penalties on similar heads are added to the loss; none by default."""
 
-    Args:
-        disagreement: none, or what heads shall disagree in: subspace, position, output.
-        head_margin: distance that the maps of two heads shall keep, 0 to 1; 0 is off.
-        disagreement_weight, margin_weight: of these terms beside the loss of the classes.
-    """
-    if disagreement not in DISAGREEMENTS:
-        raise ValueError(
-            f"disagreement: expected one of {', '.join(DISAGREEMENTS)}, got {disagreement!r}"
-        )
-    if not 0 <= head_margin <= 1:
-        raise ValueError(
-            f"head_margin: expected a distance in [0, 1], 0 for none, got {head_margin}"
-        )
-    terms = []
-    if disagreement != "none":
-        terms.append((partial(disagreement_loss, kind=disagreement), disagreement_weight))
-    if head_margin:
-        terms.append((partial(margin_diversity_loss, margin=head_margin), margin_weight))
+    disagreement: str = "none"  # none, or what heads should differ in: subspace, position, output
+    disagreement_weight: float = 0.1
+    head_margin: float = 0.0  # distance that two attention maps should keep, 0 to 1; 0: off
+    margin_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.disagreement not in DISAGREEMENTS:
+            raise ValueError(
+                f"disagreement: expected one of {', '.join(DISAGREEMENTS)}, got "
+                f"{self.disagreement!r}"
+            )
+        if not 0 <= self.head_margin <= 1:
+            raise ValueError(f"head_margin: expected 0 to 1, or 0 for off, got {self.head_margin}")
+
+
+def head_penalties(config: HeadPenaltyConfig) -> list[HeadPenalty]:
+    """The callbacks for `config`: none or one."""
+    terms: list[tuple[Callable[[Heads], Tensor], float]] = []
+    if config.disagreement != "none":
+        loss = partial(disagreement_loss, kind=config.disagreement)
+        terms.append((loss, config.disagreement_weight))
+    if config.head_margin:
+        loss = partial(margin_diversity_loss, margin=config.head_margin)
+        terms.append((loss, config.margin_weight))
     return [HeadPenalty(terms)] if terms else []

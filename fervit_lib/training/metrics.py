@@ -1,32 +1,33 @@
-"""What is measured on the validation split after every epoch: over all of it, not batch by batch."""
+"""Metrics of the validation split, computed over the whole split after every epoch."""
 
 from functools import partial
 
 import numpy as np
-from fastai.learner import Metric
-from fastai.metrics import AccumMetric
+from fastai.learner import AvgMetric, Metric
+from fastai.metrics import AccumMetric, accuracy
 from scipy.special import softmax
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 
 
-def scores() -> list[Metric]:
-    """macro_f1, recall and precision, each the mean over the classes, and roc_auc."""
+def classification_metrics() -> list[Metric]:
+    """accuracy; macro_f1, recall and precision, each the mean over classes; roc_auc."""
     macro = {"average": "macro", "zero_division": 0}
-    named = {"macro_f1": f1_score, "recall": recall_score, "precision": precision_score}
-    means = [
-        AccumMetric(partial(score, **macro), dim_argmax=-1, to_np=True, invert_arg=True, name=name)
-        for name, score in named.items()
-    ]
-    return [
-        *means,
-        AccumMetric(roc_auc, flatten=False, to_np=True, invert_arg=True, name="roc_auc"),
-    ]
+    scores = {"macro_f1": f1_score, "recall": recall_score, "precision": precision_score}
+    metrics: list[Metric] = [AvgMetric(accuracy)]
+    for name, score in scores.items():
+        metrics.append(
+            AccumMetric(
+                partial(score, **macro), dim_argmax=-1, to_np=True, invert_arg=True, name=name
+            )
+        )
+    metrics.append(AccumMetric(roc_auc, flatten=False, to_np=True, invert_arg=True, name="roc_auc"))
+    return metrics
 
 
 def roc_auc(labels: np.ndarray, logits: np.ndarray) -> float:
-    """Area under the ROC curve: of the second class where there are two, else the mean of one class against the rest.
+    """Area under the ROC curve: of the second of two classes, else the one-vs-rest mean.
 
-    A class that no face has, or every face, has no curve and is left out; NaN where none is left.
+    Classes without positive or without negative faces are left out; NaN if none remains.
 
     Args:
         labels: (N,).

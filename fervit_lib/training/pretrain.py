@@ -1,6 +1,5 @@
-"""Pretrain a model on the inputs alone, by masked-token modelling."""
+"""Pretrain a ViT on unlabelled inputs by masked-token modelling."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,37 +8,25 @@ import pandas as pd
 import torch
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
-from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 
-from fervit_lib.models import MaskedAutoencoder, set_fused_attention
+from fervit_lib.models import MaskedAutoencoder
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
-from fervit_lib.system.runtime import use_bf16
-from fervit_lib.training.callbacks import Bf16, Curves, StopOnNan
-from fervit_lib.training.resume import KeepLast, ResumableLearner, randomness_kept
+from fervit_lib.training.callbacks import FitBar
+from fervit_lib.training.learner import OptimConfig, build_learner
+from fervit_lib.training.resume import KeepLast, preserve_random_state
 from fervit_lib.training.schedule import Phase, Schedule
-from fervit_lib.training.share import Share
+from fervit_lib.training.strategies import single_group
 
 
-class _Unlabelled(Callback):
-    """The inputs are the targets; labels are not looked at."""
-
+class _InputsAsTargets(Callback):
     order = -6
 
     def before_batch(self) -> None:
         self.learn.yb = self.learn.xb
 
 
-class _HiddenError(nn.Module):
-    def __init__(self, masked: MaskedAutoencoder) -> None:
-        super().__init__()
-        self.masked = masked
-
-    def forward(self, painted: tuple[Tensor, Tensor], inputs: Tensor) -> Tensor:
-        return self.masked.loss(*painted, inputs)
-
-
-@randomness_kept()  # or a model that is loaded would go another way than one that has just been pretrained
+@preserve_random_state()  # training continues alike after a new and after a loaded pretraining
 def fit_masked(
     model: nn.Module,
     dls: DataLoaders,
@@ -51,14 +38,14 @@ def fit_masked(
     precision: str = "auto",
     settings: dict[str, Any] | None = None,
 ) -> tuple[MaskedAutoencoder, pd.DataFrame]:
-    """Pretrain `model` in place on the inputs of `dls`, and keep the result in `folder/masked.safetensors`.
+    """Pretrain `model` in place on the inputs of `dls`, and save it as `folder/masked.safetensors`.
 
-    Where that file holds just this pretraining, it is loaded instead; one that was interrupted goes on.
+    If that file is the result of the same pretraining, it is loaded. An interrupted one resumes.
 
     Args:
         model: a ViT of this project, see `MaskedAutoencoder`.
-        precision: see `runtime.use_bf16`.
-        settings: everything else that decides the outcome, JSON: where it differs, the model is pretrained anew.
+        precision: see `OptimConfig`.
+        settings: everything else that determines the result, as JSON values.
 
     Returns:
         The masked autoencoder around `model`, and the curves (epoch, train_loss, valid_loss).
@@ -66,7 +53,6 @@ def fit_masked(
     if not hasattr(model, "embed"):
         raise ValueError(f"pretrained: mae needs a ViT, got a {type(model).__name__}; use none")
     masked = MaskedAutoencoder(model, mask_ratio=mask_ratio).to(dls.device)
-    set_fused_attention(masked, dls.device.type != "cpu")
     checkpoint = folder / "masked.safetensors"
     state = folder / "masked_last.safetensors"
     made_by = {
@@ -82,39 +68,39 @@ def fit_masked(
             masked.load_state_dict(tensors)
             state.unlink(missing_ok=True)
             return masked, pd.DataFrame(metadata["curves"])
-    curves = Curves(folder / "masked")
-    schedule = Schedule([Phase(1.0, np.array([lr]), 0)], "one_cycle")
-    bf16 = [Bf16()] if use_bf16(precision, dls.device) else []
-    learn = ResumableLearner(
-        dls,
+    learn = build_learner(
         masked,
-        loss_func=_HiddenError(masked),
-        opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
-        path=folder,
-        cbs=[_Unlabelled(), Share(), StopOnNan(), curves, schedule, *bf16],
-        what="pretrain",
+        dls,
+        single_group(masked),
+        lambda outputs, inputs: masked.loss(*outputs, inputs),
+        OptimConfig(precision=precision),
+        folder=folder / "masked",
+        metrics=[],
+        cbs=[
+            _InputsAsTargets(),
+            Schedule([Phase(1.0, np.array([lr]), 0)], "one_cycle"),
+            FitBar("pretrain"),
+        ],
     )
     learn.fit(epochs, cbs=[KeepLast(state, made_by, lr)])
+    curves = learn.curves.rows
     save_checkpoint(
-        checkpoint,
-        masked.state_dict(),
-        {"kind": "masked", "made_by": made_by, "curves": curves.rows},
+        checkpoint, masked.state_dict(), {"kind": "masked", "made_by": made_by, "curves": curves}
     )
     state.unlink(missing_ok=True)
-    return masked, pd.DataFrame(curves.rows)
+    return masked, pd.DataFrame(curves)
 
 
 @torch.inference_mode()
 def reconstruct(
     masked: MaskedAutoencoder, dls: DataLoaders, number: int = 8
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`number` validation inputs, half hidden and painted.
+    """Mask and reconstruct the first `number` validation inputs.
 
     Returns:
-        What was to be painted and what was painted (number, N, T), and the mask (number, N), True where hidden.
+        Targets and predictions (number, N, T), and the mask (number, N), True where hidden.
     """
-    masked = masked.eval()
     inputs = dls.valid.views[0][:number]
     inputs = inputs.float() if inputs.dtype == torch.float16 else inputs
-    painted, mask = masked(inputs)
-    return masked.targets(inputs).cpu(), painted.float().cpu(), mask.cpu()
+    predictions, mask = masked.eval()(inputs)
+    return masked.targets(inputs).cpu(), predictions.float().cpu(), mask.cpu()

@@ -1,48 +1,68 @@
-"""Exact resume: everything that decides how a fit goes on, kept after every epoch in one file.
+"""Exact resume: the whole state of a fit in one file, written after every epoch.
 
-`last.safetensors` holds as tensors the weights, the optimiser's moments, averaged weights and the random states, and in
-its header, as JSON, what the callbacks count. It is written whole: a fit killed at any moment goes on from the last
-epoch that was over, and ends with the weights of one that was never killed, on a CPU bit for bit.
+`last.safetensors` holds tensors (weights, optimiser moments, averaged weights, random states), and
+the counters of the callbacks as JSON in its header. It is written atomically: a fit killed at any
+moment resumes from the last whole epoch, and on a CPU ends with bit-identical weights.
 """
 
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback, CancelEpochException, CancelFitException
+from fastai.callback.core import CancelEpochException, CancelFitException
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
 from fastcore.basics import noop
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from fervit_lib.system import distributed
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
-from fervit_lib.training.callbacks import FitBar
+from fervit_lib.training.callbacks import FitCallback
 
 
 class ResumableLearner(Learner):
-    """A Learner that can begin a fit at a later epoch, and that can be used again after a fit that was interrupted.
+    """A Learner that can start at a later epoch, and is usable after an interrupted fit.
 
-    (fastai's `start_epoch` walks through the skipped epochs and calls every callback at their ends; and what its
-    callbacks changed for a fit stays changed where that ends by an interrupt or an error.)
+    fastai's `start_epoch` calls all callbacks for the skipped epochs, too, and after an interrupt
+    or error the changes that callbacks made for the fit stay.
 
-    Args:
-        what, unit: of the bar, see `progress`.
+    Whatever changes the forward pass does so around the one call of the model: a callback's method
+    `around_forward` returns a context manager. They are entered in the callbacks' order, and left
+    even after an error. Other callbacks see the plain model.
     """
 
     first_epoch = 0
+    ddp: DistributedDataParallel | None = None  # set by `DataParallel`: the model in training
 
-    def __init__(
-        self, *arguments: Any, what: str = "train", unit: str = " faces", **options: Any
-    ) -> None:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.remove_cb(ProgressCallback)
-        self.add_cb(FitBar(what, unit))
-        self.logger = noop  # the bar shows what would be printed
+        self.remove_cb(ProgressCallback)  # `FitBar` replaces it
+        self.logger = noop
+
+    def _do_one_batch(self) -> None:
+        # fastai's, except for the call of the model.
+        self.pred = self.forward(*self.xb)
+        self("after_pred")
+        self.loss_grad = self.loss_func(self.pred, *self.yb)
+        self.loss = self.loss_grad.clone()
+        self("after_loss")
+        if self.training:
+            self._do_grad_opt()
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """The predictions of the model, within every callback's `around_forward`."""
+        with ExitStack() as stack:
+            for callback in self.cbs.sorted("order"):
+                # Of the type: attributes that a fastai callback lacks are looked up in the model.
+                if hasattr(type(callback), "around_forward"):
+                    stack.enter_context(callback.around_forward())
+            network = self.ddp if self.training and self.ddp is not None else self.model
+            return network(*inputs)
 
     def _do_fit(self) -> None:
         try:
@@ -50,116 +70,103 @@ class ResumableLearner(Learner):
                 self.epoch = epoch
                 self._with_events(self._do_epoch, "epoch", CancelEpochException)
         except CancelFitException:
-            raise  # an end like any other
+            raise  # a regular end
         except BaseException:
-            if (
-                distributed.world_size() == 1
-            ):  # else the others may be elsewhere, and nobody uses it again
+            # With several ranks the others may be elsewhere, and the process ends anyway.
+            if distributed.world_size() == 1:
                 self("after_cancel_fit")
                 self("after_fit")
                 self._end_cleanup()
-                self.model.zero_grad()  # the next fit would add to what this one left
+                self.model.zero_grad()  # else the next fit adds to these gradients
             raise
 
 
-class KeepLast(Callback):
-    """Write the state of the fit before the first epoch and after every one, and take it up again at the beginning.
+class KeepLast(FitCallback):
+    """Write the state of the fit before the first and after every epoch, and resume from it.
 
     Args:
-        path: of `last.safetensors`.
-        fit: what has to be the same for a fit to go on: JSON.
-        peak: the fit's peak rate, which a search may have found.
+        path: `last.safetensors`.
+        settings: JSON values that determine the fit; a state with other ones is not resumed.
+        peak: the peak learning rate, which `lr_find` may have found.
     """
 
-    order = 90  # after every other callback has counted this epoch, and reset itself before the fit
+    order = 90  # after all other callbacks have updated their counters, or reset them before a fit
 
-    def __init__(self, path: Path, fit: Mapping[str, Any], peak: float) -> None:
-        self.path, self.fit, self.peak = path, dict(fit), peak
+    def __init__(self, path: Path, settings: Mapping[str, Any], peak: float) -> None:
+        self.path, self.settings, self.peak = path, dict(settings), peak
 
     def before_fit(self) -> None:
-        self.run = not hasattr(self.learn, "lr_finder")
         self.learn.first_epoch = 0
-        if not self.run:
-            return
-        if state := read_state(self.path, self.fit):
+        if state := read_state(self.path, self.settings):
             self._restore(*state)
         else:
-            self._keep(
-                epoch=-1
-            )  # else what an interrupt within the first epoch left would be trained on
+            self._save(epoch=-1)  # an interrupt within the first epoch resumes from here
 
     def after_fit(self) -> None:
-        self.run = True
         self.learn.first_epoch = 0
 
     def after_epoch(self) -> None:
-        self._keep(self.epoch)
+        self._save(self.epoch)
 
-    def _keep(self, epoch: int) -> None:
+    def _save(self, epoch: int) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         index = {id(p): i for i, p in enumerate(self.model.parameters())}
         for parameter, moments in self.opt.opt.state.items():
-            tensors |= {
-                f"optimiser.{index[id(parameter)]}.{name}": value for name, value in moments.items()
-            }
-        counts = {}
+            for name, value in moments.items():
+                tensors[f"optimiser.{index[id(parameter)]}.{name}"] = value
+        counters = {}
         for callback in self.learn.cbs:
             if hasattr(type(callback), "state_dict"):
-                counts[callback.name] = callback.state_dict()
+                counters[callback.name] = callback.state_dict()
             if hasattr(type(callback), "tensors"):
-                tensors |= {
-                    f"{callback.name}.{name}": tensor for name, tensor in callback.tensors().items()
-                }
-        tensors |= {f"random.{name}": state for name, state in _random_state().items()}
+                for name, tensor in callback.tensors().items():
+                    tensors[f"{callback.name}.{name}"] = tensor
+        for name, tensor in get_random_state().items():
+            tensors[f"random.{name}"] = tensor
         smooth = self.recorder.smooth_loss
         metadata = {
             "kind": "training state",
-            "fit": self.fit,
+            "fit": self.settings,
             "peak": self.peak,
             "epoch": epoch,
-            "callbacks": counts,
+            "callbacks": counters,
             "smooth_loss": [float(smooth.val), smooth.count],
         }
         save_checkpoint(self.path, tensors, metadata)
 
     def _restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {
-                name.removeprefix(prefix): t
-                for name, t in tensors.items()
-                if name.startswith(prefix)
-            }
+        def select(prefix: str) -> dict[str, Tensor]:
+            names = [name for name in tensors if name.startswith(prefix)]
+            return {name.removeprefix(prefix): tensors[name] for name in names}
 
-        self.model.load_state_dict(part("model."))
+        self.model.load_state_dict(select("model."))
         for i, parameter in enumerate(self.model.parameters()):
-            if moments := part(f"optimiser.{i}."):
-                # A fused optimiser keeps even its count of steps beside the weights, and walks through moments and
-                # weights in memory order, which a file does not keep.
+            # The fused optimiser keeps its step beside the weights, and needs its moments in their
+            # memory format, which a file does not keep.
+            if moments := select(f"optimiser.{i}."):
                 self.opt.opt.state[parameter] = {
-                    name: torch.empty_like(parameter).copy_(t)
-                    if t.shape == parameter.shape
-                    else t.to(parameter.device)
-                    for name, t in moments.items()
+                    name: torch.empty_like(parameter).copy_(value)
+                    if value.shape == parameter.shape
+                    else value.to(parameter.device)
+                    for name, value in moments.items()
                 }
         for callback in self.learn.cbs:
             if hasattr(type(callback), "load_state_dict"):
                 callback.load_state_dict(metadata["callbacks"][callback.name])
             if hasattr(type(callback), "load_tensors"):
-                callback.load_tensors(part(f"{callback.name}."))
-        smooth = self.recorder.smooth_loss
-        smooth.val, smooth.count = (
-            torch.tensor(metadata["smooth_loss"][0]),
-            metadata["smooth_loss"][1],
-        )
+                callback.load_tensors(select(f"{callback.name}."))
+        value, count = metadata["smooth_loss"]
+        self.recorder.smooth_loss.val = torch.tensor(value)
+        self.recorder.smooth_loss.count = count
         self.learn.first_epoch = metadata["epoch"] + 1
-        _set_random_state(part("random."))
+        set_random_state(select("random."))
 
 
-@distributed.rank_zero_only  # whether there is one: all processes go the same way
+@distributed.rank_zero_only  # all ranks must agree on whether there is a state
 def read_state(
-    path: Path, fit: Mapping[str, Any]
+    path: Path, settings: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The state at `path` if it is of the same `fit`; None if there is none, or what was fitted has changed since.
+    """Tensors and metadata of the state at `path`; None if there is none, or of other `settings`.
 
     Raises:
         ValueError: the file is damaged.
@@ -167,21 +174,21 @@ def read_state(
     if not path.is_file():
         return None
     tensors, metadata = load_checkpoint(path)
-    return (tensors, metadata) if metadata.get("fit") == dict(fit) else None
+    return (tensors, metadata) if metadata.get("fit") == dict(settings) else None
 
 
 @contextmanager
-def randomness_kept() -> Iterator[None]:
-    """Leave the random states as they were: what comes after draws the same, however much was drawn within."""
-    state = _random_state()
+def preserve_random_state() -> Iterator[None]:
+    """Restore the random states at the end: what follows does not depend on the draws within."""
+    state = get_random_state()
     try:
         yield
     finally:
-        _set_random_state(state)
+        set_random_state(state)
 
 
-def _random_state() -> dict[str, Tensor]:
-    """Python's, numpy's and torch's generators as tensors."""
+def get_random_state() -> dict[str, Tensor]:
+    """The states of the generators of Python, numpy and torch, as tensors."""
     version, words, gauss = random.getstate()
     numpy = np.random.get_state(legacy=False)
     keys, position = numpy["state"]["key"], numpy["state"]["pos"]
@@ -197,7 +204,8 @@ def _random_state() -> dict[str, Tensor]:
     return state
 
 
-def _set_random_state(state: dict[str, Tensor]) -> None:
+def set_random_state(state: dict[str, Tensor]) -> None:
+    """Restore what `get_random_state` returned."""
     version, *words = state["python"].tolist()
     gauss = state["python_gauss"].tolist()
     random.setstate((version, tuple(words), gauss[0] if gauss else None))

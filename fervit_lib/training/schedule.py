@@ -1,4 +1,4 @@
-"""How the learning rate moves over a fit: one shape, or one after the other where a strategy unfreezes half-way."""
+"""Learning-rate schedules: one shape per fit, or one per phase if a strategy unfreezes parts."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,25 +17,28 @@ from fastai.callback.schedule import (
 from fastai.callback.tracker import TrackerCallback
 
 SCHEDULES = ("one_cycle", "cosine", "plateau", "none")
-_DIV, _DIV_FINAL, _PCT_START = 25.0, 1e5, 0.25  # of one_cycle; fastai's
+# fastai's defaults of fit_one_cycle
+_DIV, _DIV_FINAL, _PCT_START = 25.0, 1e5, 0.25
 _MOMENTUM = (0.95, 0.85, 0.95)
-PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
+PLATEAU_FACTOR = 0.5
+PLATEAU_PATIENCE = 5  # epochs
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of a fit with its own peak rates, a number a parameter group, in the groups' order."""
+    """Part of a fit with its own peak rates."""
 
     share: float  # of the epochs
-    lr_max: np.ndarray
-    frozen_groups: int  # the first so many groups stand still
+    lr_max: np.ndarray  # (groups,)
+    frozen_groups: int  # that many of the first parameter groups are frozen
 
 
 def lr_shape(schedule: str, warmup: float) -> Callable[[float], float]:
-    """Progress in [0, 1] → multiple of the peak rate.
+    """A function from progress in [0, 1] to a multiple of the peak rate.
 
     Args:
-        warmup: share of the way that the rate rises linearly from 0; `one_cycle` rises by itself, for a quarter.
+        warmup: share of the fit in which the rate rises linearly from 0. Ignored by `one_cycle`,
+            whose rate rises for a quarter of the fit.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule: expected one of {', '.join(SCHEDULES)}, got {schedule!r}")
@@ -48,10 +51,10 @@ def lr_shape(schedule: str, warmup: float) -> Callable[[float], float]:
 
 
 class Schedule(ParamScheduler):
-    """Sets rates (and one-cycle's momentum) before each batch, and unfreezes where a new phase begins.
+    """Set the rates (and one-cycle's momentum) before each batch; freeze groups at each new phase.
 
     Attributes:
-        level: multiple of every rate, lowered by `Plateau`.
+        level: multiple of all rates, lowered by `Plateau`.
     """
 
     def __init__(self, phases: Sequence[Phase], schedule: str, warmup: float = 0.0) -> None:
@@ -64,19 +67,18 @@ class Schedule(ParamScheduler):
         super().__init__(scheds)
 
     def first_epoch(self, number: int) -> int:
-        """The epoch that phase `number` begins with."""
+        """The first epoch of phase `number`."""
         return math.floor(sum(phase.share for phase in self.phases[:number]) * self.n_epoch + 0.5)
 
     def locate(self, progress: float) -> tuple[int, float]:
-        """Progress of the fit in [0, 1] → number of the phase, and progress within it."""
+        """The number of the phase at `progress` of the fit, and the progress in it, in [0, 1]."""
         starts = [self.first_epoch(number) / self.n_epoch for number in range(len(self.phases) + 1)]
         number = max(i for i, start in enumerate(starts[:-1]) if progress >= start - 1e-9)
-        return number, min(
-            max((progress - starts[number]) / (starts[number + 1] - starts[number]), 0.0), 1.0
-        )
+        start, end = starts[number : number + 2]
+        return number, min(max((progress - start) / (end - start), 0.0), 1.0)
 
     def rates(self, progress: float) -> np.ndarray:
-        """Progress of the fit → a rate for every parameter group."""
+        """The rate of each parameter group at `progress` of the fit, (groups,)."""
         number, within = self.locate(progress)
         return self.phases[number].lr_max * self.shape(within) * self.level
 
@@ -93,46 +95,18 @@ class Schedule(ParamScheduler):
             self.learn.opt.freeze_to(self.phases[number].frozen_groups)
 
 
-class Plateau(TrackerCallback):
-    """Halve the rates after five epochs without a better macro-F1."""
+class _Patience(TrackerCallback):
+    """Count epochs without a better macro-F1.
 
-    order = 62
+    fastai's EarlyStoppingCallback and ReduceLROnPlateau forget their counters at a resume, and the
+    latter sets rates that `Schedule` would overwrite.
+    """
 
-    def __init__(self, schedule: Schedule, monitor: str = "macro_f1") -> None:
-        super().__init__(monitor=monitor, comp=np.greater)
-        self.schedule, self.wait = schedule, 0
+    order = 62  # after the Recorder, before the state of the epoch is saved
+    wait = 0
 
-    def after_epoch(self) -> None:
-        super().after_epoch()
-        self.wait = 0 if self.new_best else self.wait + 1
-        if self.wait >= PLATEAU_PATIENCE:
-            self.schedule.level *= PLATEAU_FACTOR
-            self.wait = 0
-
-    def state_dict(self) -> dict[str, float]:
-        return {"best": float(self.best), "wait": self.wait, "level": self.schedule.level}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        self.best, self.wait, self.schedule.level = (
-            state["best"],
-            int(state["wait"]),
-            state["level"],
-        )
-
-
-class EarlyStopping(TrackerCallback):
-    """Stop after `patience` epochs without a better macro-F1."""
-
-    order = 62  # before the state of this epoch is kept
-
-    def __init__(self, patience: int, monitor: str = "macro_f1") -> None:
-        super().__init__(monitor=monitor, comp=np.greater)
-        self.patience, self.wait = patience, 0
-
-    def before_epoch(self) -> None:
-        # Here and not after the epoch: an epoch that is over is kept whole, and a resumed fit stops at the same place.
-        if self.wait >= self.patience:
-            raise CancelFitException
+    def __init__(self) -> None:
+        super().__init__(monitor="macro_f1", comp=np.greater)
 
     def after_epoch(self) -> None:
         super().after_epoch()
@@ -143,3 +117,37 @@ class EarlyStopping(TrackerCallback):
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         self.best, self.wait = state["best"], int(state["wait"])
+
+
+class Plateau(_Patience):
+    """Halve the rates after five epochs without a better macro-F1."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        self.schedule = schedule
+
+    def after_epoch(self) -> None:
+        super().after_epoch()
+        if self.wait >= PLATEAU_PATIENCE:
+            self.schedule.level *= PLATEAU_FACTOR
+            self.wait = 0
+
+    def state_dict(self) -> dict[str, float]:
+        return {**super().state_dict(), "level": self.schedule.level}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        super().load_state_dict(state)
+        self.schedule.level = state["level"]
+
+
+class EarlyStopping(_Patience):
+    """Stop after `patience` epochs without a better macro-F1."""
+
+    def __init__(self, patience: int) -> None:
+        super().__init__()
+        self.patience = patience
+
+    def before_epoch(self) -> None:
+        # Not after the epoch: its state must be saved, and a resumed fit must stop there as well.
+        if self.wait >= self.patience:
+            raise CancelFitException

@@ -1,4 +1,4 @@
-"""Fine-tuning strategies: which parts of a model train, and at what rate."""
+"""Fine-tuning strategies: which parts of a model train, and at what learning rate."""
 
 from dataclasses import dataclass, field
 
@@ -10,19 +10,19 @@ from fervit_lib.models import PARTS, ExpressionModel
 
 @dataclass(frozen=True)
 class Strategy:
-    """What trains, and how fast.
+    """Which parts of a model train, and at what rates.
 
-    A model's `entry_parts` train whatever the strategy: without them nothing can enter a transformer that came from
-    elsewhere.
+    A model's `entry_parts` train with every strategy: they map its inputs to the width of a
+    pretrained transformer, and have no pretrained weights.
 
     Attributes:
         trains: parts that train.
-        lr: peak rate of a part with factor 1; None: found by fastai's `lr_find`.
-        lr_factors: part → multiple of `lr`; 1 where not named.
+        lr: peak rate of a part with factor 1; None: the one that fastai's `lr_find` suggests.
+        lr_factors: part → multiple of `lr`; default 1.
         adapters: the model needs adapters.
-        lower_blocks: which blocks make the part of that name: `none`, those below the parameter `freeze_stages`, or
-            the lower `half`.
-        head_first: share of the epochs in which only head and entry parts train.
+        lower_blocks: which blocks form the part of that name: `none`, those below the parameter
+            `freeze_stages`, or the lower `half`.
+        head_first: share of the epochs in which only the head and the entry parts train.
     """
 
     trains: tuple[str, ...]
@@ -40,7 +40,8 @@ STRATEGIES: dict[str, Strategy] = {
     "adapter": Strategy(("adapter", "input_proj", "head"), lr=1e-3, adapters=True),
     "linear_probe": Strategy(("head",), lr=1e-3),
     "partial": Strategy(("transformer", "head"), lr=3e-4, lower_blocks="freeze_stages"),
-    # fastai's `fine_tune`: head first, then everything, rates falling by tens towards the input (Howard & Ruder 2018).
+    # As fastai's `fine_tune`: head first, then everything, with lower rates towards the input
+    # (Howard & Ruder 2018).
     "gradual": Strategy(
         PARTS,
         lr=None,
@@ -57,16 +58,19 @@ class ParameterGroup:
 
     part: str
     parameters: list[nn.Parameter]
-    trains: bool
-    first: bool  # trains in the first phase already, where the strategy has one
-    lr_factor: float
-    weight_decay: (
-        bool  # position embeddings and CLS are points, not maps: decay would pull them to 0
-    )
+    trains: bool = True
+    first: bool = True  # trains in the first phase already, if the strategy has one
+    lr_factor: float = 1.0
+    weight_decay: bool = True
 
     @property
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters)
+
+
+def single_group(model: nn.Module) -> list[ParameterGroup]:
+    """All parameters of `model` as one group that trains."""
+    return [ParameterGroup("all", list(model.parameters()))]
 
 
 def get_strategy(name: str) -> Strategy:
@@ -76,55 +80,64 @@ def get_strategy(name: str) -> Strategy:
 
 
 def check_start(strategy: str, pretrained: str) -> None:
-    """Refuse to freeze a transformer that nobody trained, unless it is asked for by the name `random`.
+    """Refuse to freeze a transformer with random weights, unless `pretrained` is `random`.
 
     Raises:
-        ValueError: the strategy keeps blocks as they are, and `pretrained` is `none`.
+        ValueError: the strategy freezes blocks, and `pretrained` is `none`.
     """
     trains = get_strategy(strategy).trains
     if pretrained == "none" and not {"lower_blocks", "transformer"} <= set(trains):
         raise ValueError(
-            f"pretrained: {strategy} freezes the transformer, or a part of it, and with 'none' its weights are random, "
-            f"a mistake that reads like a result; give it weights (imagenet, a file, mae), or say pretrained='random' "
-            f"for a baseline"
+            f"pretrained: expected weights for strategy {strategy}, which freezes blocks of the "
+            f"transformer, got 'none'; use imagenet, a file or mae, or pretrained='random' for a "
+            f"baseline with random frozen blocks"
         )
 
 
 def parameter_groups(
     model: ExpressionModel, strategy: Strategy, *, freeze_stages: int = 6
 ) -> list[ParameterGroup]:
-    """Every parameter of `model` exactly once, a group a part; the frozen groups first, as fastai's `freeze_to` wants.
+    """One group per part, with every parameter of `model` in exactly one group.
+
+    Frozen groups come first, as fastai's `freeze_to` expects.
 
     Args:
-        freeze_stages: where the strategy's lower blocks end, if it says so.
+        freeze_stages: number of lower blocks, for a strategy whose `lower_blocks` it is.
 
     Raises:
-        ValueError: `freeze_stages` leaves no block to train or to freeze, or the strategy needs adapters and the model
-            has none.
+        ValueError: `freeze_stages` leaves no block to train or to freeze; or the strategy needs
+            adapters, and the model has none.
     """
     depth = model.num_blocks
-    lower = {"none": 0, "half": depth // 2, "freeze_stages": freeze_stages}[strategy.lower_blocks]
+    if strategy.lower_blocks == "freeze_stages" and depth < 2:
+        raise ValueError(
+            f"strategy: partial freezes lower blocks, expected a model with blocks, got {depth}; "
+            f"use another strategy"
+        )
     if strategy.lower_blocks == "freeze_stages" and not 0 < freeze_stages < depth:
         raise ValueError(
-            f"freeze_stages: expected 1 to {depth - 1} for this model of {depth} blocks, got {freeze_stages}"
-            if depth > 1
-            else "strategy: partial freezes lower blocks, and this model has no blocks to choose from"
+            f"freeze_stages: expected 1 to {depth - 1} for this model of {depth} blocks, got "
+            f"{freeze_stages}"
         )
+    lower = {"none": 0, "half": depth // 2, "freeze_stages": freeze_stages}[strategy.lower_blocks]
     members: dict[str, list[nn.Parameter]] = {part: [] for part in PARTS}
     for name, parameter in model.named_parameters():
         members[model.part_of(name, lower)].append(parameter)
     if strategy.adapters and not members["adapter"]:
         raise ValueError(
-            "adapter_dim: the strategy trains adapters, but the model has none; give adapter_dim=64"
+            "adapter_dim: the strategy trains adapters, expected a model with adapters, got none; "
+            "set adapter_dim=64"
         )
-    fresh = {"head", "adapter", *model.entry_parts}
+    trained = {*strategy.trains, *model.entry_parts}
+    new_parts = {"head", "adapter", *model.entry_parts}
     groups = [
         ParameterGroup(
             part,
             parameters,
-            trains=part in {*strategy.trains, *model.entry_parts},
-            first=part in fresh,
+            trains=part in trained,
+            first=part in new_parts,
             lr_factor=strategy.lr_factors.get(part, 1.0),
+            # Position embeddings and CLS are points, not maps: decay would pull them to 0.
             weight_decay=part != "position",
         )
         for part, parameters in members.items()
@@ -134,7 +147,7 @@ def parameter_groups(
 
 
 def parameter_table(groups: list[ParameterGroup]) -> pd.DataFrame:
-    """Total, trainable and frozen parameters and the multiple of the learning rate: a row a part, and their sum."""
+    """One row per part and their total: parameters, trainable, frozen, multiple of the rate."""
     rows = [(g.part, g.num_parameters, g.num_parameters if g.trains else 0) for g in groups]
     table = pd.DataFrame(rows, columns=["part", "parameters", "trainable"]).set_index("part")
     table["frozen"] = table["parameters"] - table["trainable"]

@@ -92,8 +92,8 @@ def test_cached_teacher_logits_are_the_mean_over_face_and_mirror_image(dls: Data
     torch.testing.assert_close(logits, flipped)
 
 
-def test_values_beside_the_targets_are_batched_with_them(dls: DataLoaders) -> None:
-    dls.train.beside = torch.arange(len(dls.train.targets))
+def test_extra_values_are_batched_with_the_targets(dls: DataLoaders) -> None:
+    dls.train.extra = torch.arange(len(dls.train.targets))
     batches = [(labels, numbers) for _, labels, numbers in dls.train]
-    dls.train.beside = None
+    dls.train.extra = None
     assert all(torch.equal(labels, dls.train.targets[numbers]) for labels, numbers in batches)

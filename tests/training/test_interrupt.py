@@ -8,7 +8,7 @@ import pytest
 import torch
 from fastai.callback.core import Callback as FastaiCallback
 from fastai.learner import Learner
-from torch import Tensor
+from torch import Tensor, nn
 
 from fervit_lib import models, training
 from fervit_lib.system.runtime import seed_everything
@@ -34,26 +34,29 @@ def make_learner(store: Path, folder: Path, *interrupts: FastaiCallback) -> Lear
     seed_everything(0)
     model = models.create_model("scratch", 3, embed_dim=32, depth=2, num_heads=2)
     dls = training.face_dls(model, store, batch_size=8, device=CPU)
-    how = {
-        "mixup": 0.4,
-        "ema": 0.9,
-        "grad_clip": 1.0,
-        "disagreement": "output",
-        "precision": "bf16",
-    }
+    heads = training.HeadPenaltyConfig(disagreement="output")
     return training.build_learner(
         model,
         dls,
         training.get_strategy("full"),
+        training.LossConfig(mixup=0.4),
+        training.OptimConfig(ema=0.9, grad_clip=1.0, precision="bf16"),
         folder=folder,
-        cbs=[training.SaveBest(lambda: None), *interrupts],
-        **how,
+        cbs=[training.SaveBest(lambda: None), *training.head_penalties(heads), *interrupts],
     )
 
 
 def fit(learn: Learner, state: Path | None) -> dict[str, Tensor]:
     training.fit(learn, training.get_strategy("full"), epochs=3, lr=1e-3, state=state)
     return {name: value.clone() for name, value in learn.model.state_dict().items()}
+
+
+def assert_plain(model: nn.Module) -> None:
+    """Nothing of bf16 and head penalties, which surround the forward pass, is left in the model."""
+    assert not torch.is_autocast_enabled("cpu")
+    for module in model.modules():
+        assert "forward" not in vars(module)
+        assert not module._forward_hooks and not module._forward_pre_hooks
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
@@ -68,9 +71,7 @@ def test_the_same_cell_again_ends_with_the_very_same_weights(
     with pytest.raises(KeyboardInterrupt):
         fit(learn, state)
     assert learn.loss_func is loss  # mixup lends another one
-    assert (
-        "forward" not in learn.model.__dict__
-    )  # as do half precision and the penalties of the heads
+    assert_plain(learn.model)
     again = fit(learn, state)
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     one, two = (
@@ -106,4 +107,5 @@ def test_an_error_puts_everything_back_too(
     loss = learn.loss_func
     with pytest.raises(ValueError, match="no reason"):
         fit(learn, None)
-    assert learn.loss_func is loss and "forward" not in learn.model.__dict__
+    assert learn.loss_func is loss
+    assert_plain(learn.model)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
-from fervit_lib.training.resume import _random_state, _set_random_state, read_state
+from fervit_lib.training.resume import get_random_state, read_state, set_random_state
 
 FIT = """
 import sys, torch
@@ -32,7 +32,8 @@ dls = training.face_dls(model, store, batch_size=8, device=torch.device("cpu"))
 plan = training.get_strategy(strategy)
 best = training.SaveBest(lambda: models.save_model(
     folder / "best.safetensors", model, approach="scratch", classes=dls.classes, options=options))
-learn = training.build_learner(model, dls, plan, folder=folder, mixup=0.4, ema=0.9, grad_clip=1.0,
+loss, optim = training.LossConfig(mixup=0.4), training.OptimConfig(ema=0.9, grad_clip=1.0)
+learn = training.build_learner(model, dls, plan, loss, optim, folder=folder,
     cbs=[best, training.AugmentCodes(0.1, 0.1, 0.1)])
 with learn.no_bar(), learn.no_logging():
     training.fit(learn, plan, epochs=6, lr=None if strategy == "gradual" else 1e-3, schedule=schedule,
@@ -94,8 +95,8 @@ def test_a_state_of_other_settings_or_half_a_state_is_not_taken_up(tmp_path: Pat
         read_state(path, {"epochs": 3})
 
 
-def test_all_random_states_are_kept() -> None:
-    state = _random_state()
+def test_allget_random_states_are_kept() -> None:
+    state = get_random_state()
     drawn = [
         random.random(),
         random.gauss(0, 1),
@@ -104,7 +105,7 @@ def test_all_random_states_are_kept() -> None:
         torch.rand(2).tolist(),
     ]
     random.gauss(0, 1), np.random.randn()
-    _set_random_state(state)
+    set_random_state(state)
     again = [
         random.random(),
         random.gauss(0, 1),
