@@ -37,7 +37,7 @@ from fervit_lib.evaluation.predict import load_predictor
 from fervit_lib.explain import attention_rollout
 from fervit_lib.models import create_model, load_model, save_model
 from fervit_lib.models.segmentation import load_student, load_teacher
-from fervit_lib.sweep import read_sweep
+from fervit_lib.sweep.config import read_sweep
 from fervit_lib.system.checkpoints import save_checkpoint
 from fervit_lib.training import STRATEGIES, fit
 
@@ -462,7 +462,7 @@ SWEEPS: dict[str, tuple[str, dict[str, Any]]] = {
     "infinite range": ("lr", {"parameters": {"lr": {"min": 0.0, "max": float("inf")}}}),
     "range of NaN": ("lr", {"parameters": {"lr": {"min": float("nan"), "max": 1.0}}}),
     "exponent too large": (
-        "lr.max",
+        "parameters.lr",
         {"parameters": {"lr": {"distribution": "log_uniform", "min": 0, "max": 10**4}}},
     ),
     "grid too large": (

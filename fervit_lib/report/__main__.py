@@ -1,4 +1,4 @@
-"""`python -m fervit_lib.report page|index|run`: a page of a notebook, the index of an experiment, a step of one."""
+"""`python -m fervit_lib.report page|index|run`: a page, the index or one step of an experiment."""
 
 import argparse
 import json
@@ -8,22 +8,26 @@ from pathlib import Path
 
 from fervit_lib.report.index import write_index
 from fervit_lib.report.page import write_page
-from fervit_lib.report.run import PAGE, describe_failure, run_notebook
+from fervit_lib.report.run import PAGE, describe_failure, reserve_gpus, run_notebook
 from fervit_lib.system import distributed
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m fervit_lib.report", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    page = commands.add_parser("page", help="an executed notebook as one HTML page")
+    page = commands.add_parser("page", help="write an executed notebook as one HTML page")
     page.add_argument("notebook", type=Path)
     page.add_argument("page", type=Path)
-    index = commands.add_parser("index", help="index.html of an experiment")
+    index = commands.add_parser("index", help="write index.html of an experiment")
     index.add_argument("experiment_dir", type=Path)
     index.add_argument(
-        "--config", type=Path, nargs="?", help="its configuration, to be kept with it"
+        "--config", type=Path, nargs="?", help="its configuration, which is copied beside the index"
     )
-    run = commands.add_parser("run", help="execute a notebook into a folder, and make its page")
+    run = commands.add_parser("run", help="execute a notebook into a folder and write its page")
+    run.add_argument("--gpus", type=int, default=0, help="free GPUs to reserve (default: none)")
+    run.add_argument(
+        "--launch", action="store_true", help="with several GPUs: one process for each, by torchrun"
+    )
     run.add_argument("notebook", type=Path)
     run.add_argument("folder", type=Path)
     run.add_argument("parameters", type=json.loads, help="as JSON")
@@ -32,12 +36,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_page(options.notebook, options.page)
     elif options.command == "index":
         write_index(options.experiment_dir, options.config)
+    else:
+        with reserve_gpus(options.gpus):
+            _run(options)
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.launch and options.gpus > 1:
+        from torch.distributed.run import main as torchrun
+
+        # In this process, so that whatever ends the launch releases its GPUs, too.
+        command = ["--standalone", "--nproc-per-node", str(options.gpus), "-m", "fervit_lib.report"]
+        step = [str(options.notebook), str(options.folder), json.dumps(options.parameters)]
+        torchrun([*command, "run", *step])
     elif not run_notebook(options.notebook, options.folder, options.parameters):
-        sys.exit(
-            1
-            if distributed.rank()
-            else f"{options.folder} {describe_failure(options.folder)}\n  See {options.folder / PAGE}"
-        )
+        if distributed.rank():
+            sys.exit(1)  # the first process describes the failure
+        page = options.folder / PAGE
+        sys.exit(f"{options.folder} {describe_failure(options.folder)}\n  See {page}")
 
 
 if __name__ == "__main__":

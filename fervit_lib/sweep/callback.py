@@ -1,7 +1,7 @@
-"""A trial's own process tells the sweep how each epoch went, and is told when to stop.
+"""Report each epoch of a trial to its sweep, and stop the trial early if the sweep prunes it.
 
-The process is a notebook's kernel. It finds its trial in an environment variable that the worker sets, so that a
-notebook need not know whether it runs in a sweep.
+A trial trains in a kernel of its own, which finds its trial in an environment variable that the
+worker sets. So the notebook does not have to know whether it runs in a sweep.
 """
 
 import json
@@ -10,18 +10,21 @@ from pathlib import Path
 
 from fastai.callback.core import Callback, CancelFitException
 
-from fervit_lib.sweep.study import VARIABLE, live_trial, load_study
+from fervit_lib.sweep import TRIAL_VARIABLE
 
 
 class ReportTrial(Callback):
-    """Report the sweep's metric after every epoch; end the fit before the next one if the trial is pruned.
+    """Report the sweep's metric after every epoch; end the fit before the next epoch if the trial
+    is pruned.
 
-    What is trained so far stays: a pruned trial is a whole run of fewer epochs.
+    A pruned trial is a complete run of fewer epochs.
     """
 
-    order = 62  # after the Recorder has this epoch's metrics
+    order = 62  # after the Recorder, which computes the epoch's metrics
 
     def __init__(self, folder: Path, number: int) -> None:
+        from fervit_lib.sweep.study import live_trial, load_study  # slow: imports Optuna
+
         study, self.sweep = load_study(folder)
         self.trial = live_trial(study, number)
 
@@ -29,7 +32,8 @@ class ReportTrial(Callback):
         self.run = not hasattr(self.learn, "lr_finder")
 
     def before_epoch(self) -> None:
-        # Here and not after the epoch, so that the state of an epoch that is over is kept, see EarlyStopping.
+        # Before the next epoch rather than after this one, so that the state of this epoch is
+        # saved; see EarlyStopping.
         if self.epoch and self.trial.should_prune():
             self.trial.set_user_attr("pruned", True)
             raise CancelFitException
@@ -43,8 +47,8 @@ class ReportTrial(Callback):
 
 
 def trial_callbacks() -> list[Callback]:
-    """The callbacks of this process's trial; none where it is not one of a sweep."""
-    if VARIABLE not in os.environ:
+    """The callback that reports this process's trial; an empty list outside of a sweep."""
+    if TRIAL_VARIABLE not in os.environ:
         return []
-    trial = json.loads(os.environ[VARIABLE])
+    trial = json.loads(os.environ[TRIAL_VARIABLE])
     return [ReportTrial(Path(trial["folder"]), trial["number"])]

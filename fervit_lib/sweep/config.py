@@ -1,29 +1,37 @@
-"""A sweep as Weights & Biases writes it (docs.wandb.ai, "Sweep configuration options"), read for Optuna.
+"""A sweep in Weights & Biases' format (docs.wandb.ai, "Sweep configuration options"), read for
+Optuna.
 
-What Optuna cannot do the same way is refused by its name: a sweep never runs otherwise than it reads.
+What Optuna cannot do in the same way is refused by name, so that a sweep never runs differently
+from what its file says.
 """
 
-import difflib
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import optuna
-import papermill
 import yaml
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from fervit_lib.pipeline import check_value, near, read_parameters
+from fervit_lib.sweep.space import (
+    CategoricalDistribution,
+    Distribution,
+    check_choice,
+    check_keys,
+    check_mapping,
+    count_points,
+    list_points,
+    read_distribution,
+)
 from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.names import check_name
 from fervit_lib.system.runtime import PROJECT_ROOT, display_path
 
 TRAIN_NOTEBOOK = PROJECT_ROOT / "notebooks" / "02_train.ipynb"
-METHODS = ("grid", "random", "bayes")
-Goal = Literal["minimize", "maximize"]
-GOALS = get_args(Goal)
+# Columns of metrics.csv.
 METRICS = (
     "train_loss",
     "valid_loss",
@@ -32,32 +40,24 @@ METRICS = (
     "recall",
     "precision",
     "roc_auc",
-)  # of metrics.csv
-SET_HERE = {"experiment", "variant", "reports", "resume"}
+)
+RESERVED = {"experiment", "variant", "reports", "resume"}  # set for each trial
 
-# Who trains is W&B's agent's business, and what the sweep is called there its page's.
-_FOR_WANDB = ("description", "project", "entity", "program", "command")
-_TOP = ("name", "method", "metric", "parameters", "early_terminate", "run_cap", *_FOR_WANDB)
-_HYPERBAND = ("type", "min_iter", "max_iter", "s", "eta", "strict")
-_DISTRIBUTIONS = {
-    "constant": ("value",),
-    "categorical": ("values",),
-    "int_uniform": ("min", "max"),
-    "uniform": ("min", "max"),
-    "q_uniform": ("min", "max", "q"),
-    "log_uniform": ("min", "max"),  # of the logarithm
-    "log_uniform_values": ("min", "max"),
-}
+_REQUIRED = ("name", "method", "metric", "parameters")
+# Only W&B reads the last five: what the sweep is called there, and how its agent starts a trial.
+_KEYS = (
+    *_REQUIRED,
+    "early_terminate",
+    "run_cap",
+    "description",
+    "project",
+    "entity",
+    "program",
+    "command",
+)
 MAX_GRID = 100_000
-MAX_DEPTH = 100  # of the lists and maps in a file
-_TYPES: dict[str, type | tuple[type, ...]] = {
-    "str": str,
-    "int": int,
-    "float": (int, float),
-    "bool": bool,
-}
-
-Distribution = CategoricalDistribution | IntDistribution | FloatDistribution
+MAX_DEPTH = 100  # of nested lists and mappings in a file
+MAX_EPOCHS = 10_000
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,21 @@ class Sweep:
     """A checked sweep.
 
     Attributes:
-        name: of the experiment, the folder under reports/.
-        metric: a column of metrics.csv; of a trial counts its value in the epoch whose weights are kept.
-        fixed: parameters that every trial has.
+        name: name of the experiment, a folder under reports/.
+        method: grid, random or bayes.
+        metric: a column of metrics.csv; a trial's value is the one of the epoch whose weights are
+            kept.
+        fixed: parameters that all trials share.
         space: parameters that are searched.
-        run_cap: most trials; None: the whole grid.
-        early: keywords of Optuna's HyperbandPruner; None: no trial is stopped early.
-        source: the file's content.
+        run_cap: largest number of trials; None: the whole grid.
+        early: arguments of Optuna's HyperbandPruner; None: no trial is stopped early.
+        source: the content of the file.
     """
 
     name: str
     method: str
     metric: str
-    goal: Goal
+    goal: Literal["minimize", "maximize"]
     fixed: dict[str, Any]
     space: dict[str, Distribution]
     run_cap: int | None
@@ -86,33 +88,32 @@ class Sweep:
 
     @property
     def grid(self) -> list[dict[str, Any]]:
-        """Every point of the search space, the last parameter fastest."""
-        axes = [[(name, value) for value in _points(dist)] for name, dist in self.space.items()]
-        return [dict(point) for point in itertools.product(*axes)]
+        """Every point of the search space; the last parameter varies fastest."""
+        points = itertools.product(*map(list_points, self.space.values()))
+        return [dict(zip(self.space, point, strict=True)) for point in points]
 
     @property
     def num_trials(self) -> int:
-        if self.run_cap is None:  # only a grid's: it has an end of its own
-            return len(self.grid)
-        return min(len(self.grid), self.run_cap) if self.method == "grid" else self.run_cap
+        if self.method != "grid" and self.run_cap:
+            return self.run_cap
+        size = math.prod(map(count_points, self.space.values()))
+        return min(size, self.run_cap or size)
 
     def sampler(self, number: int, seed: int) -> optuna.samplers.BaseSampler:
-        """Optuna's sampler for trial `number`: seeded by it, so that workers and later starts never draw alike."""
-        own = (seed * 1_000_003 + number) % 2**32
+        """Optuna's sampler for one trial, with a seed of its own: no other trial draws the same."""
+        trial_seed = (seed * 1_000_003 + number) % 2**32
         if self.method == "bayes":
-            return optuna.samplers.TPESampler(seed=own)
-        return optuna.samplers.RandomSampler(seed=own)
+            return optuna.samplers.TPESampler(seed=trial_seed)
+        return optuna.samplers.RandomSampler(seed=trial_seed)
 
     def pruner(self) -> optuna.pruners.BasePruner:
-        return (
-            optuna.pruners.HyperbandPruner(**self.early)
-            if self.early
-            else optuna.pruners.NopPruner()
-        )
+        if self.early is None:
+            return optuna.pruners.NopPruner()
+        return optuna.pruners.HyperbandPruner(**self.early)
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases: a few lines of them can stand for more than fits into memory. Nor is it nested deeply."""
+    """YAML without deep nesting and aliases: few lines can expand to more than fits into memory."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -124,27 +125,24 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def read_sweep(path: Path, notebook: Path = TRAIN_NOTEBOOK) -> Sweep:
-    """Read and check a sweep's YAML file.
-
-    Args:
-        notebook: whose parameters are swept.
+def read_sweep(path: Path) -> Sweep:
+    """Read and check a sweep over the parameters of 02_train, a YAML file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not W&B's format, asks for what is not supported here, or names what the notebook has not.
+        ValueError: it is not in W&B's format, uses what is not supported here, or names a parameter
+            that 02_train does not have.
     """
     if not path.is_file():
         raise FileNotFoundError(
-            f"{display_path(path)}: no such file; give a sweep as configs/sweep.yaml is one"
+            f"{display_path(path)}: no such file; give a sweep such as configs/sweep.yaml"
         )
-    with explain_read_error(
-        path, "expected YAML, but it does not parse", "configs/sweep.yaml shows how it is written"
-    ):
+    trouble = "expected YAML, but it does not parse"
+    with explain_read_error(path, trouble, "see configs/sweep.yaml for an example"):
         source = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)  # noqa: S506  (a SafeLoader)
     try:
         sweep = parse_sweep(source)
-        check_parameters(sweep, notebook)
+        _check_parameters(sweep)
     except ValueError as error:
         raise ValueError(f"{display_path(path)}: {error}") from error
     return sweep
@@ -152,218 +150,114 @@ def read_sweep(path: Path, notebook: Path = TRAIN_NOTEBOOK) -> Sweep:
 
 def parse_sweep(source: Any) -> Sweep:
     """Check the content of a sweep file, see `read_sweep`."""
-    _check_keys("a sweep", source, _TOP)
-    for key in ("name", "method", "metric", "parameters"):
+    check_keys("a sweep", source, _KEYS)
+    for key in _REQUIRED:
         if key not in source:
-            raise ValueError(f"{key}: expected it in a sweep, got none")
-    if source["method"] not in METHODS:
-        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {source['method']!r}")
+            raise ValueError(f"{key}: required in a sweep, got none")
+    method = source["method"]
+    check_choice("method", method, ("grid", "random", "bayes"))
     metric = source["metric"]
-    _check_keys("metric", metric, ("name", "goal"))
-    if metric.get("name") not in METRICS:
-        raise ValueError(
-            f"metric.name: expected one of {', '.join(METRICS)}, got {metric.get('name')!r}"
-        )
+    check_keys("metric", metric, ("name", "goal"))
+    check_choice("metric.name", metric.get("name"), METRICS)
     goal = metric.get("goal", "minimize")  # W&B's default
-    if goal not in GOALS:
-        raise ValueError(f"metric.goal: expected one of {', '.join(GOALS)}, got {goal!r}")
-    _check_mapping("parameters", source["parameters"])
-    fixed, space = {}, {}
+    check_choice("metric.goal", goal, ("minimize", "maximize"))
+    check_mapping("parameters", source["parameters"])
+    fixed = {}
+    space = {}
     for name, spec in source["parameters"].items():
-        distribution = _read_parameter(f"parameters.{name}", spec)
-        if distribution is not None:
-            space[name] = distribution
-        else:
+        distribution = read_distribution(f"parameters.{name}", spec)
+        if distribution is None:
             fixed[name] = spec["value"]
-    cap = source.get("run_cap")
-    if cap is not None and (type(cap) is not int or cap < 1):
-        raise ValueError(f"run_cap: expected a whole number of trials, at least 1, got {cap!r}")
-    if cap is None and source["method"] != "grid":
-        raise ValueError(
-            f"run_cap: expected a number of trials: {source['method']} search has no end of its own"
-        )
+        else:
+            space[name] = distribution
     if not space:
         raise ValueError(
             "parameters: expected at least one with several values or a range, got only fixed ones"
         )
+    early = None
+    if "early_terminate" in source:
+        early = _read_hyperband(source["early_terminate"], fixed)
     sweep = Sweep(
         name=check_name("name", source["name"]),
-        method=source["method"],
+        method=method,
         metric=metric["name"],
         goal=goal,
         fixed=fixed,
         space=space,
-        run_cap=cap,
-        early=_read_hyperband(source["early_terminate"], fixed)
-        if "early_terminate" in source
-        else None,
+        run_cap=_read_run_cap(source),
+        early=early,
         source=source,
     )
-    if (
-        sweep.method == "grid"
-        and (size := math.prod(map(_count_points, space.values()))) > MAX_GRID
-    ):
-        raise ValueError(
-            f"method: expected a grid of at most {MAX_GRID:,} points, got {size:,}; widen q, or say random"
-        )
+    if method == "grid":
+        size = math.prod(map(count_points, space.values()))
+        if size > MAX_GRID:
+            raise ValueError(
+                f"method: expected a grid of at most {MAX_GRID:,} points, got {size:,}; "
+                "widen q, or use random"
+            )
     return sweep
 
 
-def check_parameters(sweep: Sweep, notebook: Path) -> None:
-    """Refuse a parameter that `notebook` does not have or that a sweep sets itself, or values of another type."""
-    known = papermill.inspect_notebook(notebook)
-    free = sorted(set(known) - SET_HERE)
-    for name in [*sweep.fixed, *sweep.space]:
+def _read_run_cap(source: Mapping[str, Any]) -> int | None:
+    run_cap = source.get("run_cap")
+    if run_cap is None and source["method"] != "grid":
+        raise ValueError(
+            f"run_cap: expected a number of trials, because {source['method']} search never ends"
+        )
+    if run_cap is not None and (type(run_cap) is not int or run_cap < 1):
+        raise ValueError(f"run_cap: expected an integer of at least 1, got {run_cap!r}")
+    return run_cap
+
+
+def _check_parameters(sweep: Sweep) -> None:
+    """Check that 02_train has the parameters of a sweep, and the types of their values."""
+    known = read_parameters(TRAIN_NOTEBOOK)
+    free = set(known) - RESERVED
+    values = {name: [value] for name, value in sweep.fixed.items()}
+    for name, distribution in sweep.space.items():
+        if isinstance(distribution, CategoricalDistribution):
+            values[name] = list(distribution.choices)
+        else:
+            values[name] = [distribution.low]  # both ends have one type
+    for name in values:
         if name not in free:
             raise ValueError(
-                f"parameters.{name}: {display_path(notebook)} has no such parameter{_near(name, free)}"
+                f"parameters.{name}: {display_path(TRAIN_NOTEBOOK)} has no such parameter; "
+                f"{near(name, free)}"
             )
-        kind = known[name]["inferred_type_name"]
-        for value in _examples(sweep, name):
-            if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
-                hint = (
-                    " (in YAML, write 1.0e-4, not 1e-4)"
-                    if kind == "float" and isinstance(value, str)
-                    else ""
-                )
-                raise ValueError(f"parameters.{name}: expected {kind}, got {value!r}{hint}")
-
-
-def _examples(sweep: Sweep, name: str) -> Iterable[Any]:
-    """Values that show the type of a parameter: all it lists, or an end of its range."""
-    if name in sweep.fixed:
-        return [sweep.fixed[name]]
-    distribution = sweep.space[name]
-    return (
-        distribution.choices
-        if isinstance(distribution, CategoricalDistribution)
-        else [distribution.low]
-    )
-
-
-def _read_parameter(where: str, spec: Any) -> Distribution | None:
-    """The distribution of one entry of `parameters`; None for a fixed value."""
-    _check_mapping(where, spec)
-    kind = spec.get("distribution", _infer(spec))
-    if not isinstance(kind, str) or kind not in _DISTRIBUTIONS:
-        supported = ", ".join(_DISTRIBUTIONS)
-        raise ValueError(
-            f"{where}.distribution: expected one of {supported}, got {kind!r}, which is not supported here"
-        )
-    _check_keys(where, spec, ("distribution", *_DISTRIBUTIONS[kind]))
-    if missing := [key for key in _DISTRIBUTIONS[kind] if key not in spec and key != "q"]:
-        raise ValueError(f"{where}.{missing[0]}: expected it for distribution {kind}, got none")
-    if kind == "constant":
-        return None
-    if kind == "categorical":
-        if not isinstance(spec["values"], list) or not spec["values"]:
-            raise ValueError(f"{where}.values: expected a list of values, got {spec['values']!r}")
-        return CategoricalDistribution(spec["values"])
-    return _range(where, kind, spec)
-
-
-def _range(where: str, kind: str, spec: Mapping[str, Any]) -> Distribution:
-    numbers = int if kind == "int_uniform" else (int, float)
-    for key in ("min", "max", "q"):
-        if key in spec and (not isinstance(spec[key], numbers) or isinstance(spec[key], bool)):
-            hint = " (in YAML, write 1.0e-4, not 1e-4)" if isinstance(spec[key], str) else ""
-            wanted = "a whole number" if numbers is int else "a number"
-            raise ValueError(f"{where}.{key}: expected {wanted}, got {spec[key]!r}{hint}")
-    low, high, step = spec["min"], spec["max"], spec.get("q", 1)
-    if not all(math.isfinite(number) for number in (low, high, step)):
-        raise ValueError(f"{where}: expected finite numbers, got {spec}")
-    if low >= high or step <= 0 or (kind == "log_uniform_values" and low <= 0):
-        raise ValueError(
-            f"{where}: expected min below max (above 0 for log_uniform_values) and q above 0, got {spec}"
-        )
-    if kind == "q_uniform" and not all(isinstance(number, int) for number in (low, high, step)):
-        return FloatDistribution(
-            low, low + step * math.floor((high - low) / step + 1e-9), step=step
-        )
-    if kind in ("int_uniform", "q_uniform"):
-        return IntDistribution(low, low + step * ((high - low) // step), step=step)
-    if kind == "log_uniform":
-        if high > 700:
-            raise ValueError(f"{where}.max: expected the logarithm of a number, got {high}")
-        low, high = math.exp(low), math.exp(high)
-    return FloatDistribution(low, high, log=kind != "uniform")
-
-
-def _infer(spec: Mapping[str, Any]) -> str:
-    """The distribution that W&B takes where none is named."""
-    if "value" in spec:
-        return "constant"
-    if "values" in spec:
-        return "categorical"
-    whole = all(type(spec.get(key)) is int for key in ("min", "max"))
-    return "int_uniform" if whole else "uniform"
-
-
-def _step(distribution: IntDistribution | FloatDistribution) -> float:
-    if distribution.step is None:
-        raise ValueError(
-            "method: grid needs values (or int_uniform, q_uniform) of every parameter, got a range"
-        )
-    return distribution.step
-
-
-def _count_points(distribution: Distribution) -> int:
-    if isinstance(distribution, CategoricalDistribution):
-        return len(distribution.choices)
-    return round((distribution.high - distribution.low) / _step(distribution)) + 1
-
-
-def _points(distribution: Distribution) -> list[Any]:
-    if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
-    return [distribution.low + i * _step(distribution) for i in range(_count_points(distribution))]
+        for value in values[name]:
+            check_value(f"parameters.{name}", value, known[name].type)
 
 
 def _read_hyperband(spec: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """W&B's two ways to write hyperband, as Optuna's: first epochs to judge after, last epochs, and the share kept."""
-    _check_keys("early_terminate", spec, _HYPERBAND)
-    if spec.get("type") != "hyperband":
-        raise ValueError(f"early_terminate.type: expected hyperband, got {spec.get('type')!r}")
+    """W&B's `early_terminate` as arguments of Optuna's pruner.
+
+    W&B gives either `min_iter`, the first epoch after which trials are compared, or `max_iter`, the
+    last one, with `s`, the number of comparisons. Each comparison keeps 1/eta of the trials.
+    """
+    where = "early_terminate"
+    check_keys(where, spec, ("type", "min_iter", "max_iter", "s", "eta", "strict"))
+    check_choice(f"{where}.type", spec.get("type"), ("hyperband",))
     if spec.get("strict") is False:
         raise ValueError(
-            "early_terminate.strict: expected true (Optuna's hyperband keeps the best 1/eta), got false"
+            f"{where}.strict: expected true (Optuna's hyperband keeps the best 1/eta), got false"
         )
-    for key in ("min_iter", "max_iter", "s", "eta"):
-        if key in spec and (
-            type(spec[key]) is not int or not (2 if key == "eta" else 1) <= spec[key] <= 10_000
-        ):
+    for key, least in {"min_iter": 1, "max_iter": 1, "s": 1, "eta": 2}.items():
+        value = spec.get(key, least)
+        if type(value) is not int or not least <= value <= MAX_EPOCHS:
             raise ValueError(
-                f"early_terminate.{key}: expected a whole number from 1 (eta: 2) to 10,000, got {spec[key]!r}"
+                f"{where}.{key}: expected an integer from {least} to {MAX_EPOCHS:,}, got {value!r}"
             )
-    if ("min_iter" in spec) == ("max_iter" in spec) or ("s" in spec) != ("max_iter" in spec):
-        raise ValueError(
-            f"early_terminate: expected min_iter, or max_iter with s, got {', '.join(spec)}"
-        )
+    keys = spec.keys() & {"min_iter", "max_iter", "s"}
+    if keys not in ({"min_iter"}, {"max_iter", "s"}):
+        raise ValueError(f"{where}: expected min_iter, or max_iter with s, got {', '.join(spec)}")
     eta = spec.get("eta", 3)
     last = spec.get("max_iter", fixed.get("epochs", "auto"))
-    if last != "auto" and type(last) is not int:
-        raise ValueError(f"parameters.epochs: expected int, got {last!r}")
+    if last != "auto":
+        check_value("parameters.epochs", last, "int")
     first = spec.get("min_iter") or max(1, last // eta ** spec["s"])
     if last != "auto" and first > last:
         raise ValueError(
-            f"early_terminate.min_iter: expected at most {last}, the epochs of a trial, got {first}"
+            f"{where}.min_iter: expected at most {last}, the epochs of a trial, got {first}"
         )
     return {"min_resource": first, "max_resource": last, "reduction_factor": eta}
-
-
-def _check_mapping(where: str, value: Any) -> None:
-    if not isinstance(value, dict) or not value:
-        raise ValueError(f"{where}: expected `key: value`, got {value!r}")
-
-
-def _check_keys(where: str, value: Any, known: Iterable[str]) -> None:
-    _check_mapping(where, value)
-    for key in value:
-        if key not in known:
-            prefix = "" if where == "a sweep" else f"{where}."
-            raise ValueError(f"{prefix}{key}: not supported here{_near(key, list(known))}")
-
-
-def _near(name: Any, known: list[str]) -> str:
-    match = difflib.get_close_matches(str(name), known, 1)
-    return f"; did you mean {match[0]!r}?" if match else f"; known are {', '.join(known)}"

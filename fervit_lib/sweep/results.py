@@ -1,4 +1,4 @@
-"""What a sweep found: the leaderboard, the trials that no other one beats, and the winner as a configuration."""
+"""The result of a sweep: leaderboard, Pareto front, and the best trial as a configuration."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,130 +7,127 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
-import papermill
 import yaml
 from optuna.trial import TrialState
 
 from fervit_lib.latents import read_store
+from fervit_lib.pipeline import NOTEBOOKS, read_parameters
 from fervit_lib.runs import Run
 from fervit_lib.sweep.config import Sweep
 from fervit_lib.sweep.study import variant_of
 from fervit_lib.system.atomic import atomic_write, read_json
 from fervit_lib.system.runtime import PROJECT_ROOT, resolve
 
-ENCODE_NOTEBOOK = PROJECT_ROOT / "notebooks" / "01_encode.ipynb"
-_USES_TIMM = ("hybrid", "image")
-_OF_RESULT = (
+_FROM_RESULT = (
     "val_accuracy",
     "train_seconds",
     "peak_memory_gb",
     "total_parameters",
     "trainable_parameters",
     "epochs",
+    "synthetic",
 )
 
 
 def leaderboard(study: optuna.Study, sweep: Sweep, reports: Path) -> pd.DataFrame:
-    """A row a trial that has begun, the best first, those without a value last.
+    """One row per trial that has started, the best first, those without a value last.
 
-    Columns: number, variant, state (complete, pruned, fail, running), model, the parameters searched, the sweep's
-    metric, val_accuracy, train_seconds, peak_memory_gb, total_parameters, trainable_parameters, epochs, size_mb (of the
-    weights), reason (why it failed).
+    Columns: number, variant, state (complete, pruned, fail, running), model, the searched
+        parameters, the sweep's metric,
+    val_accuracy, train_seconds, peak_memory_gb, total_parameters, trainable_parameters, epochs,
+    synthetic (whether it was trained on synthetic faces), size_mb (of the weights), reason (of a
+    failure).
+
+    Raises:
+        ValueError: no trial has started.
     """
-    rows = []
-    for trial in study.get_trials(deepcopy=False):
-        if trial.state == TrialState.WAITING:
-            continue
-        run = Run(reports, sweep.name, "train", variant_of(trial.number))
-        parameters = sweep.fixed | trial.params
-        row = {"number": trial.number, "variant": run.variant, "state": trial.state.name.lower()}
-        row |= {"model": model_name(parameters)} | {
-            name: trial.params.get(name) for name in sweep.space
-        }
-        row[sweep.metric] = np.nan if trial.value is None else trial.value
-        ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        result = run.result if ended and (run.folder / "result.json").is_file() else {}
-        row |= {name: result.get(name, np.nan) for name in _OF_RESULT}
-        row["size_mb"] = (
-            run.best_checkpoint.stat().st_size / 1e6 if run.best_checkpoint.is_file() else np.nan
-        )
-        rows.append(row | {"reason": trial.user_attrs.get("reason", "")})
+    rows = [
+        _leaderboard_row(trial, sweep, reports)
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state != TrialState.WAITING
+    ]
     if not rows:
-        raise ValueError(
-            f"{sweep.name}: expected trials to show, and none has begun; run the sweep first"
-        )
+        raise ValueError(f"{sweep.name}: no trial has started; run the sweep first")
     return pd.DataFrame(rows).sort_values(
         sweep.metric, ascending=sweep.goal == "minimize", ignore_index=True
     )
 
 
+def _leaderboard_row(
+    trial: optuna.trial.FrozenTrial, sweep: Sweep, reports: Path
+) -> dict[str, Any]:
+    run = Run(reports, sweep.name, "train", variant_of(trial.number))
+    row = {
+        "number": trial.number,
+        "variant": run.variant,
+        "state": trial.state.name.lower(),
+        "model": model_name(sweep.fixed | trial.params),
+    }
+    for name in sweep.space:
+        row[name] = trial.params.get(name)
+    row[sweep.metric] = np.nan if trial.value is None else trial.value
+    # A trial that is run again has the files of its earlier start.
+    ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+    result = run.result if ended and (run.folder / "result.json").is_file() else {}
+    for name in _FROM_RESULT:
+        row[name] = result.get(name, np.nan)
+    weights = run.best_checkpoint
+    row["size_mb"] = weights.stat().st_size / 1e6 if weights.is_file() else np.nan
+    row["reason"] = trial.user_attrs.get("reason", "")
+    return row
+
+
 def model_name(parameters: Mapping[str, Any]) -> str:
-    """How tables name the model of a trial: timm's name where it is one, with the approach before a hybrid's."""
+    """The name of a trial's model in tables: its approach, timm's name, or both for `hybrid`."""
     approach = parameters.get("approach", "scratch")
-    if approach not in _USES_TIMM:
+    if approach not in ("hybrid", "image"):
         return approach
     name = parameters.get("model_name", "default")
     return name if approach == "image" else f"{approach} {name}"
 
 
 def pareto_front(table: pd.DataFrame, metric: str, cost: str, goal: str = "maximize") -> pd.Series:
-    """(rows,) bool: which rows no other row beats in both columns (better in one, and no worse in the other).
+    """(rows,) bool: the rows that no other row dominates (better in one column and no worse in the
+    other).
 
-    Rows with a missing value are on no front.
+    A row with a missing value is not on the front.
 
     Args:
-        goal: whether the metric shall be high (`maximize`) or low; a cost shall be low.
+        goal: whether the metric is better when high (`maximize`) or low; a cost is better when low.
     """
-    points = np.stack(
-        [
-            table[metric].to_numpy(float) * (-1 if goal == "maximize" else 1),
-            table[cost].to_numpy(float),
-        ],
-        1,
-    )
-    others, own = points[None], points[:, None]
-    beaten = (np.all(others <= own, axis=2) & np.any(others < own, axis=2)).any(1)
-    return pd.Series(~beaten & np.isfinite(points).all(1), index=table.index)
-
-
-def winner(study: optuna.Study, sweep: Sweep) -> dict[str, Any]:
-    """All parameters of the best trial that trained to its end.
-
-    Raises:
-        ValueError: none did.
-    """
-    if not any(trial.state == TrialState.COMPLETE for trial in study.get_trials(deepcopy=False)):
-        raise ValueError(
-            f"{sweep.name}: expected a trial that trained to its end, got none; the leaderboard says why"
-        )
-    return sweep.fixed | study.best_trial.params
-
-
-def is_synthetic(table: pd.DataFrame, sweep: Sweep, reports: Path) -> bool:
-    """Whether trials were trained on synthetic faces: of a leaderboard, those that have a result."""
-    folders = [Run(reports, sweep.name, "train", variant).folder for variant in table["variant"]]
-    return any(
-        read_json(f / "result.json")["synthetic"] for f in folders if (f / "result.json").is_file()
-    )
+    losses = table[metric].to_numpy(float)
+    if goal == "maximize":
+        losses = -losses
+    points = np.stack([losses, table[cost].to_numpy(float)], axis=1)
+    others = points[None]  # (1, rows, 2) against (rows, 1, 2)
+    own = points[:, None]
+    dominated = (np.all(others <= own, axis=2) & np.any(others < own, axis=2)).any(axis=1)
+    return pd.Series(~dominated & np.isfinite(points).all(axis=1), index=table.index)
 
 
 def write_winner(file: Path, study: optuna.Study, sweep: Sweep) -> Path:
-    """Write the winner as a configuration for `make run CONFIG=…`: the same codes and parameters, three seeds.
+    """Write the best complete trial as a configuration for `make run CONFIG=…`, with the same codes
+    and three seeds.
 
     Raises:
-        ValueError: as `winner`.
+        ValueError: no trial is complete.
     """
-    train = winner(study, sweep)
-    encode = _encode_parameters(resolve(train.pop("latents", "data/latents/toy/autoencoder")))
-    data_dir = encode.pop("data_dir", "data")
-    content = {"experiment": f"{sweep.name}_winner"} | (
-        {"data_dir": data_dir} if data_dir != "data" else {}
-    )
-    content |= {"encode": encode, "train": {"seed": [0, 1, 2]} | train}
+    if not any(trial.state == TrialState.COMPLETE for trial in study.get_trials(deepcopy=False)):
+        raise ValueError(
+            f"{sweep.name}: expected a complete trial, got none; see the reasons in the leaderboard"
+        )
     best = study.best_trial
+    train = sweep.fixed | best.params
+    encode = _encode_parameters(resolve(train.pop("latents", "data/latents/toy/autoencoder")))
+    content: dict[str, Any] = {"experiment": f"{sweep.name}_winner"}
+    data_dir = encode.pop("data_dir", "data")
+    if data_dir != "data":
+        content["data_dir"] = data_dir
+    content |= {"encode": encode, "train": {"seed": [0, 1, 2]} | train}
     heading = (
-        f"# The best of {len(study.trials)} trials of the sweep {sweep.name}: {variant_of(best.number)}, "
-        f"{sweep.metric} {best.value:.3f} on the validation split.\n# More seeds say how much of that was luck.\n"
+        f"# The best of {len(study.trials)} trials of the sweep {sweep.name}: "
+        f"{variant_of(best.number)}, {sweep.metric} {best.value:.3f} on the validation split.\n"
+        "# More seeds show how much of that is chance.\n"
     )
     with atomic_write(file) as temporary:
         temporary.write_text(heading + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
@@ -138,21 +135,19 @@ def write_winner(file: Path, study: optuna.Study, sweep: Sweep) -> Path:
 
 
 def _encode_parameters(latents: Path) -> dict[str, Any]:
-    """Those parameters of the run of 01_encode that made the codes in `latents` which are not the notebook's defaults.
+    """The parameters, other than defaults, of the run of 01_encode that wrote the codes in
+    `latents`.
 
-    Where that run is gone: what the folder's name says.
+    If that run is gone, only the data set is known, from the folder's name.
     """
     made_by = read_store(latents)["made_by"] if (latents / "store.json").is_file() else {}
     config = resolve(made_by.get("run", "")) / "config.json"
     if not config.is_file():
         return {"dataset": latents.parent.name}
+    known = read_parameters(PROJECT_ROOT / NOTEBOOKS["encode"])
+    for name in ("experiment", "variant", "reports", "device"):
+        del known[name]
     used = read_json(config)["parameters"]
-    known = papermill.inspect_notebook(ENCODE_NOTEBOOK)
-    # Literals of a notebook of ours, read as YAML reads them.
-    defaults = {name: yaml.safe_load(known[name]["default"]) for name in known}
-    own = ("experiment", "variant", "reports", "device")
     return {
-        name: value
-        for name, value in used.items()
-        if name not in own and value != defaults.get(name, value)
+        name: used[name] for name in used if name in known and used[name] != known[name].default
     }

@@ -1,11 +1,11 @@
-"""A sweep's study: which trial is next, who works on it, and how it ended.
+"""The study of a sweep: which trial is next, which worker runs it, and how it ended.
 
-Workers share nothing but files. Optuna's storage holds the trials; beside it, a worker holds a lock on the trial that
-it runs, which the system lets go of when the worker dies, however it dies: a trial that is running and not locked was
-left behind, and whoever asks next takes it up.
+Workers share nothing but files. Optuna's storage holds the trials. In addition a worker holds a
+file lock on the trial that it runs, which the operating system releases when the worker ends, even
+if it is killed: a trial that is running but not locked was abandoned, and the next worker takes it
+over.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,54 +17,48 @@ from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from fervit_lib.sweep.config import Distribution, Sweep, parse_sweep
+from fervit_lib.sweep.config import Sweep, parse_sweep
+from fervit_lib.sweep.space import Distribution, check_choice
 from fervit_lib.system.locks import file_lock, hold_lock, try_lock
 from fervit_lib.system.runtime import display_path
 
-STORAGES = ("sqlite", "journal")
-VARIABLE = "FERVIT_TRIAL"  # of the environment: which trial a process trains
-MAX_STARTS = 3  # of a trial without an epoch more: one that takes its worker down each time would never end otherwise
-
-
-def trial_environment(folder: Path, number: int) -> dict[str, str]:
-    """What a worker sets for the process that trains its trial."""
-    return {VARIABLE: json.dumps({"folder": str(folder), "number": number})}
+STORAGES = {"sqlite": "study.db", "journal": "study.journal"}
+# Starts of a trial without a further epoch. A trial that kills its worker each time would otherwise
+# run forever.
+MAX_STARTS = 3
 
 
 def load_storage(folder: Path, kind: str | None = None) -> optuna.storages.BaseStorage:
-    """The storage in a sweep's folder: the one that is there, else a new one of `kind`.
+    """The storage in a sweep's folder: the existing one, else a new one of `kind`.
 
     Args:
-        kind: `sqlite` (the default), or `journal` for a network file system, where SQLite's locks are not safe.
+        kind: `sqlite` (the default), or `journal` for a network file system, where SQLite's locks
+            are not safe.
     """
-    files = {"sqlite": folder / "study.db", "journal": folder / "study.journal"}
-    present = [name for name, file in files.items() if file.exists()]
-    if kind not in (None, *STORAGES):
-        raise ValueError(f"storage: expected one of {', '.join(STORAGES)}, got {kind!r}")
-    if present and kind not in (None, *present):
+    present = [name for name, file in STORAGES.items() if (folder / file).exists()]
+    if kind is None:
+        kind = present[0] if present else "sqlite"
+    check_choice("storage", kind, tuple(STORAGES))
+    if present and kind not in present:
         raise ValueError(
-            f"storage: expected {present[0]}, which {display_path(folder)} began with, got {kind!r}; leave it out, or "
-            f"give the sweep another name"
+            f"storage: expected {present[0]}, with which {display_path(folder)} was created, "
+            f"got {kind!r}; leave it out, or give the sweep another name"
         )
-    kind = (present or [kind or "sqlite"])[0]
     folder.mkdir(parents=True, exist_ok=True)
+    file = folder / STORAGES[kind]
     if kind == "journal":
-        return JournalStorage(JournalFileBackend(str(files["journal"])))
-    return RDBStorage(
-        f"sqlite:///{files['sqlite']}", engine_kwargs={"connect_args": {"timeout": 60}}
-    )
+        return JournalStorage(JournalFileBackend(str(file)))
+    return RDBStorage(f"sqlite:///{file}", engine_kwargs={"connect_args": {"timeout": 60}})
 
 
 def open_study(sweep: Sweep, folder: Path, storage: str | None = None) -> optuna.Study:
-    """The study of `sweep` in `folder`, begun if there is none.
+    """The study of `sweep` in `folder`, created if there is none.
 
     Raises:
-        ValueError: the study there is of another sweep: other parameters, method, metric or way to stop early. Only
-            `run_cap` may grow.
+        ValueError: the existing study has other parameters, or another method, metric or early
+            stopping. Only `run_cap` may grow.
     """
-    optuna.logging.set_verbosity(
-        optuna.logging.WARNING
-    )  # workers say themselves how each trial went
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # workers print how each trial ended
     with hold_lock(folder / "sweep.lock"):
         study = optuna.create_study(
             storage=load_storage(folder, storage),
@@ -73,18 +67,15 @@ def open_study(sweep: Sweep, folder: Path, storage: str | None = None) -> optuna
             pruner=sweep.pruner(),
             load_if_exists=True,
         )
-        decisive = {
-            key: sweep.source.get(key)
-            for key in ("method", "metric", "parameters", "early_terminate")
-        }
-        began_with = study.user_attrs.get("sweep")
-        if began_with is None:
+        if "sweep" not in study.user_attrs:
             study.set_user_attr("sweep", sweep.source)
-        for key, value in decisive.items():
-            if began_with is not None and began_with.get(key) != value:
+        original = study.user_attrs["sweep"]
+        for key in ("method", "metric", "parameters", "early_terminate"):
+            if original.get(key) != sweep.source.get(key):
                 raise ValueError(
-                    f"{key}: {display_path(folder)} holds trials of a sweep with another one ({began_with.get(key)}); "
-                    f"give the sweep another name, or remove that folder and reports/{sweep.name}/train"
+                    f"{key}: {display_path(folder)} holds trials of a sweep with another one "
+                    f"({original.get(key)}); give the sweep another name, or remove that folder "
+                    f"and reports/{sweep.name}/train"
                 )
         if sweep.method == "grid" and not study.trials:
             for point in sweep.grid:
@@ -93,12 +84,12 @@ def open_study(sweep: Sweep, folder: Path, storage: str | None = None) -> optuna
 
 
 def load_study(folder: Path) -> tuple[optuna.Study, Sweep]:
-    """The study in a sweep's folder, and the sweep that it began with.
+    """The study in a sweep's folder, and the sweep that it was created with.
 
     Raises:
-        FileNotFoundError: none has begun there.
+        FileNotFoundError: there is none.
     """
-    if not any((folder / name).exists() for name in ("study.db", "study.journal")):
+    if not any((folder / file).exists() for file in STORAGES.values()):
         raise FileNotFoundError(
             f"{display_path(folder)}: no sweep there; run `python -m fervit_lib.sweep <file>` first"
         )
@@ -110,83 +101,79 @@ def load_study(folder: Path) -> tuple[optuna.Study, Sweep]:
 
 @dataclass
 class Claim:
-    """A trial that this process works on, until the lock is released."""
+    """A trial that this process runs until the lock is released."""
 
     trial: optuna.Trial
     parameters: dict[str, Any]
     lock: FileLock
 
 
-def propose(study: optuna.Study, sweep: Sweep, trial: optuna.Trial) -> dict[str, Any]:
-    """The parameters of a trial: those that it was given already, and the others drawn now."""
-    return sweep.fixed | {
-        name: _draw(trial, name, distribution) for name, distribution in sweep.space.items()
-    }
+def suggest_parameters(trial: optuna.Trial, sweep: Sweep) -> dict[str, Any]:
+    """The parameters of a trial: the fixed ones, those it has already, and the others drawn now."""
+    drawn = {name: _suggest(trial, name, space) for name, space in sweep.space.items()}
+    return sweep.fixed | drawn
 
 
-def _draw(trial: optuna.Trial, name: str, distribution: Distribution) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return trial.suggest_categorical(name, distribution.choices)
-    if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(name, distribution.low, distribution.high, step=distribution.step)
-    return trial.suggest_float(
-        name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-    )
+def _suggest(trial: optuna.Trial, name: str, space: Distribution) -> Any:
+    if isinstance(space, CategoricalDistribution):
+        return trial.suggest_categorical(name, space.choices)
+    if isinstance(space, IntDistribution):
+        return trial.suggest_int(name, space.low, space.high, step=space.step)
+    return trial.suggest_float(name, space.low, space.high, step=space.step, log=space.log)
 
 
 def live_trial(study: optuna.Study, number: int) -> optuna.Trial:
-    """The trial of that number to report to, whichever process began it."""
+    """The trial of that number to report to, whichever process created it."""
     return optuna.trial.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
 
 
 def claim(study: optuna.Study, sweep: Sweep, folder: Path, seed: int = 0) -> Claim | None:
-    """The next trial to run: one that a dead worker left, else a new one; None where none is left to begin."""
+    """The next trial to run, an abandoned one or else a new one; None if there is none."""
     with hold_lock(folder / "sweep.lock"):
         trials = study.get_trials(deepcopy=False)
-        begun = [trial for trial in trials if trial.state != TrialState.WAITING]
-        for left in begun:
-            if left.state == TrialState.RUNNING and (
-                lock := try_lock(_lock_file(folder, left.number))
-            ):
-                if study.get_trials(deepcopy=False)[left.number].state.is_finished():
-                    lock.release()  # its worker ended it between the look and the lock
-                    continue
-                study.sampler = sweep.sampler(left.number, seed)
-                if taken := _take_up(study, sweep, left, lock):
-                    return taken
-        if len(begun) >= sweep.num_trials:
+        started = [trial for trial in trials if trial.state != TrialState.WAITING]
+        for trial in started:
+            if trial.state == TrialState.RUNNING:
+                study.sampler = sweep.sampler(trial.number, seed)
+                if abandoned := _take_over(study, sweep, trial, folder):
+                    return abandoned
+        if len(started) >= sweep.num_trials:
             return None
-        study.sampler = sweep.sampler(len(begun), seed)
-        trial = study.ask()
-        lock = file_lock(_lock_file(folder, trial.number))
+        study.sampler = sweep.sampler(len(started), seed)
+        new = study.ask()
+        lock = file_lock(_lock_file(folder, new.number))
         lock.acquire()
-        parameters = propose(study, sweep, trial)
-        trial.set_user_attr("starts", 1)
-        return Claim(trial, parameters, lock)
+        parameters = suggest_parameters(new, sweep)
+        new.set_user_attr("starts", 1)
+        return Claim(new, parameters, lock)
 
 
-def num_ended(study: optuna.Study) -> int:
-    """How many trials have ended, well or not."""
-    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-
-
-def _take_up(study: optuna.Study, sweep: Sweep, left: FrozenTrial, lock: FileLock) -> Claim | None:
-    epochs = len(left.intermediate_values)
-    starts = 1 + (
-        left.user_attrs.get("starts", 0) if epochs == left.user_attrs.get("epochs", 0) else 0
-    )
+def _take_over(study: optuna.Study, sweep: Sweep, trial: FrozenTrial, folder: Path) -> Claim | None:
+    """Claim a trial if its worker has ended; None if not, or if the trial is given up."""
+    lock = try_lock(_lock_file(folder, trial.number))
+    if lock is None:
+        return None
+    if study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+        lock.release()  # its worker finished it after the trials were listed
+        return None
+    epochs = len(trial.intermediate_values)
+    starts = 1
+    if epochs == trial.user_attrs.get("epochs", 0):  # no epoch since the last start
+        starts += trial.user_attrs.get("starts", 0)
     if starts > MAX_STARTS:
-        fail(
-            study,
-            left.number,
-            f"its worker ended {MAX_STARTS} times while it ran (was memory short?)",
-        )
+        reason = f"its worker ended {MAX_STARTS} times while it ran (out of memory?)"
+        fail(study, trial.number, reason)
         lock.release()
         return None
-    trial = live_trial(study, left.number)
-    trial.set_user_attr("starts", starts)
-    trial.set_user_attr("epochs", epochs)
-    return Claim(trial, propose(study, sweep, trial), lock)
+    live = live_trial(study, trial.number)
+    live.set_user_attr("starts", starts)
+    live.set_user_attr("epochs", epochs)
+    return Claim(live, suggest_parameters(live, sweep), lock)
+
+
+def count_finished(study: optuna.Study) -> int:
+    """How many trials have ended, successfully or not."""
+    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
 
 
 def _lock_file(folder: Path, number: int) -> Path:
@@ -199,7 +186,7 @@ def variant_of(number: int) -> str:
 
 
 def fail(study: optuna.Study, number: int, reason: str) -> None:
-    """Record a trial as failed, and say why."""
+    """Record a trial as failed, with the reason, and print it."""
     live_trial(study, number).set_user_attr("reason", reason)
     study.tell(number, state=TrialState.FAIL)
     print(f"{variant_of(number)} failed: {reason.splitlines()[0]}", flush=True)

@@ -1,0 +1,160 @@
+"""The configuration of an experiment: which variants of each step run, and with which parameters.
+
+The Snakefile builds its rules from these functions. Nothing heavy is imported here, because every
+call of Snakemake and every kernel of a sweep waits for it.
+"""
+
+import ast
+import difflib
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fervit_lib.system.names import check_name
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = {
+    "encode": "notebooks/01_encode.ipynb",
+    "train": "notebooks/02_train.ipynb",
+    "distill": "notebooks/03_distill.ipynb",
+    "evaluate": "notebooks/04_evaluate.ipynb",
+    "explain": "notebooks/05_attention_explorer.ipynb",
+}
+KEYS = (*NOTEBOOKS, "experiment", "question", "reports", "data_dir")
+# The parameters whose values name a variant, as in hybrid-adapter-seed0.
+NAMED_BY = {
+    "encode": ["encoder"],
+    "train": ["approach", "strategy", "seed"],
+    "distill": ["task"],
+    "evaluate": [],
+    "explain": [],
+}
+RESERVED = {"experiment", "variant", "reports", "data_dir", "latents", "interactive"}
+_TYPES: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool}
+
+
+class Parameter(NamedTuple):
+    """A parameter of a notebook."""
+
+    type: str  # str, int, float or bool
+    default: Any
+
+
+def read_parameters(notebook: Path) -> dict[str, Parameter]:
+    """Read the parameters of a notebook: the annotated assignments in its cell tagged `parameters`.
+
+    Defaults are read as Python literals; nothing is executed.
+    """
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    # papermill, too, reads the first tagged cell only.
+    cell = next(cell for cell in cells if "parameters" in cell["metadata"].get("tags", []))
+    return {
+        ast.unparse(line.target): Parameter(
+            ast.unparse(line.annotation), ast.literal_eval(line.value)
+        )
+        for line in ast.parse("".join(cell["source"])).body
+        if isinstance(line, ast.AnnAssign) and line.value
+    }
+
+
+def near(name: object, known: Iterable[str]) -> str:
+    """Suggest the known name that is closest to `name`, or list all of them."""
+    names = sorted(known)
+    match = difflib.get_close_matches(str(name), names, 1)
+    return f"did you mean {match[0]!r}?" if match else f"known are {', '.join(names)}"
+
+
+def check_value(where: str, value: object, expected: str) -> None:
+    """Raise a ValueError if `value` is not of the type that a notebook annotates."""
+    # In Python, True is an int.
+    if isinstance(value, bool) != (expected == "bool") or not isinstance(value, _TYPES[expected]):
+        is_number = isinstance(value, str) and expected == "float"
+        hint = " (in YAML, write 1.0e-4, not 1e-4)" if is_number else ""
+        raise ValueError(f"{where}: expected {expected}, got {value!r}{hint}")
+
+
+def check_block(step: str, block: Any, known: Mapping[str, Parameter]) -> None:
+    """Check that a block names parameters of the step's notebook and values of their types.
+
+    Raises:
+        ValueError: it is no mapping, has an unknown or reserved name, an empty list or a value of
+            another type.
+    """
+    if not isinstance(block, dict):
+        raise ValueError(
+            f"{step}: expected parameters of {NOTEBOOKS[step]} as `name: value`, got {block!r}"
+        )
+    free = set(known) - RESERVED
+    for name, value in block.items():
+        if name not in free:
+            raise ValueError(
+                f"{step}: {NOTEBOOKS[step]} has no parameter {name!r} to set; {near(name, free)}"
+            )
+        if value == []:
+            raise ValueError(f"{step}.{name}: expected a value or a list of values, got []")
+        for entry in value if isinstance(value, list) else [value]:
+            check_value(f"{step}.{name}", entry, known[name].type)
+
+
+def variants(step: str, blocks: Any) -> dict[str, dict[str, Any]]:
+    """The variants of one step as {name: parameters}.
+
+    Args:
+        blocks: a mapping `parameter: value`, or a list of such mappings. A list as a value stands
+            for one variant per entry.
+
+    Raises:
+        ValueError: see `check_block`; or two variants have the same name, or one that cannot name a
+            folder.
+    """
+    known = read_parameters(PROJECT_ROOT / NOTEBOOKS[step])
+    found: dict[str, dict[str, Any]] = {}
+    for block in blocks if isinstance(blocks, list) else [blocks]:
+        check_block(step, block, known)
+        axes = {key: v if isinstance(v, list) else [v] for key, v in sorted(block.items())}
+        varied = [key for key in block if isinstance(block[key], list)]
+        for values in itertools.product(*axes.values()):
+            parameters = dict(zip(axes, values, strict=True))
+            words = []
+            for key in NAMED_BY[step]:
+                value = parameters.get(key, known[key].default)
+                words.append(f"seed{value}" if key == "seed" else str(value))
+            words += [f"{key}={parameters[key]}" for key in varied if key not in NAMED_BY[step]]
+            name = check_name(step, "-".join(words) or "all")
+            if name in found:
+                raise ValueError(
+                    f"{step}: two blocks make the variant {name!r}; "
+                    "write what tells them apart as a list, which becomes part of the name"
+                )
+            found[name] = parameters
+    return found
+
+
+def read_config(config: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Check the configuration of an experiment and return {step: {variant: parameters}}.
+
+    A step that is not mentioned runs once with the notebook's defaults, except `distill`, which is
+    left out, as is a step with `[]`.
+
+    Raises:
+        ValueError: names the key, what was expected and what was found.
+    """
+    for key in config:
+        if key not in KEYS:
+            raise ValueError(f"unknown key {key!r}; {near(key, KEYS)}")
+    if not isinstance(config.get("experiment"), str):
+        raise ValueError("expected `experiment: <name>`, which names the folder under reports/")
+    check_name("experiment", config["experiment"])
+    blocks = {"distill": []} | dict(config)
+    plan = {}
+    for step in NOTEBOOKS:
+        block = blocks.get(step)
+        plan[step] = variants(step, {} if block is None else block)
+    if len(plan["encode"]) != 1:
+        raise ValueError(
+            f"encode: expected one encoder, got {', '.join(plan['encode']) or 'none'}; "
+            "write one configuration for each"
+        )
+    return plan

@@ -1,0 +1,122 @@
+"""The search space of a sweep: Weights & Biases' distributions as Optuna's."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from fervit_lib.pipeline import check_value, near
+
+Distribution = CategoricalDistribution | IntDistribution | FloatDistribution
+
+# W&B's name of a distribution, and the keys it takes.
+_KEYS = {
+    "constant": ("value",),
+    "categorical": ("values",),
+    "int_uniform": ("min", "max"),
+    "uniform": ("min", "max"),
+    "q_uniform": ("min", "max", "q"),
+    "log_uniform": ("min", "max"),  # of the logarithm
+    "log_uniform_values": ("min", "max"),
+}
+
+
+def read_distribution(where: str, spec: Any) -> Distribution | None:
+    """Read one entry of `parameters`, called `where` in errors; None for a fixed value.
+
+    Raises:
+        ValueError: names the key, what was expected and what was found.
+    """
+    check_mapping(where, spec)
+    name = spec.get("distribution", _infer(spec))
+    check_choice(f"{where}.distribution", name, tuple(_KEYS))
+    check_keys(where, spec, ("distribution", *_KEYS[name]))
+    for key in _KEYS[name]:
+        if key not in spec and key != "q":
+            raise ValueError(f"{where}.{key}: required by the distribution {name}, got none")
+    if name == "constant":
+        return None
+    if name == "categorical":
+        if not isinstance(spec["values"], list) or not spec["values"]:
+            raise ValueError(f"{where}.values: expected a list of values, got {spec['values']!r}")
+        return CategoricalDistribution(spec["values"])
+    return _read_range(where, name, spec)
+
+
+def _infer(spec: Mapping[str, Any]) -> str:
+    """The distribution that W&B assumes if none is named."""
+    if "value" in spec:
+        return "constant"
+    if "values" in spec:
+        return "categorical"
+    is_whole = all(type(spec.get(key)) is int for key in ("min", "max"))
+    return "int_uniform" if is_whole else "uniform"
+
+
+def _read_range(where: str, name: str, spec: Mapping[str, Any]) -> Distribution:
+    limits = {key: value for key, value in spec.items() if key != "distribution"}
+    for key, value in limits.items():
+        check_value(f"{where}.{key}", value, "int" if name == "int_uniform" else "float")
+        if not math.isfinite(value):
+            raise ValueError(f"{where}.{key}: expected a finite number, got {value}")
+    low = limits["min"]
+    high = limits["max"]
+    step = limits.get("q", 1)
+    try:
+        if name == "log_uniform":
+            return FloatDistribution(math.exp(low), math.exp(high), log=True)
+        if name == "log_uniform_values":
+            return FloatDistribution(low, high, log=True)
+        if name == "uniform":
+            return FloatDistribution(low, high)
+        if all(isinstance(value, int) for value in limits.values()):
+            return IntDistribution(low, high, step=step)
+        return FloatDistribution(low, high, step=step)
+    except (ValueError, OverflowError) as error:  # such as min above max
+        raise ValueError(f"{where}: expected a range, got {spec} ({error})") from error
+
+
+def count_points(distribution: Distribution) -> int:
+    """How many values a distribution has.
+
+    Raises:
+        ValueError: it is continuous.
+    """
+    if isinstance(distribution, CategoricalDistribution):
+        return len(distribution.choices)
+    if distribution.step is None:
+        raise ValueError(
+            "method: grid needs values (or int_uniform, q_uniform) of every parameter, got a range"
+        )
+    return round((distribution.high - distribution.low) / distribution.step) + 1
+
+
+def list_points(distribution: Distribution) -> list[Any]:
+    """All values of a distribution, in order; raises as `count_points`."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    count = count_points(distribution)
+    step = distribution.step or 0  # never None here: count_points raises
+    return [distribution.low + i * step for i in range(count)]
+
+
+def check_mapping(where: str, value: Any) -> None:
+    """Raise a ValueError if `value` is no mapping, or an empty one."""
+    if not isinstance(value, dict) or not value:
+        raise ValueError(f"{where}: expected `key: value`, got {value!r}")
+
+
+def check_keys(where: str, value: Any, known: Iterable[str]) -> None:
+    """Raise a ValueError if `value` is no mapping or has a key that is not known."""
+    check_mapping(where, value)
+    for key in value:
+        if key not in known:
+            prefix = "" if where == "a sweep" else f"{where}."
+            raise ValueError(f"{prefix}{key}: not supported here; {near(key, known)}")
+
+
+def check_choice(where: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise a ValueError if `value` is none of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{where}: expected one of {', '.join(choices)}, got {value!r}")
