@@ -23,7 +23,7 @@ from fervit_lib.evaluation.predict import open_image
 from fervit_lib.latents import LatentStore, read_fingerprint, write_shard
 from fervit_lib.models import create_model, load_model, save_model
 from fervit_lib.pt_codes import import_pt_folder
-from fervit_lib.sweep import read_sweep
+from fervit_lib.sweep.config import read_sweep
 from fervit_lib.system.atomic import read_json, write_json
 
 SMALL = {"embed_dim": 8, "depth": 1, "num_heads": 2, "latent_dim": 4, "num_tokens": 3}
