@@ -164,7 +164,7 @@ EDITS = {
         ),
         line_after(
             "fervit_lib/datasets/faces.py",
-            "READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path, str], FaceDataset]], ...] = (",
+            "READERS = (",
             '    (lambda path: path.suffix == ".npz", load_arrays),',
         ),
         line_after(

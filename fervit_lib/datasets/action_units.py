@@ -5,9 +5,9 @@ Source of the emotions: Ekman & Friesen's EMFACS prototypes (Facial Action Codin
 
 from dataclasses import dataclass
 
-import numpy as np
+from numpy.random import Generator
 
-EMOTION_ACTION_UNITS: dict[str, tuple[int, ...]] = {
+EMOTION_ACTION_UNITS = {
     "angry": (4, 5, 7, 23),
     "disgust": (9, 15, 16),
     "fear": (1, 2, 4, 5, 20, 26),
@@ -43,7 +43,7 @@ class Expression:
 
 
 # At intensity 1; the effects of several units add up.
-ACTION_UNIT_EFFECTS: dict[int, dict[str, float]] = {
+ACTION_UNIT_EFFECTS = {
     1: {"inner_brow": 0.19},  # inner brow raiser
     2: {"outer_brow": 0.17, "inner_brow": 0.03},  # outer brow raiser
     4: {"inner_brow": -0.11, "outer_brow": -0.02, "knit": 0.07, "furrow": 0.8},  # brow lowerer
@@ -66,7 +66,7 @@ ACTION_UNIT_EFFECTS: dict[int, dict[str, float]] = {
 }
 
 
-def express(emotion: str, rng: np.random.Generator) -> Expression:
+def express(emotion: str, rng: Generator) -> Expression:
     """An expression of `emotion`; `rng` draws its strength and that of every action unit.
 
     The draws are the same for every emotion, so that they leave `rng` in the same state.
@@ -77,6 +77,5 @@ def express(emotion: str, rng: np.random.Generator) -> Expression:
     for share, (unit, effects) in zip(shares, ACTION_UNIT_EFFECTS.items(), strict=True):
         if unit in EMOTION_ACTION_UNITS[emotion]:
             for name, amount in effects.items():
-                moved = getattr(expression, name) + strength * share * amount
-                setattr(expression, name, moved)
+                vars(expression)[name] += strength * share * amount
     return expression

@@ -108,11 +108,12 @@ def _pad(image: Image.Image, before: np.ndarray, after: np.ndarray, blur: float)
     right, bottom = after
     padding = ((top, bottom), (left, right), (0, 0))
     pixels = np.pad(np.asarray(image, np.float32), padding, "reflect")
-    height, width = pixels.shape[:2]
-    y, x = (axis.astype(np.float32) for axis in np.ogrid[:height, :width])
-    to_side = np.minimum(x / left, (width - 1 - x) / right)
-    to_end = np.minimum(y / top, (height - 1 - y) / bottom)
-    outside = (1 - np.minimum(to_side, to_end))[..., None]  # 0 at the image's edge, 1 at the end
+    y = np.arange(pixels.shape[0], dtype=np.float32)[:, None]
+    x = np.arange(pixels.shape[1], dtype=np.float32)
+    inside = np.minimum(
+        np.minimum(x / left, x[::-1] / right), np.minimum(y / top, y[::-1] / bottom)
+    )
+    outside = (1 - inside)[..., None]  # 0 at the edge of the image, 1 at the outer edge
     pixels += (gaussian_filter(pixels, (blur, blur, 0)) - pixels) * np.clip(outside * 3 + 1, 0, 1)
     pixels += (np.median(pixels, axis=(0, 1)) - pixels) * np.clip(outside, 0, 1)
     return Image.fromarray(np.uint8(np.clip(np.rint(pixels), 0, 255)))

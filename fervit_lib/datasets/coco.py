@@ -27,7 +27,7 @@ class CocoMask:
     """The annotations of one image of `size` (width, height)."""
 
     size: tuple[int, int]
-    annotations: tuple[dict[str, Any], ...]
+    annotations: list[dict[str, Any]]
 
     def draw(self, name: str) -> np.ndarray:
         """(height, width) uint8: 1 for a person, 255 for a crowd without a person in it, else 0.
@@ -130,13 +130,15 @@ def read_coco(file: Path, folder: Path, allow_empty: bool) -> tuple[list[Path], 
     trouble = "expected COCO's instances, but it does not parse"
     with explain_read_error(file, trouble, "download it again"):
         content = json.loads(file.read_text(encoding="utf-8"))
-        images = {image["id"]: _file_name(image["file_name"]) for image in content["images"]}
-        sizes = {image["id"]: _size(image["width"], image["height"]) for image in content["images"]}
+        names = {}
+        masks = {}
+        for image in content["images"]:
+            names[image["id"]] = _file_name(image["file_name"])
+            masks[image["id"]] = CocoMask(_size(image["width"], image["height"]), [])
         categories = {category["id"]: category["name"] for category in content["categories"]}
-        annotations: dict[Any, list[dict[str, Any]]] = {image: [] for image in images}
         for annotation in content["annotations"]:
             if categories.get(annotation["category_id"]) == CATEGORY:
-                annotations[annotation["image_id"]].append(annotation)
+                masks[annotation["image_id"]].annotations.append(annotation)
     if CATEGORY not in categories.values():
         raise ValueError(
             f"{file}: no category {CATEGORY!r}, found {list(categories.values())[:8]}; "
@@ -144,21 +146,20 @@ def read_coco(file: Path, folder: Path, allow_empty: bool) -> tuple[list[Path], 
         )
     chosen = [
         image
-        for image in images
-        if allow_empty or any(not a.get("iscrowd") for a in annotations[image])
+        for image, mask in masks.items()
+        if allow_empty or not all(a.get("iscrowd") for a in mask.annotations)
     ]
     if not chosen:
         raise ValueError(f"{file}: no image with a person in it; give annotations of persons")
-    first = images[chosen[0]]
-    names = (file.stem.removeprefix("instances_"), "images", ".")
-    folders = [folder / name for name in names if (folder / name / first).is_file()]
-    if not folders:
-        raise ValueError(
-            f"{folder}: expected {first} of {file.name} in {names[0]}/ or images/; unpack COCO's "
-            f"images there"
-        )
-    masks = [CocoMask(sizes[image], tuple(annotations[image])) for image in chosen]
-    return [check_symlink(folders[0] / images[image], folder) for image in chosen], masks
+    folders = [folder / file.stem.removeprefix("instances_"), folder / "images", folder]
+    for images in folders:
+        if (images / names[chosen[0]]).is_file():
+            paths = [check_symlink(images / names[image], folder) for image in chosen]
+            return paths, [masks[image] for image in chosen]
+    raise ValueError(
+        f"{folder}: expected {names[chosen[0]]} of {file.name} in {folders[0].name}/ or images/; "
+        f"unpack COCO's images there"
+    )
 
 
 def _file_name(name: str) -> str:

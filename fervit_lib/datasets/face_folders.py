@@ -48,13 +48,11 @@ def list_images(root: Path, split: str, classes: tuple[str, ...]) -> FaceDataset
             f"{folder}: class folders {sorted(unknown)[:5]} are not in train, which has "
             f"{', '.join(classes)}; rename or remove them"
         )
-    paths: list[str] = []
-    labels: list[int] = []
-    skipped: list[Skipped] = []
+    paths = []
+    labels = []
+    skipped = []
     for label, name in enumerate(classes):
-        class_folder = folder / name
-        files = sorted(class_folder.iterdir()) if class_folder.is_dir() else []
-        for file in files:
+        for file in sorted((folder / name).glob("*")):
             path = f"{split}/{name}/{file.name}"
             if reason := _skip_reason(file):
                 skipped.append(Skipped(path, reason))
@@ -64,7 +62,7 @@ def list_images(root: Path, split: str, classes: tuple[str, ...]) -> FaceDataset
             labels.append(label)
         if label not in labels:
             raise ValueError(
-                f"{class_folder}: expected images of class {name!r} "
+                f"{folder / name}: expected images of class {name!r} "
                 f"({', '.join(SUFFIXES)}), found none; add some, or remove the class from "
                 f"every split"
             )

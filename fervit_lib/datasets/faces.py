@@ -1,6 +1,5 @@
 """`load_faces`: labelled faces from any source, by the reader of that source."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from fervit_lib.datasets.splits import PRIVATE_TEST, SPLITS
 LABELS = ("hard", "majority", "soft")
 # What a source is recognised by, and its reader, which takes the path and the split; the first that
 # fits is taken. A pipe is neither folder nor file: reading it would never end.
-READERS: tuple[tuple[Callable[[Path], bool], Callable[[Path, str], FaceDataset]], ...] = (
+READERS = (
     (Path.is_dir, load_face_folder),
     (Path.is_file, load_kaggle_table),
 )

@@ -21,7 +21,6 @@ RESIZE = ("letterbox", "stretch")
 _SPLIT_SEED = 2017  # fixed: a test image must never become a training image in another run
 _SHARES = {"train": (0.0, 0.7), "val": (0.7, 0.8), "test": (0.8, 1.0)}  # of a set without splits
 _PADDING = (124, 116, 104)  # ImageNet's mean colour, which normalisation turns into 0
-_ORIENTATION = 0x0112  # the EXIF tag
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,14 +47,14 @@ class PeopleDataset:
         mask = self.masks[index]
         with open_image(path) as file:
             image = ImageOps.exif_transpose(file).convert("RGB")
-            orientation = file.getexif().get(_ORIENTATION, 1)
+            exif = file.info.get("exif", b"")
         if isinstance(mask, Path):
             name = str(mask)
             values = _read_mask(mask)
         else:
             name = f"{path}: the annotations"
             values = mask.draw(str(path))
-        values = _turn_mask(values, image.size, orientation, name)
+        values = _turn_mask(values, image.size, exif, name)
         if not self.allow_empty and not (values == 1).any():
             raise ValueError(
                 f"{name}: no pixel of a person in it, expected at least one; mark the person, "
@@ -188,24 +187,20 @@ def _read_mask(path: Path) -> np.ndarray:
     return (grey > 127).astype(np.uint8)
 
 
-def _turn_mask(mask: np.ndarray, size: tuple[int, int], orientation: int, name: str) -> np.ndarray:
+def _turn_mask(mask: np.ndarray, size: tuple[int, int], exif: bytes, name: str) -> np.ndarray:
     """The mask (H, W) of an upright image of `size` (width, height).
 
-    A mask that was drawn on the pixels as stored is turned as the EXIF `orientation` of the image
-    says. It is recognised by its shape, so only a quarter turn (orientations 5 to 8) is.
+    A mask that was drawn on the pixels as stored is rotated as the `exif` of the image says. It is
+    recognised by its shape, so only if it is rotated by 90°.
     """
-    height, width = mask.shape
-    if (height, width) == size and width != height and orientation > 4:
-        exif = Image.Exif()
-        exif[_ORIENTATION] = orientation
+    if mask.shape[::-1] != size:
         stored = Image.fromarray(mask)
-        stored.info["exif"] = exif.tobytes()
+        stored.info["exif"] = exif
         mask = np.asarray(ImageOps.exif_transpose(stored))
-        height, width = mask.shape
-    if (width, height) != size:
+    if mask.shape[::-1] != size:
         raise ValueError(
-            f"{name}: {width}x{height} pixels, expected {size[0]}x{size[1]} as its image; draw it "
-            f"again at the size of the image"
+            f"{name}: {mask.shape[1]}x{mask.shape[0]} pixels, expected {size[0]}x{size[1]} as its "
+            f"image; draw it again at the size of the image"
         )
     return mask
 

@@ -1,6 +1,7 @@
 """What toy faces and toy people are drawn with: colours, shapes, the light of the scene."""
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import ArrayLike
 from PIL import Image, ImageColor
 
@@ -13,7 +14,7 @@ IRISES = ("#4e3220", "#3a281e", "#547046", "#4a6e96")
 CLOTHES = ("#425c80", "#864248", "#4e745e", "#605478", "#beaa82", "#3c3e46")
 
 
-def draw_colour(rng: np.random.Generator, palette: tuple[str, ...], spread: float) -> np.ndarray:
+def draw_colour(rng: Generator, palette: tuple[str, ...], spread: float) -> np.ndarray:
     """A random colour of `palette`, (3,) float RGB, plus noise of standard deviation `spread`."""
     base = np.array(ImageColor.getrgb(palette[rng.integers(len(palette))]))
     return base + rng.normal(0, spread, 3)
@@ -29,23 +30,13 @@ def mix(colour: ArrayLike, other: ArrayLike, share: float) -> np.ndarray:
     return (1 - share) * np.asarray(colour, dtype=float) + share * np.asarray(other, dtype=float)
 
 
-def points(x: ArrayLike, y: ArrayLike) -> np.ndarray:
-    """(N, 2) from N values of x and of y."""
-    return np.stack([x, y], axis=1)
-
-
-def band(x: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    """(2 N, 2) outline of the area between two curves over the same x."""
-    return np.concatenate([points(x, upper), points(x, lower)[::-1]])
-
-
 def circle(corners: int) -> np.ndarray:
-    """(corners, 2) points of the unit circle, the first and the last the same."""
+    """(2, corners) x and y of points on the unit circle; the last is the first again."""
     angle = np.linspace(0, 2 * np.pi, corners)
-    return points(np.cos(angle), np.sin(angle))
+    return np.stack([np.cos(angle), np.sin(angle)])
 
 
-def shrink_and_light(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def shrink_and_light(image: Image.Image, rng: Generator) -> Image.Image:
     """Average a supersampled picture, then light it.
 
     Random are a lamp from one side, the colour of the light, contrast, brightness and pixel noise.

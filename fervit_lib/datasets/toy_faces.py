@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.random import Generator
 from PIL import Image
 
 from fervit_lib.datasets.action_units import EMOTIONS, express
@@ -33,7 +34,7 @@ VERSION = 2  # of the drawing; a set drawn by another version is drawn again
 _SPLITS = ("train", "test", "train", "val", "train", "train", "test", "train", "train", "train")
 
 
-def toy_face(emotion: str, rng: np.random.Generator, size: int = 64) -> Image.Image:
+def toy_face(emotion: str, rng: Generator, size: int = 64) -> Image.Image:
     """Draw one face.
 
     Args:
@@ -57,14 +58,15 @@ def toy_face(emotion: str, rng: np.random.Generator, size: int = 64) -> Image.Im
     if rng.random() >= 0.25:
         asymmetry = 0.0
     gains = (1 - asymmetry, 1 + asymmetry)
+    sides = ((-1, gains[0]), (1, gains[1]))
     gaze = rng.normal(0, 0.025)
     canvas = FaceCanvas(rng, size)
     draw_head(canvas, identity, expression)
-    for side, gain in zip((-1, 1), gains, strict=True):
+    for side, gain in sides:
         draw_eye(canvas, identity, expression, side, gain, gaze)
     draw_nose(canvas, identity, expression)
     draw_front_hair(canvas, identity)
-    for side, gain in zip((-1, 1), gains, strict=True):
+    for side, gain in sides:
         draw_brow(canvas, identity, expression, side, gain)
     draw_mouth(canvas, identity, expression, gains)
     if identity.glasses:

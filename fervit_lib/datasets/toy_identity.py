@@ -1,6 +1,6 @@
 """The person that a toy face shows: everything that stays the same under every emotion."""
 
-import numpy as np
+from numpy.random import Generator
 
 from fervit_lib.datasets.toy_canvas import CLOTHES, HAIRS, IRISES, SKINS, draw_colour
 
@@ -13,7 +13,7 @@ class Identity:
     A seed means the same person only while the draws keep their order.
     """
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: Generator) -> None:
         # (3,) half width, half height, share of the width left at the jaw
         self.head = rng.uniform((0.90, 1.16, 0.70), (1.06, 1.34, 0.92))
         self.skin = draw_colour(rng, SKINS, 5).clip(0, 255)  # (3,) float RGB

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
 
@@ -29,7 +30,7 @@ from fervit_lib.system.progress import progress
 VERSION = 1  # of the drawing; a set drawn by another version is drawn again
 # The splits of ten successive scenes: 60/10/30 %. Test is large: students are compared on it.
 _SPLITS = ("train", "test", "train", "val", "train", "train", "test", "train", "test", "train")
-_CIRCLE = circle(32)
+_CIRCLE = circle(32).T
 _SQUARE = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
 
 
@@ -66,12 +67,12 @@ class _Scene:
             self.ellipse(joint, 0.5 * width, colour, person)
 
 
-def _random_colour(rng: np.random.Generator) -> np.ndarray:
+def _random_colour(rng: Generator) -> np.ndarray:
     """A colour for clothes, things and walls: the same for all, so that colour tells nothing."""
     return draw_colour(rng, CLOTHES + SKINS + HAIRS, 18).clip(0, 255)
 
 
-def _draw_thing(scene: _Scene, rng: np.random.Generator, height: float) -> None:
+def _draw_thing(scene: _Scene, rng: Generator, height: float) -> None:
     """A box, a ball or a pole, at most `height` pixels high."""
     middle = rng.uniform(0, scene.pixels, 2)
     colour = _random_colour(rng)
@@ -94,7 +95,7 @@ def _joints(start: np.ndarray, lengths: tuple[float, ...], angles: list[float]) 
     return joints
 
 
-def _draw_person(scene: _Scene, rng: np.random.Generator) -> None:
+def _draw_person(scene: _Scene, rng: Generator) -> None:
     """One person, from back to front. A seed means the same as long as the draws keep order."""
     tall = scene.pixels * rng.uniform(0.5, 1.05)  # from crown to sole, standing
     hip = scene.pixels * np.array([rng.uniform(0.2, 0.8), rng.uniform(0.42, 0.68)])
@@ -139,7 +140,7 @@ def _draw_person(scene: _Scene, rng: np.random.Generator) -> None:
     scene.ellipse(head, (0.052 * tall, 0.07 * tall), skin)
 
 
-def toy_person(rng: np.random.Generator, size: int = 96) -> tuple[Image.Image, Image.Image]:
+def toy_person(rng: Generator, size: int = 96) -> tuple[Image.Image, Image.Image]:
     """Draw a scene with one or two persons; `rng` decides everything.
 
     Returns:
