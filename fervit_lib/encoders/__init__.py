@@ -1,6 +1,11 @@
-"""Face photographs to StyleGAN `w+` codes."""
+"""Encoders: face photographs to StyleGAN `w+` codes."""
 
-from fervit_lib.encoders.autoencoder import Autoencoder, decode_images, paint, reconstruction_error
+from fervit_lib.encoders.autoencoder import (
+    Autoencoder,
+    decode_images,
+    reconstruct,
+    reconstruction_error,
+)
 from fervit_lib.encoders.domain import check_domain, distance_from_average
 from fervit_lib.encoders.encode import encode_faces, encoder_dtype, prepare_encoder
 from fervit_lib.encoders.images import change_view, images_to_tensor, tensor_to_images

@@ -1,8 +1,9 @@
-"""The encoder that needs no download: a small network that learns `w+`-shaped codes from the training images.
+"""The encoder that needs no download: a small network over the training images.
 
-It has pSp's outer shape (18 codes of 512; coarse, middle and fine from ever larger feature maps; Richardson et al.
-2021, section 3.1) and none of its prior: the codes live in no StyleGAN. Its decoder paints coarse, then middle, then
-fine, so each band is asked for what the bands before it could not say.
+Its codes have pSp's shape (18 codes of 512; coarse, middle and fine from feature maps of increasing
+size; Richardson et al. 2021, section 3.1) and none of its prior: they belong to no StyleGAN. Its
+decoder draws coarse, then middle, then fine, so each band learns what the bands before it cannot
+represent.
 """
 
 from pathlib import Path
@@ -29,8 +30,8 @@ def _conv(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential
 class MapToCodes(nn.Module):
     """A feature map to the codes of one band, (B, C, S, S) → (B, num_codes, 512).
 
-    The last batch norm makes every dimension zero-mean and unit-variance over the training set, the scale at which
-    a transformer's linear input layer starts well.
+    The last batch norm gives every dimension mean 0 and variance 1 over the training set, a scale
+    at which a transformer's linear input layer trains well.
     """
 
     def __init__(self, in_channels: int, map_size: int, channels: int, num_codes: int) -> None:
@@ -57,16 +58,17 @@ class CodesToMap(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Images (B, 3, S, S) in [-1, 1] → `w_plus` (B, 18, 512); `decode` goes back.
+    """Images (B, 3, S, S) in [-1, 1] → `w_plus` (B, 18, 512); `decode` is the way back.
 
     Args:
-        img_size: side of the images it works on, a multiple of 16. Others are resized on entry.
+        img_size: height and width in pixels that images are resized to, a multiple of 16 of at
+            least 32.
     """
 
     def __init__(self, img_size: int = 64) -> None:
         super().__init__()
         if img_size % 16 or img_size < 32:
-            raise ValueError(f"img_size: expected a multiple of 16 from 32 up, got {img_size}")
+            raise ValueError(f"img_size: expected a multiple of 16 of at least 32, got {img_size}")
         self.img_size = img_size
         eighth = img_size // 8
         num_codes = {name: band.stop - band.start for name, band in BANDS.items()}
@@ -90,14 +92,23 @@ class Autoencoder(nn.Module):
             nn.Conv2d(channels, 3, 3, padding=1) for channels in (64, 48, 32)
         )
 
+    @property
+    def weight(self) -> Tensor:
+        """A parameter, for the dtype and device that inputs are moved to."""
+        return self.to_rgb[0].weight
+
     def forward(self, images: Tensor) -> Tensor:
-        """Encode. Raises ValueError for anything but (B, 3, H, W)."""
+        """Encode images.
+
+        Raises:
+            ValueError: another shape than (B, 3, H, W).
+        """
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images: expected (B, 3, H, W) in [-1, 1], got {tuple(images.shape)}")
-        if images.shape[-2:] != (self.img_size, self.img_size):
-            images = F.interpolate(
-                images, (self.img_size, self.img_size), mode="bilinear", antialias=True
-            )
+        size = (self.img_size, self.img_size)
+        images = images.to(self.weight)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size, mode="bilinear", antialias=True)
         fine = self.fine_features(images)
         middle = self.middle_features(fine)
         coarse = self.coarse_features(middle)
@@ -105,64 +116,68 @@ class Autoencoder(nn.Module):
         return torch.cat(bands, dim=1).float()
 
     def decode(self, w_plus: Tensor) -> list[Tensor]:
-        """`w_plus` (B, 18, 512) → three images (B, 3, S, S): from coarse codes alone, with middle, with all."""
+        """`w_plus` (B, 18, 512) → three images (B, 3, S, S): coarse, + middle, + fine codes."""
+        w_plus = w_plus.to(self.weight)
         coarse, middle, fine = (w_plus[:, band] for band in BANDS.values())
         x = self.paint_coarse(F.interpolate(self.coarse_map(coarse), scale_factor=2))
         images = [self.to_rgb[0](x)]
         x = self.paint_middle(torch.cat([x, self.middle_map(middle)], dim=1))
         images.append(self.to_rgb[1](x))
         x = F.interpolate(torch.cat([x, self.fine_map(fine)], dim=1), scale_factor=2)
-        x = self.paint_fine(x)
-        images.append(self.to_rgb[2](x))
+        images.append(self.to_rgb[2](self.paint_fine(x)))
         size = (self.img_size, self.img_size)
         return [F.interpolate(image, size, mode="bilinear") for image in images]
 
 
 @torch.inference_mode()
-def paint(model: Autoencoder, images: Tensor) -> dict[str, list[Image.Image]]:
-    """What codes keep of images (B, 3, S, S) in [-1, 1]: painted from coarse codes alone, with middle, with fine."""
-    parameter = next(model.parameters())
-    pictures = model.decode(model(images.to(parameter)).to(parameter))
+def reconstruct(model: Autoencoder, images: Tensor) -> dict[str, list[Image.Image]]:
+    """Reconstruct images (B, 3, S, S) in [-1, 1] from coarse codes, + middle, + fine codes."""
     names = ("coarse", "+ middle", "+ fine")
-    return {name: tensor_to_images(picture) for name, picture in zip(names, pictures, strict=True)}
+    reconstructed = zip(names, model.decode(model(images)), strict=True)
+    return {name: tensor_to_images(tensor) for name, tensor in reconstructed}
 
 
 @torch.inference_mode()
 def decode_images(decoder: Autoencoder, codes: Tensor) -> list[Image.Image]:
-    """What is painted of all 18 layers of `codes` (B, 18, 512)."""
-    return tensor_to_images(decoder.decode(codes.to(next(decoder.parameters())))[-1])
+    """The images that the decoder makes of codes (B, 18, 512)."""
+    return tensor_to_images(decoder.decode(codes)[-1])
 
 
 @torch.inference_mode()
 def reconstruction_error(model: Autoencoder, images: Tensor) -> float:
-    """Mean square over the pixels of images (N, 3, S, S) in [-1, 1]."""
-    parameter, total = next(model.parameters()), 0.0
-    for batch in images.to(parameter.device).split(256):
-        painted = model.decode(model(batch.to(parameter)).to(parameter))[-1]
-        total += (painted.float() - batch).square().mean((1, 2, 3)).sum().item()
+    """Mean squared error over the pixels of images (N, 3, S, S) in [-1, 1]."""
+    total = 0.0
+    for batch in images.to(model.weight.device).split(256):
+        reconstructed = model.decode(model(batch))[-1].float()
+        total += (reconstructed - batch).square().mean((1, 2, 3)).sum().item()
     return total / len(images)
 
 
 def save_autoencoder(path: Path, model: Autoencoder, trained_on: str) -> None:
-    """`trained_on`: a fingerprint of the images and settings, so that the same training need not be done twice."""
-    save_checkpoint(
-        path,
-        model.state_dict(),
-        {"kind": "autoencoder", "img_size": model.img_size, "trained_on": trained_on},
-    )
+    """Write the weights as safetensors.
+
+    Args:
+        trained_on: fingerprint of images and settings, to avoid the same training twice.
+    """
+    metadata = {"kind": "autoencoder", "img_size": model.img_size, "trained_on": trained_on}
+    save_checkpoint(path, model.state_dict(), metadata)
 
 
 def load_autoencoder(path: Path) -> tuple[Autoencoder, str]:
-    """The model in eval mode, and what it was trained on."""
+    """Load an autoencoder in eval mode, and the fingerprint of what it was trained on.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another kind of checkpoint, or damaged.
+    """
     tensors, metadata = load_checkpoint(path)
     if metadata.get("kind") != "autoencoder":
         raise ValueError(
-            f"{path}: expected an autoencoder checkpoint, got kind {metadata.get('kind')!r}; name "
-            f"one that 01_encode wrote"
+            f"{path}: expected an autoencoder, got a checkpoint of kind {metadata.get('kind')!r}; "
+            f"give one that 01_encode wrote"
         )
-    with explain_read_error(
-        path, "not the weights of this autoencoder", "remove it and run 01_encode, which trains one"
-    ):
+    remedy = "remove it and run 01_encode, which trains one"
+    with explain_read_error(path, "not the weights of this autoencoder", remedy):
         model = Autoencoder(metadata["img_size"])
         model.load_state_dict(tensors)
-        return model.eval(), metadata["trained_on"]
+    return model.eval(), metadata["trained_on"]

@@ -1,10 +1,10 @@
-"""Faces to shards of codes, shard by shard, so that an interrupted run goes on where it stood.
+"""Encode faces into shards of codes. An interrupted run continues with the first missing shard.
 
-Several processes that encode the same faces into the same folder take different shards, on as many machines as see it.
+Several processes, on as many machines as share the folder, encode the same faces together: each
+takes other shards.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from fervit_lib.latents import (
     shard_path,
     write_shard,
 )
+from fervit_lib.system.names import check_choice
 from fervit_lib.system.prefetch import PrefetchPool
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import has_fast_bf16
@@ -33,45 +34,34 @@ AHEAD = 3  # batches that are read while one is encoded
 
 
 def prepare_encoder(
-    encoder: nn.Module,
-    device: torch.device,
-    *,
-    dtype: str = "auto",
-    channels_last: bool = True,
-    compile: bool = False,
-    group_styles: bool = False,
+    encoder: nn.Module, device: torch.device, *, dtype: str = "auto", compile: bool = False
 ) -> nn.Module:
-    """Move an encoder to `device` and make it fast there; it gives the same codes up to rounding.
+    """Move an encoder to `device` in the fastest layout; its codes are equal up to rounding.
 
     Args:
-        dtype: float32, bfloat16, or auto: bfloat16 for psp and e4e where `device` is fast in it, else float32. With
-            random weights, bfloat16 moves a code by at most 0.4% of the largest value.
-        compile: let torch.compile translate it at its first batch (a minute or more; pays on many faces).
-        group_styles: run psp's and e4e's style blocks together, see `StyleBand`. Measure: benchmarks/encode.py.
+        dtype: float32; bfloat16; or auto: bfloat16 for psp and e4e if `device` is fast in it, else
+            float32. With random weights, bfloat16 changes a code by at most 0.4% of the largest
+            value.
+        compile: run torch.compile at the first batch (a minute or more; pays for many faces).
 
     Raises:
-        ValueError: an unknown dtype.
+        ValueError: unknown dtype.
     """
-    if dtype != "auto" and dtype not in DTYPES:
-        raise ValueError(f"dtype: expected auto, {', '.join(DTYPES)}, got {dtype!r}")
-    is_style = isinstance(encoder, StyleEncoder)
+    check_choice("dtype", dtype, ("auto", *DTYPES))
     if dtype == "auto":
-        dtype = "bfloat16" if is_style and has_fast_bf16(device) else "float32"
-    if group_styles and is_style:
-        encoder.group_styles()
+        is_fast = isinstance(encoder, StyleEncoder) and has_fast_bf16(device)
+        dtype = "bfloat16" if is_fast else "float32"
     encoder = encoder.eval().to(device)
-    for part in encoder.children():  # not the encoder itself: its mean code stays float32
-        part.to(
-            dtype=DTYPES[dtype],
-            memory_format=torch.channels_last if channels_last else torch.preserve_format,
-        )
+    # Only the children: the mean code, a buffer of the encoder itself, stays float32.
+    for part in encoder.children():
+        part.to(dtype=DTYPES[dtype], memory_format=torch.channels_last)
     if compile:
         encoder.compile()
     return encoder
 
 
 def encoder_dtype(encoder: nn.Module) -> torch.dtype:
-    """The precision in which an encoder works."""
+    """The dtype of an encoder's weights; float32 if it has none."""
     return next((parameter.dtype for parameter in encoder.parameters()), torch.float32)
 
 
@@ -89,84 +79,94 @@ def encode_faces(
     align: Callable[[Image.Image], Image.Image] | None = None,
     num_workers: int | None = None,
 ) -> int:
-    """Encode `faces` into the shards of `split`; shards that are there from the same encoder and faces are kept.
+    """Encode `faces` into the shards of `split`.
 
-    Another process that does the same at the same time makes other shards. Each returns when all shards are there; one
-    that is killed leaves its shard to the others, or to the next run.
+    Existing shards of the same encoder and faces are kept. Other processes may run the same at the
+    same time: each returns when all shards exist. The shard of a process that is killed is encoded
+    by another one, or by the next run.
 
     Args:
-        encoder: (B, 3, S, S) in [-1, 1] → (B, 18, 512), with its side S as `img_size`; see `prepare_encoder`.
-        encoder_sha256: identifies the encoder's weights and how they are used: precision, alignment.
-        view: which view of the faces is encoded, see `change_view`.
-        align: cuts the face out of an image, before it is resized.
-        num_workers: threads that read images; None: as many as there are cores.
+        encoder: (B, 3, S, S) in [-1, 1] → (B, 18, 512), with S as `img_size`; see
+            `prepare_encoder`.
+        encoder_sha256: identifies the encoder's weights and settings: precision, alignment.
+        view: which view of the faces to encode, see `change_view`.
+        align: crops the face out of an image, before it is resized.
+        num_workers: threads that read images; None: one per core.
 
     Returns:
-        The number of codes that this process made now.
+        The number of codes that this process added.
 
     Raises:
         ValueError: no faces.
-        OSError: a face cannot be read, or hangs, or a shard cannot be written; whole shards stay.
+        OSError: a face cannot be read in time, or a shard cannot be written; complete shards are
+            kept.
     """
     if not len(faces):
         raise ValueError(f"{faces.source}: no faces to encode in split {split!r}; add images")
     encoder = encoder.eval().to(device)
 
-    def shard_of(index: int) -> tuple[FaceDataset, str, bool]:
-        """Its faces, the fingerprint that it shall have, and whether it is there already."""
+    def select_shard(index: int) -> tuple[FaceDataset, str, bool]:
+        """The faces of a shard, its fingerprint, and whether it exists already."""
         shard = faces.subset(slice(index * SHARD_SIZE, (index + 1) * SHARD_SIZE))
         fingerprint = shard_fingerprint(encoder_sha256, shard.paths, shard.labels)
-        return shard, fingerprint, read_fingerprint(shard_path(folder, split, index)) == fingerprint
+        exists = read_fingerprint(shard_path(folder, split, index)) == fingerprint
+        return shard, fingerprint, exists
 
-    missing = [index for index in range(-(-len(faces) // SHARD_SIZE)) if not shard_of(index)[2]]
-    to_make, made = sum(min(SHARD_SIZE, len(faces) - index * SHARD_SIZE) for index in missing), 0
-    read = _reader(encoder.img_size, align)
+    num_shards = -(-len(faces) // SHARD_SIZE)
+    missing = [index for index in range(num_shards) if not select_shard(index)[2]]
+    num_missing = sum(min(SHARD_SIZE, len(faces) - index * SHARD_SIZE) for index in missing)
+    num_new = 0
     with (
         PrefetchPool(num_workers) as pool,
         progress(
-            total=len(faces), initial=len(faces) - to_make, desc=f"encode {split}", unit=" faces"
+            total=len(faces),
+            initial=len(faces) - num_missing,
+            desc=f"encode {split}",
+            unit=" faces",
         ) as bar,
     ):
         for index in claim_shards(folder, split, missing):
-            shard, fingerprint, is_there = shard_of(index)
-            codes: list[Tensor] = []
-            if is_there:  # another process made it meanwhile
+            shard, fingerprint, exists = select_shard(index)
+            if exists:  # another process encoded it in the meantime
                 bar.update(len(shard))
                 continue
-            (folder / "store.json").unlink(missing_ok=True)  # an older store is complete no more
-            for pixels in _batches(shard, partial(read, shard), batch_size, pool):
-                first = index * SHARD_SIZE + sum(map(len, codes))
-                pixels = pixels if view > 1 else _to(device, pixels)
-                images = _to(device, change_view(normalise(pixels), view, seed=first))
+            (folder / "store.json").unlink(missing_ok=True)  # the store is incomplete from here on
+            codes: list[Tensor] = []
+            first = index * SHARD_SIZE
+            for pixels in _read_batches(shard, encoder.img_size, align, batch_size, pool):
+                # Shifts are drawn on the CPU, so that they do not depend on the device.
+                if view < 2:
+                    pixels = _move(pixels, device)
+                images = _move(change_view(normalise(pixels), view, seed=first), device)
                 codes.append(encoder(images.to(encoder_dtype(encoder))))
+                first += len(images)
                 bar.update(len(images))
             path = shard_path(folder, split, index)
             write_shard(path, torch.cat(codes).cpu(), shard.labels, shard.paths, fingerprint)
-            made += len(shard)
-    return made
+            num_new += len(shard)
+    return num_new
 
 
-def _reader(
-    size: int, align: Callable[[Image.Image], Image.Image] | None
-) -> Callable[[FaceDataset, int], np.ndarray]:
-    def read(faces: FaceDataset, index: int) -> np.ndarray:
+def _read_batches(
+    faces: FaceDataset,
+    size: int,
+    align: Callable[[Image.Image], Image.Image] | None,
+    batch_size: int,
+    pool: PrefetchPool,
+) -> Iterator[Tensor]:
+    """Batches (B, 3, size, size) uint8 in order, read ahead: Pillow releases Python's lock."""
+
+    def read(index: int) -> np.ndarray:
         image, _ = faces[index]
         return resize_face(align(image) if align else image, size)
 
-    return read
-
-
-def _batches(
-    faces: FaceDataset, read: Callable[[int], np.ndarray], batch_size: int, pool: PrefetchPool
-) -> Iterator[Tensor]:
-    """Batches (B, 3, S, S) uint8 in order; the next ones are read meanwhile. Pillow works outside Python's lock."""
     pixels = pool.map(read, range(len(faces)), faces.file, ahead=AHEAD * batch_size)
     while batch := list(islice(pixels, batch_size)):
         yield stack_faces(batch)
 
 
-def _to(device: torch.device, tensor: Tensor) -> Tensor:
-    """To a GPU without waiting for it."""
+def _move(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy to `device`, without waiting for a GPU."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""Photographs to tensors, as encoders take them, and back."""
+"""Face images to the tensors that encoders take, and back."""
 
 from collections.abc import Sequence
 
@@ -10,43 +10,45 @@ from torchvision.transforms import InterpolationMode, v2
 
 
 def images_to_tensor(images: Sequence[Image.Image], size: int) -> Tensor:
-    """PIL images of any mode → (B, 3, size, size) float32 RGB in [-1, 1]; others are resized by bicubic."""
+    """PIL images of any mode and size → (B, 3, size, size) float32 RGB in [-1, 1], bicubic."""
     return normalise(stack_faces([resize_face(image, size) for image in images]))
 
 
 def resize_face(image: Image.Image, size: int) -> np.ndarray:
-    """(size, size, 3) uint8 RGB, by bicubic; grey is repeated."""
+    """A PIL image of any mode → (size, size, 3) uint8 RGB, bicubic."""
     return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
 
 
 def stack_faces(pixels: Sequence[np.ndarray]) -> Tensor:
-    """(B, 3, S, S) uint8, channels last in memory, as images come and convolutions like them."""
+    """Arrays (S, S, 3) → (B, 3, S, S) uint8, channels-last in memory, which convolutions prefer."""
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """0 … 255 to -1 … 1."""
+    """[0, 255] → float32 in [-1, 1]."""
     return pixels.float().div_(127.5).sub_(1)
 
 
 def tensor_to_images(tensor: Tensor) -> list[Image.Image]:
-    """The way back: (B, 3, H, W) in [-1, 1], clipped → PIL images in RGB."""
+    """(B, 3, H, W) in [-1, 1], clipped → PIL images in RGB."""
     pixels = tensor.float().clamp(-1, 1).add(1).mul(127.5).round().byte()
     return [Image.fromarray(image) for image in pixels.permute(0, 2, 3, 1).cpu().numpy()]
 
 
-# Small enough that the expression stays, large enough that its place in the image does not give it away.
-_MOVE = v2.RandomAffine(
+# Small enough to keep the expression, large enough that the position in the image does not identify
+# the face.
+_SHIFT = v2.RandomAffine(
     degrees=5, translate=(0.03, 0.03), scale=(0.95, 1.05), interpolation=InterpolationMode.BILINEAR
 )
 
 
 def change_view(images: Tensor, view: int, seed: int) -> Tensor:
-    """Another view of the same faces: 0 as they are, 1 mirrored, then slightly moved (even) and both (odd).
+    """Another view of the same faces: 0 the original, 1 mirrored, from 2 on slightly shifted.
 
     Args:
         images: (B, 3, S, S) in [-1, 1].
-        seed: draws the moves, each image its own; the global random state is left as it was.
+        view: odd views are mirrored.
+        seed: of the shifts, which differ by image; the global random state is unchanged.
     """
     if view % 2:
         images = images.flip(-1)
@@ -54,4 +56,4 @@ def change_view(images: Tensor, view: int, seed: int) -> Tensor:
         return images
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1_000_003 * view + seed)
-        return torch.stack([_MOVE(image) for image in images])
+        return torch.stack([_SHIFT(image) for image in images])

@@ -1,7 +1,7 @@
-"""The IR-SE backbone: ArcFace's improved residual units (Deng et al. 2019, section 3.2) with squeeze-and-excitation.
+"""The IR-SE backbone of pSp and e4e: ArcFace's improved residual units with squeeze-and-excitation.
 
-pSp and e4e stand on it. Parameters are named as in their published checkpoints: `res_layer.0` … `res_layer.5.fc2`,
-`shortcut_layer.0` and `.1`.
+Deng et al. 2019, section 3.2. Parameters are named as in the published checkpoints: `res_layer.0`
+to `res_layer.5.fc2`, `shortcut_layer.0` and `.1`.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,10 @@ SE_REDUCTION = 16
 
 
 class SqueezeExcite(nn.Module):
-    """Scale each channel by a gate in (0, 1) read from all channels' means (Hu et al. 2018, section 3)."""
+    """Scale each channel by a gate in (0, 1) computed from the means of all channels.
+
+    Hu et al. 2018, section 3.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -48,18 +51,18 @@ class Unit(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        # Where the channels stay, the original has a max-pool with a window of one pixel: it picks every stride-th.
-        shortcut = (
-            x[:, :, :: self.stride, :: self.stride]
-            if self.shortcut_layer is None
-            else self.shortcut_layer(x)
-        )
+        if self.shortcut_layer is None:
+            # Equals the original's max pooling with a window of one pixel, without its copy.
+            shortcut = x[:, :, :: self.stride, :: self.stride]
+        else:
+            shortcut = self.shortcut_layer(x)
         return self.res_layer(x) + shortcut
 
 
 def build_body(stages: Sequence[tuple[int, int]]) -> nn.Sequential:
-    """All units of all stages in one row, as the checkpoints number them: 24 for IR-SE50."""
-    in_channels, units = stages[0][0], []
+    """All units of all stages in one sequence, numbered as in the checkpoints: 24 for IR-SE50."""
+    in_channels = stages[0][0]
+    units = []
     for channels, num_units in stages:
         for i in range(num_units):
             units.append(Unit(in_channels, channels, stride=2 if i == 0 else 1))

@@ -1,4 +1,4 @@
-"""The published checkpoints of pSp and e4e, read as they are: safely, strictly, and without the generator in memory."""
+"""Load published checkpoints of pSp and e4e, safely and strictly."""
 
 import argparse
 import math
@@ -16,12 +16,9 @@ from fervit_lib.encoders.style_encoder import StyleEncoder
 from fervit_lib.system.errors import describe_error, explain_read_error
 
 ENCODER_TYPES = {"GradualStyleEncoder": "psp", "Encoder4Editing": "e4e"}
-E4E_OPTIONS = {
-    "stylegan_size",
-    "progressive_steps",
-    "w_discriminator_lambda",
-}  # that pSp does not have
-OUTPUT_SIZE = 1024  # where the options do not say, as in psp_ffhq_encode.pt
+# Options that only e4e has.
+E4E_OPTIONS = {"stylegan_size", "progressive_steps", "w_discriminator_lambda"}
+OUTPUT_SIZE = 1024  # if the options do not give it, as in psp_ffhq_encode.pt
 SOURCES = {
     "psp": "psp_ffhq_encode.pt, linked from github.com/eladrich/pixel2style2pixel",
     "e4e": "e4e_ffhq_encode.pt, linked from github.com/omertov/encoder4editing",
@@ -31,159 +28,119 @@ SOURCES = {
 def load_style_encoder(
     path: Path, kind: str, stages: Sequence[tuple[int, int]] = STAGES
 ) -> StyleEncoder:
-    """The encoder of a published checkpoint, float32, in eval mode, on the CPU.
+    """Load the encoder of a published checkpoint: float32, in eval mode, on the CPU.
 
-    Its weights stay a memory map of the file until they are moved or changed in precision.
+    Its weights stay a memory map of the file until they are moved or converted.
 
     Args:
-        stages: (channels, units) of the backbone's stages; the published ones are IR-SE50.
+        kind: psp or e4e.
+        stages: (channels, units) of the backbone's stages; published checkpoints have IR-SE50.
 
     Raises:
-        FileNotFoundError: no such file; says where it comes from.
-        ValueError: it is truncated, holds code, or another kind of encoder; or its weights are not just those needed.
+        FileNotFoundError: no such file; names its source.
+        ValueError: the file is truncated, contains code or another kind of encoder, or its keys do
+            not match exactly.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint; place {SOURCES[kind]}, there")
-    with explain_read_error(path, "cannot be used as a checkpoint", f"place {SOURCES[kind]}"):
-        return _load(path, kind, stages)
-
-
-def _load(path: Path, kind: str, stages: Sequence[tuple[int, int]]) -> StyleEncoder:
-    content = _read(path)
-    options = _options(path, content)
-    _check_kind(path, options, kind)
-    weights, generator = _split(path, content["state_dict"])
-    try:
-        with torch.device("meta"):
-            model = StyleEncoder(kind, _output_size(options, kind), stages)
-        model.latent_avg = torch.zeros(model.latent_avg.shape)
-        model.load_state_dict(weights, strict=True, assign=True)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: its weights are not those of {kind} with an IR-SE50 backbone ({describe_error(error)}); place "
-            f"{SOURCES[kind]}"
-        ) from error
-    model.starts_from_latent_avg = bool(options.get("start_from_latent_avg", True))
-    if content.get("latent_avg") is not None:
-        model.latent_avg = _latent_avg(path, content["latent_avg"], model.latent_avg.shape)
-        model.w_distance = _w_distance(generator, model.latent_avg)
-    elif model.starts_from_latent_avg:
-        raise ValueError(
-            f"{path}: no latent_avg, which its codes are offsets from; place {SOURCES[kind]}"
-        )
-    return model.float().requires_grad_(False).eval()
+        raise FileNotFoundError(f"{path}: no such checkpoint; put {SOURCES[kind]}, there")
+    trouble = f"not a checkpoint of {kind} with an IR-SE50 backbone"
+    with explain_read_error(path, trouble, f"use {SOURCES[kind]}"):
+        return _build(_read(path), kind, stages)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             try:
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             except RuntimeError as error:
                 if "mmap can only be used" not in str(error):
                     raise
-                content = torch.load(
-                    path, map_location="cpu", weights_only=True
-                )  # a file from before torch 1.6
+                # A file from before torch 1.6 is no zip archive and cannot be mapped.
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path}: refused, nothing in it was run: it holds more than tensors and plain options, or is no "
-            f"checkpoint ({describe_error(error)}); place an official file"
+            f"{path}: refused without running any of it: not a checkpoint, or it contains more "
+            f"than tensors and plain options ({describe_error(error)}); use an official file"
         ) from error
-    except Exception as error:  # torch has no error of its own for a damaged file
-        raise ValueError(
-            f"{path}: cannot be read as a checkpoint ({describe_error(error)}); it is truncated or something else; "
-            f"download it again"
-        ) from error
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
-        found = (
-            ", ".join(map(str, list(content)[:5]))
-            if isinstance(content, dict)
-            else type(content).__name__
-        )
-        raise ValueError(
-            f"{path}: expected state_dict, latent_avg and opts, got {found}; place an official file"
-        )
-    return content
 
 
-def _options(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+def _build(content: dict[str, Any], kind: str, stages: Sequence[tuple[int, int]]) -> StyleEncoder:
+    weights, generator = _split(content["state_dict"])
     options = content.get("opts", {})
-    options = vars(options) if isinstance(options, argparse.Namespace) else options
-    if not isinstance(options, Mapping):
-        raise ValueError(
-            f"{path}: expected opts as a dict or Namespace, got {type(options).__name__}"
-        )
-    return dict(options)
+    if isinstance(options, argparse.Namespace):
+        options = vars(options)
+    _check_kind(options, kind)
+    with torch.device("meta"):  # needs no memory for weights that the file replaces
+        model = StyleEncoder(kind, _output_size(options, kind), stages)
+    model.latent_avg = torch.zeros(model.latent_avg.shape)
+    model.load_state_dict(weights, strict=True, assign=True)
+    model.starts_from_latent_avg = bool(options.get("start_from_latent_avg", True))
+    if content.get("latent_avg") is not None:
+        model.latent_avg = _expand_latent_avg(content["latent_avg"], model.latent_avg.shape)
+        model.w_distance = _w_distance(generator, model.latent_avg)
+    elif model.starts_from_latent_avg:
+        raise ValueError("it has no latent_avg, which its codes are offsets from")
+    return model.float().requires_grad_(False).eval()
 
 
-def _check_kind(path: Path, options: dict[str, Any], kind: str) -> None:
-    """pSp and e4e have the same parameters: only the options tell them apart."""
+def _check_kind(options: dict[str, Any], kind: str) -> None:
+    """pSp and e4e have the same parameters: only the options distinguish them."""
+    actual = kind
     if "encoder_type" in options:
-        found = ENCODER_TYPES.get(options["encoder_type"], options["encoder_type"])
-    else:
-        found = "e4e" if E4E_OPTIONS & set(options) else kind
-    if found != kind:
-        remedy = f"say encoder={found}" if found in SOURCES else f"known are {', '.join(SOURCES)}"
-        raise ValueError(f"{path}: expected an encoder of kind {kind}, got {found}; {remedy}")
+        actual = ENCODER_TYPES.get(options["encoder_type"], options["encoder_type"])
+    elif E4E_OPTIONS & set(options):
+        actual = "e4e"
+    if actual != kind:
+        raise ValueError(f"expected an encoder of kind {kind}, got {actual}")
 
 
 def _output_size(options: dict[str, Any], kind: str) -> int:
-    names = ("output_size", "stylegan_size") if kind == "psp" else ("stylegan_size", "output_size")
-    size = options.get(names[0]) or options.get(names[1]) or OUTPUT_SIZE
-    if not isinstance(size, int):
-        raise ValueError(f"output_size: expected an integer, got {size!r}")
-    return size
+    names = ["output_size", "stylegan_size"]
+    if kind == "e4e":
+        names.reverse()
+    return options.get(names[0]) or options.get(names[1]) or OUTPUT_SIZE
 
 
-def _split(
-    path: Path, state_dict: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What belongs to the encoder and to the generator, without their prefixes."""
+def _split(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights of the encoder and of the generator, without their prefixes."""
     parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "decoder": {}}
     for key, tensor in state_dict.items():
         part, _, name = key.partition(".")
-        if part not in parts or not isinstance(tensor, Tensor):
-            raise ValueError(
-                f"{path}: expected only encoder.* and decoder.* in state_dict, got {key!r}"
-            )
+        if part not in parts:
+            raise ValueError(f"expected only encoder.* and decoder.* in state_dict, got {key}")
         parts[part][name] = tensor
     return parts["encoder"], parts["decoder"]
 
 
-def _latent_avg(path: Path, latent_avg: Any, shape: torch.Size) -> Tensor:
-    """(num_styles, dim) float32 from a mean `w` (dim,) or (1, dim), as with `learn_in_w`, or `w+` of that shape."""
-    known = (shape, shape[1:], (1, *shape[1:]), (1, *shape))
-    if not isinstance(latent_avg, Tensor) or tuple(latent_avg.shape) not in map(tuple, known):
-        came = (
-            tuple(latent_avg.shape) if isinstance(latent_avg, Tensor) else type(latent_avg).__name__
-        )
+def _expand_latent_avg(latent_avg: Tensor, shape: torch.Size) -> Tensor:
+    """Mean `w` (dim,) or (1, dim) (`learn_in_w`), or mean `w+` → (num_styles, dim) float32."""
+    if latent_avg.shape not in (shape, shape[1:], (1, *shape[1:]), (1, *shape)):
         raise ValueError(
-            f"{path}: latent_avg: expected shape {tuple(shape)} or {tuple(shape[1:])}, got {came}"
+            f"latent_avg: expected shape {tuple(shape)} or {tuple(shape[1:])}, got "
+            f"{tuple(latent_avg.shape)}"
         )
     return latent_avg.float().reshape(-1, shape[1]).expand(shape).clone()
 
 
 @torch.inference_mode()
-def _w_distance(
-    generator: Mapping[str, Tensor], latent_avg: Tensor, samples: int = 1024
-) -> float | None:
-    """Median distance from `latent_avg` of codes that StyleGAN2's own mapping network makes of noise.
+def _w_distance(generator: Mapping[str, Tensor], latent_avg: Tensor) -> float | None:
+    """Median distance from `latent_avg` of 1,024 codes from the mapping network; None without one.
 
-    The mapping network: Karras et al. 2020, 8 equalised layers at a hundredth of the learning rate.
+    StyleGAN2's mapping network has 8 equalised linear layers with a learning rate factor of 0.01
+    (Karras et al. 2020).
     """
     layers = [(f"style.{i}.weight", f"style.{i}.bias") for i in range(1, 9)]
     dim = latent_avg.shape[1]
-    if any(
-        w not in generator or b not in generator or generator[w].shape != (dim, dim)
-        for w, b in layers
-    ):
-        return None
-    x = torch.randn(samples, dim, generator=torch.Generator().manual_seed(0))
+    for weight, bias in layers:
+        if bias not in generator or weight not in generator:
+            return None
+        if generator[weight].shape != (dim, dim):
+            return None
+    x = torch.randn(1024, dim, generator=torch.Generator().manual_seed(0))
     x = x * x.square().mean(1, keepdim=True).add(1e-8).rsqrt()
     for weight, bias in layers:
-        x = F.linear(
-            x, generator[weight].float() * (0.01 / math.sqrt(dim)), generator[bias].float() * 0.01
-        )
+        scaled = generator[weight].float() * (0.01 / math.sqrt(dim))
+        x = F.linear(x, scaled, generator[bias].float() * 0.01)
         x = F.leaky_relu(x, 0.2) * math.sqrt(2)
     return (x - latent_avg[0]).norm(dim=1).median().item()

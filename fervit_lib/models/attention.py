@@ -1,7 +1,7 @@
 """Attention of a model: captured from its own forward pass, heads scaled, ReLU instead of softmax.
 
-Everything here works from outside, by hooks, on any model whose attention modules have timm's submodules: `LatentViT`,
-`HybridLatentViT` and timm's image ViTs, with or without adapters.
+Everything here works from outside, by hooks, on any model whose attention modules have timm's
+submodules: `LatentViT`, `HybridLatentViT` and timm's image ViTs, with or without adapters.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,10 +22,11 @@ _SUBMODULES = ("num_heads", "qkv", "attn_drop", "proj")
 
 
 class RectifiedAttention(Attention):
-    """timm's attention with ReLU and division by the row's sum instead of softmax: weights can be exactly 0.
+    """timm's attention with ReLU instead of softmax, so that weights can be exactly 0.
 
-    After Zhang, Titov and Sennrich 2021 (Sparse Attention with Linear Units). They divide the output by its root mean
-    square; here the weights are divided, so that every row is a distribution, comparable with a softmax map.
+    After Zhang, Titov and Sennrich 2021 (Sparse Attention with Linear Units). They divide the
+    output by its root mean square; here the weights are divided, so that every row is a
+    distribution, comparable with a softmax map.
     """
 
     def forward(
@@ -42,7 +43,7 @@ class RectifiedAttention(Attention):
 
 
 def rectify(scores: Tensor, eps: float = 1e-6) -> Tensor:
-    """Scores (…, N) → weights ≥ 0 that sum to 1 over the last axis; a row without a positive score is uniform."""
+    """Scores (…, N) → weights ≥ 0 that sum to 1 over the last axis; uniform if no score is > 0."""
     positive = scores.relu() + eps
     return positive / positive.sum(-1, keepdim=True)
 
@@ -57,10 +58,10 @@ def attention_layer(name: str) -> type[Attention]:
 
 
 def set_fused_attention(model: nn.Module, fused: bool) -> None:
-    """Compute the attention of `model`, if it has any, by one fused call or step by step, with equal results.
+    """Compute the attention of `model`, if any, by one fused call or step by step.
 
-    On a CPU the backward pass of torch's fused call takes half of a training step at 19 to 65 tokens: LatentViT and
-    ViT-tiny train up to twice as fast step by step.
+    On a CPU the backward pass of torch's fused call takes half of a training step at 19 to 65
+    tokens: LatentViT and ViT-tiny train up to twice as fast step by step.
     """
     for module in model.modules():
         if hasattr(module, "fused_attn"):
@@ -69,7 +70,7 @@ def set_fused_attention(model: nn.Module, fused: bool) -> None:
 
 @dataclass
 class Heads:
-    """What the heads of one attention module computed in one forward pass, part of its autograd graph."""
+    """What the heads of one attention module computed in one pass, part of its autograd graph."""
 
     attn: Tensor  # (B, num_heads, N, N), before attention dropout: rows sum to 1
     values: Tensor  # (B, num_heads, N, head_dim)
@@ -92,10 +93,10 @@ def attention_modules(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def capture_heads(model: nn.Module) -> Iterator[list[Heads]]:
-    """Within the block, every forward pass of `model` appends one `Heads` per attention module, in order.
+    """Within the block, every pass of `model` appends one `Heads` per attention module.
 
-    Attention is computed step by step meanwhile, since a fused call does not give its weights. Afterwards no hook is
-    left, and `fused_attn` is as before.
+    Attention is computed step by step meanwhile, since a fused call does not give its weights.
+    Afterwards no hook is left, and `fused_attn` is as before.
     """
     captured: list[Heads] = []
     with ExitStack() as stack:
@@ -139,7 +140,10 @@ def _hook_heads(module: nn.Module, captured: list[Heads]) -> list[Any]:
 
 @contextmanager
 def scale_heads(model: nn.Module, scales: Sequence[Tensor]) -> Iterator[None]:
-    """Multiply the outputs of heads by `scales`, one tensor (num_heads,) per module: 1 keeps a head, 0 removes it.
+    """Multiply the outputs of heads by `scales`: 1 keeps a head, 0 removes it.
+
+    Args:
+        scales: one tensor (num_heads,) per attention module.
 
     Raises:
         ValueError: `scales` do not fit the model.
@@ -164,12 +168,15 @@ def scale_heads(model: nn.Module, scales: Sequence[Tensor]) -> Iterator[None]:
 
 
 def head_similarity(heads: Heads, kind: str) -> Tensor:
-    """Cosine similarity of the heads of a module, (num_heads, num_heads) in [-1, 1]: mean over faces and tokens.
+    """Cosine similarity of the heads of a module, (num_heads, num_heads) in [-1, 1].
+
+    Mean over faces and tokens.
 
     Args:
-        kind: what is compared, after Li et al. 2018 (Multi-Head Attention with Disagreement Regularization):
-            `subspace` the values, `position` the rows of the attention map, `output` the outputs of the heads. The
-            paper multiplies maps without normalising them; here 1 means equal rows.
+        kind: what is compared, after Li et al. 2018 (Multi-Head Attention with Disagreement
+            Regularization): `subspace` the values, `position` the rows of the attention map,
+            `output` the outputs of the heads. The paper multiplies maps without normalising them;
+            here 1 means equal rows.
     """
     check_choice("kind", kind, SIMILARITIES)
     vectors = {"subspace": heads.values, "position": heads.attn, "output": heads.outputs}[kind]

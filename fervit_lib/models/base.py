@@ -11,15 +11,17 @@ PARTS = ("lower_blocks", "transformer", "position", "adapter", "input_proj", "he
 class ExpressionModel(nn.Module):
     """Codes or images → logits (B, num_classes).
 
-    A subclass defines `forward_features` (inputs → features) and `forward_head` (features → logits).
+    A subclass defines `forward_features` (inputs → features) and `forward_head` (features →
+    logits).
 
     Attributes:
         reads: what the model takes: `codes`, `pixels` or `both`.
         input_shape: shape of one input, without the batch dimension.
-        parts: the part of each parameter, by the first names of the parameter: the first entry that matches decides.
-            Values are those of `PARTS`, or `blocks` for a numbered sequence of blocks, see `part_of`.
-        entry_parts: parts that always train, whatever the strategy: without them no input can enter a pretrained
-            transformer.
+        parts: the part of each parameter, by the first names of the parameter: the first entry that
+            matches decides. Values are those of `PARTS`, or `blocks` for a numbered sequence of
+            blocks, see `part_of`.
+        entry_parts: parts that always train, whatever the strategy: without them no input can enter
+            a pretrained transformer.
     """
 
     reads: ClassVar[Literal["codes", "pixels", "both"]]
@@ -36,7 +38,8 @@ class ExpressionModel(nn.Module):
         """The part that the parameter `name` belongs to, one of `PARTS`.
 
         Args:
-            lower_blocks: blocks with a lower index form the part of that name; the others are `transformer`.
+            lower_blocks: blocks with a lower index form the part of that name; the others are
+                `transformer`.
 
         Raises:
             ValueError: no entry of `parts` matches, so that no new parameter is forgotten.
@@ -51,7 +54,8 @@ class ExpressionModel(nn.Module):
                 return "adapter"
             return "lower_blocks" if int(index) < lower_blocks else "transformer"
         raise ValueError(
-            f"parameter {name!r} belongs to no part; add its first names to {type(self).__name__}.parts"
+            f"parameter {name!r} belongs to no part; add its first names to "
+            f"{type(self).__name__}.parts"
         )
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Patch embedding by small convolutions instead of one large one, for training a ViT on few images."""
+"""Patch embedding by small convolutions, for training a ViT on few images."""
 
 from typing import Any
 
@@ -11,9 +11,10 @@ from fervit_lib.models.layers import ConvBlock, Residual
 class ConvStem(PatchEmbed):
     """Images (B, 3, H, W) → tokens (B, N, embed_dim); for timm's `embed_layer`.
 
-    One 3×3 convolution with max pooling per halving of the side (Hassani et al. 2021, Escaping the Big Data Paradigm
-    with Compact Transformers, section 3). Each doubles the width, up to `embed_dim`; a residual block follows each but
-    the first. A 1×1 convolution comes last (Xiao et al. 2021, Early Convolutions Help Transformers See Better).
+    One 3×3 convolution with max pooling per halving of the side (Hassani et al. 2021, Escaping the
+    Big Data Paradigm with Compact Transformers, section 3). Each doubles the width, up to
+    `embed_dim`; a residual block follows each but the first. A 1×1 convolution comes last (Xiao et
+    al. 2021, Early Convolutions Help Transformers See Better).
 
     Args:
         patch_size: pixels, a power of 2 of at least 4.

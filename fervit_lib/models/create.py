@@ -44,8 +44,8 @@ def create_model(approach: str, num_classes: int = 7, **options: Any) -> Express
 def _check_range(name: str, value: Any, default: Any) -> None:
     """Raise ValueError for a number out of the range that the option's default implies.
 
-    An integer that is 0 by default may be 0 (none, or the timm model's own), another one has to be positive. A real
-    number below 1 by default is a share.
+    An integer that is 0 by default may be 0 (none, or the timm model's own), another one has to be
+    positive. A real number below 1 by default is a share.
     """
     # `type`, not isinstance: a bool is an int to Python.
     if type(default) is int:
@@ -79,7 +79,7 @@ def save_model(
     classes: Sequence[str],
     options: Mapping[str, Any],
 ) -> None:
-    """Write the weights as safetensors; its header holds what `load_model` needs to create the model again."""
+    """Write the weights as safetensors, with what `load_model` needs in the header."""
     metadata = {"approach": approach, "classes": list(classes), "options": dict(options)}
     save_checkpoint(path, model.state_dict(), metadata)
 

@@ -11,10 +11,12 @@ IMAGE_SIZE = 48  # FER2013's, pixels
 
 
 class FaceCNN(nn.Module):
-    """Images (B, 3, S, S) → features (B, 512, S/8, S/8): 9 convolutions, 3 M parameters, 0.3 GMACs at 48 pixels.
+    """Images (B, 3, S, S) → features (B, 512, S/8, S/8).
 
-    Takes faces at their own size, where a CNN made for ImageNet needs them enlarged. Few and wide layers with
-    shortcuts (He et al. 2016, as in fast recipes for CIFAR-10) learn within few epochs.
+    9 convolutions, 3 M parameters, 0.3 GMACs at 48 pixels.
+
+    Takes faces at their own size, where a CNN made for ImageNet needs them enlarged. Few and wide
+    layers with shortcuts (He et al. 2016, as in fast recipes for CIFAR-10) learn within few epochs.
     """
 
     num_features = 512

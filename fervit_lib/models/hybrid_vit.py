@@ -14,8 +14,8 @@ from fervit_lib.models.pretrained import create_timm
 class HybridLatentViT(CodeViT):
     """`w_plus` → linear → CLS, registers, positions, blocks and final norm of a timm ViT → logits.
 
-    The patch embedding is dropped; its position embeddings (196 for a 224 image) become `num_tokens` by 1-D
-    interpolation.
+    The patch embedding is dropped; its position embeddings (196 for a 224 image) become
+    `num_tokens` by 1-D interpolation.
 
     Args:
         model_name: a timm VisionTransformer with a class token.

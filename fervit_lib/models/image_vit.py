@@ -16,24 +16,30 @@ STEMS = ("patch", "conv")
 
 
 class ImageModel(ExpressionModel):
-    """Images (B, 3 or 1, H, W), uint8 or float in [0, 1] → logits (B, num_classes), by a timm model and a linear head.
+    """A timm model and a linear head: images → logits (B, num_classes).
 
-    The model resizes (bicubic) and normalises its inputs itself, so a data set of small faces stays small on the device.
+    Images are (B, 3 or 1, H, W), uint8 or float in [0, 1].
+
+    The model resizes (bicubic) and normalises its inputs itself, so a data set of small faces stays
+    small on the device.
 
     Args:
         model_name: any timm classification model: `vit_small_patch16_224`, `resnet18`, …
         pretrained: see `pretrained.create_timm`.
         image_size: height and width that the model sees, pixels; 0: the timm model's own.
-        patch_size: side of a ViT's patch, pixels; 0: the timm model's own. Pretrained patch weights are resampled.
-        stem: patch embedding of a ViT: `patch`, one linear map; or `conv`, see `ConvStem`, never pretrained.
+        patch_size: side of a ViT's patch, pixels; 0: the timm model's own. Pretrained patch weights
+            are resampled.
+        stem: patch embedding of a ViT: `patch`, one linear map; or `conv`, see `ConvStem`, never
+            pretrained.
         num_blocks: blocks of a ViT; 0: the timm model's own.
-        resize_method: how a face that is not square becomes square: `squish`, `crop` to its centre, or `pad` with
-            black.
+        resize_method: how a face that is not square becomes square: `squish`, `crop` to its centre,
+            or `pad` with black.
         drop_rate: dropout before the head.
         adapter_dim: bottleneck of the adapter after each block of a ViT; 0: no adapters.
 
     Attributes:
-        seen_size: height and width that images are resized to, pixels; training may start below `image_size`.
+        seen_size: height and width that images are resized to, pixels; training may start below
+            `image_size`.
         any_size: whether the timm model accepts images of any size.
     """
 
@@ -66,7 +72,8 @@ class ImageModel(ExpressionModel):
         check_choice("stem", stem, STEMS)
         if stem == "conv" and pretrained not in ("none", "random"):
             raise ValueError(
-                f"stem: conv has no pretrained weights, expected pretrained='none', got {pretrained!r}"
+                f"stem: conv has no pretrained weights, expected pretrained='none', got "
+                f"{pretrained!r}"
             )
         self.body = create_timm(
             model_name,
@@ -88,7 +95,8 @@ class ImageModel(ExpressionModel):
                     f"adapter_dim: expected 0 for {model_name}, which has no transformer blocks"
                 )
             self.body.blocks = with_adapters(self.body.blocks, self.body.embed_dim, adapter_dim)
-        # On a CPU convolutions take two thirds of the time in channels-last; a linear patch embedding gains nothing.
+        # On a CPU convolutions take two thirds of the time in channels-last; a linear patch
+        # embedding gains nothing.
         is_linear = self.is_vit and stem == "patch"
         self.layout = torch.contiguous_format if is_linear else torch.channels_last
         self.body.to(memory_format=self.layout)
@@ -134,14 +142,17 @@ class ImageModel(ExpressionModel):
         return ((images - self.mean) / self.std).contiguous(memory_format=self.layout)
 
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images → prefix tokens (CLS, registers) (B, P, D) and patch tokens (B, N, D), with position embeddings.
+        """Images → prefix tokens (CLS, registers) (B, P, D) and patch tokens (B, N, D).
+
+        Both with their position embeddings.
 
         Raises:
             ValueError: the timm model is not a ViT.
         """
         if not self.is_vit:
             raise ValueError(
-                f"model_name: expected a ViT, whose images become tokens, got a {type(self.body).__name__}"
+                f"model_name: expected a ViT, whose images become tokens, got a "
+                f"{type(self.body).__name__}"
             )
         tokens = self.body._pos_embed(self.body.patch_embed(self.prepare(images)))
         num_prefix = self.body.num_prefix_tokens

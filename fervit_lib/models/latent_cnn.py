@@ -9,7 +9,7 @@ from fervit_lib.models.layers import check_codes
 
 
 class ResidualConv(nn.Module):
-    """x + conv(GELU(norm(x))) over neighbouring layers: (B, channels, num_tokens) → the same shape."""
+    """x + conv(GELU(norm(x))) over neighbouring layers; x is (B, channels, num_tokens)."""
 
     def __init__(self, channels: int, drop_rate: float) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class LatentCNN(ExpressionModel):
         self.head = nn.Linear(num_tokens * embed_dim, num_classes)
 
     def forward_features(self, w_plus: Tensor) -> Tensor:
-        """`w_plus` (B, num_tokens, latent_dim) → features (B, num_tokens · embed_dim), layer after layer."""
+        """`w_plus` (B, num_tokens, latent_dim) → features (B, num_tokens · embed_dim)."""
         check_codes(w_plus, self.input_shape)
         x = self.input_proj(w_plus.to(self.input_proj.weight.dtype)).transpose(1, 2)
         return self.norm(self.blocks(x).transpose(1, 2).flatten(1))

@@ -1,6 +1,7 @@
 """Vision Transformers whose tokens are the layers of a `w+` code: token entry, transformer, head.
 
-The transformer blocks and their attention are timm's (Apache-2.0; pre-norm ViT, Dosovitskiy et al. 2021).
+The transformer blocks and their attention are timm's (Apache-2.0; pre-norm ViT, Dosovitskiy et al.
+2021).
 """
 
 import torch
@@ -25,9 +26,10 @@ POSITIONS = ("learned", "sinusoidal", "semantic")
 
 
 class TokenEntry(nn.Module):
-    """`w_plus` (B, num_tokens, latent_dim) → prefix tokens (B, P, D) and layer tokens (B, num_tokens, D).
+    """`w_plus` → prefix tokens (B, P, D) and layer tokens (B, num_tokens, D).
 
-    The prefix is CLS, and registers where a pretrained transformer has them. Both carry their position embeddings.
+    The prefix is CLS, and registers where a pretrained transformer has them. Both carry their
+    position embeddings.
 
     Args:
         position, layer_norm, layer_gates: see `LatentViT`.
@@ -80,7 +82,7 @@ class TokenEntry(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Tokens (B, N, D) → normalised tokens (B, N, D): dropout, norm, blocks, norm, in timm's order."""
+    """Tokens (B, N, D) → normalised tokens (B, N, D): dropout, norm, blocks, norm."""
 
     def __init__(
         self, norm_pre: nn.Module, blocks: nn.Sequential, norm: nn.Module, drop_rate: float
@@ -132,7 +134,7 @@ class CodeViT(ExpressionModel):
         return self.transformer(tokens)
 
     def forward_features(self, w_plus: Tensor) -> Tensor:
-        """`w_plus` (B, num_tokens, latent_dim) → normalised tokens (B, P + num_tokens, D), CLS first."""
+        """`w_plus` → normalised tokens (B, P + num_tokens, D), CLS first."""
         return self.encode(torch.cat(self.embed(w_plus), dim=1))
 
     def forward_head(self, tokens: Tensor) -> Tensor:
@@ -156,7 +158,8 @@ class LatentViT(CodeViT):
         drop_rate: dropout after the position embedding, and after attention and MLP of each block.
         attention: `softmax`, or `rectified`, whose weights can be exactly 0.
         attn_drop_rate: dropout of attention weights.
-        position: position embedding: `learned`; `sinusoidal`, fixed; `semantic`, the band's plus the layer's.
+        position: position embedding: `learned`; `sinusoidal`, fixed; `semantic`, the band's plus
+            the layer's.
         layer_norm: normalise each layer of a code, with a scale and shift per layer.
         layer_gates: multiply each layer of a code by a learned weight.
         adapter_dim: bottleneck of the adapter after each block; 0: no adapters.

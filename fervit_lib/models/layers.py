@@ -1,4 +1,4 @@
-"""Layers shared by the models: adapters, convolutions, position embeddings, scaling of the layers of a code."""
+"""Layers shared by the models: adapters, convolutions, position embeddings, input scaling."""
 
 import math
 from collections import OrderedDict
@@ -19,7 +19,8 @@ class Adapter(nn.Module):
         self.down = nn.Linear(embed_dim, bottleneck)
         self.up = nn.Linear(bottleneck, embed_dim)
         trunc_normal_(self.down.weight, std=0.02)
-        # With `up` at zero the adapter starts as the identity: a pretrained model is unchanged at step 0.
+        # With `up` at zero the adapter starts as the identity: a pretrained model is unchanged at
+        # step 0.
         for parameter in (self.down.bias, self.up.weight, self.up.bias):
             nn.init.zeros_(parameter)
 
@@ -63,13 +64,13 @@ class Residual(nn.Module):
 
 
 def check_codes(w_plus: Tensor, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless `w_plus` is (B, num_tokens, latent_dim) with `shape` (num_tokens, latent_dim)."""
+    """Raise ValueError unless `w_plus` is (B, *shape); `shape` is (num_tokens, latent_dim)."""
     if w_plus.shape[1:] != shape:
         raise ValueError(f"w_plus: expected (B, {shape[0]}, {shape[1]}), got {tuple(w_plus.shape)}")
 
 
 def sinusoidal_positions(num_tokens: int, embed_dim: int) -> Tensor:
-    """Fixed position embeddings (1, num_tokens, embed_dim), sine in even and cosine in odd dimensions.
+    """Fixed position embeddings (1, num_tokens, embed_dim), sine and cosine in turn.
 
     Vaswani et al. 2017, section 3.5.
     """
@@ -100,7 +101,7 @@ class BandPositions(nn.Module):
 
 
 class LayerwiseNorm(nn.Module):
-    """LayerNorm with a scale and shift per layer of a code: the spread of layers differs by a factor of ten."""
+    """LayerNorm with a scale and shift per layer of a code, whose spreads differ tenfold."""
 
     def __init__(self, num_tokens: int, latent_dim: int) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
-"""Masked-token modelling: a ViT learns from unlabelled codes or images by reconstructing hidden tokens.
+"""Masked-token modelling: a ViT learns without labels by reconstructing hidden tokens.
 
-He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners", section 3: the encoder sees the visible tokens only;
-a light decoder sees them and a mask token at each hidden position; the loss is the squared error at those positions.
+He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners", section 3: the encoder sees the
+visible tokens only; a light decoder sees them and a mask token at each hidden position; the loss is
+the squared error at those positions.
 """
 
 import torch
@@ -44,24 +45,25 @@ class MaskedAutoencoder(nn.Module):
         self.to_targets = nn.Linear(DECODER_DIM, token_dim)
 
     def targets(self, inputs: Tensor) -> Tensor:
-        """What is reconstructed per token, (B, N, T): the layers of a code, or the normalised pixels of a patch."""
+        """What is reconstructed, (B, N, T): a code's layers, or normalised pixels of patches."""
         if isinstance(self.encoder, CodeViT):
             return inputs.float()
         images = self.encoder.prepare(inputs)
         height, width = self.encoder.body.patch_embed.patch_size
-        # (B, C, H, W) → (B, C, rows, columns, height, width) → (B, rows · columns, C · height · width)
+        # (B, C, H, W) → (B, C, rows, columns, height, width)
         patches = images.unfold(2, height, height).unfold(3, width, width)
+        # → (B, rows · columns, C · height · width)
         return patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
 
     def draw_mask(self, batch_size: int, num_tokens: int, device: torch.device) -> Tensor:
-        """(B, N) bool, True where hidden; the same number in every row, at least one hidden and one visible."""
+        """(B, N) bool, True where hidden: as many in every row, at least one and not all."""
         num_hidden = min(max(1, round(self.mask_ratio * num_tokens)), num_tokens - 1)
         # The rank of each random number in its row: the tokens of the lowest ranks are hidden.
         ranks = torch.rand(batch_size, num_tokens, device=device).argsort(1).argsort(1)
         return ranks < num_hidden
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Inputs of the encoder → reconstructed tokens (B, N, T), and the mask (B, N), True where hidden."""
+        """Inputs of the encoder → reconstructed tokens (B, N, T), and the mask (B, N)."""
         prefix, tokens = self.encoder.embed(inputs)
         batch_size, num_tokens, width = tokens.shape
         if mask is None:

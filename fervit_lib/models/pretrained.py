@@ -14,8 +14,8 @@ from fervit_lib.system.runtime import PROJECT_ROOT, display_path, resolve
 
 WEIGHTS = PROJECT_ROOT / "pretrained_models"
 SUFFIXES = (".safetensors", ".pth", ".bin")
-# No weights are loaded for these: `mae` pretrains in 02_train, `none` trains from random weights, and `random` allows
-# a strategy to freeze them, for a baseline.
+# No weights are loaded for these: `mae` pretrains in 02_train, `none` trains from random weights,
+# and `random` allows a strategy to freeze them, for a baseline.
 RANDOM_STARTS = ("none", "random", "mae")
 
 
@@ -26,14 +26,14 @@ def create_timm(
 
     Args:
         pretrained: `imagenet` for the weights that timm publishes under this name, from
-            `pretrained_models/<model_name>.safetensors` (or .pth, .bin) if that exists, else from timm's hub; the path
-            of such a file; or one of `RANDOM_STARTS`.
+            `pretrained_models/<model_name>.safetensors` (or .pth, .bin) if that exists, else from
+            timm's hub; the path of such a file; or one of `RANDOM_STARTS`.
         image_size: pixels, used where a model is built for one size; 0: the model's own.
         vit_options: keywords of timm's `VisionTransformer`; None stands for the model's own.
 
     Raises:
-        ValueError: timm has no such model; an option is given and the model is not a plain ViT; or its weights cannot
-            be loaded.
+        ValueError: timm has no such model; an option is given and the model is not a plain ViT; or
+            its weights cannot be loaded.
     """
     if not timm.is_model(model_name):
         similar = difflib.get_close_matches(model_name, timm.list_models(), 3)
@@ -43,8 +43,8 @@ def create_timm(
     options = {name: value for name, value in vit_options.items() if value is not None}
     if options and not _is_plain_vit(model_name):
         raise ValueError(
-            f"model_name: expected a timm VisionTransformer, which approach hybrid, stem='conv', patch_size and "
-            f"num_blocks need, got {model_name!r}"
+            f"model_name: expected a timm VisionTransformer, which approach hybrid, stem='conv', "
+            f"patch_size and num_blocks need, got {model_name!r}"
         )
     published = timm.get_pretrained_cfg(model_name)
     if image_size and published and published.fixed_input_size:
@@ -54,9 +54,11 @@ def create_timm(
     file = _find_weights(model_name, pretrained)
     if not published and not file:
         raise ValueError(
-            f"pretrained: timm has no published weights for {model_name}; choose none, or give a file"
+            f"pretrained: timm has no published weights for {model_name}; choose none, or give "
+            f"a file"
         )
-    # With another number of classes than published, timm loads leniently and would not notice missing keys.
+    # With another number of classes than published, timm loads leniently and would not notice
+    # missing keys.
     if published:
         options["num_classes"] = published.num_classes
     overlay = {"file": str(file)} if file else None
@@ -68,11 +70,13 @@ def create_timm(
     except Exception as error:
         if file:
             raise ValueError(
-                f"{display_path(file)}: not the weights of timm's {model_name} ({error}); download them again"
+                f"{display_path(file)}: not the weights of timm's {model_name} ({error}); download "
+                f"them again"
             ) from error
         raise ValueError(
-            f"pretrained: timm's hub gave no weights for {model_name} ({error}); download model.safetensors of "
-            f"{published.hf_hub_id} and save it as {display_path(WEIGHTS)}/{model_name}.safetensors"
+            f"pretrained: timm's hub gave no weights for {model_name} ({error}); download "
+            f"model.safetensors of {published.hf_hub_id} and save it as "
+            f"{display_path(WEIGHTS)}/{model_name}.safetensors"
         ) from error
     model.reset_classifier(0)
     return model
@@ -91,8 +95,8 @@ def _find_weights(model_name: str, pretrained: str) -> Path | None:
     file = resolve(pretrained)
     if file.suffix not in SUFFIXES:
         raise ValueError(
-            f"pretrained: expected imagenet, {', '.join(RANDOM_STARTS)} or a file ({', '.join(SUFFIXES)}), got "
-            f"{pretrained!r}"
+            f"pretrained: expected imagenet, {', '.join(RANDOM_STARTS)} or a file "
+            f"({', '.join(SUFFIXES)}), got {pretrained!r}"
         )
     if not file.is_file():
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Person segmentation: U-Nets of segmentation_models.pytorch as teacher and student, and their files."""
+"""Person segmentation: U-Nets of segmentation_models.pytorch, teacher and student."""
 
 import io
 import warnings
@@ -32,9 +32,10 @@ STRIDE = 32  # height and width of inputs have to be multiples of it
 class SubPixelBlock(nn.Module):
     """The last block of the slim decoder: (B, in, S/2, S/2) → (B, out, S, S).
 
-    Its first convolution computes four pixels per position of the small map (Shi et al. 2016, sub-pixel convolution),
-    where the U-Net's block convolves an enlarged map. The operations are as many, but on a CPU eight channels per pixel
-    take as long as sixteen (the width of its registers); here they are 32 at a quarter of the positions.
+    Its first convolution computes four pixels per position of the small map (Shi et al. 2016,
+    sub-pixel convolution), where the U-Net's block convolves an enlarged map. The operations are as
+    many, but on a CPU eight channels per pixel take as long as sixteen (the width of its
+    registers); here they are 32 at a quarter of the positions.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -65,8 +66,9 @@ def build_segmenter(
     Its weights are channels-last, which makes convolutions up to 1.4 times as fast.
 
     Args:
-        encoder: any encoder of segmentation_models.pytorch. For EfficientNets use the `timm-` names: `tu-` encoders have
-            other shapes, and the published teacher does not load into them.
+        encoder: any encoder of segmentation_models.pytorch. For EfficientNets use the `timm-`
+            names: `tu-` encoders have other shapes, and the published teacher does not load into
+            them.
         decoder: one of `DECODERS`.
         weights: of the encoder: `none`, or `imagenet`, which the library downloads.
 
@@ -77,11 +79,12 @@ def build_segmenter(
 
     check_choice("decoder", decoder, DECODERS)
     check_choice("weights", weights, ("none", "imagenet"))
-    # The library would fetch an encoder like `tu-hf-hub:a/b`, which a checkpoint from elsewhere may name.
+    # The library would fetch an encoder like `tu-hf-hub:a/b`, which a checkpoint from elsewhere may
+    # name.
     if encoder not in smp.encoders.encoders and not timm.is_model(encoder.removeprefix("tu-")):
         raise ValueError(
-            f"encoder: segmentation_models.pytorch has no {encoder!r}; choose {STUDENT_ENCODER}, {TEACHER_ENCODER} or "
-            f"another of smp.encoders.get_encoder_names()"
+            f"encoder: segmentation_models.pytorch has no {encoder!r}; choose {STUDENT_ENCODER}, "
+            f"{TEACHER_ENCODER} or another of smp.encoders.get_encoder_names()"
         )
     try:
         # The library calls `timm-` encoders deprecated, but the published teacher needs them.
@@ -94,8 +97,8 @@ def build_segmenter(
             )
     except Exception as error:  # a hub that cannot be reached raises many types
         raise ValueError(
-            f"weights: cannot build {encoder} with weights={weights!r} ({describe_error(error)}); connect to the network, "
-            f"or choose none"
+            f"weights: cannot build {encoder} with weights={weights!r} ({describe_error(error)}); "
+            f"connect to the network, or choose none"
         ) from error
     if decoder == "slim":
         model.decoder.blocks[-1] = SubPixelBlock(*DECODERS[decoder][-2:])
@@ -117,7 +120,8 @@ def load_teacher(
 ) -> nn.Module:
     """Load the published teacher, frozen and in eval mode.
 
-    The file is a dict with `state_dict`, whose keys start with `model.`; without it they have to match exactly.
+    The file is a dict with `state_dict`, whose keys start with `model.`; without it they have to
+    match exactly.
 
     Raises:
         FileNotFoundError: no such file.
@@ -126,8 +130,8 @@ def load_teacher(
     path = resolve(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{display_path(path)}: no weights of the teacher; put the published U-Net with {encoder} (a .pth with "
-            f"`state_dict`) there, or give another file as `teacher`"
+            f"{display_path(path)}: no weights of the teacher; put the published U-Net with "
+            f"{encoder} (a .pth with `state_dict`) there, or give another file as `teacher`"
         )
     with explain_read_error(path, "expected a dict with `state_dict`", "download it again"):
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -140,7 +144,7 @@ def load_teacher(
 
 
 def save_teacher(path: Path, model: nn.Module) -> None:
-    """Write `model` in the format of the published teacher. The caller makes it atomic, see `atomic_write`."""
+    """Write `model` in the format of the published teacher, within an `atomic_write`."""
     state = {f"{_PREFIX}{name}": value for name, value in model.state_dict().items()}
     # Through memory, since torch reports a full disk as an error without a reason.
     buffer = io.BytesIO()
@@ -169,8 +173,8 @@ def load_student(path: Path) -> nn.Module:
     tensors, metadata = load_checkpoint(path)
     if metadata.get("kind") != "segmenter":
         raise ValueError(
-            f"{path}: expected a person segmenter, got a checkpoint of kind {metadata.get('kind')!r}; give one that "
-            f"03_distill wrote"
+            f"{path}: expected a person segmenter, got a checkpoint of kind "
+            f"{metadata.get('kind')!r}; give one that 03_distill wrote"
         )
     with explain_read_error(path, "not the weights of this segmenter", "run 03_distill again"):
         options = metadata["options"] | {"weights": "none"}  # all of them are in the checkpoint
@@ -180,7 +184,7 @@ def load_student(path: Path) -> nn.Module:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """(B, 3, S, S) uint8 → float32 with ImageNet's mean and standard deviation, the input of the models."""
+    """(B, 3, S, S) uint8 → float32, normalised by ImageNet's mean and standard deviation."""
     return (images.float() / 255 - _per_channel(MEAN, images)) / _per_channel(STD, images)
 
 

@@ -48,9 +48,7 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
 def test_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="multiple of 16"):
         Autoencoder(50)
-    with pytest.raises(
-        ValueError, match="encoder: expected one of autoencoder, psp, e4e, got 'stylegan'"
-    ):
+    with pytest.raises(ValueError, match="encoder: .*'stylegan'"):
         load_encoder(tmp_path / "a", "stylegan")
     with pytest.raises(FileNotFoundError, match="a.safetensors"):
         load_encoder(tmp_path / "a.safetensors", "autoencoder")

@@ -40,7 +40,8 @@ class Slow(MeanColour):
     def forward(self, images):
         time.sleep(0.03)
         return super().forward(images)
-print(encode_faces(Slow(), "sha", make_faces(3000), Path(sys.argv[2]), "train", device=torch.device("cpu")))
+faces, folder = make_faces(3000), Path(sys.argv[2])
+print(encode_faces(Slow(), "sha", faces, folder, "train", device=torch.device("cpu")))
 """
 
 
@@ -216,7 +217,7 @@ def test_precision() -> None:
     assert encoder_dtype(model) == torch.bfloat16
     assert model.latent_avg.dtype == torch.float32
     assert encoder_dtype(prepare_encoder(Autoencoder(32), CPU)) == torch.float32
-    with pytest.raises(ValueError, match="dtype: expected auto, float32, bfloat16, got 'half'"):
+    with pytest.raises(ValueError, match="dtype: .*'half'"):
         prepare_encoder(narrow, CPU, dtype="half")
 
 

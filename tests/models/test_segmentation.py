@@ -45,7 +45,8 @@ def test_the_slim_decoders_last_block_can_do_what_the_librarys_does() -> None:
     assert torch.equal(
         fresh[..., ::2, ::2].repeat_interleave(2, -1).repeat_interleave(2, -2), fresh
     )  # no grid
-    # Behind nearest up-sampling, rows 2i and 2i + 1 read the small map at i - 1, i, i and at i, i, i + 1.
+    # Behind nearest up-sampling, rows 2i and 2i + 1 read the small map at i - 1, i, i and at i, i,
+    # i + 1.
     places = torch.zeros(2, 3, 3)  # which of the two, where it reads, by which row of the kernel
     for parity, reads in enumerate([(0, 1, 1), (1, 1, 2)]):
         places[parity, reads, range(3)] = 1
