@@ -108,7 +108,7 @@ def plot_code_lengths(lengths: np.ndarray) -> go.Figure:
     figure.add_histogram(x=lengths)
     return figure
 '''
-SPREAD = "figures.plot_code_statistics(some.norm(dim=-1).mean(0).numpy(), some.std(0).mean(-1).numpy()).show()"
+SPREAD = "figures.plot_code_statistics(norm.numpy(), spread.numpy()).show()"
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ EDITS = {
         ),
         line_after(
             "data/README.md",
-            "| what | where | how it comes there | licence |\n|---|---|---|---|",
+            "| what | where | how it gets there | licence |\n|---|---|---|---|",
             "| faces as arrays | `faces.npz` | written by you | yours |",
         ),
     ],
@@ -213,7 +213,7 @@ EDITS = {
         ),
         Edit(
             "notebooks/01_encode.ipynb",
-            f'{SPREAD}\\n",\n    "figures.plot_code_lengths(some.flatten(1).norm(dim=-1).numpy()).show()"',
+            f'{SPREAD}\\n",\n    "figures.plot_code_lengths(codes.flatten(1).norm(dim=-1).numpy()).show()"',
             f'{SPREAD}"',
         ),
     ],
