@@ -77,6 +77,7 @@ def claim_shards(folder: Path, split: str, indices: Sequence[int]) -> Iterator[i
     Shards that no other process holds come first. The others come when their holder has finished or
     was killed; the caller has to check whether they are written by then.
     """
+    # First without waiting, so that several processes do not queue for the same shard.
     held_elsewhere = []
     for index in indices:
         lock = try_lock(_claim_path(folder, split, index))
@@ -259,10 +260,11 @@ class LatentStore:
             )
         first = self.shards[0]["codes"]
         codes = torch.empty(len(indices), *first.shape[1:], dtype=first.dtype)
+        # Each shard is a memory map, of which only the pages with these codes are read.
         start = 0
         for shard in self.shards:
             end = start + len(shard["labels"])
-            in_shard = (start <= indices) & (indices < end)
+            in_shard = (start <= indices) & (indices < end)  # (n,) bool
             codes[in_shard] = shard["codes"][indices[in_shard] - start]
             start = end
         return codes
@@ -270,7 +272,7 @@ class LatentStore:
     @cached_property
     def codes(self) -> Tensor:
         """All codes, (N, 18, 512) float16: a memory map if there is one shard, else in memory."""
-        if len(self.shards) == 1:
+        if len(self.shards) == 1:  # torch.cat would copy it to memory
             return self.shards[0]["codes"]
         return torch.cat([shard["codes"] for shard in self.shards])
 

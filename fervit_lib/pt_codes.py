@@ -84,6 +84,7 @@ def import_pt_folder(
         for split, mask in (("train", ~is_val), ("val", is_val)):
             indices = np.flatnonzero(mask)
             contents[split] = (codes[indices], labels[indices], [paths[i] for i in indices])
+    # The encoder is unknown, so the fingerprint of a shard is that of its codes.
     for split, (codes, labels, paths) in contents.items():
         for index, start in enumerate(range(0, len(paths), SHARD_SIZE)):
             part = slice(start, start + SHARD_SIZE)
@@ -123,6 +124,7 @@ def export_pt_folder(folder: Path, target: Path) -> dict[str, int]:
 
 
 def _read_files(files: Sequence[Path], split: str, faces: Path, classes: Sequence[str]) -> Contents:
+    # Allocated once: a list and its stack would need the memory of all codes twice.
     first, _, _ = _read_file(files[0], classes)
     codes = torch.empty(len(files), *first.shape, dtype=torch.float16)
     labels = np.empty(len(files), np.int64)
@@ -141,6 +143,7 @@ def _read_files(files: Sequence[Path], split: str, faces: Path, classes: Sequenc
 
 def _read_file(file: Path, classes: Sequence[str]) -> tuple[Tensor, int, str]:
     try:
+        # Some tools saved `img_path` as a pathlib path, of either operating system.
         with torch.serialization.safe_globals([PosixPath, WindowsPath]):
             content: Any = torch.load(file, map_location="cpu", weights_only=True)
         latent, label, img_path = content["latent"], content["label"], content["img_path"]

@@ -84,6 +84,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def _package_versions() -> dict[str, str]:
+    # By metadata, because importing these packages takes seconds.
     versions = {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES}
     return {"python": platform.python_version(), **versions}
 

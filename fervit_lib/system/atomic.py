@@ -31,6 +31,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     folder = path.with_name(f".{path.name}.tmp")
     with explain_write_error(path):
+        # Beside the folder, not in it: filelock retries if a lock file was removed while it waited,
+        # and fails if the folder was.
         lock = file_lock(path.with_name(f".{path.name}{LOCK_SUFFIX}"))
         lock.acquire()
         try:

@@ -21,6 +21,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping
     The metadata is one JSON string: safetensors writes several entries in random order, and equal
     checkpoints should be equal files.
     """
+    # safetensors refuses tensors that are not contiguous.
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, {"fervit": json.dumps(metadata, default=json_default)})

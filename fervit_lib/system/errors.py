@@ -45,6 +45,7 @@ def explain_write_error(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         if isinstance(error, OSError) and error.errno is None:  # explained already
             raise
+        # `path.parent` itself may not exist yet.
         folder = next(folder for folder in path.absolute().parents if folder.exists())
         free = shutil.disk_usage(folder).free / 1e6
         raise OSError(

@@ -18,6 +18,7 @@ def file_lock(path: Path, is_singleton: bool = False) -> FileLock:
     Args:
         is_singleton: within this process, return the same object for the same path.
     """
+    # Not thread-local, so that another thread than the one that acquired the lock can release it.
     # Where flock is missing, filelock would fall back to an existence lock, which a killed process
     # leaves behind. filelock cannot tell who holds a lock, so the hook writes it to the file.
     return FileLock(

@@ -67,6 +67,7 @@ class PrefetchPool:
         pending: deque[PendingRead[R]] = deque()
         for item in items:
             pending.append(self.submit(file(item), read, item))
+            # Waiting for the oldest one keeps the order, however long each takes.
             if len(pending) > ahead:
                 yield pending.popleft().result()
         while pending:

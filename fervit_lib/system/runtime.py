@@ -77,6 +77,7 @@ def get_device(name: str = "auto") -> torch.device:
             f"device: got {name!r}, but torch finds no GPU; use device='auto' or 'cpu'"
         )
     if device == torch.device("cuda") and distributed.world_size() > 1:
+        # Without an index, all processes would share the first GPU.
         device = torch.device("cuda", distributed.local_rank())
         torch.cuda.set_device(device)
     return device
@@ -92,6 +93,7 @@ def has_fast_bf16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":
         return False
+    # torch has no public function for this.
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
