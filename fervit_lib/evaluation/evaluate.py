@@ -141,7 +141,6 @@ def _compute_metrics(run: Run, val: Predictions, test: Predictions, seed: int) -
 
 def first_of_each_recipe(evaluated: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:
     """The run with the lowest seed of each recipe, in the given order, for slow measurements."""
-    first: dict[str, EvaluatedRun] = {}
-    for run in sorted(evaluated, key=lambda run: run.metrics["seed"]):
-        first.setdefault(run.metrics["recipe"], run)
+    by_seed = sorted(evaluated, key=lambda run: run.metrics["seed"], reverse=True)
+    first = {run.metrics["recipe"]: run for run in by_seed}  # the last one stays
     return [run for run in evaluated if run in first.values()]

@@ -75,7 +75,8 @@ class Predictions:
                 "confidence": self.confidence,
             }
         )
-        return frame.join(pd.DataFrame(self.probs, columns=[f"prob_{c}" for c in self.classes]))
+        frame[[f"prob_{name}" for name in self.classes]] = self.probs
+        return frame
 
 
 def write_predictions(path: Path, splits: Mapping[str, Predictions]) -> None:

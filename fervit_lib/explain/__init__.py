@@ -6,7 +6,6 @@ from fervit_lib.explain.attention import (
     gradient_maps,
     gradient_rollout,
     image_maps,
-    patch_map,
     summarise_attention,
 )
 from fervit_lib.explain.examined_run import (

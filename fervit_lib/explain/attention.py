@@ -131,16 +131,6 @@ def summarise_attention(
     return AttentionSummary(count.long(), mean.float(), (1.96 * (variance / n).sqrt()).float())
 
 
-def patch_map(scores: Tensor, num_prefix_tokens: int = 1) -> Tensor:
-    """Scores of an image ViT's tokens (B, N) → maps (B, side, side) over its square image.
-
-    The prefix tokens, CLS and registers, are left out.
-    """
-    patches = scores[:, num_prefix_tokens:]
-    side = round(patches.shape[1] ** 0.5)
-    return patches.unflatten(1, (side, side))
-
-
 def image_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Where an image ViT looks in `images` (B, 3, H, W) uint8: by method, maps (B, side, side).
 
@@ -154,5 +144,8 @@ def image_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         "rollout": attention_rollout(maps),
         "gradient rollout": gradient_rollout(gradient_maps(model, images)),
     }
-    prefix = model.body.num_prefix_tokens
-    return {name: patch_map(score, prefix).cpu() for name, score in scores.items()}
+    prefix = model.body.num_prefix_tokens  # CLS and registers
+    side = round((maps[0].shape[-1] - prefix) ** 0.5)
+    return {
+        name: score[:, prefix:].unflatten(1, (side, side)).cpu() for name, score in scores.items()
+    }

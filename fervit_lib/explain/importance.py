@@ -24,10 +24,7 @@ def band_of(layer: int) -> str:
 
 def replace_layers(codes: Tensor, layers: Iterable[int], fill: Tensor) -> Tensor:
     """`codes` (n, layers, dim) with `layers` replaced by those of `fill` (layers, dim)."""
-    chosen = list(layers)
-    replaced = codes.clone()
-    replaced[:, chosen] = fill[chosen].to(codes)
-    return replaced
+    return swap_layers(codes, fill.to(codes), list(layers))
 
 
 def _mean_and_ci(values: np.ndarray) -> tuple[float, float, float]:

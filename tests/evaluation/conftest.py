@@ -44,10 +44,11 @@ def finish_run() -> Callable[..., runs.Run]:
         store: Path,
         variant: str = "scratch-full-seed0",
         classes: tuple[str, ...] = ("angry", "happy", "sad"),
+        seed: int = 0,
     ) -> runs.Run:
         parameters = {"latents": str(store)}
         run = runs.start_run(
-            reports, "tiny", "train", variant, parameters=parameters, seed=0, device="cpu"
+            reports, "tiny", "train", variant, parameters=parameters, seed=seed, device="cpu"
         )
         approach = variant.split("-")[0]
         options = OPTIONS[approach]
@@ -55,7 +56,7 @@ def finish_run() -> Callable[..., runs.Run]:
         save_model(run.best_checkpoint, model, approach=approach, classes=classes, options=options)
         epochs = pd.DataFrame({"epoch": [0, 1], "seconds": [1.0, 2.0]})
         epochs.to_csv(run.folder / "metrics.csv", index=False)
-        run.write_result(approach=approach, strategy="full", seed=0, train_faces=96, **NUMBERS)
+        run.write_result(approach=approach, strategy="full", seed=seed, train_faces=96, **NUMBERS)
         return run
 
     return finish

@@ -45,12 +45,13 @@ def test_the_lowest_seed_of_each_recipe_is_taken(
     make_store: Callable[..., Path], finish_run: Callable[..., runs.Run], tmp_path: Path
 ) -> None:
     store = make_store(tmp_path / "store")
-    names = ["scratch-full-seed0", "scratch-full-seed1", "scratch-other-seed0"]
-    evaluated = [
-        evaluate_run(finish_run(tmp_path, store, name), Faces(store), tmp_path, CPU)
-        for name in names
-    ]
-    assert [run.variant for run in first_of_each_recipe(evaluated)] == [names[0], names[2]]
+    seeds = {"scratch-full-seed1": 1, "scratch-full-seed0": 0, "scratch-other-seed2": 2}
+    evaluated = []
+    for name, seed in seeds.items():
+        run = finish_run(tmp_path, store, name, seed=seed)
+        evaluated.append(evaluate_run(run, Faces(store), tmp_path, CPU))
+    chosen = [run.variant for run in first_of_each_recipe(evaluated)]
+    assert chosen == ["scratch-full-seed0", "scratch-other-seed2"]
 
 
 def test_faces_that_were_moved_from_val_to_train_are_found(tmp_path: Path) -> None:
