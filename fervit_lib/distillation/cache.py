@@ -20,9 +20,8 @@ def content_key(*parts: Tensor | bytes) -> str:
 
 
 def model_key(model: nn.Module) -> str:
-    """Hash the names and values of a model's parameters and buffers."""
-    state = model.state_dict().items()
-    return content_key(*(part for name, value in state for part in (name.encode(), value)))
+    """Hash a model's parameters and buffers."""
+    return content_key(*model.state_dict().values())
 
 
 class BoundedCache:

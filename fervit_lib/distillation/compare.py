@@ -133,11 +133,9 @@ def fit_student(
     }
 
 
-def example_batch(
-    batches: PeopleBatches, targets: Targets, number: int = 4
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The first images and masks of a split, and the teacher's logits."""
-    samples = [batches.prepare(i) for i in range(min(number, len(batches.people)))]
+def example_batch(batches: PeopleBatches, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
+    """The first four images and masks of a split, and the teacher's logits."""
+    samples = [batches.prepare(i) for i in range(min(4, len(batches.people)))]
     images, masks, keys = zip(*samples, strict=True)
     image_batch = normalise(torch.stack(images).to(batches.device))
     mask_batch = torch.stack(masks).to(batches.device)
@@ -182,10 +180,7 @@ def interval_table(
         One row per arm: arm, seeds, test_images, and each of `SCORES` with `_low` and `_high`.
         One row per pair of `DIFFERENCES`: what, difference of the foreground IoU, low, high.
     """
-    shapes = {tuple(value.shape) for value in counts.values()}
-    if len(shapes) != 1:
-        raise ValueError(f"counts: expected equal shapes for all arms, got {sorted(shapes)}")
-    num_seeds, num_images, _ = shapes.pop()
+    num_seeds, num_images, _ = next(iter(counts.values())).shape
     rng = np.random.default_rng(seed)
     image_counts, seed_counts = (
         torch.from_numpy(rng.multinomial(n, np.full(n, 1 / n), resamples)).double()
@@ -260,4 +255,4 @@ def summary(table: pd.DataFrame, pairs: pd.DataFrame | None, toy: bool) -> str:
     lines.append(f"Seeds: {students['seeds'].max()}. Not tested: images outside this test split.")
     if toy:
         lines.append("The teacher was trained here: this says nothing about the published one.")
-    return "\n".join(lines)
+    return "\n".join(lines).replace("_", " ")

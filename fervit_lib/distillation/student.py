@@ -24,12 +24,12 @@ class Projector(nn.Sequential):
     (B, in_channels, h, w) → (B, out_channels, h, w).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, hidden: int = HIDDEN) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(
-            nn.Conv2d(in_channels, hidden, 1, bias=False),
-            nn.BatchNorm2d(hidden),
+            nn.Conv2d(in_channels, HIDDEN, 1, bias=False),
+            nn.BatchNorm2d(HIDDEN),
             nn.ReLU(inplace=True),
-            nn.Conv2d(hidden, out_channels, 1),
+            nn.Conv2d(HIDDEN, out_channels, 1),
         )
 
 
@@ -94,18 +94,13 @@ def build_tapped_student(
     student.train(was_training)
     features = source(images)
     if features.ndim != 4 or features.shape[2:] != tapped.shape[2:]:
-        height, width = tapped.shape[2:]
         raise ValueError(
-            f"tensor: {source.tensor} has shape {_shape(features)}, expected a map of "
-            f"{height}x{width} as the student's at tap {tap} ({_shape(tapped)}); name a tensor "
-            f"with an eighth of the image's side"
+            f"tensor: expected a map of the size {tuple(tapped.shape[2:])} of the student's at tap "
+            f"{tap}, got {source.tensor} of shape {tuple(features.shape)}; name a tensor with an "
+            f"eighth of the image's side"
         )
     model.projector = Projector(tapped.shape[1], features.shape[1]).to(device)
     return model
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape))
 
 
 def encoder_stages(student: nn.Module) -> list[list[nn.Parameter]]:
