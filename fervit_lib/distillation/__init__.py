@@ -29,6 +29,5 @@ from fervit_lib.distillation.student import (
     TappedStudent,
     build_tapped_student,
     feature_gradient_norm,
-    frozen_groups,
 )
 from fervit_lib.distillation.toy import TOY_TENSOR, train_toy_detector, train_toy_teacher

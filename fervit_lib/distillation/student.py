@@ -55,10 +55,6 @@ class TappedStudent(nn.Module):
         self.tap = tap
         self.projector = projector
 
-    @property
-    def num_groups(self) -> int:
-        return len(parameter_groups(self))
-
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.projector is None:
             return self.student(images), None
@@ -153,20 +149,15 @@ def frozen_groups(training: str, tap: str, num_groups: int, progress: float) -> 
     return 0
 
 
-def feature_gradient_norm(
-    model: TappedStudent, source: OnnxFeatures, images: Tensor, frozen: int
-) -> float:
-    """Norm of the feature term's gradient over the student's trained weights.
+def feature_gradient_norm(model: TappedStudent, source: OnnxFeatures, images: Tensor) -> float:
+    """Norm of the feature term's gradient over the student's weights that its tap lets train.
 
-    It is 0 where the feature term cannot change the student.
-
-    Args:
-        images: (B, 3, S, S).
-        frozen: number of frozen parameter groups, see `frozen_groups`.
+    It is 0 where the feature term cannot change the student. `images` are (B, 3, S, S).
     """
     exported = set(model.student.parameters())
-    groups = parameter_groups(model)[frozen:]
-    trained = [p for group in groups for p in group if p in exported]
+    groups = parameter_groups(model)
+    frozen = frozen_groups("full", model.tap, len(groups), 0.0)
+    trained = [p for group in groups[frozen:] for p in group if p in exported]
     was_training = model.training
     projected = model.eval()(images)[1]
     model.train(was_training)
