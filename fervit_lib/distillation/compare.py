@@ -105,7 +105,7 @@ def fit_student(
     targets.shuffle = ablation.shuffle
     checkpoints = folder / "checkpoints"
     best = SaveBest(lambda: save_student(checkpoints / "best.safetensors", model, student), MONITOR)
-    grids = SaveMaskGrids(folder, example_batch(dls.valid, targets), max(1, epochs // 5), show)
+    grids = SaveMaskGrids(folder, example_batch(dls.valid, targets), show)
     learn = build_distiller(
         tapped,
         dls,
@@ -143,9 +143,8 @@ def example_batch(batches: PeopleBatches, targets: Targets) -> tuple[Tensor, Ten
 
 
 @torch.no_grad()
-def count_split(model: nn.Module, batches: PeopleBatches, targets: Targets) -> Tensor:
+def _count_split(model: nn.Module, batches: PeopleBatches, targets: Targets) -> Tensor:
     """`metrics.count_pixels` of every image of a split, (N, 11)."""
-    model = model.eval().to(batches.device)
     counts = []
     for images, masks, keys in batches:
         logits = model(images).float()
@@ -160,8 +159,8 @@ def evaluate_students(
     """Pixel counts of the fits that `rows` describe: {arm: (seeds, N, 11)}."""
     counts: dict[str, list[Tensor]] = {}
     for row in progress(rows, desc="test", unit=" students"):
-        student = load_student(folder / row["checkpoint"])
-        counts.setdefault(row["arm"], []).append(count_split(student, batches, targets))
+        student = load_student(folder / row["checkpoint"]).to(batches.device)
+        counts.setdefault(row["arm"], []).append(_count_split(student, batches, targets))
     return {arm: torch.stack(seeds) for arm, seeds in counts.items()}
 
 
@@ -202,10 +201,8 @@ def interval_table(
     for first, second in DIFFERENCES:
         if first in counts and second in counts:
             low, high = _interval(samples[first][MONITOR] - samples[second][MONITOR])
-            difference = exact[first] - exact[second]
-            what = f"{first} - {second}"
-            pairs.append({"what": what, "difference": difference, "low": low, "high": high})
-    return table, pd.DataFrame(pairs)
+            pairs.append((f"{first} - {second}", exact[first] - exact[second], low, high))
+    return table, pd.DataFrame(pairs, columns=["what", "difference", "low", "high"])
 
 
 def _interval(samples: Tensor) -> list[float]:

@@ -45,13 +45,7 @@ class TokenViT(ImageModel):
         options: of `ImageModel`.
     """
 
-    def __init__(
-        self,
-        num_classes: int = 7,
-        *,
-        model_name: str = "deit_tiny_distilled_patch16_224",
-        **options: Any,
-    ) -> None:
+    def __init__(self, num_classes: int = 7, *, model_name: str, **options: Any) -> None:
         if "distilled" not in model_name:
             raise ValueError(
                 f"model_name: expected a distilled ViT, which has the token, got {model_name!r}"
@@ -233,26 +227,7 @@ def correct_predictions(model: nn.Module, dls: DataLoaders) -> np.ndarray:
 
 
 def load_or_train_teacher(
-    teacher: str, dls: DataLoaders, folder: Path, **options: Any
-) -> nn.Module:
-    """Load the checkpoint of a run of 02_train with approach image; `toy`: train a CNN.
-
-    Args:
-        folder: of the training.
-        options: of `train_teacher`.
-
-    Raises:
-        ValueError: the checkpoint is of a model over codes.
-    """
-    if teacher == "toy":
-        return train_teacher(dls, folder, **options)
-    model, _ = load_model(resolve(teacher))
-    if model.reads != "pixels":
-        raise ValueError(f"teacher: expected a model of images (approach image), got {teacher}")
-    return model
-
-
-def train_teacher(
+    teacher: str,
     dls: DataLoaders,
     folder: Path,
     *,
@@ -260,23 +235,28 @@ def train_teacher(
     image_size: int,
     epochs: int,
     precision: str = "auto",
-    seed: int = 0,
 ) -> nn.Module:
-    """Train a CNN of timm on the same faces and return its best epoch by macro-F1."""
-    seed_everything(seed)
-    model = ImageModel(
-        len(dls.classes), model_name=model_name, pretrained="none", image_size=image_size
-    ).to(dls.device)
-    cbs: list[Callback] = [AugmentImages()]
+    """Load the checkpoint of a run of 02_train with approach image, or train a CNN.
+
+    Args:
+        teacher: the checkpoint. `toy`: train on the same faces and keep the best epoch by macro-F1.
+        folder: of the training; `model_name` (of timm) and the other arguments are for it, too.
+
+    Raises:
+        ValueError: the checkpoint is of a model over codes.
+    """
+    if teacher != "toy":
+        model, _ = load_model(resolve(teacher))
+        if model.reads != "pixels":
+            raise ValueError(f"teacher: expected a model of images (approach image), got {teacher}")
+        return model
+    seed_everything(0)
+    own = {"model_name": model_name, "image_size": image_size}
+    model = ImageModel(len(dls.classes), pretrained="none", **own).to(dls.device)
     optim = OptimConfig(precision=precision)
+    cbs = [AugmentImages()]
     learn = build_learner(model, dls, STRATEGIES["full"], optim=optim, folder=folder, cbs=cbs)
-    settings = {
-        "seed": seed,
-        "model_name": model_name,
-        "image_size": image_size,
-        "precision": precision,
-    }
-    _fit_best(learn, folder, epochs, 1e-3, settings)
+    _fit_best(learn, folder, epochs, 1e-3, {**own, "precision": precision})
     return model
 
 
@@ -319,8 +299,8 @@ def fit_expression(
     settings = {
         "seed": seed,
         "kind": kind,
-        "student": dict(student),
-        "loss": dict(loss),
+        "student": student,
+        "loss": loss,
         "augment": augment,
         **options,
     }
@@ -365,14 +345,5 @@ def accuracy_table(correct: Mapping[str, np.ndarray]) -> pd.DataFrame:
         plain, mirrored = np.asarray(seeds).swapaxes(0, 1)  # (seeds, N) each
         samples = rng.choice(plain.mean(0), (2000, plain.shape[1])).mean(1)
         low, high = np.quantile(samples, (0.025, 0.975))
-        rows.append(
-            {
-                "arm": kind,
-                "seeds": len(plain),
-                "accuracy": plain.mean(),
-                "low": low,
-                "high": high,
-                "mirrored": mirrored.mean(),
-            }
-        )
-    return pd.DataFrame(rows)
+        rows.append((kind, len(plain), plain.mean(), low, high, mirrored.mean()))
+    return pd.DataFrame(rows, columns=["arm", "seeds", "accuracy", "low", "high", "mirrored"])

@@ -68,9 +68,9 @@ class OnnxFeatures:
         if len(self.shape) != 4:
             raise ValueError(f"{name}: expected images (B, 3, S, S) as input, got {self.shape}")
 
-    def _available_providers(self) -> list[tuple[str, dict[str, str]]]:
+    def _available_providers(self) -> list:
         """TensorRT and CUDA where installed, if `device` is a GPU; then the CPU."""
-        cpu: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
+        cpu = ["CPUExecutionProvider"]
         if self.stream is None:
             return cpu
         on_gpu = {

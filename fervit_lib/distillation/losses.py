@@ -1,7 +1,7 @@
 """Distillation loss: the masks, the teacher's outputs and the detector's features."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -25,13 +25,9 @@ class LossWeights:
     feature: float = 0.5  # squared error to the detector's features
 
     def __post_init__(self) -> None:
-        for name, weight in self.items():
+        for name, weight in asdict(self).items():
             if not (math.isfinite(weight) and weight >= 0):
                 raise ValueError(f"{name}_weight: expected a number of 0 or more, got {weight}")
-
-    def items(self) -> list[tuple[str, float]]:
-        """Pairs of term and weight, in the order of `TERMS`."""
-        return [(field.name, getattr(self, field.name)) for field in fields(self)]
 
     @property
     def outputs(self) -> bool:
@@ -152,5 +148,5 @@ class DistillLoss(nn.Module):
         if features is not None and projected is not None:
             terms["feature"] = F.mse_loss(projected.float(), features.float())
         self.terms = {name: term.detach() for name, term in terms.items()}
-        used = [weight * terms[name] for name, weight in self.weights.items() if weight > 0]
-        return torch.stack(used).sum()
+        weights = asdict(self.weights).items()
+        return torch.stack([weight * terms[name] for name, weight in weights if weight > 0]).sum()

@@ -60,10 +60,11 @@ def draw_mask_grid(images: Tensor, masks: Tensor, logits: Mapping[str, Tensor]) 
 class SaveMaskGrids(Callback):
     """Write `pictures/epoch-001.png`, …: image, mask, teacher and student for fixed images.
 
+    About five are written during a training, one of them after the last epoch.
+
     Args:
         folder: of the run.
         batch: images, masks and the teacher's logits.
-        every: write each `every`-th epoch, and the last one.
         show: called with each grid, e.g. to display it in a notebook.
     """
 
@@ -73,17 +74,16 @@ class SaveMaskGrids(Callback):
         self,
         folder: Path,
         batch: tuple[Tensor, Tensor, Tensor],
-        every: int = 1,
         show: Callable[[Any], None] | None = None,
     ) -> None:
         self.folder = folder
         self.batch = batch
-        self.every = every
         self.show = show
 
     def after_epoch(self) -> None:
         number = self.epoch + 1
-        if number % self.every and number < self.n_epoch:
+        every = max(1, self.n_epoch // 5)
+        if number % every and number < self.n_epoch:
             return
         images, masks, teacher_logits = self.batch
         self.model.eval()

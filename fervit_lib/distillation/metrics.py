@@ -54,7 +54,7 @@ def count_pixels(logits: Tensor, masks: Tensor, teacher_logits: Tensor | None = 
 
     predicted = logits[:, 0] > 0
     tp, fp, fn, _ = get_stats(regions(predicted), regions(masks == 1), "multilabel")
-    agree = torch.full_like(tp[:, 0], torch.nan, dtype=torch.double)
+    agree = torch.nan * tp[:, 0]
     if teacher_logits is not None:
         agree = ((predicted == (teacher_logits[:, 0] > 0)) & valid).sum((1, 2))
     totals = torch.stack([agree, valid.sum((1, 2))], 1)
