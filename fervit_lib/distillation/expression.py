@@ -251,7 +251,7 @@ def load_or_train_teacher(
             raise ValueError(f"teacher: expected a model of images (approach image), got {teacher}")
         return model
     seed_everything(0)
-    own = {"model_name": model_name, "image_size": image_size}
+    own: dict[str, Any] = {"model_name": model_name, "image_size": image_size}
     model = ImageModel(len(dls.classes), pretrained="none", **own).to(dls.device)
     optim = OptimConfig(precision=precision)
     cbs = [AugmentImages()]
