@@ -52,6 +52,8 @@ class Audit:
 
     def summary(self) -> pd.DataFrame:
         """The audit in figures: a table with the column `number`."""
+        across = self.groups_with_several("split")
+        contradicting = self.groups_with_several("label")
         groups = self.duplicates["group"].nunique()
         exact = self.duplicates.loc[self.duplicates["kind"] == "exact", "group"].nunique()
         numbers = {
@@ -60,10 +62,8 @@ class Audit:
             "images with a duplicate": len(self.duplicates),
             "groups with exact duplicates": exact,
             "groups with near duplicates only": groups - exact,
-            "groups across splits": self.groups_with_several("split")["group"].nunique(),
-            "groups with contradicting labels": self.groups_with_several("label")[
-                "group"
-            ].nunique(),
+            "groups across splits": across["group"].nunique(),
+            "groups with contradicting labels": contradicting["group"].nunique(),
         }
         return pd.DataFrame({"number": numbers}).rename_axis("finding")
 
@@ -127,10 +127,9 @@ def audit_faces(datasets: Mapping[str, FaceDataset]) -> Audit:
                 label = classes[faces.labels[index]]
                 rows.append((split, index, faces.paths[index], label, error, content))
                 bar.update()
-    columns = ["split", "index", "path", "label", "error", "content"]
-    table = pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=["split", "index", "path", "label", "error", "content"])
     broken = table["error"] != ""
-    duplicates = _group_duplicates(table[~broken], thumbnails[~broken])
+    duplicates = _group_duplicates(table[~broken], thumbnails)
     unreadable = table.loc[broken, ["split", "path", "error"]].reset_index(drop=True)
     return Audit(counts.assign(total=counts.sum(axis=1)), unreadable, duplicates)
 
@@ -148,11 +147,15 @@ def _summarise(faces: FaceDataset, index: int) -> tuple[str, bytes, np.ndarray |
 
 
 def _group_duplicates(table: pd.DataFrame, thumbnails: np.ndarray) -> pd.DataFrame:
-    """The table `Audit.duplicates`; groups are numbered in the order of their first image."""
+    """The table `Audit.duplicates`; groups are numbered in the order of their first image.
+
+    Args:
+        table: the readable images; its index is their row in `thumbnails`.
+    """
     content = pd.factorize(table["content"])[0]  # images of the same pixels share a number
     # Only the first image of each content is compared with others.
     first = np.unique(content, return_index=True)[1]
-    pairs = near_pairs(torch.from_numpy(thumbnails[first]), NEAR_THRESHOLD)
+    pairs = near_pairs(torch.from_numpy(thumbnails[table.index[first]]), NEAR_THRESHOLD)
     edges = np.ones(len(pairs)), tuple(pairs.T)
     graph = coo_array(edges, shape=(len(first), len(first)))
     group = connected_components(graph, directed=False)[1][content]

@@ -54,7 +54,7 @@ def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
         size: (width, height) of the image.
 
     Raises:
-        ValueError: the size is another, the runs do not fill the image, or a polygon is damaged.
+        ValueError: the size differs, the runs do not fill the image, or a polygon is damaged.
     """
     from pycocotools import mask as coco_mask
 
@@ -83,6 +83,7 @@ def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     if not re.fullmatch("[0-o]*[0-O]", counts):
         raise unfilled
     mask = coco_mask.decode({"size": [height, width], "counts": counts})
+    # Runs that fill the image are what encoding the mask gives again.
     if coco_mask.encode(mask)["counts"] != counts.encode():
         raise unfilled
     return mask.astype(bool)
@@ -145,8 +146,8 @@ def read_coco(file: Path, folder: Path, allow_empty: bool) -> tuple[list[Path], 
             f"give annotations of persons"
         )
     chosen = [
-        image
-        for image, mask in masks.items()
+        image_id
+        for image_id, mask in masks.items()
         if allow_empty or not all(a.get("iscrowd") for a in mask.annotations)
     ]
     if not chosen:
@@ -154,8 +155,8 @@ def read_coco(file: Path, folder: Path, allow_empty: bool) -> tuple[list[Path], 
     folders = [folder / file.stem.removeprefix("instances_"), folder / "images", folder]
     for images in folders:
         if (images / names[chosen[0]]).is_file():
-            paths = [check_symlink(images / names[image], folder) for image in chosen]
-            return paths, [masks[image] for image in chosen]
+            paths = [check_symlink(images / names[image_id], folder) for image_id in chosen]
+            return paths, [masks[image_id] for image_id in chosen]
     raise ValueError(
         f"{folder}: expected {names[chosen[0]]} of {file.name} in {folders[0].name}/ or images/; "
         f"unpack COCO's images there"

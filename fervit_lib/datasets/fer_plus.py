@@ -39,7 +39,7 @@ def read_votes(path: Path) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a column is missing, or a cell is no number of votes.
+        ValueError: a column is missing, or a cell is not a number of votes.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no FER+ votes; place fer2013new.csv of FER+ there")
@@ -51,8 +51,9 @@ def read_votes(path: Path) -> pd.DataFrame:
             f"download it again"
         )
     votes = table[_COLUMNS].apply(pd.to_numeric, errors="coerce")
-    if (wrong := ~np.isfinite(votes) | (votes < 0)).to_numpy().any():
-        row, column = np.argwhere(wrong.to_numpy())[0]
+    wrong = (~np.isfinite(votes) | (votes < 0)).to_numpy()
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
         raise ValueError(
             f"{path}, row {row + 2}: {_COLUMNS[column]} is {table[_COLUMNS].iat[row, column]}, "
             f"expected a number of votes; download it again"

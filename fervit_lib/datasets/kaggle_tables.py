@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from io import TextIOWrapper
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,16 +23,14 @@ from fervit_lib.datasets.toy_set import MARKER
 from fervit_lib.system.errors import explain_read_error
 
 USAGES = {"train": "Training", "val": "Training", "test": "PublicTest", PRIVATE_TEST: "PrivateTest"}
-# By their number in the tables.
+# Position: the number in the tables.
 KAGGLE_EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 _EMOTION_OF = {str(number): emotion for number, emotion in enumerate(KAGGLE_EMOTIONS)}
 COLUMNS = ("emotion", "pixels", "Usage")
 SIDE = 48  # of the images, in pixels
 MAX_LINE = 1 << 16  # characters; a row of FER2013 has at most 9,300
-MAX_RATIO = (
-    100  # unpacked over packed size; FER2013's is 3. Tables below MIN_LIMIT are never refused.
-)
-MIN_LIMIT = 4_000_000  # characters
+MAX_RATIO = 100  # unpacked over packed size; FER2013's is 3
+MIN_LIMIT = 4_000_000  # characters; a table is never refused below
 REMEDY = "the file is damaged: correct or delete the row, or download the file again"
 
 
@@ -133,7 +131,7 @@ def _is_csv(name: str) -> bool:
     return name.lower().endswith(".csv") and not PurePosixPath(name).name.startswith(".")
 
 
-def _lines(file: IO[bytes] | Any, limit: int) -> Iterator[str]:
+def _lines(file: Any, limit: int) -> Iterator[str]:
     """The lines of a table, at most `limit` characters: a small archive can unpack to any size."""
     text = TextIOWrapper(file, encoding="utf-8-sig", newline="")
     while line := text.readline(MAX_LINE):

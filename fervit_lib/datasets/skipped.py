@@ -25,7 +25,7 @@ import pandas as pd
 
 HIDDEN = "hidden file"
 UNKNOWN_SUFFIX = "unknown suffix"
-NOT_A_FILE = "no regular file"  # a folder within a class folder, or a pipe
+NOT_A_FILE = "not a regular file"  # a folder within a class folder, or a pipe
 NO_CLEAR_VOTE = "no clear vote"
 UNREADABLE = "unreadable"
 DUPLICATE = "also in another split"

@@ -19,7 +19,7 @@ def val_mask(labels: np.ndarray) -> np.ndarray:
 
 
 def part_of_train(faces: FaceDataset, split: str) -> FaceDataset:
-    """The train or the val part of all training `faces`; test faces come back unchanged.
+    """The train or the val part of all training `faces`; other splits are returned unchanged.
 
     Raises:
         ValueError: a class has fewer than 2 faces.

@@ -37,9 +37,8 @@ def write_toy_set(
         return folder
     drawing = target.with_name(f".{target.name}.drawing")
     with hold_lock(target.with_name(f".{target.name}.lock")), explain_write_error(target):
-        if _is_drawn(
-            target, settings, picture_folders
-        ):  # by another process, while this one waited
+        # Another process may have drawn it while this one waited for the lock.
+        if _is_drawn(target, settings, picture_folders):
             return folder
         shutil.rmtree(drawing, ignore_errors=True)  # left by a killed process
         try:

@@ -33,8 +33,8 @@ def test_what_is_no_image_is_skipped_and_listed_with_its_reason(tmp_path: Path) 
     assert set(faces.skipped) == {
         ("train/happy/notes.txt", "unknown suffix"),
         ("train/happy/.hidden.png", "hidden file"),
-        ("train/happy/older.png", "no regular file"),
-        ("train/happy/pipe.png", "no regular file"),
+        ("train/happy/older.png", "not a regular file"),
+        ("train/happy/pipe.png", "not a regular file"),
     }
     assert not load_faces(root, "test").skipped
 
