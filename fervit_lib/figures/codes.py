@@ -112,7 +112,7 @@ def plot_code_distances(distance: np.ndarray, usual: float, low: float, high: fl
         usual,
         line_dash="dash",
         line_color=GREY,
-        annotation_text="codes sampled by StyleGAN",
+        annotation_text="StyleGAN samples",
         annotation_position="top left",
     )
     return figure

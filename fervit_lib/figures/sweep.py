@@ -16,6 +16,7 @@ from fervit_lib.figures.theme import (
     SYMBOLS,
     escape_label,
     escape_labels,
+    log_axis,
     new_figure,
     new_panels,
 )
@@ -97,8 +98,8 @@ def plot_costs(table: pd.DataFrame, metric: str, fronts: Mapping[str, pd.Series]
                 row=1,
                 col=column,
             )
-        figure.update_xaxes(title_text=_COSTS.get(cost, cost), row=1, col=column)
-    figure.update_xaxes(type="log", dtick="D2")
+        axis = log_axis(table[cost])
+        figure.update_xaxes(title_text=_COSTS.get(cost, cost), **axis, row=1, col=column)
     figure.update_yaxes(title_text=_label(metric), col=1)
     return figure
 

@@ -9,6 +9,7 @@ from fervit_lib.figures.theme import (
     PALETTE,
     PERCENT,
     epoch_axis,
+    log_axis,
     new_figure,
     new_panels,
     require,
@@ -66,7 +67,7 @@ def plot_lr_search(tried: pd.DataFrame, chosen: float) -> go.Figure:
     figure = new_figure(
         "Learning rate search",
         f"selected: {chosen:.1e}",
-        xaxis={"title": "learning rate", "type": "log"},
+        xaxis={"title": "learning rate", **log_axis(tried["lr"])},
         yaxis_title="loss",
     )
     figure.add_scatter(x=tried["lr"], y=tried["loss"], mode="lines", name="loss")
@@ -92,7 +93,7 @@ def plot_reconstruction(target: np.ndarray, painted: np.ndarray, mask: np.ndarra
     figure = new_figure(
         "Reconstruction of masked tokens",
         f"n = {len(target)} faces; 1: exact, 0: no better than the mean",
-        xaxis={"title": "token", "tickformat": "d"},
+        xaxis_title="token",
         yaxis_title="R²",
     )
     figure.add_bar(

@@ -107,7 +107,7 @@ def plot_confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -
 
     Args:
         matrices: by run, (C, C) counts: rows true labels, columns predicted labels. The row of a
-            class without faces stays empty.
+            class without faces has no colour and no percentages.
     """
     figure = new_figure("Confusion matrix", height=190 + 46 * max(4, len(classes)), margin_t=112)
     names = escape_labels(classes)

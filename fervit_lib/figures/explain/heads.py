@@ -21,8 +21,7 @@ def plot_heads(values: Mapping[str, np.ndarray]) -> go.Figure:
     depth, num_heads = next(iter(values.values())).shape
     figure = new_panels(
         "Attention heads",
-        "",
-        190 + 34 * max(depth, 3),
+        height=190 + 34 * max(depth, 3),
         margin_t=100,
         cols=len(values),
         subplot_titles=list(values),
