@@ -9,7 +9,7 @@ import gzip
 import lzma
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -111,7 +111,6 @@ def _csv_files(path: Path) -> Iterator[tuple[str, Iterator[str]]]:
     """
     suffix = path.suffix.lower()
     limit = max(MIN_LIMIT, MAX_RATIO * path.stat().st_size)
-    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
     if suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
             for member in filter(_is_csv, archive.namelist()):
@@ -122,9 +121,9 @@ def _csv_files(path: Path) -> Iterator[tuple[str, Iterator[str]]]:
                 if info.isfile() and _is_csv(info.name):
                     yield PurePosixPath(info.name).name, _lines(tar.extractfile(info), limit)
     else:
-        name = path.stem if suffix in openers else path.name
-        with openers.get(suffix, open)(path, "rb") as file:
-            yield name, _lines(file, limit)
+        opener: Any = {".gz": gzip.open, ".xz": lzma.open}.get(suffix, open)
+        with opener(path, "rb") as file:
+            yield path.name if opener is open else path.stem, _lines(file, limit)
 
 
 def _is_csv(name: str) -> bool:
