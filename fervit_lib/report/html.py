@@ -53,11 +53,15 @@ def read_object(path: Path) -> dict[str, Any]:
         return {}
 
 
-def revision(config: Mapping[str, Any]) -> str:
+def _revision(config: Mapping[str, Any]) -> str:
     if not config.get("git_revision"):
         return "no git revision"
     changes = " with uncommitted changes" if config.get("git_dirty") else ""
     return config["git_revision"][:10] + changes
+
+
+def _versions(config: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in config.get("versions", {}).items())
 
 
 def _date(iso: Any) -> str:
@@ -102,7 +106,8 @@ def write_html(page: Path, template: str, *, figures: bool, **content: Any) -> P
         loader=jinja2.PackageLoader("fervit_lib"), autoescape=True, trim_blocks=True
     )
     environment.filters |= {
-        "revision": revision,
+        "revision": _revision,
+        "versions": _versions,
         "date": _date,
         "shown": shown,
         "duration": _duration,

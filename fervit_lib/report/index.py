@@ -20,7 +20,7 @@ from fervit_lib.figures.evaluation import (
 )
 from fervit_lib.figures.explain import plot_layer_scores
 from fervit_lib.figures.theme import escape_label
-from fervit_lib.report.html import SYNTHETIC, figure_div, read_object, revision, shown, write_html
+from fervit_lib.report.html import SYNTHETIC, figure_div, read_object, shown, write_html
 from fervit_lib.system.atomic import atomic_write
 
 CONFIG = "config.yaml"  # of the experiment, stored beside its index
@@ -151,18 +151,6 @@ def _differences_div(run: RunPage) -> str:
     return figure_div(plot_differences(pd.DataFrame(pairs), arm["seeds"], arm["test_images"]))
 
 
-def _provenance(runs: Iterable[RunPage]) -> dict[str, list[str]]:
-    """Code revisions, package versions and devices of all runs, each once."""
-    configs = [run.config for run in runs if run.config]
-    versions = [config.get("versions", {}).items() for config in configs]
-    values = {
-        "Code": [revision(config) for config in configs],
-        "Versions": [", ".join(f"{name} {number}" for name, number in v) for v in versions],
-        "Device": [str(config.get("device")) for config in configs],
-    }
-    return {name: list(dict.fromkeys(texts)) for name, texts in values.items()}
-
-
 def write_index(experiment_dir: Path, config: Path | None = None) -> Path:
     """Write `index.html` of an experiment: question, table of runs, main figures, links to pages.
 
@@ -208,7 +196,7 @@ def write_index(experiment_dir: Path, config: Path | None = None) -> Path:
         runs=runs,
         figures_html=[figure_div(figure) for figure in figures],
         differences=differences,
-        provenance_of_all=_provenance(runs),
+        configs=[run.config for run in runs if run.config],
         seconds=np.nansum([run.seconds for run in runs]),
         settings=settings,
     )

@@ -93,7 +93,7 @@ def _add_traces(
         figure.add_bar(
             x=positions,
             y=values,
-            error_y={"array": errors[head], "thickness": 1.2, "color": INK},
+            error_y={"array": errors[head], "color": INK},
             marker_color=colors * num_groups,
             text=TOKENS * num_groups,
             textposition="none",
