@@ -15,10 +15,10 @@ from fastai.callback.core import Callback
 from PIL import Image
 from torch import nn
 
-from fervit_lib.datasets import audit_faces, draw_toy_people, load_faces, load_people
+from fervit_lib import inputs
+from fervit_lib.datasets import FaceDataset, audit_faces, draw_toy_people, load_faces, load_people
 from fervit_lib.distillation import people_dls
 from fervit_lib.encoders import encode_faces
-from fervit_lib.inputs import _stack
 from fervit_lib.system import prefetch
 from tests.faults.conftest import CPU, MeanColour, encode_train
 
@@ -44,11 +44,16 @@ def hang(file: Path) -> None:
     os.mkfifo(file)
 
 
+def load_pixels_of(faces: FaceDataset) -> torch.Tensor:
+    """`inputs.load_pixels` of faces that are listed already, without a store of their codes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inputs, "load_store_faces", lambda store, indices: faces)
+        return inputs.load_pixels(None, np.arange(len(faces)), 32)
+
+
 READERS: dict[str, Callable[[Path, Path], Any]] = {
     "audit": lambda faces, folder: audit_faces({"train": load_and_hang(faces)}),
-    "pixels": lambda faces, folder: _stack(
-        load_and_hang(faces).subset([5, 0, 1]), 32, Image.Image.resize
-    ),
+    "pixels": lambda faces, folder: load_pixels_of(load_and_hang(faces).subset([5, 0, 1])),
     "set": lambda faces, folder: list(load_and_hang(faces)),
     "encode": lambda faces, folder: encode_faces(
         MeanColour(),
