@@ -1,14 +1,14 @@
-"""How time and memory grow with the number of faces, in one run on this machine.
+"""Time and memory by number of faces, measured in one run on this machine.
 
     .venv/bin/python benchmarks/scale.py [--part memory|processes|growth|paper ...]
 
-memory     peak memory of encoding 10,000, 200,000 and 1,000,000 faces, drawn as they are asked for
-processes  faces a second by two processes, which share the shards, over those by one; wants two free cores
-growth     time and memory of audit, encode, train, evaluate and explore over 1, 4 and 16 times as many faces
-paper      what 36 thousand, a million and a hundred million faces take, at the rates measured here
+memory     peak memory of encoding 10,000, 200,000 and 1,000,000 faces, drawn on demand
+processes  throughput of two processes that encode disjoint shards, over that of one
+growth     time and memory of audit, encode, train, evaluate and explore by number of faces
+paper      time and storage for 36 thousand, a million and a hundred million faces, extrapolated
 
-Each figure of memory and growth comes from a process of its own, and counts all that it holds, libraries and all.
-Seconds are a core's, but for two processes and a GPU, which need the clock's. A power of 1 is linear growth.
+Every figure of memory and growth is measured in a new process, and includes its libraries. Seconds
+are CPU time, except for two processes and a GPU (wall time). A power of 1 is linear growth.
 """
 
 import argparse
@@ -52,7 +52,7 @@ PARTS = ("memory", "processes", "growth", "paper")
 
 
 class DrawnFaces(FaceDataset):
-    """Faces that are on no disk: each is drawn from its name when it is asked for."""
+    """Faces without files: each is drawn from its name when it is read."""
 
     side = 16
 
@@ -75,14 +75,14 @@ def drawn(n: int, kind: type[FaceDataset] = DrawnFaces) -> FaceDataset:
 
 
 def bytes_to_list(faces: FaceDataset) -> float:
-    """What a face takes in memory before it is read: its name, where that is in the tuple, and its label."""
+    """Memory per face before it is read: its name, its place in the tuple, and its label."""
     return (
         sum(map(sys.getsizeof, faces.paths)) + sys.getsizeof(faces.paths) + faces.labels.nbytes
     ) / len(faces)
 
 
 class ShortCodes(nn.Module):
-    """A stand-in encoder: short codes, so that a million fit on any disk, and next to no work."""
+    """An encoder that computes almost nothing, with short codes: a million fit on any disk."""
 
     img_size = DrawnFaces.side
 
@@ -92,33 +92,31 @@ class ShortCodes(nn.Module):
 
 @dataclass(frozen=True)
 class Cost:
-    """What a piece of work took in a process of its own."""
+    """What a function used in a new process."""
 
-    seconds: float  # of the processor
-    peak: float  # MB, all that the process held at most
-    added: float  # MB of it that it did not hold at its start
+    seconds: float  # CPU time
+    peak: float  # MB, peak memory of the process
+    added: float  # MB, peak memory above that at its start
 
 
-def pay(found: SimpleQueue, work: Callable[..., object], arguments: Sequence[object]) -> None:
+def measure(costs: SimpleQueue, work: Callable[..., object], arguments: Sequence[object]) -> None:
     torch.set_num_threads(1)
     runtime.reset_peak_memory(CPU)
     before, started = 1000 * runtime.host_peak_memory(), time.process_time()
     work(*arguments)
     seconds, peak = time.process_time() - started, 1000 * runtime.host_peak_memory()
-    found.put(Cost(seconds, peak, peak - before))
+    costs.put(Cost(seconds, peak, peak - before))
 
 
 def cost_of(work: Callable[..., object], *arguments: object) -> Cost:
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # a forked one would begin with less than any user's has
-    found = context.SimpleQueue()
-    process = context.Process(target=pay, args=(found, work, arguments))
+    context = multiprocessing.get_context("spawn")  # a forked process shares its parent's memory
+    costs = context.SimpleQueue()
+    process = context.Process(target=measure, args=(costs, work, arguments))
     process.start()
     process.join()
     if process.exitcode:
         raise SystemExit(f"{work.__name__} failed, see above")
-    return found.get()
+    return costs.get()
 
 
 def encode_drawn(n: int, folder: Path) -> None:
@@ -128,17 +126,16 @@ def encode_drawn(n: int, folder: Path) -> None:
 
 
 def measure_memory(folder: Path) -> None:
-    print("memory: peak of a process that encodes faces, by their number")
+    print("memory: peak of a process that encodes faces, by number of faces")
     costs = {n: cost_of(encode_drawn, n, folder) for n in FACES}
     for n, cost in costs.items():
-        print(f"  {n:9,}: {cost.peak:6.0f} MB, {1e6 * cost.seconds / n:.0f} us a face")
+        print(f"  {n:9,}: {cost.peak:6.0f} MB, {1e6 * cost.seconds / n:.0f} us per face")
     few, many, most = costs.values()
     ratio = many.peak / few.peak - 1
-    print(f"  {FACES[1]:,} over {FACES[0]:,}: {ratio:+.1%}, wanted: {FLAT:.0%} at most")
+    print(f"  {FACES[1]:,} over {FACES[0]:,}: {ratio:+.1%}, expected: at most {FLAT:.0%}")
     more = 1e6 * (most.peak - few.peak) / (FACES[2] - FACES[0])
-    print(
-        f"  a face more takes {more:.0f} bytes, its name and its label {bytes_to_list(drawn(1000)):.0f} of them"
-    )
+    listed = bytes_to_list(drawn(1000))
+    print(f"  {more:.0f} bytes per additional face, {listed:.0f} of them its name and label")
     if ratio > FLAT:
         raise SystemExit("memory is not flat")
 
@@ -150,7 +147,7 @@ def encode_share(folder: Path) -> None:
 
 
 def faces_per_second(processes: int, folder: Path) -> float:
-    """Of all together, by the clock, each process on a core of its own."""
+    """Of all processes together, by wall time, each process on its own core."""
     context, cores = multiprocessing.get_context("fork"), sorted(os.sched_getaffinity(0))
 
     def child(number: int) -> None:
@@ -170,10 +167,9 @@ def faces_per_second(processes: int, folder: Path) -> float:
 
 def measure_processes(folder: Path) -> None:
     cores = len(os.sched_getaffinity(0))
-    print(f"processes: faces a second, encoded by an autoencoder, {cores} cores at hand")
+    print(f"processes: faces/s, encoded by an autoencoder, {cores} cores available")
     one, two = (faces_per_second(number, folder / f"by{number}") for number in (1, 2))
-    wanted = "wanted: 1.8" if cores > 1 else "with two free cores 1.8 is wanted"
-    print(f"  one: {one:.0f}; two: {two:.0f}; ratio {two / one:.2f}, {wanted}")
+    print(f"  one: {one:.0f}; two: {two:.0f}; ratio {two / one:.2f}, expected with two cores: 1.8")
 
 
 def make_store(folder: Path, sizes: dict[str, int]) -> None:
@@ -193,7 +189,7 @@ OPTIONS = {"embed_dim": 64, "depth": 2, "num_heads": 4}
 
 
 def make_run(folder: Path, store: Path) -> None:
-    """An untrained model as the run that training would leave."""
+    """An untrained model, saved as a training run."""
     described = {"parameters": {"latents": str(store)}, "seed": 0, "device": "cpu"}
     run = runs.start_run(folder, "scale", "train", "scratch-full-seed0", **described)
     model = models.create_model("scratch", len(CLASSES), **OPTIONS)
@@ -217,7 +213,7 @@ def make_run(folder: Path, store: Path) -> None:
 
 
 def prepare(n: int, folder: Path) -> None:
-    """What there is before the work begins: codes, and a run."""
+    """The codes and the run that the measured functions read."""
     make_store(folder / f"store{n}", {"train": n, "val": n // 8, "test": n})
     make_run(folder / f"reports{n}", folder / f"store{n}")
 
@@ -240,10 +236,8 @@ def encode(n: int, folder: Path) -> None:
 
 
 def train(n: int, folder: Path) -> None:
-    model, plan = (
-        models.create_model("scratch", len(CLASSES), **OPTIONS),
-        training.get_strategy("full"),
-    )
+    model = models.create_model("scratch", len(CLASSES), **OPTIONS)
+    plan = training.get_strategy("full")
     dls = training.face_dls(model, folder / f"store{n}", batch_size=64, device=CPU)
     learn = training.build_learner(model, dls, plan, folder=folder / f"fit{n}")
     training.fit(learn, plan, epochs=2, state=folder / f"fit{n}" / "last.safetensors")
@@ -266,28 +260,28 @@ def explore(n: int, folder: Path) -> None:
 
 
 def power(sizes: Sequence[int], values: Sequence[float]) -> float:
-    """The power of the number of faces with which a value grew last, where what any number takes counts least."""
+    """The exponent of growth between the two largest sizes, where constant costs matter least."""
     return math.log(values[-1] / values[-2]) / math.log(sizes[-1] / sizes[-2])
 
 
 def measure_growth(folder: Path, base: int = 512) -> None:
     sizes = [base * times for times in TIMES]
-    print(
-        f"growth: {', '.join(f'{n:,}' for n in sizes)} faces; the last power is between the two largest"
-    )
+    print(f"growth: {', '.join(f'{n:,}' for n in sizes)} faces; powers between the two largest")
     for n in sizes:
         cost_of(prepare, n, folder)
     for work in (audit, encode, train, evaluate, explore):
         costs = [cost_of(work, n, folder) for n in sizes]
         seconds, added = [cost.seconds for cost in costs], [cost.added for cost in costs]
+        times = ", ".join(f"{value:.2f}" for value in seconds)
+        memory = ", ".join(f"{value:.0f}" for value in added)
         print(
-            f"  {work.__name__:>8}: {', '.join(f'{s:.2f}' for s in seconds)} s, power {power(sizes, seconds):.2f}; "
-            f"{', '.join(f'{a:.0f}' for a in added)} MB more than at the start, power {power(sizes, added):.2f}"
+            f"  {work.__name__:>8}: {times} s, power {power(sizes, seconds):.2f}; {memory} MB "
+            f"above the start, power {power(sizes, added):.2f}"
         )
 
 
 def rate_of(encoder: nn.Module, faces: FaceDataset, folder: Path, repeats: int = 3) -> float:
-    """Faces a second, the best of some times: of a GPU by the clock, else of a core."""
+    """Faces per second, best of `repeats`: of a GPU by wall time, else of one core by CPU time."""
     device = runtime.get_device()
     now = time.perf_counter if device.type == "cuda" else time.process_time
     seconds = []
@@ -302,40 +296,35 @@ def rate_of(encoder: nn.Module, faces: FaceDataset, folder: Path, repeats: int =
     return len(faces) / min(seconds[1:])
 
 
-def in_words(hours: float) -> str:
-    return (
-        f"{60 * hours:.0f} min"
-        if hours < 1
-        else f"{hours:.0f} h"
-        if hours < 48
-        else f"{hours / 24:,.0f} days"
-    )
+def format_duration(hours: float) -> str:
+    if hours < 1:
+        return f"{60 * hours:.0f} min"
+    return f"{hours:.0f} h" if hours < 48 else f"{hours / 24:,.0f} days"
 
 
 def print_paper(folder: Path) -> None:
-    """Time at the rates of this machine, and storage, which is the same anywhere."""
+    """Time at the throughput of this machine, and storage."""
     device = runtime.get_device()
-    ours = prepare_encoder(Autoencoder(64), device)
+    autoencoder = prepare_encoder(Autoencoder(64), device)
     with torch.device(device):
         psp = prepare_encoder(StyleEncoder("psp").requires_grad_(False), device)
     few, many = (drawn(n, LargeFaces) for n in (4096 if device.type == "cuda" else 32, 4096))
     rates = {
-        "autoencoder": rate_of(ours, many, folder / "autoencoder"),
+        "autoencoder": rate_of(autoencoder, many, folder / "autoencoder"),
         "psp": rate_of(psp, few, folder / "psp"),
     }
-    told = ", ".join(f"{name} {value:.1f}" for name, value in rates.items())
-    print(f"paper: faces a second on {runtime.describe_device(device)}: {told}")
-    print(
-        f"        faces   codes on disk   shards   names in memory   {'   '.join(rates)}   psp, by 64 of these"
-    )
+    throughput = ", ".join(f"{name} {value:.1f}" for name, value in rates.items())
+    print(f"paper: faces/s on {runtime.describe_device(device)}: {throughput}")
+    names = "   ".join(rates)
+    print(f"        faces   codes on disk   shards   names in memory   {names}   psp on 64 devices")
     size, listed = NUM_LAYERS * LATENT_DIM * 2, bytes_to_list(drawn(1000))
     for n in (36_000, 1_000_000, 100_000_000):
         times = "   ".join(
-            in_words(n / rate / 3600) for rate in (*rates.values(), 64 * rates["psp"])
+            format_duration(n / rate / 3600) for rate in (*rates.values(), 64 * rates["psp"])
         )
-        print(
-            f"  {n:11,}   {n * size / 1e9:,.1f} GB   {-(-n // SHARD_SIZE):,}   {n * listed / 1e6:,.0f} MB   {times}"
-        )
+        shards = -(-n // SHARD_SIZE)
+        stored, memory = n * size / 1e9, n * listed / 1e6
+        print(f"  {n:11,}   {stored:,.1f} GB   {shards:,}   {memory:,.0f} MB   {times}")
 
 
 def main() -> None:
@@ -344,18 +333,16 @@ def main() -> None:
     )
     parser.add_argument("--part", choices=PARTS, nargs="+", default=PARTS, help="default: all")
     arguments = parser.parse_args()
-    torch.set_num_threads(
-        1
-    )  # and nothing is computed here: a process that has threads cannot be forked
+    # A process that has computed with several threads cannot be forked.
+    torch.set_num_threads(1)
     work = {
         "memory": measure_memory,
         "processes": measure_processes,
         "growth": measure_growth,
         "paper": print_paper,
     }
-    for part in sorted(
-        arguments.part, key=PARTS.index
-    ):  # the last one may start a GPU, which then forbids to fork
+    # In this order: the last part may initialise a GPU, after which a process cannot be forked.
+    for part in sorted(arguments.part, key=PARTS.index):
         with tempfile.TemporaryDirectory() as name:
             work[part](Path(name))
 

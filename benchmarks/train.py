@@ -1,10 +1,10 @@
-"""How fast a LatentViT trains: this project's loop, a hand-written one, and the plain way, in one run.
+"""Training throughput of a LatentViT: the Learner used here, a plain torch loop, a baseline.
 
     .venv/bin/python benchmarks/train.py [--batch-size 64] [--samples 1024]
 
-The plain way is what earlier tools of this research did: one `.pt` file a sample through a DataLoader, float32, and a
-second forward pass over every training batch for its metrics. Each figure is the best of `--repeats` epochs after one
-to warm up, in samples a second of the whole loop, loading included.
+The baseline loads one `.pt` file per sample by a DataLoader, computes in float32, and repeats the
+forward pass of every training batch for its metrics. Throughput is that of the whole loop, loading
+included: the best of `--repeats` epochs after one to warm up.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from fervit_lib.system import runtime
 
 
 class PtFiles(Dataset):
-    """One file a sample, as the plain way keeps codes."""
+    """One file per sample."""
 
     def __init__(self, folder: Path) -> None:
         self.files = sorted(folder.glob("*.pt"))
@@ -48,7 +48,7 @@ def make_data(folder: Path, samples: int) -> Path:
                 codes[part],
                 labels[part],
                 names,
-                "made",
+                "encoding",
             )
     made_from = {"classes": "abcdefg", "encoder": "random", "faces": folder, "synthetic": True}
     complete_store(folder / "codes", {"train": samples, "val": 64}, **made_from)
@@ -60,7 +60,7 @@ def make_data(folder: Path, samples: int) -> Path:
     return folder / "codes"
 
 
-def plain_epoch(folder: Path, batch_size: int, device: torch.device) -> Callable[[], None]:
+def baseline_epoch(folder: Path, batch_size: int, device: torch.device) -> Callable[[], None]:
     model = models.create_model("scratch").to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
     loader = DataLoader(PtFiles(folder / "pt"), batch_size, shuffle=True, drop_last=True)
@@ -78,8 +78,8 @@ def plain_epoch(folder: Path, batch_size: int, device: torch.device) -> Callable
     return epoch
 
 
-def written_epoch(codes: Path, batch_size: int, device: torch.device) -> Callable[[], None]:
-    """The same batches, precision, attention and optimiser as ours, without fastai."""
+def plain_torch_epoch(codes: Path, batch_size: int, device: torch.device) -> Callable[[], None]:
+    """The batches, precision, attention and optimiser of `learner_epoch`, without fastai."""
     model = models.create_model("scratch").to(device)
     models.set_fused_attention(model, device.type != "cpu")
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
@@ -91,7 +91,7 @@ def written_epoch(codes: Path, batch_size: int, device: torch.device) -> Callabl
             with torch.autocast(device.type, torch.bfloat16, enabled=runtime.has_fast_bf16(device)):
                 logits = model(inputs)
                 loss = F.cross_entropy(logits.float(), labels)
-            loss.item()  # every loop looks at its loss
+            loss.item()  # any loop logs its loss
             loss.backward()
             optimiser.step()
             optimiser.zero_grad()
@@ -99,7 +99,7 @@ def written_epoch(codes: Path, batch_size: int, device: torch.device) -> Callabl
     return epoch
 
 
-def our_epoch(
+def learner_epoch(
     codes: Path, folder: Path, batch_size: int, device: torch.device
 ) -> Callable[[], None]:
     model = models.create_model("scratch")
@@ -140,26 +140,24 @@ def main() -> None:
     device = runtime.get_device()
     runtime.seed_everything(0)
     samples = arguments.samples // arguments.batch_size * arguments.batch_size
-    print(
-        f"LatentViT depth 6, {samples} codes, batch {arguments.batch_size}, {runtime.describe_device(device)}"
-    )
+    print(f"LatentViT depth 6, {samples} codes, batch size {arguments.batch_size}")
+    print(runtime.describe_device(device))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         codes = make_data(folder, samples)
-        ways = {
-            "plain": plain_epoch(folder, arguments.batch_size, device),
-            "hand-written": written_epoch(codes, arguments.batch_size, device),
-            "ours": our_epoch(codes, folder / "run", arguments.batch_size, device),
+        loops = {
+            "baseline": baseline_epoch(folder, arguments.batch_size, device),
+            "plain torch": plain_torch_epoch(codes, arguments.batch_size, device),
+            "learner": learner_epoch(codes, folder / "run", arguments.batch_size, device),
         }
         speed = {
-            way: samples_per_second(e, samples, arguments.repeats, device)
-            for way, e in ways.items()
+            name: samples_per_second(epoch, samples, arguments.repeats, device)
+            for name, epoch in loops.items()
         }
-    for way, value in speed.items():
-        print(f"{way:>14}: {value:9.0f} samples/s, {value / speed['plain']:5.2f} times plain")
-    print(
-        f"fastai's loop costs {speed['hand-written'] / speed['ours'] - 1:+.1%} over the hand-written one"
-    )
+    for name, value in speed.items():
+        print(f"{name:>14}: {value:9.0f} samples/s, {value / speed['baseline']:5.2f} x baseline")
+    overhead = speed["plain torch"] / speed["learner"] - 1
+    print(f"overhead of fastai's loop over plain torch: {overhead:+.1%}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Several processes of one launch, as users start them."""
+"""Start several processes as users do."""
 
 import os
 import subprocess
@@ -21,12 +21,12 @@ ACCELERATE = (
 def launch(
     *arguments: str | Path, by: tuple[str, ...] = TORCHRUN
 ) -> subprocess.CompletedProcess[str]:
-    """Two processes on this machine's cores, `gloo` between them; arguments: a script, or `-m` and a module."""
+    """Run a script, or `-m` and a module, in two processes on the CPU, connected by gloo."""
+    environment = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
         [sys.executable, "-m", *by, *map(str, arguments)],
         cwd=PROJECT_ROOT,
-        env=os.environ
-        | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(PROJECT_ROOT)},
+        env=os.environ | environment | {"PYTHONPATH": str(PROJECT_ROOT)},
         capture_output=True,
         text=True,
     )

@@ -1,4 +1,4 @@
-"""A notebook worked on by hand: a training cell that is interrupted, run again, and the cells after it."""
+"""A notebook used interactively: its training cell is interrupted and run again."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,10 +17,10 @@ def errors(cell: NotebookNode) -> list[str]:
     return [output.ename for output in cell.get("outputs", []) if output.output_type == "error"]
 
 
-async def run_by_hand(
+async def run_interactively(
     notebook: NotebookNode, marker: str, interrupt_when: Callable[[], bool]
 ) -> None:
-    """Run cell after cell; the one with `marker` is interrupted at that moment, as by Jupyter's button, and rerun."""
+    """Run all cells; the one with `marker` is interrupted, as in Jupyter, and run again."""
     client = NotebookClient(notebook, timeout=300, kernel_name="python3", allow_errors=True)
     async with client.async_setup_kernel(cwd=str(PROJECT_ROOT)):
         for index, cell in enumerate(notebook.cells):
@@ -39,22 +39,20 @@ async def run_by_hand(
 
 
 @pytest.mark.notebooks
+@pytest.mark.launched
 def test_an_interrupted_training_cell_is_run_again_and_the_rest_after_it(
     make_store: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """That the weights are those of a run that was left alone: see tests/training/test_interrupt.py."""
+    """tests/training/test_interrupt.py compares the weights with those of a whole fit."""
     store = make_store(tmp_path / "store")
     small = {"embed_dim": 32, "depth": 2, "num_heads": 2, "mixup": 0.4}
-    small |= {
-        "epochs": 2,
-        "epoch_faces": 1600,
-        "batch_size": 16,
-    }  # epochs long enough to be met half-way
-    parameters = {"latents": str(store), "reports": str(tmp_path), "variant": "by_hand"} | small
+    # Epochs long enough to be interrupted.
+    small |= {"epochs": 2, "epoch_faces": 1600, "batch_size": 16}
+    parameters = {"latents": str(store), "reports": str(tmp_path), "variant": "interactive"} | small
     notebook = load_notebook_node(str(PROJECT_ROOT / "notebooks" / "02_train.ipynb"))
-    folder = tmp_path / "demo" / "train" / "by_hand"
+    folder = tmp_path / "demo" / "train" / "interactive"
 
-    def epochs_told() -> list[str]:
+    def logged_epochs() -> list[str]:
         metrics = folder / "metrics.csv"
         return (
             [line.split(",")[0] for line in metrics.read_text().splitlines()[1:]]
@@ -62,9 +60,11 @@ def test_an_interrupted_training_cell_is_run_again_and_the_rest_after_it(
             else []
         )
 
-    by_hand = run_by_hand(
-        parameterize_notebook(notebook, parameters), "training.fit(", lambda: epochs_told() == ["0"]
+    cells = run_interactively(
+        parameterize_notebook(notebook, parameters),
+        "training.fit(",
+        lambda: logged_epochs() == ["0"],
     )
-    asyncio.run(by_hand)
+    asyncio.run(cells)
     assert (folder / "result.json").is_file()
-    assert epochs_told() == ["0", "1"]
+    assert logged_epochs() == ["0", "1"]

@@ -4,7 +4,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,6 @@ class FitCallback(Callback):
     @run.setter
     def run(self, value: bool) -> None:
         pass  # fastai sets it to True after every fit
-
-
-class ForwardCallback(Callback):
-    """A callback with a context manager around the call of the model, see `ResumableLearner`."""
-
-    def around_forward(self) -> AbstractContextManager:
-        return nullcontext()
 
 
 class FitBar(Callback):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,14 +121,6 @@ def training_subset(
     return few_shot_mask(labels, shots, seed) if shots else stratified_mask(labels, fraction, seed)
 
 
-class SubsetOptions(TypedDict, total=False):
-    """Keywords of `training_subset`."""
-
-    fraction: float
-    shots: int
-    seed: int
-
-
 def face_dls(
     model: nn.Module,
     folder: Path,
@@ -137,7 +129,7 @@ def face_dls(
     device: torch.device,
     epoch_faces: int = 0,
     labels: str = "hard",
-    **subset: Unpack[SubsetOptions],
+    **subset: Any,
 ) -> DataLoaders:
     """Train and val faces of a store as inputs of `model`, resident on `device`.
 
@@ -150,7 +142,7 @@ def face_dls(
         labels: of the training faces: `hard`, the store's; or `soft`, (B, C) shares of the FER+
             votes found beside the faces (Barsoum et al. 2016); faces without a valid vote are left
             out.
-        subset: see `training_subset`.
+        subset: arguments of `training_subset`.
 
     Raises:
         FileNotFoundError: there are no votes beside the faces.

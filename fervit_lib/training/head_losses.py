@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from fastai.callback.core import Callback
 from torch import Tensor
 
 from fervit_lib.models.attention import (
@@ -15,7 +16,6 @@ from fervit_lib.models.attention import (
     capture_heads,
     head_similarity,
 )
-from fervit_lib.training.callbacks import ForwardCallback
 
 DISAGREEMENTS = ("none", *SIMILARITIES)
 
@@ -44,7 +44,7 @@ def margin_diversity_loss(heads: Heads, margin: float) -> Tensor:
     return (margin - distance).relu().mean()
 
 
-class HeadPenalty(ForwardCallback):
+class HeadPenalty(Callback):
     """Add weighted losses of the heads, mean over the attention modules, to the training loss.
 
     The heads are captured in the forward pass that is trained on. Validation is unchanged.

@@ -5,10 +5,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
+from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from torch import Tensor, nn
-
-from fervit_lib.training.callbacks import ForwardCallback
 
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
 
@@ -40,7 +39,7 @@ def _enter_autocast(module: nn.Module, inputs: tuple[Tensor], output: Tensor) ->
     torch.set_autocast_enabled("cpu", True)
 
 
-class Bf16(ForwardCallback):
+class Bf16(Callback):
     """The forward pass under bf16 autocast.
 
     fastai's MixedPrecision supports only CUDA, and leaves autocast on if a batch is interrupted.

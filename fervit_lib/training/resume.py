@@ -121,8 +121,8 @@ class KeepLast(FitCallback):
             if hasattr(type(callback), "tensors"):
                 for name, tensor in callback.tensors().items():
                     tensors[f"{callback.name}.{name}"] = tensor
-        for name, tensor in get_random_state().items():
-            tensors[f"random.{name}"] = tensor
+        random_tensors, random_values = get_random_state()
+        tensors |= {f"random.{name}": tensor for name, tensor in random_tensors.items()}
         smooth = self.recorder.smooth_loss
         metadata = {
             "kind": "training state",
@@ -130,6 +130,7 @@ class KeepLast(FitCallback):
             "peak": self.peak,
             "epoch": epoch,
             "callbacks": counters,
+            "random": random_values,
             "smooth_loss": [float(smooth.val), smooth.count],
         }
         save_checkpoint(self.path, tensors, metadata)
@@ -159,7 +160,7 @@ class KeepLast(FitCallback):
         self.recorder.smooth_loss.val = torch.tensor(value)
         self.recorder.smooth_loss.count = count
         self.learn.first_epoch = metadata["epoch"] + 1
-        set_random_state(select("random."))
+        set_random_state(select("random."), metadata["random"])
 
 
 @distributed.rank_zero_only  # all ranks must agree on whether there is a state
@@ -184,35 +185,24 @@ def preserve_random_state() -> Iterator[None]:
     try:
         yield
     finally:
-        set_random_state(state)
+        set_random_state(*state)
 
 
-def get_random_state() -> dict[str, Tensor]:
-    """The states of the generators of Python, numpy and torch, as tensors."""
-    version, words, gauss = random.getstate()
-    numpy = np.random.get_state(legacy=False)
-    keys, position = numpy["state"]["key"], numpy["state"]["pos"]
-    state = {
-        "python": torch.tensor([version, *words], dtype=torch.int64),
-        "python_gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
-        "numpy": torch.tensor([*keys.tolist(), position, numpy["has_gauss"]], dtype=torch.int64),
-        "numpy_gauss": torch.tensor([numpy["gauss"]], dtype=torch.float64),
-        "torch": torch.get_rng_state(),
-    }
+def get_random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The generators of torch as tensors, and those of Python and numpy as JSON values."""
+    tensors = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
+        tensors["cuda"] = torch.cuda.get_rng_state()
+    numpy: dict[str, Any] = np.random.get_state(legacy=False)
+    numpy["state"]["key"] = numpy["state"]["key"].tolist()
+    return tensors, {"python": random.getstate(), "numpy": numpy}
 
 
-def set_random_state(state: dict[str, Tensor]) -> None:
+def set_random_state(tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
     """Restore what `get_random_state` returned."""
-    version, *words = state["python"].tolist()
-    gauss = state["python_gauss"].tolist()
-    random.setstate((version, tuple(words), gauss[0] if gauss else None))
-    *keys, position, has_gauss = state["numpy"].tolist()
-    np.random.set_state(
-        ("MT19937", np.array(keys, np.uint32), position, has_gauss, state["numpy_gauss"].item())
-    )
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+    version, words, gauss = values["python"]
+    random.setstate((version, tuple(words), gauss))
+    np.random.set_state(values["numpy"])
+    torch.set_rng_state(tensors["torch"])
+    if "cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda"])

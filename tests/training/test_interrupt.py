@@ -1,4 +1,4 @@
-"""A fit that is interrupted by hand, and begun again by the same Learner: a cell of a notebook that is run again."""
+"""A fit that is interrupted and started again by the same Learner, as a notebook cell run twice."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 class Interrupt(FastaiCallback):
-    """Ctrl-C at a moment, once."""
+    """Interrupt the fit once, at an event."""
 
     def __init__(self, event: str, epoch: int) -> None:
         self.event, self.at = event, epoch
@@ -61,7 +61,7 @@ def assert_plain(model: nn.Module) -> None:
 
 @pytest.mark.parametrize("epoch", [0, 1])
 @pytest.mark.parametrize("event", ["after_pred", "after_step", "before_validate", "after_validate"])
-def test_the_same_cell_again_ends_with_the_very_same_weights(
+def test_an_interrupted_fit_started_again_ends_with_identical_weights(
     event: str, epoch: int, make_store: Callable[..., Path], tmp_path: Path
 ) -> None:
     store = make_store(tmp_path / "store", {"train": 64, "val": 16, "test": 16})
@@ -70,7 +70,7 @@ def test_the_same_cell_again_ends_with_the_very_same_weights(
     loss, state = learn.loss_func, tmp_path / "again.safetensors"
     with pytest.raises(KeyboardInterrupt):
         fit(learn, state)
-    assert learn.loss_func is loss  # mixup lends another one
+    assert learn.loss_func is loss  # mixup replaces it during a fit
     assert_plain(learn.model)
     again = fit(learn, state)
     assert all(torch.equal(whole[name], again[name]) for name in whole)
@@ -93,7 +93,7 @@ def test_without_a_state_the_learner_trains_on(
 
 
 @pytest.mark.parametrize("event", ["after_step", "before_validate"])
-def test_an_error_puts_everything_back_too(
+def test_an_error_restores_the_learner_as_well(
     event: str, make_store: Callable[..., Path], tmp_path: Path
 ) -> None:
     class Break(Interrupt):
