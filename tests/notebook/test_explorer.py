@@ -10,19 +10,25 @@ from fervit_lib.models import HybridLatentViT, LatentViT
 from fervit_lib.notebook.explorer import Explorer
 
 
-@pytest.fixture
-def explorer() -> Explorer:
+@pytest.fixture(scope="module")
+def runs() -> list[ExaminedRun]:
     torch.manual_seed(0)
     models = {
         "a": LatentViT(3, embed_dim=32, depth=2, num_heads=2),
         "b": HybridLatentViT(3, pretrained="none"),
     }
-    codes, labels, fill = torch.randn(6, 18, 512), np.arange(6) % 3, torch.zeros(18, 512)
+    codes = torch.randn(6, 18, 512)
+    labels = np.arange(6) % 3
+    mean_code = torch.zeros(18, 512)
     classes = ("angry", "happy", "sad")
-    runs = [
-        ExaminedRun(n, m.eval(), classes, codes, labels, fill, None, np.arange(6), None)
+    return [
+        ExaminedRun(n, m.eval(), classes, codes, labels, mean_code, None, np.arange(6), None)
         for n, m in models.items()
     ]
+
+
+@pytest.fixture
+def explorer(runs: list[ExaminedRun]) -> Explorer:
     return Explorer(runs, [0, 4], [Image.new("RGB", (64, 64))] * 2)
 
 

@@ -60,14 +60,14 @@ def body(html: str) -> str:
 
 
 def tables(page: Path) -> list[pd.DataFrame]:
-    found = []
+    frames = []
     for table in BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").find_all("table"):
         head, *rows = [
             [cell.get_text(strip=True) for cell in row.find_all(["th", "td"])]
             for row in table("tr")
         ]
-        found.append(pd.DataFrame(rows, columns=head))
-    return found
+        frames.append(pd.DataFrame(rows, columns=head))
+    return frames
 
 
 class TestPage:
@@ -287,13 +287,11 @@ class TestFailures:
         (folder / "notebook.html").touch()
         (folder / "log.txt").write_text("trace\nValueError: lr: expected more\n")
 
-    def test_each_says_its_cell_the_reason_and_where_to_look_and_what_waits(
-        self, tmp_path: Path
-    ) -> None:
+    def test_the_message_names_cell_reason_page_and_steps_that_wait(self, tmp_path: Path) -> None:
         self.fail(tmp_path / "train" / "a")
         write_json(tmp_path / "train" / "b" / "result.json", {})
-        told = describe_failures(tmp_path, [("train", "a"), ("train", "b"), ("evaluate", "all")])
-        first, second, third = told.splitlines()
+        message = describe_failures(tmp_path, [("train", "a"), ("train", "b"), ("evaluate", "all")])
+        first, second, third = message.splitlines()
         assert (
             first
             == "train/a failed in cell 2 of notebooks/02_train.ipynb: ValueError: lr: expected more"
@@ -301,7 +299,7 @@ class TestFailures:
         assert second == f"  See {tmp_path}/train/a/notebook.html"
         assert third == "Not run yet: evaluate/all"
 
-    def test_one_from_before_is_not_told_again(self, tmp_path: Path) -> None:
+    def test_an_earlier_failure_is_not_reported_again(self, tmp_path: Path) -> None:
         self.fail(tmp_path / "train" / "a")
         self.fail(tmp_path / "train" / "b")
         write_json(tmp_path / "train" / "b" / "result.json", {})
@@ -309,26 +307,24 @@ class TestFailures:
         assert describe_failures(tmp_path, [("train", "a"), ("train", "b")]) == ""
         assert (tmp_path / "train" / "b" / "log.txt").is_file()
 
-    def test_a_step_that_never_came_to_a_cell_says_what_its_log_ends_with(
-        self, tmp_path: Path
-    ) -> None:
+    def test_a_step_that_ran_no_cell_reports_the_end_of_its_log(self, tmp_path: Path) -> None:
         folder = tmp_path / "train" / "a"
         folder.mkdir(parents=True)
         (folder / "log.txt").write_text("\nNo such kernel named python3\n\n")
-        told = describe_failures(tmp_path, [("train", "a")])
-        assert told.splitlines()[0].endswith("before its first cell: No such kernel named python3")
-        assert told.splitlines()[1] == f"  See {folder / 'log.txt'}"
+        message = describe_failures(tmp_path, [("train", "a")])
+        assert message.splitlines()[0].endswith(
+            "before its first cell: No such kernel named python3"
+        )
+        assert message.splitlines()[1] == f"  See {folder / 'log.txt'}"
 
-    def test_a_step_that_ended_while_its_notebook_was_written_was_stopped_from_outside(
-        self, tmp_path: Path
-    ) -> None:
+    def test_a_torn_notebook_was_stopped_from_outside(self, tmp_path: Path) -> None:
         self.fail(tmp_path)
         notebook = tmp_path / "notebook.ipynb"
         notebook.write_text(notebook.read_text()[:100])
         (tmp_path / "log.txt").write_text("")
         assert describe_failure(tmp_path).startswith("stopped from outside")
 
-    def test_fastais_remark_is_left_out(self, tmp_path: Path) -> None:
+    def test_fastais_prefix_is_removed(self, tmp_path: Path) -> None:
         self.fail(
             tmp_path,
             "Exception occured in `StopOnNan` when calling event `after_loss`:\n\tloss is nan",
@@ -337,15 +333,13 @@ class TestFailures:
 
 
 @pytest.mark.notebooks
-def test_a_step_keeps_its_notebook_its_page_and_its_log(
+def test_a_step_writes_its_notebook_page_and_log(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source = tmp_path / "source.ipynb"
     cells = [new_code_cell("word = 'none'  # one", metadata={"tags": ["parameters"]})]
     cells.append(
-        new_code_cell(
-            "import os\nos.write(2, b'said to the error stream')\nassert word == 'right', word"
-        )
+        new_code_cell("import os\nos.write(2, b'written to stderr')\nassert word == 'right', word")
     )
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), source)
@@ -355,7 +349,7 @@ def test_a_step_keeps_its_notebook_its_page_and_its_log(
         SystemExit, match=r"bad failed in cell 3 of .*source.ipynb: AssertionError: wrong\n  See "
     ):
         main(["run", str(source), str(tmp_path / "bad"), '{"word": "wrong"}'])
-    assert "said to the error stream" in (tmp_path / "bad" / "log.txt").read_text()
+    assert "written to stderr" in (tmp_path / "bad" / "log.txt").read_text()
     assert "AssertionError: wrong" in (tmp_path / "bad" / "notebook.html").read_text()
     assert capfd.readouterr().err == ""
 
