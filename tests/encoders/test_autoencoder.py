@@ -9,13 +9,13 @@ from fervit_lib.latents import BANDS
 from fervit_lib.system.checkpoints import save_checkpoint
 
 
-def test_codes_have_the_shape_of_w_plus_whatever_the_image_size() -> None:
+def test_codes_have_the_shape_of_w_plus_for_any_image_size() -> None:
     model = Autoencoder(64).eval()
     for size in (48, 64, 256):
         assert model(torch.rand(2, 3, size, size) * 2 - 1).shape == (2, 18, 512)
 
 
-def test_a_band_paints_only_the_pictures_from_it_on() -> None:
+def test_a_band_changes_only_its_own_image_and_later_ones() -> None:
     model = Autoencoder(64).eval()
     w_plus = torch.randn(1, 18, 512)
     before = model.decode(w_plus)
@@ -23,7 +23,7 @@ def test_a_band_paints_only_the_pictures_from_it_on() -> None:
         changed = w_plus.clone()
         changed[:, band] += 1
         same = [torch.equal(a, b) for a, b in zip(before, model.decode(changed), strict=True)]
-        assert same == [picture < first for picture in range(3)]
+        assert same == [image < first for image in range(3)]
 
 
 def test_checkpoint_round_trip(tmp_path: Path) -> None:
@@ -40,18 +40,18 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (1, 64, 64, 3)])
-def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+def test_images_of_another_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="images: expected"):
         Autoencoder(64)(torch.zeros(shape))
 
 
 def test_errors(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="multiple of 16"):
+    with pytest.raises(ValueError, match="img_size: "):
         Autoencoder(50)
     with pytest.raises(ValueError, match="encoder: .*'stylegan'"):
         load_encoder(tmp_path / "a", "stylegan")
     with pytest.raises(FileNotFoundError, match="a.safetensors"):
         load_encoder(tmp_path / "a.safetensors", "autoencoder")
     save_checkpoint(tmp_path / "b.safetensors", {}, {"approach": "scratch"})
-    with pytest.raises(ValueError, match=r"b\.safetensors: expected an autoencoder"):
+    with pytest.raises(ValueError, match=r"b\.safetensors: "):
         load_encoder(tmp_path / "b.safetensors", "autoencoder")

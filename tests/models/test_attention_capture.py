@@ -1,4 +1,4 @@
-"""What is captured is what the pass used, and the model is left as it was."""
+"""Captured heads are those of the pass, and the model is unchanged afterwards."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def num_hooks(model: nn.Module) -> int:
 
 @pytest.mark.parametrize("build", [latent_vit, hybrid, with_adapters, image_vit, rectified])
 class TestEveryModel:
-    def test_the_captured_weights_times_the_values_are_the_modules_output(self, build) -> None:
+    def test_weights_times_values_are_the_output(self, build) -> None:
         torch.manual_seed(0)
         model, x = build()
         outputs = []
@@ -69,7 +69,7 @@ class TestEveryModel:
         mixed = (heads.attn @ heads.values).transpose(1, 2).flatten(2)
         torch.testing.assert_close(module.proj(mixed), outputs[0], atol=1e-5, rtol=1e-4)
 
-    def test_the_model_is_left_as_it_was(self, build) -> None:
+    def test_the_model_is_unchanged_afterwards(self, build) -> None:
         torch.manual_seed(0)
         model, x = build()
         model.eval()
@@ -85,14 +85,14 @@ class TestEveryModel:
         assert num_hooks(model) == 0
         assert torch.equal(model(x), before)
 
-    def test_all_heads_at_one_change_nothing_and_at_none_much(self, build) -> None:
+    def test_scale_heads(self, build) -> None:
         torch.manual_seed(0)
         model, x = build()
         model.eval()
         ones = [torch.ones(module.num_heads) for module in attention_modules(model)]
         with scale_heads(model, ones):
-            whole = model(x)
-        assert torch.equal(whole, model(x))
+            scaled = model(x)
+        assert torch.equal(scaled, model(x))
         with scale_heads(model, [0 * one for one in ones]), capture_heads(model) as captured:
             model(x)
         assert num_hooks(model) == 0
@@ -110,17 +110,17 @@ class TestEveryModel:
 def test_fused_and_unfused_give_the_same_maps() -> None:
     torch.manual_seed(0)
     model, x = latent_vit()
-    found = []
+    maps = []
     for fused in (True, False):
         for module in attention_modules(model.eval()):
             module.fused_attn = fused
         with torch.no_grad(), capture_heads(model) as captured:
             model(x)
-        found.append(torch.stack([heads.attn for heads in captured]))
-    torch.testing.assert_close(*found, atol=1e-5, rtol=0)
+        maps.append(torch.stack([heads.attn for heads in captured]))
+    torch.testing.assert_close(*maps, atol=1e-5, rtol=0)
 
 
-def test_the_gradient_of_a_map_is_what_moving_it_does() -> None:
+def test_gradient_of_a_map_equals_finite_difference() -> None:
     torch.manual_seed(0)
     module = Attention(16, num_heads=2).double().eval()
     tokens, direction = torch.randn(1, 5, 16).double(), torch.randn(1, 2, 5, 5).double()
@@ -134,7 +134,7 @@ def test_the_gradient_of_a_map_is_what_moving_it_does() -> None:
     assert difference.item() == pytest.approx((gradient * direction).sum().item(), rel=1e-4)
 
 
-def test_dropout_falls_on_the_output_and_not_on_the_captured_map() -> None:
+def test_captured_weights_are_before_dropout() -> None:
     torch.manual_seed(0)
     module = Attention(16, num_heads=2, attn_drop=0.5).train()
     with capture_heads(module) as captured:
@@ -144,7 +144,7 @@ def test_dropout_falls_on_the_output_and_not_on_the_captured_map() -> None:
     assert not torch.allclose(heads.attn @ heads.values, heads.outputs, atol=1e-3)
 
 
-def test_a_mask_counts() -> None:
+def test_masked_tokens_have_no_weight() -> None:
     torch.manual_seed(0)
     module, mask = Attention(16, num_heads=2).eval(), torch.ones(5, 5, dtype=torch.bool)
     mask[:, 3] = False
@@ -153,7 +153,7 @@ def test_a_mask_counts() -> None:
     assert captured[0].attn[..., 3].abs().max() == 0
 
 
-def test_bf16_maps_are_captured_too() -> None:
+def test_bf16_maps() -> None:
     model, x = latent_vit()
     with (
         torch.no_grad(),
@@ -171,7 +171,7 @@ def test_a_cnn_has_no_attention() -> None:
         attention_modules(nn.Sequential(nn.Conv2d(3, 4, 3)))
 
 
-def test_scales_have_to_fit() -> None:
+def test_scales_have_to_match_the_heads() -> None:
     model, _ = latent_vit()
     with pytest.raises(ValueError, match=r"scales: .*\[2, 2\].*\[2\]"):
         scale_heads(model, [torch.ones(2)]).__enter__()
@@ -182,22 +182,18 @@ def test_rectified_rows_are_distributions_with_exact_zeros() -> None:
     torch.testing.assert_close(weights[0], torch.tensor([0, 0, 0.25, 0.75]), atol=1e-5, rtol=0)
     torch.testing.assert_close(weights[1], torch.full((4,), 0.25))
     assert attention_layer("rectified") is RectifiedAttention
-    with pytest.raises(
-        ValueError, match="attention: expected one of softmax, rectified, got 'sparse'"
-    ):
+    with pytest.raises(ValueError, match="attention: .*'sparse'"):
         attention_layer("sparse")
     with pytest.raises(ValueError, match="attn_mask"):
         RectifiedAttention(8, num_heads=2)(torch.zeros(1, 3, 8), is_causal=True)
 
 
 @pytest.mark.parametrize("kind", SIMILARITIES)
-def test_equal_heads_are_1_alike_and_orthogonal_ones_0(kind: str) -> None:
+def test_similarity_is_1_for_equal_heads_and_0_for_orthogonal_ones(kind: str) -> None:
     eye = torch.eye(4).expand(2, 1, 4, 4)
     shifted = eye.roll(1, dims=-1)
     heads = Heads(*(torch.cat([eye, eye, shifted], dim=1) for _ in range(3)))
     expected = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]])
     torch.testing.assert_close(head_similarity(heads, kind), expected)
-    with pytest.raises(
-        ValueError, match="kind: expected one of subspace, position, output, got 'x'"
-    ):
+    with pytest.raises(ValueError, match="kind: .*'x'"):
         head_similarity(heads, "x")

@@ -41,7 +41,7 @@ class TestEveryApproachOverCodes:
         assert model.forward_head(model.forward_features(codes)).shape == (3, 5)
         torch.testing.assert_close(model(codes.half()), model(codes), atol=2e-2, rtol=0)
 
-    def test_every_token_counts_and_so_does_its_place(self, approach: str) -> None:
+    def test_logits_depend_on_every_layer_and_its_position(self, approach: str) -> None:
         torch.manual_seed(0)
         model = create_model(approach, 5, **SMALL[approach]).eval()
         codes = torch.randn(1, 18, 512)
@@ -53,10 +53,8 @@ class TestEveryApproachOverCodes:
         assert not torch.allclose(model(codes.flip(1)), logits, atol=1e-6)
 
     @pytest.mark.parametrize("shape", [(2, 14, 512), (2, 18, 256), (2, 512, 18)])
-    def test_codes_of_another_shape_are_refused(
-        self, approach: str, shape: tuple[int, ...]
-    ) -> None:
-        with pytest.raises(ValueError, match=r"w_plus: expected \(B, 18, 512\)"):
+    def test_codes_of_another_shape(self, approach: str, shape: tuple[int, ...]) -> None:
+        with pytest.raises(ValueError, match=r"w_plus: .*\(B, 18, 512\)"):
             create_model(approach, 5, **SMALL[approach])(torch.zeros(shape))
 
     def test_checkpoint_round_trip(self, approach: str, tmp_path: Path) -> None:
@@ -74,7 +72,7 @@ class TestEveryApproachOverCodes:
         assert torch.equal(loaded(codes), model(codes))
 
 
-def test_the_hybrid_holds_the_weights_of_the_timm_model() -> None:
+def test_hybrid_has_the_weights_of_the_timm_model() -> None:
     torch.manual_seed(0)
     hybrid = HybridLatentViT(pretrained="none")
     torch.manual_seed(0)
@@ -84,40 +82,37 @@ def test_the_hybrid_holds_the_weights_of_the_timm_model() -> None:
     assert torch.equal(hybrid.tokens.pos_embed[:, :1], vit.pos_embed[:, :1])
 
 
-def test_positions_are_stretched_linearly() -> None:
+def test_positions_are_interpolated_linearly() -> None:
     line = torch.arange(196.0).view(1, 196, 1)
-    stretched = interpolate_positions(line, 18)[0, :, 0]
-    steps = stretched.diff()
+    steps = interpolate_positions(line, 18)[0, :, 0].diff()
     torch.testing.assert_close(steps, torch.full((17,), 196 / 18), atol=1e-3, rtol=0)
     assert torch.equal(interpolate_positions(line, 196), line)
 
 
-def test_unknown_names_are_refused_with_the_known_ones() -> None:
+def test_unknown_names() -> None:
     with pytest.raises(
         ValueError,
-        match="approach: expected one of scratch, hybrid, image, latent_cnn, got 'scrach'",
+        match="approach: .*'scrach'",
     ):
         create_model("scrach")
-    with pytest.raises(ValueError, match="scratch has no embed_dimm; it has .*embed_dim"):
+    with pytest.raises(ValueError, match="options: .*embed_dimm.*embed_dim"):
         create_model("scratch", embed_dimm=3)
-    with pytest.raises(ValueError, match="multiple of num_heads=8, got 100"):
+    with pytest.raises(ValueError, match="embed_dim: .*100"):
         LatentViT(embed_dim=100)
     with pytest.raises(
         ValueError,
-        match="pretrained: expected imagenet, none, random, mae or a file .* got 'imagnet'",
+        match="pretrained: .*'imagnet'",
     ):
         HybridLatentViT(pretrained="imagnet")
     with pytest.raises(
         ValueError, match="model_name: .*vit_teenie_patch16_224.*vit_tiny_patch16_224"
     ):
         HybridLatentViT(pretrained="none", model_name="vit_teenie_patch16_224")
-    with pytest.raises(
-        ValueError, match="model_name: .*'resnet18'"
-    ):
+    with pytest.raises(ValueError, match="model_name: .*'resnet18'"):
         HybridLatentViT(pretrained="none", model_name="resnet18")
 
 
-def test_options_are_those_of_the_approach() -> None:
+def test_options_of_selects_the_options_of_an_approach() -> None:
     parameters = {
         "embed_dim": 8,
         "model_name": "x",
@@ -133,7 +128,7 @@ def test_options_are_those_of_the_approach() -> None:
     }
 
 
-def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_of_another_model(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     save_model(
         path,
@@ -142,17 +137,15 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         classes="abc",
         options={"depth": 1},
     )
-    with pytest.raises(ValueError, match=r"m\.safetensors: made by another version"):
+    with pytest.raises(ValueError, match=r"m\.safetensors: "):
         load_model(path)
     save_checkpoint(path, {}, {"kind": "autoencoder"})
-    with pytest.raises(
-        ValueError, match="expected a trained model, got a checkpoint of kind 'autoencoder'"
-    ):
+    with pytest.raises(ValueError, match=r"m\.safetensors: .*'autoencoder'"):
         load_model(path)
 
 
 @pytest.mark.parametrize("position", ["sinusoidal", "semantic"])
-def test_options_of_the_scratch_model_take_part(position: str) -> None:
+def test_scratch_options_have_an_effect(position: str) -> None:
     torch.manual_seed(0)
     options = {"position": position, "layer_norm": True, "layer_gates": True}
     model = LatentViT(3, **SMALL["scratch"], **options)
@@ -166,18 +159,17 @@ def test_options_of_the_scratch_model_take_part(position: str) -> None:
         model.tokens.scale_layers[1].weight[3] = 0
     changed = codes.clone()
     changed[:, 3] = 7
-    torch.testing.assert_close(
-        model(changed), model(codes)
-    )  # a layer behind a closed gate says nothing
+    # A gate of 0 hides its layer.
+    torch.testing.assert_close(model(changed), model(codes))
 
 
-def test_layerwise_norm_undoes_scale_and_shift_of_each_layer() -> None:
+def test_layerwise_norm_removes_scale_and_shift_per_layer() -> None:
     norm, codes = LayerwiseNorm(18, 512), torch.randn(2, 18, 512)
     scale, shift = torch.rand(18, 1) * 9 + 1, torch.randn(18, 1)
     torch.testing.assert_close(norm(codes * scale + shift), norm(codes), atol=1e-4, rtol=0)
 
 
-def test_positions_of_the_attention_paper() -> None:
+def test_sinusoidal_positions() -> None:
     positions = sinusoidal_positions(20, 64)[0]
     assert positions.shape == (20, 64)
     assert positions[3, 0] == pytest.approx(np.sin(3))
@@ -185,7 +177,7 @@ def test_positions_of_the_attention_paper() -> None:
 
 
 class TestAdapters:
-    def test_they_start_as_the_identity_and_are_few(self) -> None:
+    def test_adapters_start_as_the_identity(self) -> None:
         torch.manual_seed(0)
         plain = HybridLatentViT(pretrained="none", model_name="vit_small_patch16_224").eval()
         torch.manual_seed(0)
@@ -202,13 +194,13 @@ class TestAdapters:
         }
         assert count["a"] - count["p"] == 12 * (2 * 384 * 64 + 64 + 384)
 
-    def test_a_cnn_has_no_place_for_them(self) -> None:
-        with pytest.raises(ValueError, match="adapter_dim: expected 0 for resnet18"):
+    def test_a_cnn_takes_no_adapters(self) -> None:
+        with pytest.raises(ValueError, match="adapter_dim: .*resnet18"):
             create_model("image", pretrained="none", model_name="resnet18", adapter_dim=64)
 
 
 class TestHybridOfAnyViT:
-    def test_registers_come_along(self) -> None:
+    def test_registers(self) -> None:
         """DINOv2 with registers: four more tokens, and no position for CLS."""
         name = "vit_small_patch14_reg4_dinov2"
         torch.manual_seed(0)
@@ -223,8 +215,8 @@ class TestHybridOfAnyViT:
             hybrid.tokens.pos_embed[:, 1:], interpolate_positions(vit.pos_embed, 18)
         )
 
-    def test_a_vit_of_224_gives_what_its_blocks_give(self) -> None:
-        """Fed with tokens of its own, the hybrid is the timm model from there on."""
+    def test_transformer_equals_timm(self) -> None:
+        """On equal tokens, the hybrid equals the timm model."""
         torch.manual_seed(0)
         vit = timm.create_model("deit_tiny_patch16_224", num_classes=0).eval()
         torch.manual_seed(0)
@@ -233,13 +225,12 @@ class TestHybridOfAnyViT:
         torch.testing.assert_close(hybrid.encode(tokens), vit.norm(vit.blocks(tokens)))
 
     def test_weights_from_a_file(self, tmp_path: Path) -> None:
-        """As timm publishes them: classifier included."""
+        """Published files contain the classifier."""
         torch.manual_seed(1)
         published = timm.create_model("vit_tiny_patch16_224")
+        save_file(published.state_dict(), tmp_path / "vit.safetensors")
+        torch.save(published.state_dict(), tmp_path / "vit.pth")
         for file in (tmp_path / "vit.safetensors", tmp_path / "vit.pth"):
-            save_file(published.state_dict(), file) if file.suffix != ".pth" else torch.save(
-                published.state_dict(), file
-            )
             hybrid = HybridLatentViT(pretrained=str(file))
             assert torch.equal(hybrid.blocks[3].mlp.fc1.weight, published.blocks[3].mlp.fc1.weight)
             assert torch.equal(hybrid.tokens.cls_token, published.cls_token)
@@ -249,25 +240,21 @@ class TestHybridOfAnyViT:
         assert torch.equal(image.body.blocks[3].mlp.fc1.weight, published.blocks[3].mlp.fc1.weight)
         assert image.body.patch_embed.proj.weight.shape[-1] == 8
 
-    def test_a_file_of_another_model_or_half_a_file_is_refused(self, tmp_path: Path) -> None:
+    def test_weights_of_another_model_or_truncated(self, tmp_path: Path) -> None:
         save_file(
             timm.create_model("vit_tiny_patch16_224", depth=2).state_dict(),
             tmp_path / "other.safetensors",
         )
-        with pytest.raises(
-            ValueError, match=r"other\.safetensors: not the weights of timm's vit_tiny_patch16_224"
-        ):
+        with pytest.raises(ValueError, match=r"other\.safetensors: .*vit_tiny_patch16_224"):
             HybridLatentViT(pretrained=str(tmp_path / "other.safetensors"))
-        whole = (tmp_path / "other.safetensors").read_bytes()
-        (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(ValueError, match=r"half\.safetensors: not the weights"):
+        content = (tmp_path / "other.safetensors").read_bytes()
+        (tmp_path / "half.safetensors").write_bytes(content[: len(content) // 2])
+        with pytest.raises(ValueError, match=r"half\.safetensors: "):
             HybridLatentViT(pretrained=str(tmp_path / "half.safetensors"))
         with pytest.raises(ValueError, match="pretrained: no file .*none.safetensors"):
             HybridLatentViT(pretrained=str(tmp_path / "none.safetensors"))
 
-    def test_without_a_hub_the_file_to_place_is_named(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_without_a_hub_the_error_names_the_file(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(ValueError, match="pretrained_models/vit_tiny_patch16_224.safetensors"):
@@ -278,14 +265,14 @@ class TestImageModel:
     @pytest.mark.parametrize(
         "name", ["vit_tiny_patch16_224", "resnet18", "convnext_atto", "face_cnn"]
     )
-    def test_images_of_any_kind_to_logits(self, name: str) -> None:
+    def test_grey_uint8_equals_rgb_float(self, name: str) -> None:
         model = create_model("image", 5, pretrained="none", model_name=name, image_size=64).eval()
         grey = torch.randint(0, 256, (2, 1, 48, 48), dtype=torch.uint8)
         logits = model(grey)
         assert logits.shape == (2, 5)
         torch.testing.assert_close(model(grey.expand(-1, 3, -1, -1).float() / 255), logits)
 
-    def test_the_models_own_mean_and_spread(self) -> None:
+    def test_images_are_normalised_as_the_timm_model_expects(self) -> None:
         model = create_model("image", 5, pretrained="none", model_name="resnet18", image_size=48)
         mean, std = model.body.pretrained_cfg["mean"], model.body.pretrained_cfg["std"]
         prepared = model.prepare(torch.tensor(mean).view(1, 3, 1, 1).expand(1, 3, 48, 48))
@@ -293,7 +280,7 @@ class TestImageModel:
         bright = model.prepare(torch.full((1, 3, 48, 48), 255, dtype=torch.uint8))
         torch.testing.assert_close(bright[0, :, 0, 0], (1 - torch.tensor(mean)) / torch.tensor(std))
 
-    def test_the_cnn_for_small_faces_starts_from_random_weights_alone(self, tmp_path: Path) -> None:
+    def test_face_cnn_has_no_published_weights(self, tmp_path: Path) -> None:
         model = create_model("image", 5, pretrained="none", model_name="face_cnn")
         assert model.image_size == 48 and model.forward_features(
             torch.rand(2, 1, 48, 48)
@@ -306,11 +293,11 @@ class TestImageModel:
                 "image", 5, pretrained=str(tmp_path / "face_cnn.safetensors"), model_name="face_cnn"
             )
 
-    def test_patches_that_suit_small_faces(self) -> None:
+    def test_patch_size(self) -> None:
         model = create_model("image", 5, **IMAGE)
         assert model.body.patch_embed.num_patches == 36
         assert model.forward_features(torch.rand(2, 3, 48, 48)).shape == (2, 37, 192)
-        with pytest.raises(ValueError, match=r"images: expected \(B, 3, H, W\)"):
+        with pytest.raises(ValueError, match="images: "):
             model(torch.rand(2, 18, 512))
 
     def test_checkpoint_round_trip(self, tmp_path: Path) -> None:
@@ -321,7 +308,7 @@ class TestImageModel:
         images = torch.rand(2, 3, 48, 48)
         assert torch.equal(load_model(tmp_path / "m.safetensors")[0](images), model(images))
 
-    def test_a_checkpoint_needs_no_published_weights_again(self, tmp_path: Path) -> None:
+    def test_checkpoint_loads_without_pretrained_file(self, tmp_path: Path) -> None:
         options = IMAGE | {"pretrained": str(tmp_path / "gone.safetensors")}
         model = create_model("image", 3, **IMAGE)
         save_model(
@@ -332,14 +319,14 @@ class TestImageModel:
 
 class TestMaskedAutoencoder:
     @pytest.mark.parametrize("approach", ["scratch", "hybrid", "image"])
-    def test_it_paints_only_from_what_it_sees(self, approach: str) -> None:
+    def test_output_does_not_depend_on_hidden_tokens(self, approach: str) -> None:
         torch.manual_seed(0)
         encoder = create_model(approach, 3, **(IMAGE if approach == "image" else SMALL[approach]))
         masked = MaskedAutoencoder(encoder, mask_ratio=0.75).eval()
         inputs = torch.rand(2, 3, 48, 48) if approach == "image" else torch.randn(2, 18, 512)
-        painted, mask = masked(inputs)
+        reconstructed, mask = masked(inputs)
         target = masked.targets(inputs)
-        assert painted.shape == target.shape
+        assert reconstructed.shape == target.shape
         assert mask.sum(1).tolist() == [round(0.75 * target.shape[1])] * 2
         changed = inputs.clone()
         if approach == "image":
@@ -347,16 +334,16 @@ class TestMaskedAutoencoder:
             changed[where] = 0.5
         else:
             changed[mask] = 5
-        torch.testing.assert_close(masked(changed, mask)[0], painted)
+        torch.testing.assert_close(masked(changed, mask)[0], reconstructed)
         assert not torch.equal(masked.targets(changed), target)
 
-    def test_targets_of_an_image_are_its_patches_in_order(self) -> None:
+    def test_targets_are_patches_in_order(self) -> None:
         masked = MaskedAutoencoder(create_model("image", 3, **IMAGE))
         image = torch.zeros(1, 3, 48, 48)
         image[:, :, 8:16, 16:24] = 1  # row 1, column 2 of 6 x 6
         target = masked.targets(image)
         assert (target[0] != target[0, 0]).any(-1).nonzero().tolist() == [[8]]
 
-    def test_the_ratio_is_checked(self) -> None:
-        with pytest.raises(ValueError, match=r"mask_ratio: expected a share in \(0, 1\), got 1"):
+    def test_mask_ratio(self) -> None:
+        with pytest.raises(ValueError, match="mask_ratio: "):
             MaskedAutoencoder(LatentViT(3, **SMALL["scratch"]), mask_ratio=1)

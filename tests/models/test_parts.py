@@ -51,14 +51,14 @@ def test_a_parameter_of_no_part_is_an_error() -> None:
         model.part_of("heads.weight")
 
 
-def test_positions_and_class_tokens_are_told_from_maps() -> None:
+def test_position_holds_class_token_registers_and_positions() -> None:
     model = create_model("hybrid", pretrained="none", model_name="vit_small_patch14_reg4_dinov2")
     names = [name for name, _ in model.named_parameters() if model.part_of(name) == "position"]
     assert names == ["tokens.cls_token", "tokens.pos_embed", "tokens.reg_token"]
 
 
 @pytest.mark.parametrize("approach", ["image", "hybrid"])
-def test_lower_blocks_freeze_with_what_feeds_them(approach: str) -> None:
+def test_lower_blocks_include_the_patch_embedding(approach: str) -> None:
     model = create_model(approach, pretrained="none")
     lower = {n for n, _ in model.named_parameters() if model.part_of(n, 3) == "lower_blocks"}
     assert {name for name in lower if "patch_embed" in name} == {

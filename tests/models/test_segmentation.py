@@ -1,4 +1,4 @@
-"""U-Nets as they are built, loaded and fed."""
+"""Building, loading and input of the U-Nets."""
 
 import warnings
 from pathlib import Path
@@ -15,16 +15,16 @@ from fervit_lib.models.segmentation import build_segmenter, denormalise, normali
 ENCODER = segmentation.STUDENT_ENCODER
 
 
-def test_a_segmenter_computes_what_its_librarys_does() -> None:
+def test_segmenter_equals_the_librarys_unet() -> None:
     torch.manual_seed(0)
     with warnings.catch_warnings(action="ignore"):
-        theirs = smp.Unet(ENCODER, encoder_weights=None, classes=1)
+        reference = smp.Unet(ENCODER, encoder_weights=None, classes=1)
     ours = build_segmenter(ENCODER)
-    ours.load_state_dict(theirs.state_dict())
+    ours.load_state_dict(reference.state_dict())
     images = torch.randn(2, 3, 64, 64)
-    torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours.eval()(images), reference.eval()(images), rtol=1e-4, atol=1e-5)
     gradients = []
-    for model in (ours, theirs):
+    for model in (ours, reference):
         model(images).square().mean().backward()
         gradients.append(
             torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
@@ -33,37 +33,38 @@ def test_a_segmenter_computes_what_its_librarys_does() -> None:
     assert sum(isinstance(module, nn.SiLU) for module in ours.modules()) == 49
 
 
-def test_the_slim_decoders_last_block_can_do_what_the_librarys_does() -> None:
+def test_sub_pixel_block_can_equal_the_librarys_block() -> None:
     torch.manual_seed(0)
-    theirs = smp.Unet(
+    reference = smp.Unet(
         "resnet18", encoder_weights=None, decoder_channels=segmentation.DECODERS["slim"]
     )
-    theirs = theirs.decoder.blocks[-1].eval()
+    reference = reference.decoder.blocks[-1].eval()
     ours = build_segmenter("resnet18", "slim").decoder.blocks[-1].eval()
     maps = torch.randn(2, 16, 12, 12)
+    # The four pixels start equal.
     fresh = ours.shuffle(ours.conv1(maps))
     assert torch.equal(
         fresh[..., ::2, ::2].repeat_interleave(2, -1).repeat_interleave(2, -2), fresh
-    )  # no grid
-    # Behind nearest up-sampling, rows 2i and 2i + 1 read the small map at i - 1, i, i and at i, i,
+    )
+    # After nearest upsampling, rows 2i and 2i + 1 read the small map at i - 1, i, i and at i, i,
     # i + 1.
     places = torch.zeros(2, 3, 3)  # which of the two, where it reads, by which row of the kernel
     for parity, reads in enumerate([(0, 1, 1), (1, 1, 2)]):
         places[parity, reads, range(3)] = 1
-    kernel = torch.einsum("aur,bvs,oirs->oabiuv", places, places, theirs.conv1[0].weight)
+    kernel = torch.einsum("aur,bvs,oirs->oabiuv", places, places, reference.conv1[0].weight)
     ours.conv1[0].weight.data = kernel.reshape(ours.conv1[0].weight.shape)
-    ours.conv2.load_state_dict(theirs.conv2.state_dict())
-    torch.testing.assert_close(ours(maps, 24, 24), theirs(maps, 24, 24))
+    ours.conv2.load_state_dict(reference.conv2.state_dict())
+    torch.testing.assert_close(ours(maps, 24, 24), reference(maps, 24, 24))
 
 
-def test_normalised_pixels_come_back() -> None:
+def test_denormalise_is_the_inverse() -> None:
     pixels = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
     images = normalise(pixels)
     torch.testing.assert_close(255 * denormalise(images), pixels.float(), rtol=0, atol=1e-3)
     assert images.min() < -1 < 1 < images.max()
 
 
-def test_a_teacher_loads_strictly_from_the_published_form(tmp_path: Path) -> None:
+def test_teacher_loads_strictly(tmp_path: Path) -> None:
     torch.manual_seed(0)
     teacher = build_segmenter("resnet18", "slim")
     segmentation.save_teacher(tmp_path / "t.pth", teacher)
@@ -77,14 +78,12 @@ def test_a_teacher_loads_strictly_from_the_published_form(tmp_path: Path) -> Non
 
     saved.pop("model.segmentation_head.0.bias")
     torch.save({"state_dict": saved}, tmp_path / "less.pth")
-    with pytest.raises(
-        ValueError, match=r"less.pth: not the weights of a U-Net with resnet18.*segmentation_head"
-    ):
+    with pytest.raises(ValueError, match=r"less.pth: .*resnet18.*segmentation_head"):
         segmentation.load_teacher(tmp_path / "less.pth", "resnet18", "slim")
     (tmp_path / "bad.pth").write_bytes(b"no weights")
-    with pytest.raises(ValueError, match="bad.pth: expected a dict with `state_dict`"):
+    with pytest.raises(ValueError, match="bad.pth: .*`state_dict`"):
         segmentation.load_teacher(tmp_path / "bad.pth")
-    with pytest.raises(FileNotFoundError, match="none.pth: no weights of the teacher"):
+    with pytest.raises(FileNotFoundError, match="none.pth: "):
         segmentation.load_teacher(tmp_path / "none.pth")
 
 
@@ -96,12 +95,12 @@ def test_a_teacher_loads_strictly_from_the_published_form(tmp_path: Path) -> Non
         ({"weights": "yours"}, "weights: "),
     ],
 )
-def test_an_unknown_segmenter_is_an_error(options: dict, message: str) -> None:
+def test_unknown_options(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_segmenter(**options)
 
 
-def test_the_published_pair_costs_what_the_paper_trail_says() -> None:
+def test_macs_of_teacher_and_student() -> None:
     published = {
         (segmentation.TEACHER_ENCODER, "full"): 23.8,
         (ENCODER, "full"): 18.5,
