@@ -1,7 +1,8 @@
-"""One experiment: `snakemake --profile profiles/local --configfile configs/<experiment>.yaml`, or `make run CONFIG=…`.
+"""One experiment, by `make run CONFIG=configs/<experiment>.yaml`, or without make:
+`snakemake --profile profiles/local --configfile configs/<experiment>.yaml`.
 
-A configuration sets parameters of the notebooks, one block per step; see `fervit_lib/pipeline.py`. Each variant of a step
-is one papermill run into reports/<experiment>/<step>/<variant>/.
+A configuration sets parameters of the notebooks, one block per step; see `fervit_lib/pipeline.py`.
+Each variant of a step is one papermill run into reports/<experiment>/<step>/<variant>/.
 """
 
 import json
@@ -26,12 +27,15 @@ RUNS = [(step, variant) for step in NOTEBOOKS for variant in VARIANTS[step]]
 LATENTS = f"{DATA}/latents/{ENCODE_PARAMETERS.get('dataset', 'toy')}/{ENCODE}"
 STORE = f"{LATENTS}/store.json"
 
-# Trainings run side by side and share the cores of a machine; a single one gets up to eight, as any other step.
-TRAIN_THREADS = max(1, min(8, (workflow.resource_settings.cores or 1) // max(1, len(VARIANTS["train"]))))
+# Trainings run side by side and share the cores of a machine; a single one gets up to eight, as
+# any other step.
+CORES = workflow.resource_settings.cores or 1
+TRAIN_THREADS = max(1, min(8, CORES // max(1, len(VARIANTS["train"]))))
 
-# Each step reserves its GPUs in Python: `--resources gpu=2` runs two steps at once, on a GPU each. With several GPUs, as
-# `--set-resources train:gpu=4` gives them, a step with --launch is one run of as many processes.
-# The executed notebook and its page are logs, because Snakemake keeps the logs of a failed step and removes its outputs.
+# Each step reserves its GPUs in Python: `--resources gpu=2` runs two steps at once, on a GPU
+# each. With several GPUs, as `--set-resources train:gpu=4` gives them, a step with --launch is
+# one run of as many processes. The executed notebook and its page are logs, because Snakemake
+# keeps the logs of a failed step and removes its outputs.
 RUN = (
     f"{sys.executable} -m fervit_lib.report run --gpus {{resources.gpu}} {{params.launch}}"
     ' {input.notebook} "$(dirname {log.notebook:q})" {params.json:q}'
@@ -63,7 +67,7 @@ def parameters(step, **paths):
 
 
 def distill_inputs(wildcards):
-    """The codes whose faces are read, and the training run that is the teacher if it is one of this experiment."""
+    """The codes whose faces are used, and the teacher if it is a training of this experiment."""
     chosen = VARIANTS["distill"][wildcards.variant]
     teacher = Path(chosen.get("teacher", ""))
     inputs = [STORE] if chosen.get("task") == "expression" else []
@@ -78,7 +82,8 @@ onstart:
     report.forget_failures(Path(EXPERIMENT), RUNS)
 
 
-# The Makefile shows this text last: Snakemake's own shows commands. The report holds the steps that did run.
+# The Makefile shows this text last: Snakemake's own shows commands. The report holds the steps
+# that did run.
 onerror:
     from fervit_lib import report
 
@@ -94,7 +99,8 @@ localrules:
     index,
 
 
-# Every result is requested by name, because Snakemake only remakes a missing file if it is requested or out of date.
+# Every result is requested by name, because Snakemake only remakes a missing file if it is
+# requested or out of date.
 rule experiment:
     input:
         STORE,
@@ -113,12 +119,14 @@ rule index:
     params:
         folder=EXPERIMENT,
     shell:
-        f"{sys.executable} -m fervit_lib.report index {{params.folder:q}} --config {{input.config:q}}"
+        f"{sys.executable} -m fervit_lib.report index {{params.folder:q}}"
+        " --config {input.config:q}"
 
 
-# The requests of a step. On one machine --cores is the limit (a step that requests more gets as many) and --resources
-# gpu=2 mem_mb=64000, if given; an executor passes the same numbers to its scheduler. --set-threads and --set-resources
-# change them. A training that reaches its time limit resumes after its last complete epoch when it is run again.
+# The requests of a step. On one machine --cores is the limit (a step that requests more gets as
+# many) and --resources gpu=2 mem_mb=64000, if given; an executor passes the same numbers to its
+# scheduler. --set-threads and --set-resources change them. A training that reaches its time limit
+# resumes after its last complete epoch when it is run again.
 rule encode:
     message:
         f"encode: faces into codes ({ENCODE})"

@@ -30,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--reports", type=Path, default=Path("reports"), help="folder of all experiments"
     )
     parser.add_argument(
-        "--storage", choices=STORAGES, help="default: sqlite; journal for a network file system"
+        "--storage",
+        choices=STORAGES,
+        help="of a new sweep: sqlite (default), or journal for a network file system",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the search (default: 0)")
     parser.add_argument(

@@ -11,9 +11,10 @@ from pathlib import Path
 from fastai.callback.core import Callback, CancelFitException
 
 from fervit_lib.sweep import TRIAL_VARIABLE
+from fervit_lib.training.callbacks import FitCallback
 
 
-class ReportTrial(Callback):
+class ReportTrial(FitCallback):
     """Report the sweep's metric after every epoch; end the fit before the next epoch if the trial
     is pruned.
 
@@ -28,9 +29,6 @@ class ReportTrial(Callback):
         study, self.sweep = load_study(folder)
         self.trial = live_trial(study, number)
 
-    def before_fit(self) -> None:
-        self.run = not hasattr(self.learn, "lr_finder")
-
     def before_epoch(self) -> None:
         # Before the next epoch rather than after this one, so that the state of this epoch is
         # saved; see EarlyStopping.
@@ -41,9 +39,6 @@ class ReportTrial(Callback):
     def after_epoch(self) -> None:
         values = dict(zip(self.recorder.metric_names[1:-1], self.recorder.values[-1], strict=True))
         self.trial.report(float(values[self.sweep.metric]), step=self.epoch + 1)
-
-    def after_fit(self) -> None:
-        self.run = True
 
 
 def trial_callbacks() -> list[Callback]:

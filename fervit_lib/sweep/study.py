@@ -3,7 +3,8 @@
 Workers share nothing but files. Optuna's storage holds the trials. In addition a worker holds a
 file lock on the trial that it runs, which the operating system releases when the worker ends, even
 if it is killed: a trial that is running but not locked was abandoned, and the next worker takes it
-over.
+over. (Optuna's own retry waits until a heartbeat is missed, and restarts the trial instead of
+resuming it.)
 """
 
 from dataclasses import dataclass
@@ -29,21 +30,17 @@ MAX_STARTS = 3
 
 
 def load_storage(folder: Path, kind: str | None = None) -> optuna.storages.BaseStorage:
-    """The storage in a sweep's folder: the existing one, else a new one of `kind`.
+    """The storage in a sweep's folder, created if there is none.
 
     Args:
-        kind: `sqlite` (the default), or `journal` for a network file system, where SQLite's locks
-            are not safe.
+        kind: of a new storage: `sqlite` (the default), or `journal` for a network file system,
+            where SQLite's locks are not safe.
     """
-    present = [name for name, file in STORAGES.items() if (folder / file).exists()]
-    if kind is None:
-        kind = present[0] if present else "sqlite"
+    for existing in STORAGES:
+        if (folder / STORAGES[existing]).exists():
+            kind = existing
+    kind = kind or "sqlite"
     check_choice("storage", kind, tuple(STORAGES))
-    if present and kind not in present:
-        raise ValueError(
-            f"storage: expected {present[0]}, with which {display_path(folder)} was created, "
-            f"got {kind!r}; leave it out, or give the sweep another name"
-        )
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / STORAGES[kind]
     if kind == "journal":

@@ -56,9 +56,8 @@ def train_wandb_trial(sweep: Sweep, parameters: dict[str, Any], reports: Path) -
         raise ValueError(
             "--trial: expected W&B's agent, which sets WANDB_RUN_ID; start it by `wandb agent <id>`"
         )
-    mode = "offline" if os.environ.get("WANDB_MODE") == "offline" else "online"
     run = Run(reports, sweep.name, "train", f"wandb-{run_id}")
-    train_trial(sweep, run, parameters | {"wandb": mode})
+    train_trial(sweep, run, parameters | {"wandb": os.environ.get("WANDB_MODE", "online")})
 
 
 def work(sweep: Sweep, reports: Path, *, seed: int = 0, train: Train = train_trial) -> None:

@@ -1,8 +1,9 @@
-"""A real SLURM on this machine for as long as something is tried on it: two nodes, a GPU each on paper, no root needed.
+"""A real SLURM on this machine during a test: two nodes that claim a GPU each, without root.
 
-`python tests/cluster/slurm.py <command> …` runs one command in it. Everything lives in one new folder and in processes
-that are children of this one, or have that folder in their PATH or a file of it open; both are gone at the end. The
-nodes say more processors and memory than there may be: SLURM counts them and binds nothing.
+`python tests/cluster/slurm.py <command> …` runs one command in it. All files are in one new folder.
+All processes are children of this one, or have that folder in their PATH or one of its files open.
+Both are removed at the end. The nodes may claim more processors and memory than this machine has:
+SLURM counts them and binds nothing.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from pathlib import Path
 import psutil
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
-PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # where Debian keeps daemons
+PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # Debian's daemons
 NODES = ("node1", "node2")
 CONFIGURATION = """
 ClusterName=test
@@ -56,26 +57,26 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
-def missing() -> list[str]:
-    """The programs of SLURM that this machine lacks; Debian has them in `slurm-wlm` and `munge`."""
+def missing_programs() -> list[str]:
+    """The programs of SLURM that this machine lacks (Debian: `slurm-wlm` and `munge`)."""
     return [program for program in PROGRAMS if shutil.which(program, path=PATH) is None]
 
 
 @dataclass(frozen=True)
 class Slurm:
-    """A SLURM that runs; its commands reach it in `environment`."""
+    """A running SLURM, and the environment of its commands."""
 
     folder: Path
     environment: dict[str, str]
 
-    def ask(self, *command: str) -> str:
-        """What one of its commands prints."""
+    def run(self, *command: str) -> str:
+        """The output of one of its commands."""
         return subprocess.run(
             command, env=self.environment, check=True, capture_output=True, text=True, timeout=60
         ).stdout
 
     def ended_jobs(self) -> list[dict[str, str]]:
-        """A record of each job that ended, as SLURM wrote it: JobState, NodeList, StartTime, EndTime, Tres, …"""
+        """SLURM's record of each ended job: JobState, NodeList, StartTime, EndTime, Tres, …"""
         lines = (self.folder / "jobs.txt").read_text().splitlines()
         return [
             dict(field.split("=", 1) for field in line.split() if "=" in field) for line in lines
@@ -84,10 +85,10 @@ class Slurm:
 
 @contextlib.contextmanager
 def running_slurm() -> Iterator[Slurm]:
-    """Bring SLURM up, and take it down with all its jobs.
+    """Start SLURM, and stop it with all its jobs.
 
     Raises:
-        RuntimeError: a daemon ended, or the nodes are not idle within a minute; with the ends of the logs.
+        RuntimeError: a daemon ended, or the nodes are not idle within a minute; shows the logs.
     """
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     environment = os.environ | {
@@ -96,14 +97,14 @@ def running_slurm() -> Iterator[Slurm]:
     }
     slurm = Slurm(folder, environment)
     daemons: list[subprocess.Popen[bytes]] = []
-    before = signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # as any other end, it goes through what follows
+    # So that a SIGTERM, too, runs the clean-up below.
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         _write_configuration(folder)
         for command in _commands(folder):
             with (folder / f"daemon{len(daemons)}.out").open("wb") as log:
-                # Ctrl-C is for this process, which then needs them to cancel jobs; they end with it, however it ends.
+                # Ctrl-C must not reach the daemons, which are needed to cancel the jobs; they end
+                # with this process even if it is killed.
                 command = ["setsid", "setpriv", "--pdeathsig=TERM", *command]
                 daemons.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
         _wait_for_nodes(slurm, daemons)
@@ -111,11 +112,11 @@ def running_slurm() -> Iterator[Slurm]:
     finally:
         _stop(slurm, daemons)
         shutil.rmtree(folder)
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _write_configuration(folder: Path) -> None:
-    folder.chmod(0o755)  # munge checks that others may reach its socket
+    folder.chmod(0o755)  # munge requires that others can reach its socket
     (folder / "munge.key").touch(mode=0o600)
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "state").mkdir()
@@ -127,7 +128,8 @@ def _write_configuration(folder: Path) -> None:
         ports = [open_socket.getsockname()[1] for open_socket in sockets]
     host = socket.gethostname().split(".")[0]
     nodes = "\n".join(
-        f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=64000 Gres=gpu:1"
+        f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
+        "CPUs=8 RealMemory=64000 Gres=gpu:1"
         for node, port in zip(NODES, ports[1:], strict=True)
     )
     text = CONFIGURATION.format(
@@ -135,7 +137,8 @@ def _write_configuration(folder: Path) -> None:
     )
     (folder / "slurm.conf").write_text(text)
     (folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")
-    # Snakemake's plugin takes SLURM_* from the environment of its job steps, and expects the file in /etc/slurm.
+    # Snakemake's plugin removes SLURM_* from the environment of job steps, so that srun would look
+    # for the file in /etc/slurm.
     (folder / "srun").write_text(
         f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which("srun")} "$@"\n'
     )
@@ -160,25 +163,23 @@ def _commands(folder: Path) -> list[list[str]]:
 def _wait_for_nodes(slurm: Slurm, daemons: "list[subprocess.Popen[bytes]]") -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and all(daemon.poll() is None for daemon in daemons):
-        with contextlib.suppress(subprocess.CalledProcessError):  # not up yet
-            if slurm.ask("sinfo", "--noheader", "--Node", "--format=%T").split() == ["idle"] * len(
-                NODES
-            ):
+        with contextlib.suppress(subprocess.CalledProcessError):  # not started yet
+            states = slurm.run("sinfo", "--noheader", "--Node", "--format=%T").split()
+            if states == ["idle"] * len(NODES):
                 return
         time.sleep(0.5)
     logs = [
         f"{path.name}:\n{path.read_text()[-1500:]}" for path in sorted(slurm.folder.glob("*.out"))
     ]
-    raise RuntimeError("SLURM did not come up\n" + "\n".join(logs))
+    raise RuntimeError("SLURM did not start\n" + "\n".join(logs))
 
 
 def _stop(slurm: Slurm, daemons: "list[subprocess.Popen[bytes]]") -> None:
-    with contextlib.suppress(
-        subprocess.SubprocessError
-    ):  # a controller that is not there has no jobs
-        slurm.ask("scancel", "--user", getpass.getuser())
+    # A controller that has ended has no jobs.
+    with contextlib.suppress(subprocess.SubprocessError):
+        slurm.run("scancel", "--user", getpass.getuser())
         deadline = time.monotonic() + 60
-        while slurm.ask("squeue", "--noheader") and time.monotonic() < deadline:
+        while slurm.run("squeue", "--noheader") and time.monotonic() < deadline:
             time.sleep(0.5)
     for daemon in reversed(daemons):
         daemon.terminate()
@@ -187,20 +188,20 @@ def _stop(slurm: Slurm, daemons: "list[subprocess.Popen[bytes]]") -> None:
         except subprocess.TimeoutExpired:
             daemon.kill()
             daemon.wait()
-    # A job is nobody's child and outlives its node; so does a Snakemake that still waits for it.
+    # A job is no child of this process and outlives its node; so does a Snakemake that waits.
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            from_here = process.environ().get("PATH", "").startswith(f"{slurm.folder}:")
-            if from_here or any(
+            in_path = process.environ().get("PATH", "").startswith(f"{slurm.folder}:")
+            if in_path or any(
                 Path(file.path).parent == slurm.folder for file in process.open_files()
             ):
                 process.kill()
 
 
 if __name__ == "__main__":
-    if not sys.argv[1:] or missing():
-        sys.exit(
-            f"expected a command to run, and SLURM (apt install slurm-wlm munge); missing: {missing()}"
-        )
+    if not sys.argv[1:]:
+        sys.exit("expected a command to run in SLURM")
+    if missing := missing_programs():
+        sys.exit(f"expected SLURM (apt install slurm-wlm munge), missing: {', '.join(missing)}")
     with running_slurm() as slurm:
         sys.exit(subprocess.run(sys.argv[1:], env=slurm.environment).returncode)
