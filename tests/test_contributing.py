@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md tried: one of everything that it tells how to add, in a copy of the project, whose notebooks run."""
+"""CONTRIBUTING.md in practice: add one of each to a copy of the project, run its notebooks."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from fervit_lib.system.checkpoints import save_checkpoint
 from fervit_lib.system.runtime import PROJECT_ROOT
 
 ENCODER = '''
-"""Pixels to codes by one linear map, the plainest encoder there is."""
+"""The simplest encoder: pixels to codes by one linear layer."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def load_projection(path: Path) -> Projection:
     return model.eval()
 '''
 READER = '''
-"""Faces as arrays of numpy: `<split>_images` (N, S, S) uint8, `<split>_labels` (N,), and `classes`."""
+"""Faces in an .npz file: `classes`, `<split>_images` (N, S, S) uint8, `<split>_labels` (N,)."""
 
 from pathlib import Path
 
@@ -80,7 +80,9 @@ class LatentMean(ExpressionModel):
     reads = "codes"
     parts = {"input_proj": "input_proj", "norm": "transformer", "head": "head"}
 
-    def __init__(self, num_classes: int = 7, *, num_tokens: int = NUM_LAYERS, embed_dim: int = 512) -> None:
+    def __init__(
+        self, num_classes: int = 7, *, num_tokens: int = NUM_LAYERS, embed_dim: int = 512
+    ) -> None:
         super().__init__()
         self.input_shape = (num_tokens, LATENT_DIM)
         self.input_proj = nn.Linear(LATENT_DIM, embed_dim)
@@ -113,7 +115,7 @@ SPREAD = "figures.plot_code_statistics(norm.numpy(), spread.numpy()).show()"
 
 @dataclass(frozen=True)
 class Edit:
-    """A text in a file, and what stands there afterwards; no text: the file is new."""
+    """Replace the text `before` in a file by `after`; without `before` the file is new."""
 
     file: str
     after: str
@@ -134,7 +136,7 @@ def line_after(file: str, line: str, new: str) -> Edit:
     return Edit(file, f"{line}\n{new}\n", f"{line}\n")
 
 
-# Rows of CONTRIBUTING.md, in its words.
+# The rows of CONTRIBUTING.md, by their first column.
 EDITS = {
     "an encoder": [
         Edit("fervit_lib/encoders/projection.py", ENCODER),
@@ -201,7 +203,7 @@ EDITS = {
         line_after(
             "README.md",
             "| `strategy` | trains |\n|---|---|",
-            "| `both_ends` | the input layer and the head, alike |",
+            "| `both_ends` | the input layer and the head, at one rate |",
         ),
     ],
     "a figure": [
@@ -213,20 +215,22 @@ EDITS = {
         ),
         Edit(
             "notebooks/01_encode.ipynb",
-            f'{SPREAD}\\n",\n    "figures.plot_code_lengths(codes.flatten(1).norm(dim=-1).numpy()).show()"',
+            f'{SPREAD}\\n",\n'
+            '    "figures.plot_code_lengths(codes.flatten(1).norm(dim=-1).numpy()).show()"',
             f'{SPREAD}"',
         ),
     ],
 }
 
-# The cells of notebooks one after another in one process: kernels of their own would take as long again to start.
+# The cells of the notebooks in one process, because each kernel takes seconds to start.
 RUN = """
 import json, sys
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 for name, parameters in json.loads(sys.argv[1]):
     variables = {}
-    for cell in parameterize_notebook(load_notebook_node(f"notebooks/{name}.ipynb"), parameters).cells:
+    notebook = load_notebook_node(f"notebooks/{name}.ipynb")
+    for cell in parameterize_notebook(notebook, parameters).cells:
         if cell.cell_type == "code":
             exec(compile(cell.source, name, "exec"), variables)
 from PIL import Image
@@ -237,60 +241,50 @@ print("read:", list(read.table), tuple(read.codes.shape))
 
 
 def rows() -> dict[str, set[str]]:
-    """What can be added, and the files that CONTRIBUTING.md says are touched, with this example's names."""
+    """What can be added, and the files that CONTRIBUTING.md lists for it."""
     table = {}
     for line in (PROJECT_ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines():
         if line.startswith("| a"):
             what, files, _ = (cell.strip() for cell in line.strip("|").split("|"))
             named = set(re.findall(r"`([^`]+)`", files))
-            table[what] = named | (
-                {"notebooks/01_encode.ipynb"} if "the notebook that shows it" in files else set()
-            )
+            if "the notebook that shows it" in files:
+                named.add("notebooks/01_encode.ipynb")
+            table[what] = named
     return table
 
 
 def write_faces(path: Path) -> None:
-    """Three classes that are told by their brightness, on noise."""
-    rng, arrays = np.random.default_rng(0), {"classes": np.array(["angry", "happy", "sad"])}
+    """Three classes that differ by their brightness, with noise."""
+    rng = np.random.default_rng(0)
+    arrays = {"classes": np.array(["angry", "happy", "sad"])}
     for split, n in zip(SPLITS, (48, 12, 12), strict=True):
         labels = np.arange(n) % 3
         noise = rng.integers(0, 100, (n, 32, 32))
-        arrays |= {
-            f"{split}_labels": labels,
-            f"{split}_images": (noise + 70 * labels[:, None, None]).astype(np.uint8),
-        }
+        images = noise + 70 * labels[:, None, None]
+        arrays[f"{split}_labels"] = labels
+        arrays[f"{split}_images"] = images.astype(np.uint8)
     np.savez(path, **arrays)
 
 
 @pytest.mark.parametrize("what", EDITS)
-def test_no_more_than_three_files_are_touched_and_they_are_those_that_are_listed(what: str) -> None:
-    touched = {edit.file for edit in EDITS[what]}
+def test_the_listed_files_are_edited_and_no_others(what: str) -> None:
+    edited = {edit.file for edit in EDITS[what]}
     new = {edit.file for edit in EDITS[what] if not edit.before}
     listed = {re.sub(r"<\w+>\.py$", Path(next(iter(new), "")).name, file) for file in rows()[what]}
-    assert touched == listed and len(touched) <= 3
+    assert edited == listed and len(edited) <= 3
 
 
-def test_all_that_is_listed_is_tried() -> None:
+def test_every_row_has_an_example() -> None:
     assert rows().keys() == EDITS.keys()
 
 
 @pytest.mark.notebooks
-def test_one_of_each_runs_together(tmp_path: Path) -> None:
-    for name in (
-        "fervit_lib",
-        "notebooks",
-        "data",
-        "pretrained_models",
-        "README.md",
-        "pyproject.toml",
-    ):
-        if (PROJECT_ROOT / name).is_file():
-            shutil.copy(PROJECT_ROOT / name, tmp_path / name)
-        elif name in ("data", "pretrained_models"):
-            (tmp_path / name).mkdir()
-            shutil.copy(PROJECT_ROOT / name / "README.md", tmp_path / name)
-        else:
-            shutil.copytree(PROJECT_ROOT / name, tmp_path / name)
+def test_the_notebooks_run_with_one_of_each(tmp_path: Path) -> None:
+    for name in ("fervit_lib", "notebooks"):
+        shutil.copytree(PROJECT_ROOT / name, tmp_path / name)
+    for name in ("data/README.md", "pretrained_models/README.md", "README.md", "pyproject.toml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(PROJECT_ROOT / name, tmp_path / name)
     for edits in EDITS.values():
         for edit in edits:
             edit.apply(tmp_path)
@@ -300,38 +294,37 @@ def test_one_of_each_runs_together(tmp_path: Path) -> None:
         "linear.weight": torch.randn(18 * 512, 768, generator=generator) / 28,
         "linear.bias": torch.zeros(9216),
     }
-    save_checkpoint(
-        tmp_path / "pretrained_models" / "projection.safetensors", weights, {"kind": "projection"}
-    )
-    encode = {"faces": "data/faces.npz", "dataset": "mine", "encoder": "projection", "num_views": 1}
-    encode |= {"checkpoint": "pretrained_models/projection.safetensors", "experiment": "mine"}
+    checkpoint = "pretrained_models/projection.safetensors"
+    save_checkpoint(tmp_path / checkpoint, weights, {"kind": "projection"})
+    encode = {
+        "experiment": "mine",
+        "faces": "data/faces.npz",
+        "dataset": "mine",
+        "encoder": "projection",
+        "checkpoint": checkpoint,
+        "num_views": 1,
+    }
     train = {
+        "experiment": "mine",
+        "variant": "first",
         "latents": "data/latents/mine/projection",
         "approach": "latent_mean",
         "strategy": "both_ends",
-        "epochs": 8,
-    }
-    train |= {
-        "embed_dim": 32,
-        "batch_size": 8,
         "pretrained": "random",
-        "experiment": "mine",
-        "variant": "first",
+        "embed_dim": 32,
+        "epochs": 8,
+        "batch_size": 8,
     }
     steps = json.dumps([("01_encode", encode), ("02_train", train)])
-    command, environment = (
-        [sys.executable, "-c", RUN, steps],
-        os.environ | {"PYTHONPATH": str(tmp_path)},
-    )
+    command = [sys.executable, "-c", RUN, steps]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     assert "read: ['emotion', 'confidence', 'angry', 'happy', 'sad'] (1, 18, 512)" in done.stdout
     assert "Length of a code" in done.stdout
-    result = json.loads(
-        (tmp_path / "reports" / "mine" / "train" / "first" / "result.json").read_text()
-    )
+    run = tmp_path / "reports" / "mine" / "train" / "first"
+    result = json.loads((run / "result.json").read_text())
     assert result["approach"] == "latent_mean" and result["strategy"] == "both_ends"
-    assert (
-        result["total_parameters"] - result["trainable_parameters"] == 2 * 32
-    )  # of the norm, which stays as it is
-    assert result["val_accuracy"] > 0.6  # guessing: 0.33
+    frozen = result["total_parameters"] - result["trainable_parameters"]
+    assert frozen == 2 * 32  # scale and bias of the norm
+    assert result["val_accuracy"] > 0.6  # chance: 0.33
