@@ -12,12 +12,19 @@ import pandas as pd
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.tracker import TrackerCallback
+from fastai.learner import Learner
 from torch import Tensor
 
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import atomic_write
 from fervit_lib.system.errors import explain_write_error
 from fervit_lib.system.progress import progress
+
+
+def latest_metrics(learn: Learner) -> dict[str, float]:
+    """Losses and metrics of the latest epoch by name."""
+    names = learn.recorder.metric_names[1:-1]  # without epoch and time
+    return dict(zip(names, map(float, learn.recorder.values[-1]), strict=True))
 
 
 class FitCallback(Callback):
@@ -63,9 +70,8 @@ class FitBar(Callback):
 
     def after_epoch(self) -> None:
         if self.bar is not None and not hasattr(self.learn, "lr_finder"):
-            names = self.recorder.metric_names[1:5]
-            values = zip(names, self.recorder.values[-1][:4], strict=False)
-            shown = [f"{name} {value:.3f}" for name, value in values if name != "time"]
+            metrics = list(latest_metrics(self.learn).items())[:4]
+            shown = [f"{name} {value:.3f}" for name, value in metrics]
             epochs = f"epoch {self.epoch + 1} of {self.n_epoch}"
             self.bar.set_postfix_str(f"{epochs}: {', '.join(shown)}")
 
@@ -97,9 +103,7 @@ class SaveBest(TrackerCallback):
         super().after_epoch()
         if self.new_best:
             self.best_epoch = self.epoch
-            self.best_values = dict(
-                zip(self.recorder.metric_names[1:-1], self.recorder.values[-1], strict=True)
-            )
+            self.best_values = latest_metrics(self.learn)
             self.save()
 
     def state_dict(self) -> dict[str, Any]:
@@ -134,12 +138,9 @@ class Curves(FitCallback):
         self.started = time.perf_counter()
 
     def after_epoch(self) -> None:
-        names = self.recorder.metric_names[1:-1]
-        values = map(float, self.recorder.values[-1])
         seconds = time.perf_counter() - self.started
-        self.rows.append(
-            {"epoch": self.epoch, **dict(zip(names, values, strict=True)), "seconds": seconds}
-        )
+        metrics = latest_metrics(self.learn)
+        self.rows.append({"epoch": self.epoch, **metrics, "seconds": seconds})
         self._write_table()
 
     def after_fit(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from fastai.callback.core import Callback
 
 from fervit_lib.system import distributed
-from fervit_lib.training.callbacks import FitCallback
+from fervit_lib.training.callbacks import FitCallback, latest_metrics
 
 LogMode = Literal["offline", "online"]
 Mode = Literal["off", "offline", "online"]
@@ -62,9 +62,7 @@ class WeightsAndBiases(FitCallback):
             ) from error
 
     def after_epoch(self) -> None:
-        names = self.recorder.metric_names[1:-1]
-        values = map(float, self.recorder.values[-1])
-        self.log.log({"epoch": self.epoch, **dict(zip(names, values, strict=True))})
+        self.log.log({"epoch": self.epoch, **latest_metrics(self.learn)})
 
     def after_fit(self) -> None:
         import wandb
