@@ -5,7 +5,6 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -92,6 +91,7 @@ class SaveBest(TrackerCallback):
     """
 
     order = 61  # after the Recorder has the metrics, before `Ema` takes out the averaged weights
+    resumed = ("best", "best_epoch", "best_values")
 
     def __init__(self, save: Callable[[], None], monitor: str = "macro_f1") -> None:
         super().__init__(monitor=monitor, comp=np.greater)
@@ -106,18 +106,6 @@ class SaveBest(TrackerCallback):
             self.best_values = latest_metrics(self.learn)
             self.save()
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "best": float(self.best),
-            "best_epoch": self.best_epoch,
-            "best_values": self.best_values,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best = state["best"]
-        self.best_epoch = state["best_epoch"]
-        self.best_values = state["best_values"]
-
 
 class Curves(FitCallback):
     """Write `metrics.csv` after every epoch and `tensorboard/` after the fit.
@@ -126,6 +114,7 @@ class Curves(FitCallback):
     """
 
     order = 62
+    resumed = ("rows",)
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -164,12 +153,6 @@ class Curves(FitCallback):
                     if name not in ("epoch", "seconds"):
                         writer.add_scalar(name, value, int(row["epoch"]))
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.rows = state["rows"]
-
 
 class Ema(FitCallback):
     """Exponential moving average of the weights, which is validated and saved instead of them.
@@ -181,6 +164,7 @@ class Ema(FitCallback):
     """
 
     order = 65  # after SaveBest: puts the trained weights back
+    resumed = ("steps",)
 
     def __init__(self, decay: float) -> None:
         self.decay, self.steps, self.swapped = decay, 0, False
@@ -209,12 +193,6 @@ class Ema(FitCallback):
 
     def after_fit(self) -> None:
         self.after_epoch()  # an interrupted validation leaves the averaged weights in the model
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.steps = state["steps"]
 
     def tensors(self) -> dict[str, Tensor]:
         return {str(i): average for i, average in enumerate(self.average)}

@@ -61,6 +61,8 @@ class Fp16(MixedPrecision):
     The scale of the loss is part of the training state.
     """
 
+    resumed = ("scaler_state",)
+
     def before_batch(self) -> None:
         pass  # `around_forward` enters autocast
 
@@ -70,8 +72,10 @@ class Fp16(MixedPrecision):
     def around_forward(self) -> AbstractContextManager:
         return self.autocast
 
-    def state_dict(self) -> dict[str, Any]:
+    @property
+    def scaler_state(self) -> dict[str, Any]:
         return self.learn.scaler.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    @scaler_state.setter
+    def scaler_state(self, state: dict[str, Any]) -> None:
         self.learn.scaler.load_state_dict(state)

@@ -84,6 +84,9 @@ class ResumableLearner(Learner):
 class KeepLast(FitCallback):
     """Write the state of the fit before the first and after every epoch, and resume from it.
 
+    A callback's class attribute `resumed` names the attributes to save, which are JSON values. Its
+    methods `tensors` and `load_tensors` save and restore tensors.
+
     Args:
         path: `last.safetensors`.
         settings: JSON values that determine the fit; a state with other ones is not resumed.
@@ -116,8 +119,9 @@ class KeepLast(FitCallback):
                 tensors[f"optimiser.{index[id(parameter)]}.{name}"] = value
         counters = {}
         for callback in self.learn.cbs:
-            if hasattr(type(callback), "state_dict"):
-                counters[callback.name] = callback.state_dict()
+            # Of the type: attributes that a fastai callback lacks are looked up in the model.
+            names = getattr(type(callback), "resumed", ())
+            counters[callback.name] = {name: getattr(callback, name) for name in names}
             if hasattr(type(callback), "tensors"):
                 for name, tensor in callback.tensors().items():
                     tensors[f"{callback.name}.{name}"] = tensor
@@ -152,8 +156,8 @@ class KeepLast(FitCallback):
                     for name, value in moments.items()
                 }
         for callback in self.learn.cbs:
-            if hasattr(type(callback), "load_state_dict"):
-                callback.load_state_dict(metadata["callbacks"][callback.name])
+            for name, value in metadata["callbacks"].get(callback.name, {}).items():
+                setattr(callback, name, value)
             if hasattr(type(callback), "load_tensors"):
                 callback.load_tensors(select(f"{callback.name}."))
         value, count = metadata["smooth_loss"]

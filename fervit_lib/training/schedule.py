@@ -57,6 +57,8 @@ class Schedule(ParamScheduler):
         level: multiple of all rates, lowered by `Plateau`.
     """
 
+    resumed = ("level",)
+
     def __init__(self, phases: Sequence[Phase], schedule: str, warmup: float = 0.0) -> None:
         self.phases, self.level = list(phases), 1.0
         self.shape = lr_shape(schedule, warmup)
@@ -103,6 +105,7 @@ class _Patience(TrackerCallback):
     """
 
     order = 62  # after the Recorder, before the state of the epoch is saved
+    resumed = ("best", "wait")
     wait = 0
 
     def __init__(self) -> None:
@@ -111,12 +114,6 @@ class _Patience(TrackerCallback):
     def after_epoch(self) -> None:
         super().after_epoch()
         self.wait = 0 if self.new_best else self.wait + 1
-
-    def state_dict(self) -> dict[str, float]:
-        return {"best": float(self.best), "wait": self.wait}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        self.best, self.wait = state["best"], int(state["wait"])
 
 
 class Plateau(_Patience):
@@ -131,13 +128,6 @@ class Plateau(_Patience):
         if self.wait >= PLATEAU_PATIENCE:
             self.schedule.level *= PLATEAU_FACTOR
             self.wait = 0
-
-    def state_dict(self) -> dict[str, float]:
-        return {**super().state_dict(), "level": self.schedule.level}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        super().load_state_dict(state)
-        self.schedule.level = state["level"]
 
 
 class EarlyStopping(_Patience):
