@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import nbformat
 import papermill
 import pytest
@@ -258,6 +259,7 @@ def test_an_experiment_with_a_failed_step_continues_when_it_is_run_again(
     driver.chmod(0o755)
     monkeypatch.setenv("PATH", f"{driver.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())  # else it lists all fonts again
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     config = write_config(tmp_path, train=SMALL | {"seed": [0, 1]})
     call = ["--profile", "profiles/local", "--cores", "2", "--resources", "gpu=2"]
