@@ -13,14 +13,14 @@ from fervit_lib.system.runtime import has_fast_bf16
 
 def test_an_exported_student_has_a_dynamic_batch_size_and_equals_torch(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    student = build_segmenter("mobilenet_v2", "slim")
+    student = build_segmenter("resnet18", "slim")
     path = export_segmenter(student, tmp_path / "student.onnx", 64)
     for batch in (1, 3):
         assert segmenter_difference(path, student, torch.randn(batch, 3, 64, 64)) <= 1e-4
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     [logits] = session.run(None, {"images": np.zeros((5, 3, 64, 64), np.float32)})
     assert logits.shape == (5, 1, 64, 64)
-    other = build_segmenter("mobilenet_v2", "slim")
+    other = build_segmenter("resnet18", "slim")
     with pytest.raises(ValueError, match=r"student\.onnx: expected the logits of torch"):
         segmenter_difference(path, other, torch.randn(1, 3, 64, 64))
 
@@ -28,7 +28,7 @@ def test_an_exported_student_has_a_dynamic_batch_size_and_equals_torch(tmp_path:
 def test_the_table_compares_models_and_marks_equal_runtimes(tmp_path: Path) -> None:
     models = {
         "teacher": build_segmenter("resnet18"),
-        "student": build_segmenter("mobilenet_v2", "slim"),
+        "student": build_segmenter("resnet18", "slim"),
     }
     cpu = torch.device("cpu")
     table = measure_segmenters(models, tmp_path, 32, cpu, repeats=1)
