@@ -1,4 +1,4 @@
-# Every target does its own set-up; a second call sets up nothing again.
+# Every target runs `setup` first, which does nothing the second time.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -7,24 +7,24 @@ BIN := .venv/bin
 AUDIT := .venv-audit/bin/pip-audit --disable-pip --no-deps --progress-spinner off
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-# Here: a notebook a GPU at a time; without one, as many as there are cores. On a cluster its scheduler knows.
+# On this machine: one notebook per GPU at a time, or one per core without a GPU. A cluster has a scheduler.
 GPUS := $(if $(filter local,$(PROFILE)),$(filter-out 0,$(shell nvidia-smi -L 2>/dev/null | grep -c ^GPU)))
 SNAKEMAKE = $(BIN)/snakemake --profile profiles/$(PROFILE) $(CORES:%=--cores %) $(GPUS:%=--resources gpu=%)
 
-# The kernel lets go of this lock however its holder ends; Snakemake's own outlives a kill and then needs --unlock.
+# The OS releases this lock even if make is killed; Snakemake's own lock would then need --unlock.
 READ_YAML = import sys, yaml; sys.excepthook = lambda kind, error, trace: print(f"expected YAML: {error}"); yaml.safe_load(open(sys.argv[1]))
 define experiment
-@[ -f "$(1)" ] || { echo "CONFIG: expected a file, such as configs/demo.yaml, got '$(1)'; call it as: make run CONFIG=configs/mine.yaml"; exit 1; }
+@[ -f "$(1)" ] || { echo "CONFIG: expected a file, such as configs/demo.yaml, got '$(1)'; run: make run CONFIG=configs/mine.yaml"; exit 1; }
 @$(BIN)/python -c '$(READ_YAML)' $(1)
 @mkdir -p .snakemake
 @rm -f .snakemake/$(notdir $(1)).failed
 @flock --nonblock --conflict-exit-code 75 .snakemake/$(notdir $(1)).lock $(SNAKEMAKE) --nolock --configfile $(1) || { \
-	[ $$? != 75 ] || echo "$(1) is running already, in this folder"; \
+	[ $$? != 75 ] || echo "$(1) is already running in this folder"; \
 	[ ! -s .snakemake/$(notdir $(1)).failed ] || { echo; cat .snakemake/$(notdir $(1)).failed; \
-	echo "What has run is kept. Mend it, then go on with: make $@$(if $(CONFIG), CONFIG=$(CONFIG))"; }; exit 1; }
+	echo "Finished steps are kept. Fix the error, then continue with: make $@$(if $(CONFIG), CONFIG=$(CONFIG))"; }; exit 1; }
 endef
 
-# Workers share the cores, a thread each; the tests of one file share their fixtures in one worker.
+# One worker per core, with one thread each. The tests of a file run in one worker and share its fixtures.
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
 .PHONY: help setup run demo fer2013 fer2013_small sweep lab test test-all cluster-test soak audit lint format lock clean
@@ -32,10 +32,10 @@ TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 help: ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-setup: .venv/installed ## make .venv with every package of requirements.lock
+setup: .venv/installed ## install the packages of requirements.lock into .venv
 
 .venv/installed: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed, $(PYTHON) is $$($(PYTHON) -V); try make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed, $(PYTHON) is $$($(PYTHON) -V); try: make PYTHON=python3.12 …"; exit 1; }
 	@echo "Setting up .venv (about 7 GB, once, a few minutes) …"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
@@ -45,14 +45,14 @@ setup: .venv/installed ## make .venv with every package of requirements.lock
 demo fer2013 fer2013_small: setup
 	$(call experiment,configs/$@.yaml)
 	@echo "Report: reports/$@/index.html"
-demo: ## the whole pipeline on toy faces, no download: reports/demo/index.html
-fer2013_small: ## a tenth of FER2013 (placed in data/fer2013) on two cores
+demo: ## the whole pipeline on toy faces, without a download: reports/demo/index.html
+fer2013_small: ## a tenth of FER2013 (in data/fer2013) on two cores
 fer2013: ## all of FER2013 at full size, for a GPU
 
 run: setup ## your own experiment: make run CONFIG=configs/mine.yaml
 	$(call experiment,$(CONFIG))
 
-sweep: setup ## which small model, rate and batch size: 12 trials on toy faces, reports/sweep/sweep/all/notebook.html
+sweep: setup ## 12 trials of small models, rates and batch sizes on toy faces: reports/sweep/sweep/all/notebook.html
 	@$(SNAKEMAKE) --configfile configs/demo.yaml --until encode
 	$(BIN)/python -m fervit_lib.sweep configs/sweep.yaml --workers 2
 
@@ -70,34 +70,34 @@ test-all: setup ## all tests but soak and cluster; reports the quick and the slo
 		summary+="$$lane: $$(tail -n 1 .pytest_cache/lane.txt)"$$'\n'; \
 	done; echo; echo "$$summary"; exit $$status
 
-cluster-test: setup ## an experiment on a SLURM of two nodes, started here (needs slurm-wlm and munge)
+cluster-test: setup ## an experiment on a SLURM of two nodes, started on this machine (needs slurm-wlm, munge)
 	$(BIN)/python -m pytest -m cluster -rs
 
-soak: setup ## kill encoding, training, distilling and a sweep 50 times at random: the results must be those undisturbed (10 min)
+soak: setup ## kill encoding, training, distillation and a sweep 50 times at random and compare results (10 min)
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.faults.soak
 
-audit: .venv-audit/bin/pip-audit ## known advisories of the locked packages, where PyPI tells of them
+audit: .venv-audit/bin/pip-audit ## known advisories of the locked packages, if the index provides them
 	@echo "jinja2==2.10" > .venv-audit/known.txt
 	@if $(AUDIT) -r .venv-audit/known.txt > .venv-audit/said.txt 2>&1 || ! grep -q "jinja2 .*2\.10 " .venv-audit/said.txt; then \
-		echo "Skipped: PyPI's advisories cannot be asked from here, not even those of jinja2 2.10:"; tail -n 3 .venv-audit/said.txt; \
+		echo "Skipped: no advisories are available here, not even those of jinja2 2.10:"; tail -n 3 .venv-audit/said.txt; \
 	else $(AUDIT) -r requirements.lock; fi
 
 .venv-audit/bin/pip-audit:
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/pip install --quiet pip-audit==2.10.1
 
-lint: setup ## style of the code and the notebooks, types of the library
+lint: setup ## style of code and notebooks, types of the library
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: setup ## rewrite the code in the project's style
+format: setup ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: ## resolve pyproject.toml into requirements.lock anew (needs uv)
+lock: ## resolve pyproject.toml into requirements.lock again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras --extra dev --extra cluster pyproject.toml -o requirements.lock
 
-clean: ## remove the reports of demo and sweep, toy faces and their codes, and caches (not .venv, not your data)
+clean: ## remove the reports of demo and sweep, toy faces, their codes, and caches (not .venv or your data)
 	rm -rf reports/demo reports/sweep data/toy data/toy_people data/latents/toy .pytest_cache .ruff_cache .mypy_cache
 	find fervit_lib tests -name __pycache__ -prune -exec rm -rf {} +

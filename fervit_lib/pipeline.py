@@ -110,7 +110,7 @@ def variants(step: str, blocks: Any) -> dict[str, dict[str, Any]]:
             folder.
     """
     known = read_parameters(PROJECT_ROOT / NOTEBOOKS[step])
-    found: dict[str, dict[str, Any]] = {}
+    variants_of_step: dict[str, dict[str, Any]] = {}
     for block in blocks if isinstance(blocks, list) else [blocks]:
         check_block(step, block, known)
         axes = {key: v if isinstance(v, list) else [v] for key, v in sorted(block.items())}
@@ -123,13 +123,13 @@ def variants(step: str, blocks: Any) -> dict[str, dict[str, Any]]:
                 words.append(f"seed{value}" if key == "seed" else str(value))
             words += [f"{key}={parameters[key]}" for key in varied if key not in NAMED_BY[step]]
             name = check_name(step, "-".join(words) or "all")
-            if name in found:
+            if name in variants_of_step:
                 raise ValueError(
                     f"{step}: two blocks make the variant {name!r}; "
                     "write what tells them apart as a list, which becomes part of the name"
                 )
-            found[name] = parameters
-    return found
+            variants_of_step[name] = parameters
+    return variants_of_step
 
 
 def read_config(config: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -139,7 +139,7 @@ def read_config(config: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]
     left out, as is a step with `[]`.
 
     Raises:
-        ValueError: names the key, what was expected and what was found.
+        ValueError: names the key, what was expected and what was variants_of_step.
     """
     for key in config:
         if key not in KEYS:

@@ -59,12 +59,12 @@ def load_kaggle_table(path: Path, split: str) -> FaceDataset:
 
 def _read_rows(path: Path, usage: str) -> Iterator[tuple[str, np.ndarray, str]]:
     """Emotion, pixels (48, 48) uint8 and image ID of each row of one usage; checks every row."""
-    found = []
+    other_tables = []
     for name, lines in _csv_files(path):
         rows = csv.DictReader(lines, skipinitialspace=True)
         header = rows.fieldnames or []
         if not set(COLUMNS) <= set(header):
-            found.append(f"{name} with {header[:5]}"[:200])
+            other_tables.append(f"{name} with {header[:5]}"[:200])
             continue
         for row in rows:
             where = f"{path}, row {rows.line_num}"
@@ -86,7 +86,7 @@ def _read_rows(path: Path, usage: str) -> Iterator[tuple[str, np.ndarray, str]]:
         return
     raise ValueError(
         f"{path}: expected a CSV file with the columns {', '.join(COLUMNS)}, found "
-        f"{found[:5] or 'none'}; give Kaggle's fer2013.csv or icml_face_data.csv"
+        f"{other_tables[:5] or 'none'}; give Kaggle's fer2013.csv or icml_face_data.csv"
     )
 
 

@@ -151,10 +151,10 @@ def _pairs(folder: Path) -> tuple[list[Path], list[Path]]:
         raise ValueError(f"{folder / 'images'}: expected images ({', '.join(SUFFIXES)})")
     if alone := sorted(images.keys() ^ masks.keys()):
         name = alone[0]
-        found, missing = ("image", "mask") if name in images else ("mask", "image")
+        existing, missing = ("image", "mask") if name in images else ("mask", "image")
         raise ValueError(
-            f"{images.get(name) or masks[name]}: {found} without {missing}, one of {len(alone)}; "
-            f"expected {folder / missing}s/{name}.*; add it, or remove the {found}"
+            f"{images.get(name) or masks[name]}: {existing} without {missing}, one of {len(alone)}; "
+            f"expected {folder / missing}s/{name}.*; add it, or remove the {existing}"
         )
     return list(images.values()), [masks[name] for name in images]
 

@@ -149,9 +149,11 @@ def swap_effect(predict: Predict, first: Tensor, second: Tensor) -> pd.DataFrame
     rows = []
     for band, layers in {**BANDS, "all": slice(None)}.items():
         swapped = predict(swap_layers(first, second, layers)).argmax(1)
-        kept = (swapped == predicted)[differ].sum() / max(num_pairs, 1)
-        taken = (swapped == other)[differ].sum() / max(num_pairs, 1)
-        rows.append({"band": band, "kept": kept, "taken": taken, "num_pairs": num_pairs})
+        share_kept = (swapped == predicted)[differ].sum() / max(num_pairs, 1)
+        share_taken = (swapped == other)[differ].sum() / max(num_pairs, 1)
+        rows.append(
+            {"band": band, "kept": share_kept, "taken": share_taken, "num_pairs": num_pairs}
+        )
     return pd.DataFrame(rows)
 
 
