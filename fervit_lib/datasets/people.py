@@ -153,8 +153,8 @@ def _pairs(folder: Path) -> tuple[list[Path], list[Path]]:
         name = alone[0]
         existing, missing = ("image", "mask") if name in images else ("mask", "image")
         raise ValueError(
-            f"{images.get(name) or masks[name]}: {existing} without {missing}, one of {len(alone)}; "
-            f"expected {folder / missing}s/{name}.*; add it, or remove the {existing}"
+            f"{images.get(name) or masks[name]}: {existing} without {missing}, one of "
+            f"{len(alone)}; expected {folder / missing}s/{name}.*; add it, or remove the {existing}"
         )
     return list(images.values()), [masks[name] for name in images]
 
