@@ -1,6 +1,7 @@
 """Convert codes between a `LatentStore` and one `.pt` file per face.
 
-    python -m fervit_lib.pt_codes import <folder with train/ val/ test/> data/latents/<dataset>/<encoder> --faces data/…
+    python -m fervit_lib.pt_codes import <folder with train/ val/ test/> \\
+        data/latents/<dataset>/<encoder> --faces data/<faces>
     python -m fervit_lib.pt_codes export data/latents/<dataset>/<encoder> <folder>
 
 Each file is a dict `{"latent", "label", "img_path"}`, as earlier tools of this research wrote it.

@@ -139,7 +139,8 @@ def read_sweep(path: Path) -> Sweep:
         )
     trouble = "expected YAML, but it does not parse"
     with explain_read_error(path, trouble, "see configs/sweep.yaml for an example"):
-        source = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)  # noqa: S506  (a SafeLoader)
+        text = path.read_text(encoding="utf-8")
+        source = yaml.load(text, _PlainLoader)  # noqa: S506  (a SafeLoader)
     try:
         sweep = parse_sweep(source)
         _check_parameters(sweep)
