@@ -5,7 +5,7 @@
     python -m fervit_lib.pt_codes export data/latents/<dataset>/<encoder> <folder>
 
 Each file is a dict `{"latent", "label", "img_path"}`, as earlier tools of this research wrote it.
-"""  # noqa: E501 (a command is not wrapped)
+"""
 
 import argparse
 import hashlib

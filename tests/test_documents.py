@@ -161,6 +161,7 @@ def test_a_command_does_what_it_is_said_to(command: str, lab: Path) -> None:
     CHECKS[words[0]](words, lab)
 
 
+@pytest.mark.slow
 @pytest.mark.notebooks
 def test_by_hand(lab: Path) -> None:
     """The way by papermill and Python alone: codes, a training, a reading of a face."""

@@ -132,6 +132,7 @@ def jupyter_lab(folder: Path) -> Iterator[str]:
         process.wait(30)
 
 
+@pytest.mark.slow
 @pytest.mark.notebooks
 def test_the_explorer_in_jupyterlab_by_keyboard_and_mouse(tmp_path: Path) -> None:
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}

@@ -14,7 +14,7 @@ from fervit_lib.datasets import draw_toy_people
 from fervit_lib.report.__main__ import main as report_main
 from fervit_lib.system.runtime import PROJECT_ROOT
 
-pytestmark = [pytest.mark.notebooks, pytest.mark.launched]
+pytestmark = [pytest.mark.notebooks, pytest.mark.launched, pytest.mark.slow]
 TRAIN = {
     "embed_dim": 32,
     "depth": 2,

@@ -25,6 +25,7 @@ def test_an_exported_student_has_a_dynamic_batch_size_and_equals_torch(tmp_path:
         segmenter_difference(path, other, torch.randn(1, 3, 64, 64))
 
 
+@pytest.mark.slow
 def test_the_table_compares_models_and_marks_equal_runtimes(tmp_path: Path) -> None:
     models = {
         "teacher": build_segmenter("resnet18"),

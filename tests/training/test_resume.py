@@ -56,7 +56,11 @@ def finish(process: subprocess.Popen) -> None:
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize(("strategy", "schedule"), [("full", "one_cycle"), ("gradual", "plateau")])
+@pytest.mark.launched
+@pytest.mark.parametrize(
+    ("strategy", "schedule"),
+    [("full", "one_cycle"), pytest.param("gradual", "plateau", marks=pytest.mark.slow)],
+)
 def test_a_killed_fit_ends_with_identical_weights(
     strategy: str, schedule: str, make_store: Callable[..., Path], tmp_path: Path
 ) -> None:

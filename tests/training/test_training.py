@@ -429,9 +429,7 @@ class TestFit:
         write_json(store / "store.json", read_json(store / "store.json") | {"faces": str(faces)})
         model = create_model("scratch", 3, **OPTIONS["scratch"])
         soft = {"batch_size": 16, "device": CPU, "labels": "soft"}
-        with pytest.raises(
-            FileNotFoundError, match="place fer2013new.csv of FER.* beside the faces"
-        ):
+        with pytest.raises(FileNotFoundError, match="fer2013new.csv: no FER"):
             face_dls(model, store, **soft)
         faces.mkdir()
         columns = [
@@ -576,9 +574,7 @@ class TestData:
         assert np.bincount(store.labels.numpy()[few]).tolist() == [5, 5, 5]
         assert (training_subset(store, shots=10)[few]).all()
         assert not np.array_equal(training_subset(store, shots=5, seed=1), few)
-        with pytest.raises(
-            ValueError, match="shots: expected 1 to 32, the faces of the smallest class, got 33"
-        ):
+        with pytest.raises(ValueError, match="shots: expected 1 to 32"):
             training_subset(store, shots=33)
         with pytest.raises(ValueError, match=r"data_fraction: expected a share in \(0, 1\], got 0"):
             training_subset(store, fraction=0)
