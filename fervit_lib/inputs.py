@@ -71,9 +71,8 @@ def load_store_faces(store: LatentStore, indices: np.ndarray) -> FaceDataset:
     wanted = [store.paths[i] for i in indices]
     faces = load_faces(store.faces, store.split)
     if store.split == "train" and not set(wanted) <= set(faces.paths):
-        faces = faces.joined(
-            load_faces(store.faces, "val")
-        )  # 01_encode may move val faces to train
+        # `val_to_train` of 01_encode moves faces of val to train.
+        faces = faces.joined(load_faces(store.faces, "val"))
     position = {path: i for i, path in enumerate(faces.paths)}
     if missing := [path for path in wanted if path not in position]:
         raise ValueError(

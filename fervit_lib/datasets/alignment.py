@@ -161,9 +161,10 @@ def dlib_detector(predictor: Path) -> Detector:
 
 
 class FaceCrop:
-    """Crop the face of an image by `ffhq_crop`; list in `not_found` images without a face.
+    """Crop the face of an image by `ffhq_crop`.
 
-    Those, and every image where there is no detector, come back unchanged.
+    An image without a face is returned unchanged, and its size is added to `not_found`. Without a
+    detector every image is returned unchanged.
     """
 
     def __init__(self, detect: Detector | None = None) -> None:

@@ -72,12 +72,11 @@ class Audit:
     ) -> dict[str, FaceDataset]:
         """The sets without unreadable images and, on request, without leaks; see `skipped`.
 
-        Train loses the images that occur, exactly or nearly, in any other split, and val those that
-        occur in any but train. No other split loses a readable image, so that figures on test stay
-        comparable.
-
         Args:
             datasets: the audited sets, or parts of them, by split.
+            drop_cross_split_duplicates: train loses images that also occur, exactly or nearly, in
+                val or test; val loses those that also occur in test. Test loses no readable image,
+                so that accuracies stay comparable. This is `drop_duplicates` of 01_encode.
         """
         cleaned = {}
         rows = self.duplicates
@@ -85,6 +84,7 @@ class Audit:
             unreadable = self.unreadable.loc[self.unreadable["split"] == split, "path"]
             faces = faces.without(pd.Index(faces.paths).isin(unreadable), UNREADABLE)
             if drop_cross_split_duplicates and split in ("train", "val"):
+                # Train is not among the later splits of val, else a pair would lose both faces.
                 elsewhere = rows.loc[~rows["split"].isin(["train", split]), "group"]
                 leaks = rows.loc[(rows["split"] == split) & rows["group"].isin(elsewhere), "path"]
                 faces = faces.without(pd.Index(faces.paths).isin(leaks), DUPLICATE)
@@ -157,6 +157,7 @@ def _group_duplicates(table: pd.DataFrame, thumbnails: np.ndarray) -> pd.DataFra
     first = np.unique(content, return_index=True)[1]
     pairs = near_pairs(torch.from_numpy(thumbnails[table.index[first]]), NEAR_THRESHOLD)
     edges = np.ones(len(pairs)), tuple(pairs.T)
+    # The components of this graph join duplicates of duplicates, which may not be near themselves.
     graph = coo_array(edges, shape=(len(first), len(first)))
     group = connected_components(graph, directed=False)[1][content]
     kind = np.where(np.bincount(content)[content] > 1, "exact", "near")

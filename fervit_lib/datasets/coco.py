@@ -41,6 +41,7 @@ class CocoMask:
             trouble = f"annotation {annotation.get('id')} of the annotation file is damaged"
             with explain_read_error(Path(name), trouble, "download that file again"):
                 area = decode_segmentation(annotation["segmentation"], self.size)
+            # Later persons may cover earlier ones: the mask does not tell persons apart.
             mask[area] = IGNORE if annotation.get("iscrowd") else 1
         return mask
 

@@ -55,13 +55,14 @@ class FaceDataset:
     def subset(self, indices: Any) -> Self:
         """The faces at `indices` (integers, a boolean mask or a slice), in that order."""
         rows = np.arange(len(self))[indices]
-        return replace(
-            self,
-            labels=self.labels[rows],
-            paths=tuple(self.paths[row] for row in rows),
-            pixels=None if self.pixels is None else self.pixels[rows],
-            soft_labels=None if self.soft_labels is None else self.soft_labels[rows],
-        )
+        paths = tuple(self.paths[row] for row in rows)
+        arrays = {name: array[rows] for name, array in self._arrays().items()}
+        return replace(self, paths=paths, **arrays)
+
+    def _arrays(self) -> dict[str, Any]:
+        """The fields that hold one value per face; pixels and soft labels only where there are."""
+        names = ("labels", "pixels", "soft_labels")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def without(self, left_out: np.ndarray, reason: str) -> Self:
         """The faces but for those of the mask `left_out` (N,), which are added to `skipped`."""
@@ -69,18 +70,12 @@ class FaceDataset:
         return replace(self.subset(~left_out), skipped=self.skipped + added)
 
     def joined(self, other: Self) -> Self:
-        """These faces, followed by those of another split of the same source."""
-
-        def concatenate(ours: np.ndarray | None, theirs: np.ndarray | None) -> np.ndarray | None:
-            return None if ours is None or theirs is None else np.concatenate([ours, theirs])
-
-        return replace(
-            self,
-            labels=np.concatenate([self.labels, other.labels]),
-            paths=self.paths + other.paths,
-            pixels=concatenate(self.pixels, other.pixels),
-            soft_labels=concatenate(self.soft_labels, other.soft_labels),
-        )
+        """These faces, followed by those of another split of the same source and labels."""
+        arrays: dict[str, Any] = {
+            name: np.concatenate([array, getattr(other, name)])
+            for name, array in self._arrays().items()
+        }
+        return replace(self, paths=self.paths + other.paths, **arrays)
 
     def stratified(self, fraction: float, seed: int) -> Self:
         """A random part with the same share of every class, at least one face of each.
@@ -98,6 +93,7 @@ class FaceDataset:
 
 def _read_face(path: Path) -> Image.Image:
     with open_image(path) as image:
+        # Grey stays grey: a third of the memory, and encoders convert it anyway.
         if image.mode not in ("L", "RGB"):
             return image.convert("L" if image.mode in ("1", "LA", "I;16") else "RGB")
         image.load()
@@ -133,6 +129,7 @@ def _mask_per_class(labels: np.ndarray, count: Callable[[int], int], seed: int) 
     mask = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
+        # One order per class and seed, of which a smaller part takes fewer: parts are nested.
         order = np.random.default_rng((seed, label)).permutation(members)
         mask[order[: count(len(members))]] = True
     return mask

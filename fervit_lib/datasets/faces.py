@@ -13,8 +13,8 @@ from fervit_lib.datasets.skipped import NO_CLEAR_VOTE
 from fervit_lib.datasets.splits import PRIVATE_TEST, SPLITS
 
 LABELS = ("hard", "majority", "soft")
-# What a source is recognised by, and its reader, which takes the path and the split; the first that
-# fits is taken. A pipe is neither folder nor file: reading it would never end.
+# A test of the path, and the reader of the sources that pass it, called with path and split. The
+# first test that a source passes decides. Not `Path.exists`: reading a pipe would never end.
 READERS = (
     (Path.is_dir, load_face_folder),
     (Path.is_file, load_kaggle_table),

@@ -86,7 +86,7 @@ def load_votes(source: Path, paths: Sequence[str]) -> pd.DataFrame:
 def _row(face: str, path: Path) -> int:
     """Row of a face among the votes, from 0."""
     if line := re.fullmatch(r".*\.csv:(\d+)", face):
-        return int(line[1]) - 2  # line 1 is the header
+        return int(line[1]) - 2  # line 1 is the header, and rows count from 0
     if name := re.fullmatch(r"fer(\d{7})", Path(face).stem):
         return int(name[1])
     raise ValueError(
@@ -108,6 +108,7 @@ def soft_labels(votes: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
     or where unknown or not a face has the most votes.
     """
     counts = _without_single_votes(votes)
+    # On a tie idxmax takes the first column: an emotion, since _NO_EMOTION comes last.
     clear = ~counts.idxmax(axis=1).isin(_NO_EMOTION)
     of_classes = counts.reindex(columns=list(classes), fill_value=0).mul(clear, axis=0)
     total = of_classes.sum(axis=1).clip(lower=1)

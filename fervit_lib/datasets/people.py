@@ -84,6 +84,7 @@ class PeopleDataset:
         """
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction: expected a share in (0, 1], got {fraction}")
+        # The first of one random order, so that a smaller part is nested in a larger one.
         order = np.random.default_rng(seed).permutation(len(self))
         return self.subset(np.sort(order[: max(1, round(fraction * len(self)))]))
 
@@ -132,8 +133,7 @@ def load_people(path: Path | str, split: str, allow_empty: bool = False) -> Peop
         )
     synthetic = (path / MARKER).is_file()
     people = PeopleDataset(tuple(images), tuple(masks), path, synthetic, allow_empty)
-    if share == (0.0, 1.0):
-        return people
+    # Sorted below: a split that is the whole set keeps its order.
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(people))
     first, last = (round(edge * len(people)) for edge in share)
     if first == last:

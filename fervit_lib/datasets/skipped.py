@@ -1,21 +1,31 @@
 """Why a face is left out: every reason, and the list of the faces that were.
 
-A face that lies on disk can be left out in these places, and in no others:
+A face is a file in a class folder of a split, such as `train/happy/1.png`, or a row of a table.
+`01_encode` lists it as skipped, with one of these reasons:
 
-| reason               | decided by                                                           |
-|----------------------|----------------------------------------------------------------------|
-| HIDDEN, NOT_A_FILE,  | `face_folders.list_images`, when a folder is listed                  |
-| UNKNOWN_SUFFIX       |                                                                      |
-| NO_CLEAR_VOTE        | `faces.label_by_votes`, where `labels` is majority or soft           |
-| UNREADABLE           | `Audit.clean`, after `audit_faces` has read every image              |
-| DUPLICATE            | `Audit.clean` with `drop_cross_split_duplicates`                     |
+| reason              | when                                          | decided by                 |
+|---------------------|-----------------------------------------------|----------------------------|
+| HIDDEN, NOT_A_FILE, | its name, type or suffix                      | `face_folders.list_images` |
+| UNKNOWN_SUFFIX      |                                               |                            |
+| NO_CLEAR_VOTE       | `load_faces` with `labels` majority or soft   | `faces.label_by_votes`     |
+| UNREADABLE          | Pillow cannot decode it                       | `Audit.clean`              |
+| DUPLICATE           | `drop_duplicates: true`: a later split has it | `Audit.clean`              |
 
-Each of them adds to `FaceDataset.skipped`; `list_skipped` shows all. What raises an error is not
-skipped: a damaged row of a table, a class folder that train does not have. Not skipped but chosen
-are the faces that a parameter leaves out: `FaceDataset.stratified` (`fraction`), `move_to_train`
-(`val_to_train`), the part of train that becomes val where a set has none (`splits`), and later
-`fraction` and `shots` of a training. A face that the landmark detector does not find stays in the
-set, resized but not cropped (`FaceCrop`).
+Each adds to `FaceDataset.skipped`; `list_skipped(sets)` shows them all, one row per face.
+
+A face that is not in that list can still be missing from a training:
+
+- A parameter chose other faces: `fraction` of `01_encode` (`FaceDataset.stratified`), or
+  `data_fraction` or `shots` of `02_train` (`training.data.training_subset`).
+- It is a face of val: a set without a val folder gives an eighth of train to val
+  (`splits.part_of_train`). With `val_to_train` the reverse happens (`splits.move_to_train`).
+- `labels: soft` of `02_train` leaves out faces without a clear vote (`training.data.face_dls`).
+- It was added after `01_encode` had run: a training reads the codes, not the folder.
+- An epoch leaves out its last batch if that is not full; other faces each epoch.
+
+What raises an error is not skipped: a damaged row of a table, a class folder that train does not
+have. A face that the landmark detector does not find stays in the set, resized but not cropped
+(`FaceCrop`).
 """
 
 from collections.abc import Mapping
@@ -24,11 +34,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 HIDDEN = "hidden file"
-UNKNOWN_SUFFIX = "unknown suffix"
+UNKNOWN_SUFFIX = "unknown suffix"  # see `image_files.SUFFIXES`
 NOT_A_FILE = "not a regular file"  # a folder within a class folder, or a pipe
 NO_CLEAR_VOTE = "no clear vote"
-UNREADABLE = "unreadable"
-DUPLICATE = "also in another split"
+UNREADABLE = "unreadable"  # the error is in `Audit.unreadable`
+DUPLICATE = "also in another split"  # which one is in `Audit.duplicates`
 
 
 class Skipped(NamedTuple):
@@ -39,9 +49,10 @@ class Skipped(NamedTuple):
 
 
 def list_skipped(datasets: Mapping[str, Any]) -> pd.DataFrame:
-    """One row per face that was left out of these `FaceDataset`s, by split: split, path, reason.
+    """The faces that were left out of these `FaceDataset`s: one row each, split, path and reason.
 
-    `.value_counts(["split", "reason"])` of it counts them.
+    To find one face: `table[table["path"] == "train/happy/1.png"]`; to count them:
+    `table.value_counts(["split", "reason"])`.
     """
     rows = [(split, *face) for split, faces in datasets.items() for face in faces.skipped]
     return pd.DataFrame(rows, columns=["split", "path", "reason"])

@@ -36,7 +36,7 @@ def part_of_train(faces: FaceDataset, split: str) -> FaceDataset:
     in_val = val_mask(faces.labels)
     if split == "train":
         return faces.subset(~in_val)
-    return replace(faces.subset(in_val), skipped=())  # those are train's
+    return replace(faces.subset(in_val), skipped=())  # they are listed once, with train
 
 
 def move_to_train(
