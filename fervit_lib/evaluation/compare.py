@@ -58,6 +58,7 @@ def runs_to_compare(reports: Path, experiment: str) -> Comparison:
             f"{folder}: expected a finished training run, found none; run 02_train first{reasons}"
         )
     used = {run.variant: run.config["parameters"]["latents"] for run in runs}
+    # By path, not by content: two stores of the same faces may have been encoded differently.
     common = Counter(used.values()).most_common(1)[0][0]
     for variant, latents in used.items():
         if latents != common:

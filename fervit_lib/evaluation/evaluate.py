@@ -120,6 +120,7 @@ def evaluate_run(
 def _compute_metrics(run: Run, val: Predictions, test: Predictions, seed: int) -> EvaluatedRun:
     result = run.result
     parameters = run.config["parameters"]
+    # Never on test: a temperature fitted there would make the calibration look better than it is.
     temperature = fit_temperature(val.labels, val.probs)
     metrics = {
         "variant": run.variant,

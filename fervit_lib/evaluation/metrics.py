@@ -59,15 +59,15 @@ def class_metrics(
     return pd.DataFrame(dict(zip(names, scores, strict=True)), index=list(classes))
 
 
-def top_confusions(confusion: np.ndarray, classes: Sequence[str], limit: int = 8) -> pd.DataFrame:
-    """The most common mistakes: true, predicted, faces, and their share of the true class.
+def top_confusions(confusion: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
+    """The eight most common mistakes: true, predicted, faces, and their share of the true class.
 
     Args:
         confusion: (C, C) counts, one row per true class.
     """
-    mistakes = confusion - np.diag(np.diag(confusion))
+    mistakes = confusion - np.diag(np.diag(confusion))  # the diagonal holds the correct ones
     rows = []
-    for position in np.argsort(-mistakes, axis=None, kind="stable")[:limit]:
+    for position in np.argsort(-mistakes, axis=None, kind="stable")[:8]:
         true, predicted = divmod(int(position), len(classes))
         if faces := int(mistakes[true, predicted]):
             share = faces / confusion[true].sum()

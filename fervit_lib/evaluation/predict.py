@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,7 @@ class Predictions:
     def confusion(self) -> np.ndarray:
         """(C, C) counts: one row per true class, one column per predicted class."""
         num_classes = len(self.classes)
+        # Cell (true, predicted) of the flattened matrix.
         pairs = self.labels * num_classes + self.predicted
         return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
@@ -94,13 +96,13 @@ class Encoder:
     align: Callable[[Image.Image], Image.Image]
 
     @torch.inference_mode()
-    def __call__(self, images: Sequence[Image.Image], batch_size: int = 128) -> Tensor:
+    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
         """Images of any size → codes (N, 18, 512) float32 on the CPU."""
         device = next(self.network.parameters()).device
         codes = []
-        starts = range(0, len(images), batch_size)
+        starts = range(0, len(images), 128)
         for start in progress(starts, desc="encode", unit=" batches"):
-            aligned = [self.align(image) for image in images[start : start + batch_size]]
+            aligned = [self.align(image) for image in images[start : start + 128]]
             batch = images_to_tensor(aligned, self.network.img_size).to(device)
             codes.append(self.network(batch).cpu())
         return torch.cat(codes)
@@ -154,7 +156,10 @@ class Predictor:
 
     @property
     def input_format(self) -> tuple[int, str] | None:
-        """Predictors of one format can share inputs: image size and resize method, None: codes."""
+        """Image size and resize method of a model over images; None for a model over codes.
+
+        Predictors of the same format can share their inputs.
+        """
         if self.model.reads != "pixels":
             return None
         return self.model.image_size, self.model.resize_method
@@ -183,8 +188,11 @@ class Predictor:
         return ImagePredictions(table, None if self.encoder is None else inputs)
 
 
-def open_image(image: Image.Image | Path | str) -> Image.Image:
-    """A PIL image as it is, or a file as an RGB image.
+def open_image(image: Image.Image | Path | str | BytesIO, name: str = "image") -> Image.Image:
+    """A PIL image unchanged; a file, or the content of one, as an RGB image.
+
+    Args:
+        name: of the file whose content is given, for error messages.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -192,8 +200,9 @@ def open_image(image: Image.Image | Path | str) -> Image.Image:
     """
     if isinstance(image, Image.Image):
         return image
+    path = Path(name if isinstance(image, BytesIO) else image)
     with (
-        explain_read_error(Path(image), "not an image", "give image files"),
+        explain_read_error(path, "expected an image, but it cannot be opened", "give an image"),
         Image.open(image) as file,
     ):
         return check_image_size(file).convert("RGB")

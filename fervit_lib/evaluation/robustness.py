@@ -31,7 +31,7 @@ def _noise(images: Tensor, std: float, generator: torch.Generator) -> Tensor:
 
 
 def _blur(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Gaussian blur; sigma is a share of the side, so that faces of any size suffer alike."""
+    """Gaussian blur; sigma is a share of the side, so that images of any size are blurred alike."""
     sigma = share * images.shape[-1]
     return F.gaussian_blur(images, [2 * int(3 * sigma) + 1] * 2, [sigma] * 2)
 
@@ -80,11 +80,6 @@ def _to_tensor(images: Sequence[Image.Image]) -> Tensor:
     return images_to_pixels(images, max(images[0].size), "squish")
 
 
-def _to_images(tensor: Tensor) -> list[Image.Image]:
-    arrays = tensor.permute(0, 2, 3, 1).contiguous().numpy()
-    return [Image.fromarray(array) for array in arrays]
-
-
 def corrupt(
     images: Sequence[Image.Image], name: str, level: int, seed: int = 0
 ) -> list[Image.Image]:
@@ -95,13 +90,15 @@ def corrupt(
         raise ValueError(f"level: expected 1, 2 or 3, got {level}")
     function, strengths = CORRUPTIONS[name]
     generator = torch.Generator().manual_seed(seed)
-    return _to_images(function(_to_tensor(images), strengths[level - 1], generator))
+    corrupted = function(_to_tensor(images), strengths[level - 1], generator)
+    return [F.to_pil_image(image) for image in corrupted]
 
 
 def ten_crops(images: Sequence[Image.Image]) -> list[list[Image.Image]]:
     """Crops of 90% of the side at the corners and the centre, and their mirror images: 10 lists."""
     tensor = _to_tensor(images)
-    return [_to_images(crop) for crop in F.ten_crop(tensor, round(CROP * tensor.shape[-1]))]
+    crops = F.ten_crop(tensor, round(CROP * tensor.shape[-1]))  # 10 of (N, 3, s, s)
+    return [[F.to_pil_image(image) for image in crop] for crop in crops]
 
 
 def _predict_all(
@@ -110,6 +107,7 @@ def _predict_all(
     """Name and probabilities of each predictor; those with one input format share the inputs."""
     inputs: dict[tuple[int, str] | None, Tensor] = {}
     for name, predictor in predictors.items():
+        # Once per format: for models over codes of pSp, encoding is almost all of the work.
         key = predictor.input_format
         if key not in inputs:
             inputs[key] = predictor.inputs(images)
@@ -163,6 +161,7 @@ def evaluate_tta(
         row = {
             "run": name,
             "plain": _accuracy(plain[name], labels),
+            # The sum has the same largest class as the mean.
             "flip": _accuracy(plain[name] + flipped[name], labels),
         }
         if name in crop_probs:

@@ -123,6 +123,7 @@ def _torch_call(model: nn.Module, images: Tensor, bf16: bool = False) -> Callabl
 
 def _onnx_call(path: Path, images: Tensor, device: torch.device) -> Callable[[], object]:
     options = onnxruntime.SessionOptions()
+    # As many threads as torch; by default ONNX Runtime starts one per core of the machine.
     options.intra_op_num_threads = torch.get_num_threads()
     providers = ["CPUExecutionProvider"]
     if device.type == "cuda":

@@ -93,4 +93,5 @@ def write_results(
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as dictionaries for JSON; missing values are None."""
+    # As objects, because a column of floats would turn None back into NaN, which is no JSON.
     return table.astype(object).where(table.notna(), None).to_dict("records")

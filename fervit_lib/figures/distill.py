@@ -15,7 +15,6 @@ from fervit_lib.figures.theme import (
     escape_labels,
     new_figure,
     new_panels,
-    require_columns,
 )
 
 _SCORES = {
@@ -54,7 +53,7 @@ def table_of_accuracy(table: pd.DataFrame) -> Styler:
 def table_of_sizes(sizes: pd.DataFrame) -> Styler:
     """Size and latency, one row per model and runtime, with the speed-up over the first model.
 
-    A speed-up in bold compares the same runtime. `sizes` from `evaluation.measure_segmenters`.
+    The speed-up compares the same runtime. `sizes` from `evaluation.measure_segmenters`.
     """
     columns = {
         "model": ("model", "{}"),
@@ -63,20 +62,9 @@ def table_of_sizes(sizes: pd.DataFrame) -> Styler:
         "gmac": ("GMACs", "{:.2f}"),
         "megabytes": ("size (MB)", "{:.1f}"),
         "ms": ("latency (ms)", "{:.1f}"),
+        "speedup": (f"× {sizes['model'].iloc[0]} in the same runtime", "{:.2f}"),
     }
-    require_columns("sizes", sizes, tuple(columns))
-    shown = sizes.reset_index(drop=True)
-    reference = shown[shown["model"] == shown["model"][0]]
-    same_runtime = {}
-    for row in reference.itertuples():
-        speed_up = f"× {row.model} in {row.runtime}"
-        shown[speed_up] = row.ms / shown["ms"]
-        columns[speed_up] = (speed_up, "{:.2f}")
-        same_runtime[speed_up] = shown["runtime"] == row.runtime
-    styler = style_table(shown, columns)
-    for speed_up, rows in same_runtime.items():
-        styler.set_properties(pd.IndexSlice[rows, [speed_up]], **{"font-weight": "bold"})
-    return styler
+    return style_table(sizes, columns)
 
 
 def plot_differences(pairs: pd.DataFrame, seeds: int, images: int) -> go.Figure:
@@ -122,7 +110,6 @@ def plot_term_curves(curves: pd.DataFrame) -> go.Figure:
 
 
 def _plot_curves(curves: pd.DataFrame, names: tuple[str, ...], title: str) -> go.Figure:
-    require_columns("curves", curves, ["arm", "seed", "epoch", *names])
     labels = [name.removesuffix("_term").replace("_", " ").replace("iou", "IoU") for name in names]
     figure = new_panels(
         title,

@@ -8,9 +8,9 @@ import pandas as pd
 from IPython.display import display
 from PIL import Image
 
+from fervit_lib.evaluation.predict import open_image
 from fervit_lib.figures import contact_sheet
 from fervit_lib.figures.evaluation import table_of_predictions
-from fervit_lib.system.errors import check_image_size
 
 # Images to a table with one row per image: emotion, confidence, and a column per class.
 Predict = Callable[[Sequence[Image.Image]], pd.DataFrame]
@@ -36,16 +36,7 @@ def show_predictions(files: Sequence[dict], predict: Predict) -> None:
     Raises:
         ValueError: a file is not an image, or too large.
     """
-    images = {}
-    for file in files:
-        try:
-            with Image.open(io.BytesIO(file["content"])) as image:
-                images[file["name"]] = check_image_size(image).convert("RGB")
-        # On broken bytes Pillow raises anything from SyntaxError to struct.error.
-        except Exception as error:
-            raise ValueError(
-                f"{file['name']}: expected an image, but it cannot be opened ({error})"
-            ) from error
+    images = {file["name"]: open_image(io.BytesIO(file["content"]), file["name"]) for file in files}
     if not images:
         return
     table = predict(list(images.values()))

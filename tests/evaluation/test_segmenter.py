@@ -44,10 +44,7 @@ def test_the_table_compares_models_and_marks_equal_runtimes(tmp_path: Path) -> N
     assert table["parameters"].nunique() == 2
     assert (table["megabytes"] > 3.9 * table["parameters"] / 1e6).all()
 
-    table["ms"] = np.arange(2 * n, 0, -1.0)
-    styler = table_of_sizes(table)
-    assert styler.data.loc[2 * n - 1, "× teacher in torch"] == 2 * n
-    cells = styler._compute().ctx.items()
-    bold = {cell for cell, styles in cells if ("font-weight", "bold") in styles}
-    first = list(styler.columns).index("× teacher in torch")
-    assert bold == {(row, first + row % n) for row in range(2 * n)}
+    table["speedup"] = 4.25
+    html = table_of_sizes(table).to_html()
+    assert "× teacher in the same runtime" in html
+    assert html.count("4.25") == 2 * n
