@@ -49,7 +49,6 @@ def contact_sheet(
         columns: images per row.
     """
     require(len(images_by_class) > 0, "images_by_class", "at least one class", "none")
-    require(size > 0 and columns > 0, "size, columns", "at least 1", (size, columns))
     font = ImageFont.load_default(14)
     title_font = ImageFont.load_default(17)
     step = size + _GAP

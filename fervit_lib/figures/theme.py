@@ -70,7 +70,6 @@ _TEMPLATE = go.layout.Template(
         "xaxis": _AXIS,
         "yaxis": _AXIS,
         "hoverlabel": {"font": {"family": _FONT}},
-        "separators": ".,",
     },
 )
 

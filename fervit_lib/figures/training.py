@@ -12,8 +12,6 @@ from fervit_lib.figures.theme import (
     log_axis,
     new_figure,
     new_panels,
-    require,
-    require_columns,
 )
 
 
@@ -25,7 +23,6 @@ def plot_training_curves(metrics: pd.DataFrame, title: str = "Training curves") 
             scores. `seconds` is ignored.
     """
     losses = ["train_loss", "valid_loss"]
-    require_columns("metrics", metrics, ["epoch", *losses])
     no_scores = ["epoch", "seconds", *losses]
     scores = list(metrics.select_dtypes("number").columns.drop(no_scores, errors="ignore"))
     rows = 2 if scores else 1
@@ -63,7 +60,6 @@ def plot_lr_search(tried: pd.DataFrame, chosen: float) -> go.Figure:
         tried: columns lr and loss (smoothed), one row per step.
         chosen: the selected learning rate.
     """
-    require_columns("tried", tried, ["lr", "loss"])
     figure = new_figure(
         "Learning rate search",
         f"selected: {chosen:.1e}",
@@ -84,8 +80,6 @@ def plot_reconstruction(target: np.ndarray, painted: np.ndarray, mask: np.ndarra
         mask: (B, N) bool, True where a token was masked.
     """
     target, painted, mask = (np.asarray(array) for array in (target, painted, mask))
-    fits = target.shape == painted.shape and mask.shape == target.shape[:2]
-    require(fits, "painted, mask", "the shapes of target", (painted.shape, mask.shape))
     variance = target.var(0).mean(-1)  # (N,) of each token over the faces
     errors = ((target - painted) ** 2).mean(-1)  # (B, N)
     # NaN, which plotly leaves out, for a token that was never masked.

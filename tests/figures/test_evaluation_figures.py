@@ -135,17 +135,11 @@ def test_a_written_figure_needs_no_network(tmp_path: Path) -> None:
     [
         ("matrices", lambda: plots.plot_confusion({"a": np.eye(2)}, CLASSES)),
         ("runs", lambda: plots.plot_confusion({}, CLASSES)),
-        ("metrics", lambda: plots.plot_class_metrics({"a": CLASS_METRICS.drop(columns="support")})),
-        ("runs", lambda: plots.plot_accuracy_intervals(RUNS.drop(columns="accuracy_low"), 0.3)),
-        ("majority", lambda: plots.plot_accuracy_intervals(RUNS, 30)),
         ("pairs", lambda: plots.plot_pairs(PAIRS[:0])),
-        ("curves", lambda: plots.plot_learning_curves(CURVES.drop(columns="low"))),
         ("runs", lambda: plots.plot_costs(RUNS[:0])),
-        ("runs", lambda: plots.plot_calibration(RUNS.drop(columns="ece"))),
         ("scores", lambda: plots.plot_class_heatmap(pd.DataFrame(), "F1")),
         ("rows", lambda: plots.table_of(RUNS, "augmentation")),
         ("name", lambda: plots.table_of(RUNS, "rnus")),
-        ("table", lambda: plots.table_of_predictions(RUNS)),
     ],
 )
 def test_a_wrong_argument_is_named(argument: str, call) -> None:

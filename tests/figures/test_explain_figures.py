@@ -116,13 +116,10 @@ def test_an_overlay_is_darkest_where_the_map_is_highest() -> None:
             "scores",
             lambda: figures_explain.plot_layer_scores(pd.DataFrame({"a": [1]}), "t", "share"),
         ),
-        ("scores", lambda: figures_explain.plot_probes(pd.DataFrame({"run": [1]}))),
-        ("effects", lambda: figures_explain.plot_swaps(pd.DataFrame({"band": ["all"]}))),
         (
             "probs",
             lambda: figures_explain.plot_layers_off(np.ones((1, 2)), ["1"], CLASSES, ["nothing"]),
         ),
-        ("scores", lambda: figures_explain.overlay_map(Image.new("L", (8, 8)), np.ones(4))),
     ],
 )
 def test_a_wrong_argument_is_named(argument: str, call) -> None:

@@ -80,17 +80,10 @@ def test_contact_sheet_has_rows_per_class_and_wraps() -> None:
 @pytest.mark.parametrize(
     ("argument", "call"),
     [
-        ("metrics", lambda: figures.plot_training_curves(METRICS.drop(columns="valid_loss"))),
-        ("metrics", lambda: figures.plot_training_curves(METRICS[:0])),
         ("mean_norm", lambda: figures.plot_code_statistics(np.ones(14), np.ones(18))),
         ("spread", lambda: figures.plot_code_statistics(np.ones(18), np.ones((18, 512)))),
-        ("points", lambda: figures.plot_embedding(np.ones((4, 3)), np.zeros(4), CLASSES)),
-        ("labels", lambda: figures.plot_embedding(np.ones((4, 2)), np.zeros(3), CLASSES)),
         ("labels", lambda: figures.plot_embedding(np.ones((1, 2)), np.array([3]), CLASSES)),
         ("counts", lambda: figures.plot_class_counts(pd.DataFrame())),
-        ("tried", lambda: figures.plot_lr_search(pd.DataFrame({"lr": [1]}), 1.0)),
-        ("mask", lambda: figures.plot_reconstruction(TARGET, TARGET, MASK.T)),
-        ("size", lambda: figures.contact_sheet({"a": []}, size=0)),
         ("images_by_class", lambda: figures.contact_sheet({})),
     ],
 )

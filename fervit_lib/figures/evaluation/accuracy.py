@@ -29,8 +29,6 @@ def plot_accuracy_intervals(runs: pd.DataFrame, majority: float) -> go.Figure:
         runs: columns variant, accuracy, accuracy_low, accuracy_high, each in [0, 1].
         majority: share of the most common class among the test faces, in [0, 1].
     """
-    require_columns("runs", runs, ["variant", "accuracy", "accuracy_low", "accuracy_high"])
-    require(0 <= majority <= 1, "majority", "a share in [0, 1]", majority)
     runs = runs.sort_values("accuracy")
     left = max(0.0, min(majority, runs["accuracy_low"].min()) - 0.04)
     right = min(1.0, max(majority, runs["accuracy_high"].max()) + 0.04)
@@ -158,7 +156,6 @@ def plot_class_metrics(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     scores = {"precision": "precision", "recall": "recall", "f1": "F1"}
     subtitles = {}
     for run, metrics in tables.items():
-        require_columns("metrics", metrics, [*scores, "support"])
         labels = zip(escape_labels(metrics.index), metrics["support"], strict=True)
         names = [f"{name}<br>n = {support:,.0f}" for name, support in labels]
         for color, (column, label) in zip(PALETTE, scores.items(), strict=False):
@@ -177,7 +174,7 @@ def plot_class_metrics(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
 def plot_class_heatmap(scores: pd.DataFrame, title: str) -> go.Figure:
     """A score in [0, 1] per run (row) and class (column)."""
     require(scores.size > 0, "scores", "at least one run and class", scores.shape)
-    figure = new_figure(title, height=120 + 30 * max(3, len(scores)), margin_t=84)
+    figure = new_figure(title, height=120 + 30 * max(3, len(scores)))
     figure.add_heatmap(
         z=scores,
         x=escape_labels(scores.columns),

@@ -13,7 +13,6 @@ from fervit_lib.figures.theme import (
     escape_label,
     escape_labels,
     new_figure,
-    require_columns,
 )
 
 _COLORS = {"before": PALETTE[3], "after": PALETTE[0]}
@@ -64,7 +63,6 @@ def plot_calibration(runs: pd.DataFrame) -> go.Figure:
     Args:
         runs: columns variant, ece, ece_calibrated.
     """
-    require_columns("runs", runs, ["variant", "ece", "ece_calibrated"])
     runs = runs[::-1]  # plotly draws the first at the bottom
     figure = new_figure(
         "Expected calibration error (ECE)",

@@ -38,7 +38,6 @@ def plot_accuracy_by_parameters(runs: pd.DataFrame) -> go.Figure:
         runs: columns approach, strategy, variant, accuracy, accuracy_low, accuracy_high,
             trainable_parameters.
     """
-    require_columns("runs", runs, [*_RUN, "trainable_parameters"])
     figure = new_panels("Accuracy against trained parameters", "95% CI over the test faces", 440)
     _add_cost(figure, runs, "trainable_parameters")
     return figure

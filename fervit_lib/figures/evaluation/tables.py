@@ -4,7 +4,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from fervit_lib.figures.tables import style_table
-from fervit_lib.figures.theme import require, require_columns
+from fervit_lib.figures.theme import require
 
 _VARIANT = {"variant": ("run", "{}")}
 _RUN = {"run": ("run", "{}")}
@@ -123,7 +123,6 @@ def table_of(rows: pd.DataFrame, name: str) -> Styler:
 
 def table_of_predictions(table: pd.DataFrame) -> Styler:
     """Predictions, one row per image: `emotion`, then values in [0, 1]; see `Predictor.predict`."""
-    require_columns("table", table, ["emotion", "confidence"])
     shares = list(table.columns.drop("emotion"))
     # Names of files and classes are arbitrary text, which pandas shows as HTML by default.
     styler = table.style.format("{:.1%}", subset=shares).format(subset=["emotion"], escape="html")

@@ -138,15 +138,14 @@ def _add_axes(figure: go.Figure, names: Sequence[str]) -> None:
     figure.update_xaxes(title="to token", type="category", row=2)
 
 
-def overlay_map(image: Image.Image, scores: np.ndarray, opacity: float = 0.6) -> Image.Image:
+def overlay_map(image: Image.Image, scores: np.ndarray) -> Image.Image:
     """Lay a map (side, side) ≥ 0 over an image: dark blue where highest, clear where lowest."""
     scores = np.asarray(scores, dtype=float)
-    require(scores.ndim == 2, "scores", "a map (side, side)", scores.shape)
     level = (scores - scores.min()) / max(np.ptp(scores), 1e-12)
     small = Image.fromarray((255 * level).astype(np.uint8))
     smooth = np.asarray(small.resize(image.size, Image.Resampling.BICUBIC))
     colors = sample_colorscale(SEQUENTIAL, np.linspace(0, 1, 256).tolist(), colortype="tuple")
-    weight = opacity * smooth[..., None] / 255
+    weight = 0.6 * smooth[..., None] / 255
     color = 255 * np.array(colors)[smooth]  # (height, width, 3)
     pixels = (1 - weight) * np.asarray(image.convert("RGB")) + weight * color
     return Image.fromarray(pixels.round().astype(np.uint8))

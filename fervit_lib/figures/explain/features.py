@@ -14,7 +14,6 @@ from fervit_lib.figures.theme import (
     error_bars,
     escape_label,
     new_figure,
-    require_columns,
 )
 
 
@@ -25,7 +24,6 @@ def plot_probes(scores: pd.DataFrame) -> go.Figure:
         scores: columns run, layer, shots, accuracy, and lowest, highest over the draws of training
             faces.
     """
-    require_columns("scores", scores, ["run", "layer", "shots", "accuracy", "lowest", "highest"])
     figure = new_figure(
         "Few-shot linear probes by block",
         "mean and range over the draws of training faces",

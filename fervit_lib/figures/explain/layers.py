@@ -19,7 +19,6 @@ from fervit_lib.figures.theme import (
     new_figure,
     new_panels,
     require,
-    require_columns,
 )
 from fervit_lib.latents import NUM_LAYERS
 
@@ -138,7 +137,6 @@ def plot_swaps(effects: pd.DataFrame) -> go.Figure:
     Args:
         effects: columns band, kept, taken, num_pairs, from `explain.swap_effect`.
     """
-    require_columns("effects", effects, ["band", "kept", "taken", "num_pairs"])
     figure = new_figure(
         "Prediction after swapping layers",
         f"n = {effects['num_pairs'].iloc[0]:,} pairs of faces with different predictions",
