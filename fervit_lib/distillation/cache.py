@@ -28,7 +28,8 @@ class BoundedCache:
     """An LRU cache of tuples of tensors.
 
     Args:
-        max_bytes: size at which the least recently used entries are dropped. 0: nothing is stored.
+        max_bytes: size at which the least recently used entries are dropped; 0 or less: nothing
+            is stored.
 
     Attributes:
         hits, misses: calls of `get` that found an entry, and that did not.
@@ -36,8 +37,6 @@ class BoundedCache:
     """
 
     def __init__(self, max_bytes: float) -> None:
-        if max_bytes < 0:
-            raise ValueError(f"max_bytes: expected 0 or more, got {max_bytes}")
         self.max_bytes = max_bytes
         self.bytes = 0
         self.hits = 0

@@ -243,7 +243,8 @@ def summary(table: pd.DataFrame, pairs: pd.DataFrame | None, toy: bool) -> str:
     label = score.replace(MONITOR, "foreground IoU")
     lines = [f"Highest {label} of a student: {best[score]:.1%} ({best['arm']})."]
     for row in [] if pairs is None else pairs.to_dict("records"):
-        low, high = 100 * row["low"], 100 * row["high"]
+        low = 100 * row["low"]
+        high = 100 * row["high"]
         verdict = "no significant difference" if low <= 0 <= high else "significant"
         lines.append(
             f"{row['what']}: {100 * row['difference']:+.1f} points "

@@ -99,7 +99,10 @@ class PeopleBatches(ShardedBatches):
             raise ValueError(
                 f"batch_size: expected 1 to {len(people)}, the number of images, got {bs}"
             )
-        self.people, self.size, self.resize, self.augment = people, size, resize, augment
+        self.people = people
+        self.size = size
+        self.resize = resize
+        self.augment = augment
         self.epoch = 0
         self.prepared = BoundedCache(memory)
         training = augment is not None
@@ -179,6 +182,10 @@ def people_dls(
         for people in (val, test)
     )
     dls = DataLoaders(train_batches, val_batches, device=device)
-    dls.test, dls.synthetic, dls.n_inp = test_batches, train.synthetic, 1
-    dls.num_train, dls.num_val, dls.num_test = len(train_batches.people), len(val), len(test)
+    dls.test = test_batches
+    dls.synthetic = train.synthetic
+    dls.n_inp = 1  # only the images go into the model
+    dls.num_train = len(train_batches.people)
+    dls.num_val = len(val)
+    dls.num_test = len(test)
     return dls

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
@@ -18,11 +17,8 @@ from fervit_lib.distillation.losses import TERMS, DistillLoss, LossWeights, temp
 from fervit_lib.distillation.metrics import all_metrics
 from fervit_lib.distillation.student import TappedStudent, frozen_groups, parameter_groups
 from fervit_lib.models.segmentation import freeze
-from fervit_lib.training import OptimConfig, build_learner
+from fervit_lib.training import STRATEGIES, OptimConfig, build_learner, fit
 from fervit_lib.training.callbacks import FitBar
-from fervit_lib.training.learner import explain_out_of_memory
-from fervit_lib.training.resume import KeepLast
-from fervit_lib.training.schedule import Phase, Schedule
 from fervit_lib.training.strategies import ParameterGroup
 
 MONITOR = "fg_iou"
@@ -38,6 +34,8 @@ class Targets:
         source: of the features; None: no features.
         cache: shared by all fits of one experiment; None: nothing is cached.
         bf16: compute the teacher in bf16.
+
+    Attributes:
         shuffle: give each image the features of another image of its batch, as a control that keeps
             only their statistics.
     """
@@ -49,12 +47,12 @@ class Targets:
         *,
         cache: BoundedCache | None = None,
         bf16: bool = False,
-        shuffle: bool = False,
     ) -> None:
         self.teacher = freeze(teacher) if teacher else None
         self.source = source
         self.cache = BoundedCache(0) if cache is None else cache
-        self.bf16, self.shuffle = bf16, shuffle
+        self.bf16 = bf16
+        self.shuffle = False
         self._keys: dict[str, str] = {}
         if teacher:
             self._keys["teacher"] = content_key(model_key(teacher).encode(), str(bf16).encode())
@@ -64,28 +62,21 @@ class Targets:
 
     @torch.no_grad()
     def logits(self, images: Tensor, keys: Sequence[str]) -> Tensor:
-        """Logits of the teacher, (B, 1, S, S) float32.
-
-        Raises:
-            ValueError: there is no teacher.
-        """
-        if (teacher := self.teacher) is None:
-            raise ValueError("teacher: expected one for its outputs, got none; set `teacher`")
+        """Logits of the teacher, which must be there: (B, 1, S, S) float32."""
 
         def compute(images: Tensor) -> Tensor:
+            assert self.teacher is not None  # `build_distiller` has checked
             with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
-                return teacher(images).float()
+                return self.teacher(images).float()
 
         return self._cached("teacher", compute, images, keys)
 
     def features(self, images: Tensor, keys: Sequence[str]) -> Tensor:
-        """Features of the detector, (B, C, h, w) float32; of other images with `shuffle`.
+        """Features of the detector, which must be there: (B, C, h, w) float32.
 
-        Raises:
-            ValueError: there is no detector.
+        With `shuffle` they are those of other images.
         """
-        if self.source is None:
-            raise ValueError("source: expected a detector for features, got none; set `detector`")
+        assert self.source is not None  # `build_distiller` has checked
         features = self._cached("features", self.source, images, keys)
         return features.roll(1, 0) if self.shuffle else features
 
@@ -113,7 +104,8 @@ class AddTargets(Callback):
     order = -8  # on the images of the loader, before anything else
 
     def __init__(self, targets: Targets, weights: LossWeights) -> None:
-        self.targets, self.weights = targets, weights
+        self.targets = targets
+        self.weights = weights
 
     def before_batch(self) -> None:
         masks, keys = self.yb
@@ -121,8 +113,7 @@ class AddTargets(Callback):
         has_teacher = self.targets.teacher is not None
         if has_teacher and (self.weights.outputs or not self.training):
             logits = self.targets.logits(self.x, keys)
-        has_features = self.targets.source is not None and self.model.projector is not None
-        if has_features and self.weights.feature:
+        if self.weights.feature:
             features = self.targets.features(self.x, keys)
         self.learn.yb = (masks, logits, features)
 
@@ -133,7 +124,8 @@ class Anneal(Callback):
     order = 61  # after the Schedule, before modules are put into training mode
 
     def __init__(self, temperature: tuple[float, float, str], encoder_training: str) -> None:
-        self.temperature, self.encoder_training = temperature, encoder_training
+        self.temperature = temperature
+        self.encoder_training = encoder_training
 
     def before_epoch(self) -> None:
         start, end, schedule = self.temperature
@@ -205,26 +197,14 @@ def build_distiller(
     )
 
 
-def fit_distiller(
-    learn: Learner,
-    *,
-    epochs: int,
-    lr: float = 1e-4,
-    schedule: str = "cosine",
-    state: Path | None = None,
-    settings: dict[str, Any] | None = None,
-) -> None:
-    """Train. An interrupted fit of the same `settings` resumes from `state`, see `training.fit`.
+def fit_distiller(learn: Learner, *, schedule: str = "cosine", **options: Any) -> None:
+    """Train. An interrupted fit of the same `settings` resumes from `state`.
+
+    Args:
+        options: epochs, lr, state and settings of `training.fit`.
 
     Raises:
-        ValueError: the loss became NaN or inf, with the batch and its images; or memory ran out.
+        ValueError: as `training.fit`; for NaN or inf with the batch and its images.
     """
-    if epochs < 1:
-        raise ValueError(f"epochs: expected at least 1, got {epochs}")
-    learn.create_opt()
-    rates = np.full(len(learn.opt.param_lists), lr)
-    cbs: list[Callback] = [Schedule([Phase(1.0, rates, 0)], schedule)]
-    if state:
-        cbs.append(KeepLast(state, {"epochs": epochs, "lr": lr, **(settings or {})}, lr))
-    with explain_out_of_memory(learn, "lower batch_size or image_size"):
-        learn.fit(epochs, cbs=cbs)
+    # All groups train at one rate; `Anneal` freezes those that do not train yet.
+    fit(learn, STRATEGIES["full"], schedule=schedule, **options)
