@@ -80,11 +80,10 @@ def claim_shards(folder: Path, split: str, indices: Sequence[int]) -> Iterator[i
     # First without waiting, so that several processes do not queue for the same shard.
     held_elsewhere = []
     for index in indices:
-        lock = try_lock(_claim_path(folder, split, index))
-        if lock is None:
-            held_elsewhere.append(index)
-        else:
+        if lock := try_lock(_claim_path(folder, split, index)):
             yield from _hold(lock, index)
+        else:
+            held_elsewhere.append(index)
     for index in held_elsewhere:
         lock = file_lock(_claim_path(folder, split, index))
         lock.acquire()
@@ -144,7 +143,7 @@ def complete_store(
     faces: Path,
     synthetic: bool,
     made_by: Mapping[str, str] | None = None,
-) -> Path:
+) -> None:
     """Write `store.json`, which turns the shards in `folder` into a complete store.
 
     Shards that do not belong to it are removed.
@@ -169,7 +168,6 @@ def complete_store(
     }
     write_json(folder / "store.json", content)
     remove_partial_writes(folder)
-    return folder / "store.json"
 
 
 def _num_shards(num_codes: int) -> int:
@@ -259,7 +257,7 @@ class LatentStore:
                 f"{indices.tolist()!s:.80}"
             )
         first = self.shards[0]["codes"]
-        codes = torch.empty(len(indices), *first.shape[1:], dtype=first.dtype)
+        codes = torch.empty(len(indices), *first.shape[1:], dtype=first.dtype)  # (n, 18, 512)
         # Each shard is a memory map, of which only the pages with these codes are read.
         start = 0
         for shard in self.shards:

@@ -147,7 +147,9 @@ def _read_file(file: Path, classes: Sequence[str]) -> tuple[Tensor, int, str]:
         # Some tools saved `img_path` as a pathlib path, of either operating system.
         with torch.serialization.safe_globals([PosixPath, WindowsPath]):
             content: Any = torch.load(file, map_location="cpu", weights_only=True)
-        latent, label, img_path = content["latent"], content["label"], content["img_path"]
+        latent = content["latent"]
+        label = content["label"]
+        img_path = content["img_path"]
         label = classes.index(label) if isinstance(label, str) else int(label)
     except pickle.UnpicklingError as error:
         raise ValueError(

@@ -173,12 +173,3 @@ def _lock_run(folder: Path) -> FileLock:
             f"stop it (for a notebook: shut down its kernel), or choose another variant"
         )
     return lock
-
-
-def completed_runs(reports: Path, experiment: str, step: str) -> list[Run]:
-    """The runs of one step that have a result, sorted by variant."""
-    folder = reports / experiment / step
-    return [
-        Run(reports, experiment, step, path.parent.name)
-        for path in sorted(folder.glob("*/result.json"))
-    ]

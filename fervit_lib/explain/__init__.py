@@ -5,7 +5,6 @@ from fervit_lib.explain.attention import (
     attention_rollout,
     gradient_maps,
     gradient_rollout,
-    image_maps,
     summarise_attention,
 )
 from fervit_lib.explain.examined_run import (
@@ -30,7 +29,7 @@ from fervit_lib.explain.importance import (
     swap_effect,
     swap_layers,
 )
-from fervit_lib.explain.methods import METHODS, method_scores, token_map
+from fervit_lib.explain.methods import METHODS, image_maps, method_scores, token_map
 from fervit_lib.explain.probes import pca_points, pooled_features, probe_layers
 from fervit_lib.explain.similarity import (
     cka,

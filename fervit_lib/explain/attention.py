@@ -129,23 +129,3 @@ def summarise_attention(
     # Unbiased: n / (n - 1) times the mean of squares less the square of the mean.
     variance = (squares / n - mean[..., 0, :] ** 2).clamp(min=0) * n / (n - 1).clamp(min=1)
     return AttentionSummary(count.long(), mean.float(), (1.96 * (variance / n).sqrt()).float())
-
-
-def image_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Where an image ViT looks in `images` (B, 3, H, W) uint8: by method, maps (B, side, side).
-
-    `attention` is that of CLS in the last block, mean over heads; `gradient rollout` is for the
-    predicted class.
-    """
-    images = images.float() / 255  # a gradient needs floats
-    maps = attention_maps(model, images)
-    scores = {
-        "attention": maps[-1].mean(1)[:, 0],
-        "rollout": attention_rollout(maps),
-        "gradient rollout": gradient_rollout(gradient_maps(model, images)),
-    }
-    prefix = model.body.num_prefix_tokens  # CLS and registers
-    side = round((maps[0].shape[-1] - prefix) ** 0.5)
-    return {
-        name: score[:, prefix:].unflatten(1, (side, side)).cpu() for name, score in scores.items()
-    }

@@ -50,11 +50,11 @@ class ExaminedRun:
         """Whether the tokens of the model are patches of an image."""
         return isinstance(getattr(self.model, "body", None), VisionTransformer)
 
-    def images(self, faces: Sequence[int], size: int = 128) -> list[Image.Image]:
+    def images(self, faces: Sequence[int]) -> list[Image.Image]:
         """Images of some of the faces; an empty list if the set of faces has been moved."""
         if not self.store.faces.exists():
             return []
-        pixels = load_pixels(self.store, self.indices[list(faces)], size)
+        pixels = load_pixels(self.store, self.indices[list(faces)], 128)
         return [Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).numpy()]
 
     def examples(self) -> list[int]:
@@ -103,6 +103,7 @@ def choose_runs(reports: Path, experiment: str, first: str = "", second: str = "
 
 def companion_runs(reports: Path, experiment: str) -> list[Run]:
     """The best run of each other architecture, for comparison: CNNs, and models over pixels."""
+    # `setdefault` below keeps the first of each architecture, and runs are sorted by score.
     best: dict[tuple[str, str], Run] = {}
     for run in _by_score(reports, experiment):
         if not _is_code_vit(run):
@@ -150,6 +151,7 @@ def load_initial_model(examined: ExaminedRun) -> nn.Module:
     checkpoint = examined.run.best_checkpoint
     _, metadata = load_checkpoint(checkpoint)
     options = metadata["options"]
+    # As 02_train does: the model is the first that draws from the seeded state.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(examined.run.config["seed"])
         model = create_model(metadata["approach"], len(examined.classes), **options)

@@ -56,16 +56,14 @@ def head_statistics(model: nn.Module, inputs: Tensor, batch_size: int = 128) -> 
     return HeadStatistics(sums["entropy"], sums["distance"], similarity)
 
 
-def head_importance(
-    model: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int = 128
-) -> Tensor:
+def head_importance(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     """Sensitivity of the loss to a factor at each head's output: (depth, num_heads) ≥ 0.
 
     The absolute gradient of a face's loss, mean over faces (Michel et al. 2019, Are Sixteen Heads
     Really Better than One, eq. 2).
     """
     total: Tensor | float = 0.0
-    for batch, target in zip(inputs.split(batch_size), labels.split(batch_size), strict=True):
+    for batch, target in zip(inputs.split(128), labels.split(128), strict=True):
         with evaluating(model), torch.enable_grad(), capture_heads(model) as captured:
             logits = model(to_device_of(model, batch).detach().requires_grad_())
             loss = F.cross_entropy(logits, target.to(logits.device), reduction="sum")

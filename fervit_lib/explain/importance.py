@@ -53,7 +53,8 @@ def permutation_importance(
 ) -> pd.DataFrame:
     """Accuracy when a layer is permuted among the faces; columns as in `leave_one_out`.
 
-    Layers stay real ones, but no longer fit the other layers. The CI is over faces and repeats.
+    Every layer is still one of a real face, but no longer fits the other layers of its code. The CI
+    is over faces and repeats.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -101,6 +102,7 @@ def deletion_curve(
         raise ValueError(
             f"scores: expected one per layer, {tuple(codes.shape[:2])}, got {tuple(scores.shape)}"
         )
+    # argsort of argsort: position → rank.
     rank = scores.argsort(dim=1, descending=True).argsort(dim=1).to(codes.device)  # 0: highest
     predicted = predict(codes).argmax(1)
     curve = []
@@ -147,6 +149,7 @@ def swap_effect(predict: Predict, first: Tensor, second: Tensor) -> pd.DataFrame
     differ = predicted != other
     num_pairs = int(differ.sum())
     rows = []
+    # Swapping all layers is the control: the prediction must be that of the other face.
     for band, layers in {**BANDS, "all": slice(None)}.items():
         swapped = predict(swap_layers(first, second, layers)).argmax(1)
         share_kept = (swapped == predicted)[differ].sum() / max(num_pairs, 1)

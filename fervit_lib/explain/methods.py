@@ -14,7 +14,7 @@ from fervit_lib.explain.attention import (
 )
 from fervit_lib.explain.similarity import layer_features, token_similarity
 
-# Name as shown, and whether block and head can be chosen: a rollout combines all of them.
+# By name in the figures: whether a block and a head can be chosen; a rollout combines all of them.
 METHODS = {
     "attention": True,
     "gradient × attention": True,
@@ -49,23 +49,44 @@ def token_map(
     return (heads.mean(0) if head is None else heads[head]).cpu().numpy()
 
 
-def method_scores(model: nn.Module, codes: Tensor, batch_size: int = 64) -> dict[str, Tensor]:
+def _cls_scores(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Score of each token for CLS, mean over heads: method → (B, N); see `method_scores`."""
+    maps = attention_maps(model, x)
+    weighted = gradient_maps(model, x)
+    return {
+        "attention": maps[-1].mean(1)[:, 0],
+        "gradient × attention": weighted[-1].mean(1)[:, 0],
+        "rollout": attention_rollout(maps),
+        "gradient rollout": gradient_rollout(weighted),
+    }
+
+
+def method_scores(model: nn.Module, codes: Tensor) -> dict[str, Tensor]:
     """Score of each layer of `w+` for CLS, mean over heads: method → (n, 18).
 
     Attention, gradient × attention and cosine are those of the last block.
     """
     parts: dict[str, list[Tensor]] = defaultdict(list)
-    for batch in codes.split(batch_size):
-        maps = attention_maps(model, batch)
-        weighted = gradient_maps(model, batch)
+    for batch in codes.split(64):
+        scores = _cls_scores(model, batch)
         *_, last = layer_features(model, batch).values()
-        scores = {
-            "attention": maps[-1].mean(1)[:, 0],
-            "gradient × attention": weighted[-1].mean(1)[:, 0],
-            "rollout": attention_rollout(maps),
-            "gradient rollout": gradient_rollout(weighted),
-            "cosine": torch.cosine_similarity(last[:, :1], last, dim=-1),
-        }
+        scores["cosine"] = torch.cosine_similarity(last[:, :1], last, dim=-1)
         for name, score in scores.items():
             parts[name].append(score[:, 1:].cpu())  # CLS left out
     return {name: torch.cat(batches) for name, batches in parts.items()}
+
+
+def image_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Where an image ViT looks in `images` (B, 3, H, W) uint8: by method, maps (B, side, side).
+
+    `attention` is that of CLS in the last block, mean over heads; `gradient rollout` is for the
+    predicted class.
+    """
+    scores = _cls_scores(model, images.float() / 255)  # a gradient needs floats
+    prefix = model.body.num_prefix_tokens  # CLS and registers
+    side = round((scores["rollout"].shape[1] - prefix) ** 0.5)
+    # (B, N) → (B, side, side): the patches are rows of a square image, one after another.
+    return {
+        name: scores[name][:, prefix:].unflatten(1, (side, side)).cpu()
+        for name in ("attention", "rollout", "gradient rollout")
+    }

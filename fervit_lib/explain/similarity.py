@@ -113,6 +113,7 @@ def _hsic(k: Tensor, other: Tensor) -> Tensor:
     n = k.shape[-1]
     sums = k.sum(-1)
     other_sums = other.sum(-1)
+    # The trace of a product of symmetric matrices, without computing the product.
     trace = (k * other).sum((-2, -1))
     means = sums.sum(-1) * other_sums.sum(-1) / ((n - 1) * (n - 2))
     return trace + means - 2 / (n - 2) * (sums * other_sums).sum(-1)
@@ -121,9 +122,9 @@ def _hsic(k: Tensor, other: Tensor) -> Tensor:
 def cka(a: Tensor, b: Tensor, kernel: str = "linear") -> float:
     """Similarity of two representations (n, …) of the same samples: 1 up to rotation and scale.
 
-    Centred kernel alignment (Kornblith et al. 2019) with the unbiased estimator of HSIC: without
-    it few samples in many dimensions always look similar. Independent features score about 0,
-    also slightly below.
+    Centred kernel alignment (Kornblith et al. 2019) with the unbiased estimator of HSIC; with the
+    biased one, few samples in many dimensions always look similar. Independent features score about
+    0, possibly slightly below.
 
     Args:
         kernel: `linear`, or `rbf`, a Gaussian as wide as the median distance, which compares near

@@ -93,7 +93,7 @@ def _count_not_run(notebook: "NotebookNode") -> str:
 
 
 def _is_synthetic(folder: Path) -> bool:
-    """Whether a run used synthetic data. A failed run has no result, so the other runs tell."""
+    """Whether a run used synthetic data; for a failed run, whether any other run has."""
     if result := read_object(folder / "result.json"):
         return bool(result.get("synthetic"))
     if not (folder / "config.json").is_file():

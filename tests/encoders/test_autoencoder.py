@@ -39,12 +39,6 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (1, 64, 64, 3)])
-def test_images_of_another_shape(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="images: expected"):
-        Autoencoder(64)(torch.zeros(shape))
-
-
 def test_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="img_size: "):
         Autoencoder(50)
