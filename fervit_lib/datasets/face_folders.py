@@ -52,6 +52,8 @@ def list_images(root: Path, split: str, classes: tuple[str, ...]) -> FaceDataset
     labels = []
     skipped = []
     for label, name in enumerate(classes):
+        # Sorted, because the order of a file system differs between machines, and with it the
+        # shards and every random part of the set.
         for file in sorted((folder / name).glob("*")):
             path = f"{split}/{name}/{file.name}"
             if reason := _skip_reason(file):
@@ -78,7 +80,7 @@ def _skip_reason(file: Path) -> str:
         return HIDDEN
     if file.suffix.lower() not in SUFFIXES:
         return UNKNOWN_SUFFIX
-    if not file.is_file():
+    if not file.is_file():  # opening a pipe would wait for ever
         return NOT_A_FILE
     return ""
 

@@ -112,7 +112,7 @@ def draw_front_hair(canvas: FaceCanvas, identity: Identity) -> None:
     if style == "bald":
         return
     top = _head_outline(identity, 0.0) * 1.06
-    top = top[:, top[1] < -0.35]
+    top = top[:, top[1] < -0.35]  # (2, n): the outline above the forehead
     top = top[:, np.argsort(top[0])]
     edge = {"fringe": -0.62, "long": identity.hairline - 0.06}.get(style, identity.hairline)
     right = top[0].max()
@@ -144,10 +144,12 @@ def draw_eye(
     upper = -up * ARCH**0.8
     lower = down * ARCH
     x = lid_x + middle_x
+    # The eye socket first, since later shapes are drawn over earlier ones.
     canvas.ellipse(middle_x, middle_y, 1.2 * identity.eye_width, 0.17, skin * 0.93)
     canvas.band(x, upper + middle_y, lower + middle_y, (250, 250, 248))
     for radius, colour in ((0.105, identity.iris), (0.05, (14, 12, 12))):
         iris_x = gaze + radius * COS
+        # The lids cover the iris: its outline is clipped to the curves of both.
         highest = np.interp(iris_x, lid_x, upper)
         iris_y = np.clip(radius * SIN - 0.01, highest, np.interp(iris_x, lid_x, lower))
         canvas.polygon(iris_x + middle_x, iris_y + middle_y, colour)
@@ -216,6 +218,7 @@ def draw_mouth(
     sag = 0.35 * max(expression.jaw, 0.0) * (1 - ARCH)
     ends = identity.mouth_y - corner * np.abs(ACROSS) ** 1.6 + sag
     inner_upper = ends - expression.upper_lip * ARCH
+    # How far the lips are apart in the middle; the corners stay closed.
     gap = max(0.0, expression.lower_lip + expression.jaw + expression.upper_lip)
     inner_lower = inner_upper + gap * ARCH**0.7
     lip = identity.lip * max(0.15, 1 - expression.thin)

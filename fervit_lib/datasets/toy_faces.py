@@ -96,6 +96,7 @@ def draw_toy_faces(
 
     def draw() -> Iterator[tuple[str, Image.Image]]:
         for index in progress(range(num_faces), desc="draw faces", unit=" faces"):
+            # Classes take turns, so that more faces only add files and keep the classes equal.
             number, label = divmod(index, len(EMOTIONS))
             emotion = EMOTIONS[label]
             split = _SPLITS[number % len(_SPLITS)]

@@ -60,6 +60,7 @@ class _Scene:
         """A thick line through the joints with round ends."""
         for start, end in zip(joints, joints[1:], strict=False):
             along = end - start
+            # At right angles to the segment; equal joints would divide by zero.
             across = 0.5 * width * np.array([-along[1], along[0]]) / max(np.hypot(*along), 1e-6)
             corners = [start + across, end + across, end - across, start - across]
             self.polygon(corners, colour, person)
@@ -106,6 +107,7 @@ def _draw_person(scene: _Scene, rng: Generator) -> None:
     shoes = _random_colour(rng)
     stout = rng.uniform(0.8, 1.35)
     lean = rng.normal(0, 0.15)  # radians
+    # Axes of the trunk as long as the person is tall; y points down.
     up = np.array([np.sin(lean), -np.cos(lean)]) * tall
     right = np.array([-up[1], up[0]])
     neck = hip + 0.29 * up
@@ -120,7 +122,7 @@ def _draw_person(scene: _Scene, rng: Generator) -> None:
         scene.limb(joints if long_sleeves else joints[:2], 0.056 * stout * tall, shirt)
         scene.ellipse(joints[-1], 0.03 * tall, skin)
 
-    draw_arm(-1)
+    draw_arm(-1)  # behind the trunk, the other one in front of it
     for side in (-1, 1):
         angles = [side * rng.uniform(-0.05, 0.5), -side * rng.uniform(-0.1, 0.5)]
         joints = _joints(hip + side * 0.7 * half_hip, (0.24 * tall, 0.23 * tall), angles)

@@ -40,6 +40,7 @@ def write_toy_set(
         # Another process may have drawn it while this one waited for the lock.
         if _is_drawn(target, settings, picture_folders):
             return folder
+        # Drawn beside the target and renamed: a set is complete, or not there.
         shutil.rmtree(drawing, ignore_errors=True)  # left by a killed process
         try:
             for name, picture in pictures:

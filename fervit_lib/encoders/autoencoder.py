@@ -71,6 +71,8 @@ class Autoencoder(nn.Module):
             raise ValueError(f"img_size: expected a multiple of 16 of at least 32, got {img_size}")
         self.img_size = img_size
         eighth = img_size // 8
+        # Coarse codes from maps of S/8 pixels, middle from S/4, fine from S/2: as pSp, one scale
+        # per band.
         num_codes = {name: band.stop - band.start for name, band in BANDS.items()}
         self.fine_features = nn.Sequential(_conv(3, 32, stride=2), _conv(32, 32))
         self.middle_features = nn.Sequential(_conv(32, 64, stride=2), _conv(64, 64))
@@ -103,15 +105,16 @@ class Autoencoder(nn.Module):
         images = images.to(self.weight)
         if images.shape[-2:] != size:
             images = F.interpolate(images, size, mode="bilinear", antialias=True)
-        fine = self.fine_features(images)
-        middle = self.middle_features(fine)
-        coarse = self.coarse_features(middle)
+        fine = self.fine_features(images)  # (B, 32, S/2, S/2)
+        middle = self.middle_features(fine)  # (B, 64, S/4, S/4)
+        coarse = self.coarse_features(middle)  # (B, 128, S/8, S/8)
         bands = (self.coarse_codes(coarse), self.middle_codes(middle), self.fine_codes(fine))
         return torch.cat(bands, dim=1).float()
 
     def decode(self, w_plus: Tensor) -> list[Tensor]:
         """`w_plus` (B, 18, 512) → three images (B, 3, S, S): coarse, + middle, + fine codes."""
         w_plus = w_plus.to(self.weight)
+        # (B, 3, 512), (B, 4, 512), (B, 11, 512)
         coarse, middle, fine = (w_plus[:, band] for band in BANDS.values())
         x = self.paint_coarse(F.interpolate(self.coarse_map(coarse), scale_factor=2))
         images = [self.to_rgb[0](x)]
@@ -140,7 +143,7 @@ def decode_images(decoder: Autoencoder, codes: Tensor) -> list[Image.Image]:
 @torch.inference_mode()
 def reconstruction_error(model: Autoencoder, images: Tensor) -> float:
     """Mean squared error over the pixels of images (N, 3, S, S) in [-1, 1]."""
-    total = 0.0
+    total = 0.0  # a sum, since the last batch may be smaller than the others
     for batch in images.to(model.weight.device).split(256):
         reconstructed = model.decode(model(batch))[-1].float()
         total += (reconstructed - batch).square().mean((1, 2, 3)).sum().item()

@@ -130,6 +130,7 @@ def encode_faces(
             if exists:  # another process encoded it in the meantime
                 bar.update(len(shard))
                 continue
+            # Readers must not open a store of new and old shards.
             (folder / "store.json").unlink(missing_ok=True)  # the store is incomplete from here on
             codes: list[Tensor] = []
             first = index * SHARD_SIZE

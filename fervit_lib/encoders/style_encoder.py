@@ -125,7 +125,7 @@ class StyleEncoder(nn.Module):
         codes = [style(maps[band]) for band in maps for style in self.styles[BANDS[band]]]
         w_plus = torch.stack(codes, dim=1).float()
         if self.kind == "e4e":
-            base = w_plus[:, :1]
+            base = w_plus[:, :1]  # (B, 1, dim), added to each of the other codes
             w_plus = torch.cat([base, base + w_plus[:, 1:]], dim=1)
         return w_plus + self.latent_avg if self.starts_from_latent_avg else w_plus
 

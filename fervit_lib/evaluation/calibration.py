@@ -79,5 +79,6 @@ def fit_temperature(labels: np.ndarray, probs: np.ndarray) -> float:
     def loss(log_temperature: float) -> float:
         return nll(labels, apply_temperature(probs, float(np.exp(log_temperature))))
 
+    # On a logarithmic scale, where halving and doubling the temperature are equally far.
     result = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
     return float(np.exp(result.x))

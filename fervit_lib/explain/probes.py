@@ -56,6 +56,8 @@ def probe_layers(
         for name, features in progress(train.items(), desc="probe", unit=" layers"):
             scores = []
             for drawn in draws:
+                # Scaled, since features of different blocks differ in size, and with it the effect
+                # of the regularisation.
                 probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300, tol=1e-3))
                 probe.fit(features[drawn], train_labels[drawn])
                 scores.append(probe.score(test[name], test_labels))

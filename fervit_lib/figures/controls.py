@@ -28,6 +28,7 @@ def add_menu(
     """
     place = {"x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": 24}}
     menu = {"buttons": _steps(labels, updates), "bgcolor": "white", **place, **options}
+    # Assigning a list would replace the menus that are there.
     figure.update_layout(updatemenus=[*figure.layout.updatemenus, menu])
 
 
@@ -59,6 +60,7 @@ def add_run_menu(
         subtitles: of the figure, by run.
     """
     require(len(subtitles) > 0, "runs", "at least one run", "none")
+    # plotly shows and hides traces by one list of flags for the whole figure.
     num_traces = per_run * len(subtitles)
     updates: list[list[dict]] = []
     for number, subtitle in enumerate(subtitles.values()):

@@ -81,6 +81,7 @@ def plot_pairs(pairs: pd.DataFrame) -> go.Figure:
         130 + 30 * max(3, len(runs)),
         margin_t=90,
     )
+    # The same range to both sides, so that white is no difference.
     largest = max(1.0, np.abs(points).max())
     figure.add_heatmap(
         z=points,
@@ -205,7 +206,7 @@ def plot_confidence(confidences: Mapping[str, pd.DataFrame]) -> go.Figure:
         xaxis={"title": "confidence", "tickformat": PERCENT, "range": [0, 1]},
         yaxis_title="faces",
     )
-    edges = np.linspace(0, 1, 21)
+    edges = np.linspace(0, 1, 21)  # 20 bins; plotly would choose others for each run
     subtitles = {}
     for run, table in confidences.items():
         texts = []

@@ -65,6 +65,7 @@ def plot_features_by_block(
         by_class = [block[labels == number].round(3) for number in range(len(classes))]
         updates.append([{"x": [xy[:, 0] for xy in by_class], "y": [xy[:, 1] for xy in by_class]}])
     add_slider(figure, "after", points, updates, len=0.94, x=0.03)
+    # Fixed for all blocks: axes that rescale with the slider would hide that clusters spread.
     limit = 1.05 * max(np.abs(block).max() for block in points.values())
     figure.update_xaxes(range=[-limit, limit])
     figure.update_yaxes(range=[-limit, limit])

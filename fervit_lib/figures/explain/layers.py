@@ -80,7 +80,7 @@ def plot_removal_curves(curves: Mapping[str, Mapping[str, np.ndarray]]) -> go.Fi
         for number, (name, values) in enumerate(rankings.items()):
             values = np.asarray(values)
             line = {"color": PALETTE[number % 8]}
-            if values.ndim == 2:
+            if values.ndim == 2:  # several random orders: the control
                 values = values.mean(0)
                 line = {"color": GREY, "dash": "dash"}
             figure.add_scatter(
