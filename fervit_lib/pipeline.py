@@ -75,8 +75,12 @@ def check_value(where: str, value: object, expected: str) -> None:
         raise ValueError(f"{where}: expected {expected}, got {value!r}{hint}")
 
 
-def check_block(step: str, block: Any, known: Mapping[str, Parameter]) -> None:
-    """Check that a block names parameters of the step's notebook and values of their types.
+def check_block(where: str, notebook: str, block: Any, reserved: set[str] = RESERVED) -> None:
+    """Check that a block names parameters of `notebook` and gives values of their types.
+
+    Args:
+        where: the block's name in error messages.
+        reserved: parameters that a block must not set.
 
     Raises:
         ValueError: it is no mapping, has an unknown or reserved name, an empty list or a value of
@@ -84,18 +88,19 @@ def check_block(step: str, block: Any, known: Mapping[str, Parameter]) -> None:
     """
     if not isinstance(block, dict):
         raise ValueError(
-            f"{step}: expected parameters of {NOTEBOOKS[step]} as `name: value`, got {block!r}"
+            f"{where}: expected parameters of {notebook} as `name: value`, got {block!r}"
         )
-    free = set(known) - RESERVED
+    known = read_parameters(PROJECT_ROOT / notebook)
+    free = set(known) - reserved
     for name, value in block.items():
         if name not in free:
             raise ValueError(
-                f"{step}: {NOTEBOOKS[step]} has no parameter {name!r} to set; {near(name, free)}"
+                f"{where}.{name}: {notebook} has no such parameter to set; {near(name, free)}"
             )
         if value == []:
-            raise ValueError(f"{step}.{name}: expected a value or a list of values, got []")
+            raise ValueError(f"{where}.{name}: expected a value or a list of values, got []")
         for entry in value if isinstance(value, list) else [value]:
-            check_value(f"{step}.{name}", entry, known[name].type)
+            check_value(f"{where}.{name}", entry, known[name].type)
 
 
 def variants(step: str, blocks: Any) -> dict[str, dict[str, Any]]:
@@ -112,7 +117,7 @@ def variants(step: str, blocks: Any) -> dict[str, dict[str, Any]]:
     known = read_parameters(PROJECT_ROOT / NOTEBOOKS[step])
     variants_of_step: dict[str, dict[str, Any]] = {}
     for block in blocks if isinstance(blocks, list) else [blocks]:
-        check_block(step, block, known)
+        check_block(step, NOTEBOOKS[step], block)
         axes = {key: v if isinstance(v, list) else [v] for key, v in sorted(block.items())}
         varied = [key for key in block if isinstance(block[key], list)]
         for values in itertools.product(*axes.values()):

@@ -11,6 +11,7 @@ from fervit_lib.datasets.fer_plus import load_votes, majority_labels, soft_label
 from fervit_lib.datasets.kaggle_tables import load_kaggle_table
 from fervit_lib.datasets.skipped import NO_CLEAR_VOTE
 from fervit_lib.datasets.splits import PRIVATE_TEST, SPLITS
+from fervit_lib.system.names import check_choice
 
 LABELS = ("hard", "majority", "soft")
 # A test of the path, and the reader of the sources that pass it, called with path and split. The
@@ -43,11 +44,8 @@ def load_faces(path: Path | str, split: str, labels: str = "hard") -> FaceDatase
             the table is damaged. A damaged image file is no error here: `audit_faces` finds it.
     """
     path = Path(path)
-    if labels not in LABELS:
-        raise ValueError(f"labels: expected one of {', '.join(LABELS)}, got {labels!r}")
-    if split not in (*SPLITS, PRIVATE_TEST):
-        expected = ", ".join((*SPLITS, PRIVATE_TEST))
-        raise ValueError(f"split: expected one of {expected}, got {split!r}")
+    check_choice("labels", labels, LABELS)
+    check_choice("split", split, (*SPLITS, PRIVATE_TEST))
     for accepts, load in READERS:
         if accepts(path):
             faces = load(path, split)

@@ -22,7 +22,7 @@ from fervit_lib.distillation.expression import (
     load_or_train_teacher,
 )
 from fervit_lib.distillation.features import OnnxFeatures
-from fervit_lib.distillation.learner import Targets, build_distiller, fit_distiller
+from fervit_lib.distillation.learner import Targets, build_distiller
 from fervit_lib.distillation.losses import DistillLoss, LossWeights, binary_kl, temperature_at
 from fervit_lib.distillation.mask_grid import draw_mask_grid
 from fervit_lib.distillation.student import (

@@ -13,7 +13,7 @@ from fastai.data.core import DataLoaders
 from torch import Tensor, nn
 
 from fervit_lib.distillation.data import PeopleBatches
-from fervit_lib.distillation.learner import MONITOR, Targets, build_distiller, fit_distiller
+from fervit_lib.distillation.learner import MONITOR, Targets, build_distiller
 from fervit_lib.distillation.losses import LossWeights
 from fervit_lib.distillation.mask_grid import SaveMaskGrids
 from fervit_lib.distillation.metrics import SCORES, count_pixels, region_ious, scores_from
@@ -22,7 +22,7 @@ from fervit_lib.models.segmentation import build_segmenter, load_student, normal
 from fervit_lib.system import distributed
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import seed_everything
-from fervit_lib.training import SaveBest
+from fervit_lib.training import STRATEGIES, SaveBest, fit
 
 DIFFERENCES = (
     ("outputs", "none"),
@@ -116,10 +116,12 @@ def fit_student(
         what=f"{ablation.name} {seed}",
         **options,
     )
-    fit_distiller(
+    fit(
         learn,
+        STRATEGIES["full"],
         epochs=epochs,
         lr=lr,
+        schedule="cosine",
         state=checkpoints / "last.safetensors",
         settings={"arm": ablation.name, "seed": seed, "tap": tap, **student, **settings},
     )

@@ -1,8 +1,7 @@
-"""The Learner that distils: targets from teacher and detector, and the student's fit."""
+"""The Learner that distils: targets from teacher and detector, and the temperature."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from fastai.callback.core import Callback
@@ -17,7 +16,7 @@ from fervit_lib.distillation.losses import TERMS, DistillLoss, LossWeights, temp
 from fervit_lib.distillation.metrics import all_metrics
 from fervit_lib.distillation.student import TappedStudent, frozen_groups, parameter_groups
 from fervit_lib.models.segmentation import freeze
-from fervit_lib.training import STRATEGIES, OptimConfig, build_learner, fit
+from fervit_lib.training import OptimConfig, build_learner
 from fervit_lib.training.callbacks import FitBar
 from fervit_lib.training.strategies import ParameterGroup
 
@@ -155,7 +154,7 @@ def build_distiller(
     cbs: Sequence[Callback] = (),
     what: str = "distil",
 ) -> Learner:
-    """`training.build_learner` for a student; `fit_distiller` trains it.
+    """`training.build_learner` for a student; `training.fit` trains it.
 
     Args:
         dls: see `people_dls`.
@@ -195,16 +194,3 @@ def build_distiller(
             *cbs,
         ],
     )
-
-
-def fit_distiller(learn: Learner, *, schedule: str = "cosine", **options: Any) -> None:
-    """Train. An interrupted fit of the same `settings` resumes from `state`.
-
-    Args:
-        options: epochs, lr, state and settings of `training.fit`.
-
-    Raises:
-        ValueError: as `training.fit`; for NaN or inf with the batch and its images.
-    """
-    # All groups train at one rate; `Anneal` freezes those that do not train yet.
-    fit(learn, STRATEGIES["full"], schedule=schedule, **options)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fervit_lib.datasets import IGNORE
-from fervit_lib.system.names import check_choice
+from fervit_lib.system.names import check_choice, check_range
 
 SCHEDULES = ("linear", "cosine", "exponential")
 TERMS = ("kl", "mse", "bce", "dice", "feature")
@@ -26,8 +26,7 @@ class LossWeights:
 
     def __post_init__(self) -> None:
         for name, weight in asdict(self).items():
-            if not (math.isfinite(weight) and weight >= 0):
-                raise ValueError(f"{name}_weight: expected a number of 0 or more, got {weight}")
+            check_range(f"{name}_weight", weight, 0)
 
     @property
     def outputs(self) -> bool:

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from fervit_lib.datasets import IGNORE
 from fervit_lib.distillation.cache import content_key
 from fervit_lib.distillation.data import CountEpochs
-from fervit_lib.distillation.learner import MONITOR, Targets, build_distiller, fit_distiller
+from fervit_lib.distillation.learner import MONITOR, Targets, build_distiller
 from fervit_lib.distillation.losses import LossWeights
 from fervit_lib.distillation.student import TappedStudent
 from fervit_lib.models.segmentation import build_segmenter, denormalise, save_teacher
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import atomic_write
 from fervit_lib.system.runtime import seed_everything
-from fervit_lib.training import OptimConfig, SaveBest, build_learner
+from fervit_lib.training import STRATEGIES, OptimConfig, SaveBest, build_learner, fit
 from fervit_lib.training.callbacks import FitBar
 from fervit_lib.training.strategies import single_group
 
@@ -187,6 +187,6 @@ def train_toy_teacher(
         cbs=[SaveBest(save, MONITOR)],
         what="toy teacher",
     )
-    fit_distiller(learn, epochs=epochs, lr=lr, schedule="one_cycle", state=state, settings=settings)
+    fit(learn, STRATEGIES["full"], epochs=epochs, lr=lr, state=state, settings=settings)
     finish()
     return path

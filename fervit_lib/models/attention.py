@@ -42,19 +42,13 @@ class RectifiedAttention(Attention):
         return self.proj_drop(self.proj(outputs.transpose(1, 2).flatten(2)))
 
 
-def rectify(scores: Tensor, eps: float = 1e-6) -> Tensor:
+def rectify(scores: Tensor) -> Tensor:
     """Scores (…, N) → weights ≥ 0 that sum to 1 over the last axis; uniform if no score is > 0."""
-    positive = scores.relu() + eps
+    positive = scores.relu() + 1e-6  # no division by 0
     return positive / positive.sum(-1, keepdim=True)
 
 
 ATTENTIONS: dict[str, type[Attention]] = {"softmax": Attention, "rectified": RectifiedAttention}
-
-
-def attention_layer(name: str) -> type[Attention]:
-    """The class for timm's `attn_layer`. Raises ValueError for an unknown name."""
-    check_choice("attention", name, ATTENTIONS)
-    return ATTENTIONS[name]
 
 
 def set_fused_attention(model: nn.Module, fused: bool) -> None:

@@ -17,9 +17,9 @@ class ExpressionModel(nn.Module):
     Attributes:
         reads: what the model takes: `codes`, `pixels` or `both`.
         input_shape: shape of one input, without the batch dimension.
-        parts: the part of each parameter, by the first names of the parameter: the first entry that
-            matches decides. Values are those of `PARTS`, or `blocks` for a numbered sequence of
-            blocks, see `part_of`.
+        parts: the part of each parameter, by the beginning of its name (up to a dot); the first
+            entry that matches decides. Values are those of `PARTS`, or `blocks` for a numbered
+            sequence of blocks, see `part_of`.
         entry_parts: parts that always train, whatever the strategy: without them no input can enter
             a pretrained transformer.
     """

@@ -34,6 +34,8 @@ class ImageModel(ExpressionModel):
         num_blocks: blocks of a ViT; 0: the timm model's own.
         resize_method: how a face that is not square becomes square: `squish`, `crop` to its centre,
             or `pad` with black.
+        concat_pool: the head reads the mean and the maximum over all positions, concatenated
+            (fastai's concat pooling), instead of the timm model's own pooling.
         drop_rate: dropout before the head.
         adapter_dim: bottleneck of the adapter after each block of a ViT; 0: no adapters.
 
@@ -64,6 +66,7 @@ class ImageModel(ExpressionModel):
         stem: str = "patch",
         num_blocks: int = 0,
         resize_method: str = "squish",
+        concat_pool: bool = False,
         drop_rate: float = 0.1,
         adapter_dim: int = 0,
     ) -> None:
@@ -84,6 +87,7 @@ class ImageModel(ExpressionModel):
             embed_layer=ConvStem if stem == "conv" else None,
         )
         self.resize_method = resize_method
+        self.concat_pool = concat_pool
         config = self.body.pretrained_cfg
         self.any_size = not config.get("fixed_input_size")
         self.image_size = image_size or config["input_size"][-1]
@@ -106,6 +110,8 @@ class ImageModel(ExpressionModel):
         self.head_drop = nn.Dropout(drop_rate)
         # Some timm models (MobileNetV3) widen their features again in `forward_head`.
         width = getattr(self.body, "head_hidden_size", None) or self.body.num_features
+        if concat_pool:
+            width = 2 * self.body.num_features
         self.head = nn.Linear(width, num_classes)
 
     @property
@@ -168,4 +174,17 @@ class ImageModel(ExpressionModel):
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Output of `forward_features` → logits (B, num_classes)."""
-        return self.head(self.head_drop(self.body.forward_head(features, pre_logits=True)))
+        if self.concat_pool:
+            pooled = self._pool(features)
+        else:
+            pooled = self.body.forward_head(features, pre_logits=True)
+        return self.head(self.head_drop(pooled))
+
+    def _pool(self, features: Tensor) -> Tensor:
+        """Mean and maximum over all positions, (B, 2 · D)."""
+        # Tokens are (B, P + N, D); maps of a CNN (B, D, h, w), and those of a Swin (B, h, w, D).
+        if features.ndim == 4 and getattr(self.body, "output_fmt", "NCHW") == "NCHW":
+            features = features.movedim(1, -1)
+        # (B, N, D): CLS and registers of a ViT are no positions.
+        positions = features.flatten(1, -2)[:, getattr(self.body, "num_prefix_tokens", 0) :]
+        return torch.cat([positions.mean(1), positions.amax(1)], dim=1)

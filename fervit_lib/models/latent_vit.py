@@ -10,7 +10,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from fervit_lib.latents import LATENT_DIM, NUM_LAYERS
-from fervit_lib.models.attention import attention_layer
+from fervit_lib.models.attention import ATTENTIONS
 from fervit_lib.models.base import ExpressionModel
 from fervit_lib.models.layers import (
     BandPositions,
@@ -183,6 +183,7 @@ class LatentViT(CodeViT):
         layer_gates: bool = False,
         adapter_dim: int = 0,
     ) -> None:
+        check_choice("attention", attention, ATTENTIONS)
         if embed_dim % num_heads:
             raise ValueError(
                 f"embed_dim: expected a multiple of num_heads={num_heads}, got {embed_dim}"
@@ -204,7 +205,7 @@ class LatentViT(CodeViT):
                     qkv_bias=True,
                     proj_drop=drop_rate,
                     attn_drop=attn_drop_rate,
-                    attn_layer=attention_layer(attention),
+                    attn_layer=ATTENTIONS[attention],
                 )
                 for _ in range(depth)
             )

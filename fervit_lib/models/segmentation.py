@@ -133,12 +133,11 @@ def load_teacher(
             f"{display_path(path)}: no weights of the teacher; put the published U-Net with "
             f"{encoder} (a .pth with `state_dict`) there, or give another file as `teacher`"
         )
-    with explain_read_error(path, "expected a dict with `state_dict`", "download it again"):
+    model = build_segmenter(encoder, decoder)
+    problem = f"expected a dict whose `state_dict` has the weights of a U-Net with {encoder}"
+    with explain_read_error(path, problem, "download it again, or give its encoder"):
         content = torch.load(path, map_location="cpu", weights_only=True)
         state = {name.removeprefix(_PREFIX): value for name, value in content["state_dict"].items()}
-    model = build_segmenter(encoder, decoder)
-    trouble = f"not the weights of a U-Net with {encoder}"
-    with explain_read_error(path, trouble, "give the encoder that it was trained with"):
         model.load_state_dict(state)
     return freeze(model)
 

@@ -14,7 +14,9 @@ from fervit_lib.report.page import find_failure, write_page
 from fervit_lib.system import distributed
 from fervit_lib.system.locks import try_lock
 
-LOG, NOTEBOOK, PAGE = "log.txt", "notebook.ipynb", "notebook.html"
+LOG = "log.txt"
+NOTEBOOK = "notebook.ipynb"
+PAGE = "notebook.html"
 # Seconds that another process of a launch waits after an error: the same error may end the first
 # process, whose page is kept, and the launcher kills all processes as soon as one ends.
 GRACE = 10.0
@@ -126,15 +128,17 @@ def forget_failures(experiment: Path, runs: Sequence[tuple[str, str]]) -> None:
 
 
 def describe_failures(experiment: Path, runs: Sequence[tuple[str, str]]) -> str:
-    """Describe the failures of an experiment: each failed run with its cell, reason and page, then
-    the runs not started.
+    """Describe the failures of an experiment.
+
+    Each failed run with its cell, reason and page, then the runs that were not started.
 
     Args:
         experiment: `reports/<experiment>`.
         runs: (step, variant) of all runs; one with a log but without a result has failed, one
-            without both has not started.
+            with neither has not started.
     """
-    failed, waiting = [], []
+    failed = []
+    waiting = []
     for step, variant in runs:
         folder = experiment / step / variant
         if (folder / "result.json").is_file():

@@ -11,12 +11,11 @@ from pathlib import Path
 from fastai.callback.core import Callback, CancelFitException
 
 from fervit_lib.sweep import TRIAL_VARIABLE
-from fervit_lib.training.callbacks import FitCallback
+from fervit_lib.training.callbacks import FitCallback, latest_metrics
 
 
 class ReportTrial(FitCallback):
-    """Report the sweep's metric after every epoch; end the fit before the next epoch if the trial
-    is pruned.
+    """Report the sweep's metric after every epoch, and end the fit if the trial is pruned.
 
     A pruned trial is a complete run of fewer epochs.
     """
@@ -37,8 +36,8 @@ class ReportTrial(FitCallback):
             raise CancelFitException
 
     def after_epoch(self) -> None:
-        values = dict(zip(self.recorder.metric_names[1:-1], self.recorder.values[-1], strict=True))
-        self.trial.report(float(values[self.sweep.metric]), step=self.epoch + 1)
+        value = latest_metrics(self.learn)[self.sweep.metric]
+        self.trial.report(value, step=self.epoch + 1)  # Optuna counts completed epochs, from 1
 
 
 def trial_callbacks() -> list[Callback]:

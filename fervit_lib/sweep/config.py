@@ -1,8 +1,7 @@
-"""A sweep in Weights & Biases' format (docs.wandb.ai, "Sweep configuration options"), read for
-Optuna.
+"""Read a sweep in Weights & Biases' format for Optuna.
 
-What Optuna cannot do in the same way is refused by name, so that a sweep never runs differently
-from what its file says.
+The format: docs.wandb.ai, "Sweep configuration options". An option that Optuna does not have is an
+error that names it, so a sweep never runs differently from what its file says.
 """
 
 import itertools
@@ -15,11 +14,10 @@ from typing import Any, Literal
 import optuna
 import yaml
 
-from fervit_lib.pipeline import check_value, near, read_parameters
+from fervit_lib.pipeline import NOTEBOOKS, check_block, check_value
 from fervit_lib.sweep.space import (
     CategoricalDistribution,
     Distribution,
-    check_choice,
     check_keys,
     check_mapping,
     count_points,
@@ -27,10 +25,10 @@ from fervit_lib.sweep.space import (
     read_distribution,
 )
 from fervit_lib.system.errors import explain_read_error
-from fervit_lib.system.names import check_name
+from fervit_lib.system.names import check_choice, check_name
 from fervit_lib.system.runtime import PROJECT_ROOT, display_path
 
-TRAIN_NOTEBOOK = PROJECT_ROOT / "notebooks" / "02_train.ipynb"
+TRAIN_NOTEBOOK = PROJECT_ROOT / NOTEBOOKS["train"]
 # Columns of metrics.csv.
 METRICS = (
     "train_loss",
@@ -212,22 +210,13 @@ def _read_run_cap(source: Mapping[str, Any]) -> int | None:
 
 def _check_parameters(sweep: Sweep) -> None:
     """Check that 02_train has the parameters of a sweep, and the types of their values."""
-    known = read_parameters(TRAIN_NOTEBOOK)
-    free = set(known) - RESERVED
     values = {name: [value] for name, value in sweep.fixed.items()}
     for name, distribution in sweep.space.items():
         if isinstance(distribution, CategoricalDistribution):
             values[name] = list(distribution.choices)
         else:
             values[name] = [distribution.low]  # both ends have one type
-    for name in values:
-        if name not in free:
-            raise ValueError(
-                f"parameters.{name}: {display_path(TRAIN_NOTEBOOK)} has no such parameter; "
-                f"{near(name, free)}"
-            )
-        for value in values[name]:
-            check_value(f"parameters.{name}", value, known[name].type)
+    check_block("parameters", NOTEBOOKS["train"], values, RESERVED)
 
 
 def _read_hyperband(spec: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:

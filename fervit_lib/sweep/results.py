@@ -33,10 +33,9 @@ def leaderboard(study: optuna.Study, sweep: Sweep, reports: Path) -> pd.DataFram
     """One row per trial that has started, the best first, those without a value last.
 
     Columns: number, variant, state (complete, pruned, fail, running), model, the searched
-        parameters, the sweep's metric,
-    val_accuracy, train_seconds, peak_memory_gb, total_parameters, trainable_parameters, epochs,
-    synthetic (whether it was trained on synthetic faces), size_mb (of the weights), reason (of a
-    failure).
+    parameters, the sweep's metric, val_accuracy, train_seconds, peak_memory_gb, total_parameters,
+    trainable_parameters, epochs, synthetic (whether it was trained on synthetic faces), size_mb (of
+    the weights), reason (of a failure).
 
     Raises:
         ValueError: no trial has started.
@@ -87,10 +86,10 @@ def model_name(parameters: Mapping[str, Any]) -> str:
 
 
 def pareto_front(table: pd.DataFrame, metric: str, cost: str, goal: str = "maximize") -> pd.Series:
-    """(rows,) bool: the rows that no other row dominates (better in one column and no worse in the
-    other).
+    """(rows,) bool: the rows that no other row dominates.
 
-    A row with a missing value is not on the front.
+    A row dominates another one if it is better in one column and no worse in the other. A row with
+    a missing value is not on the front.
 
     Args:
         goal: whether the metric is better when high (`maximize`) or low; a cost is better when low.
@@ -106,8 +105,9 @@ def pareto_front(table: pd.DataFrame, metric: str, cost: str, goal: str = "maxim
 
 
 def write_winner(file: Path, study: optuna.Study, sweep: Sweep) -> Path:
-    """Write the best complete trial as a configuration for `make run CONFIG=…`, with the same codes
-    and three seeds.
+    """Write the best complete trial as a configuration for `make run CONFIG=…`.
+
+    It uses the same codes, and three seeds.
 
     Raises:
         ValueError: no trial is complete.
@@ -119,11 +119,12 @@ def write_winner(file: Path, study: optuna.Study, sweep: Sweep) -> Path:
     best = study.best_trial
     train = sweep.fixed | best.params
     encode = _encode_parameters(resolve(train.pop("latents", "data/latents/toy/autoencoder")))
-    content: dict[str, Any] = {"experiment": f"{sweep.name}_winner"}
-    data_dir = encode.pop("data_dir", "data")
-    if data_dir != "data":
-        content["data_dir"] = data_dir
-    content |= {"encode": encode, "train": {"seed": [0, 1, 2]} | train}
+    content = {
+        "experiment": f"{sweep.name}_winner",
+        "data_dir": encode.pop("data_dir", "data"),  # a key of the file, not of its encode block
+        "encode": encode,
+        "train": {"seed": [0, 1, 2]} | train,
+    }
     heading = (
         f"# The best of {len(study.trials)} trials of the sweep {sweep.name}: "
         f"{variant_of(best.number)}, {sweep.metric} {best.value:.3f} on the validation split.\n"
@@ -135,8 +136,7 @@ def write_winner(file: Path, study: optuna.Study, sweep: Sweep) -> Path:
 
 
 def _encode_parameters(latents: Path) -> dict[str, Any]:
-    """The parameters, other than defaults, of the run of 01_encode that wrote the codes in
-    `latents`.
+    """The parameters of the run of 01_encode that wrote the codes in `latents`, but its defaults.
 
     If that run is gone, only the data set is known, from the folder's name.
     """

@@ -7,6 +7,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from fervit_lib.pipeline import check_value, near
+from fervit_lib.system.names import check_choice
 
 Distribution = CategoricalDistribution | IntDistribution | FloatDistribution
 
@@ -30,7 +31,7 @@ def read_distribution(where: str, spec: Any) -> Distribution | None:
     """
     check_mapping(where, spec)
     name = spec.get("distribution", _infer(spec))
-    check_choice(f"{where}.distribution", name, tuple(_KEYS))
+    check_choice(f"{where}.distribution", name, _KEYS)
     check_keys(where, spec, ("distribution", *_KEYS[name]))
     for key in _KEYS[name]:
         if key not in spec and key != "q":
@@ -96,9 +97,9 @@ def list_points(distribution: Distribution) -> list[Any]:
     """All values of a distribution, in order; raises as `count_points`."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
-    count = count_points(distribution)
-    step = distribution.step or 0  # never None here: count_points raises
-    return [distribution.low + i * step for i in range(count)]
+    indices = range(count_points(distribution))
+    # `or 0` is for mypy only: count_points raises if there is no step.
+    return [distribution.low + i * (distribution.step or 0) for i in indices]
 
 
 def check_mapping(where: str, value: Any) -> None:
@@ -114,9 +115,3 @@ def check_keys(where: str, value: Any, known: Iterable[str]) -> None:
         if key not in known:
             prefix = "" if where == "a sweep" else f"{where}."
             raise ValueError(f"{prefix}{key}: not supported here; {near(key, known)}")
-
-
-def check_choice(where: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raise a ValueError if `value` is none of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{where}: expected one of {', '.join(choices)}, got {value!r}")

@@ -13,14 +13,13 @@ from typing import Any
 
 import optuna
 from filelock import FileLock
-from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from fervit_lib.sweep.config import Sweep, parse_sweep
-from fervit_lib.sweep.space import Distribution, check_choice
 from fervit_lib.system.locks import file_lock, hold_lock, try_lock
+from fervit_lib.system.names import check_choice
 from fervit_lib.system.runtime import display_path
 
 STORAGES = {"sqlite": "study.db", "journal": "study.journal"}
@@ -40,7 +39,7 @@ def load_storage(folder: Path, kind: str | None = None) -> optuna.storages.BaseS
         if (folder / STORAGES[existing]).exists():
             kind = existing
     kind = kind or "sqlite"
-    check_choice("storage", kind, tuple(STORAGES))
+    check_choice("storage", kind, STORAGES)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / STORAGES[kind]
     if kind == "journal":
@@ -107,16 +106,9 @@ class Claim:
 
 def suggest_parameters(trial: optuna.Trial, sweep: Sweep) -> dict[str, Any]:
     """The parameters of a trial: the fixed ones, those it has already, and the others drawn now."""
-    drawn = {name: _suggest(trial, name, space) for name, space in sweep.space.items()}
+    # As study.ask(sweep.space) does, but also for a trial that an ended worker has begun.
+    drawn = {name: trial._suggest(name, space) for name, space in sweep.space.items()}
     return sweep.fixed | drawn
-
-
-def _suggest(trial: optuna.Trial, name: str, space: Distribution) -> Any:
-    if isinstance(space, CategoricalDistribution):
-        return trial.suggest_categorical(name, space.choices)
-    if isinstance(space, IntDistribution):
-        return trial.suggest_int(name, space.low, space.high, step=space.step)
-    return trial.suggest_float(name, space.low, space.high, step=space.step, log=space.log)
 
 
 def live_trial(study: optuna.Study, number: int) -> optuna.Trial:

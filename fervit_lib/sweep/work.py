@@ -31,8 +31,9 @@ def sweep_folder(reports: Path, sweep: Sweep) -> Path:
 
 
 def train_trial(sweep: Sweep, run: Run, parameters: dict[str, Any]) -> float:
-    """Train one trial with 02_train and return the sweep's metric of the epoch whose weights are
-    kept.
+    """Train one trial with 02_train and return the sweep's metric of its best epoch.
+
+    That is the epoch whose weights are kept.
 
     Raises:
         RuntimeError: the notebook failed.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fervit_lib.system import distributed
-from fervit_lib.system.errors import explain_write_error
+from fervit_lib.system.errors import explain_read_error, explain_write_error
 from fervit_lib.system.locks import file_lock, remove_lock, try_lock
 
 LOCK_SUFFIX = ".tmp.lock"
@@ -86,14 +86,8 @@ def read_json(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ValueError: the file is not a JSON object.
     """
-    try:
+    with explain_read_error(path, "expected a JSON object", "create it again"):
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(
-            f"{path}: expected a JSON object, but it does not parse ({error}); create it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path}: expected a JSON object, got a {type(content).__name__}; create it again"
-        )
-    return content
+        if not isinstance(content, dict):
+            raise TypeError(f"got a {type(content).__name__}")
+        return content

@@ -1,6 +1,7 @@
 """Error messages for damaged files, full disks, oversized images and symbolic links."""
 
 import shutil
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,10 +56,9 @@ def explain_write_error(path: Path) -> Iterator[None]:
         ) from error
 
 
-def describe_error(error: BaseException, max_length: int = 300) -> str:
-    """Type and message of an error on one line."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= max_length else text[:max_length] + " …"
+def describe_error(error: BaseException) -> str:
+    """Type and message of an error on one line, at most 300 characters."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …")
 
 
 def check_image_size(image: Image.Image) -> Image.Image:

@@ -65,13 +65,10 @@ def hold_lock(path: Path) -> Iterator[None]:
     Raises:
         OSError: the lock file cannot be written.
     """
-    lock = file_lock(path)
     with explain_write_error(path):
-        lock.acquire()
-    try:
+        acquired = file_lock(path).acquire()
+    with acquired:
         yield
-    finally:
-        lock.release()
 
 
 def remove_lock(lock: FileLock) -> None:

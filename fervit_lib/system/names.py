@@ -1,5 +1,6 @@
-"""Validate run and experiment names. Imports nothing heavy, because the Snakefile uses it too."""
+"""Check arguments: names, choices, ranges. Imports nothing heavy: the Snakefile uses it, too."""
 
+import math
 import re
 from collections.abc import Collection
 
@@ -23,5 +24,12 @@ def check_name(argument: str, name: object) -> str:
 
 def check_choice(argument: str, value: object, choices: Collection[str]) -> None:
     """Raise a ValueError that lists `choices` unless `value` is one of them."""
-    if value not in choices:
+    # A tuple, because a list or dict from a YAML file cannot be looked up in a dict.
+    if value not in tuple(choices):
         raise ValueError(f"{argument}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+def check_range(argument: str, value: float, low: float, high: float = math.inf) -> None:
+    """Raise a ValueError unless `value` is in [low, high), which never holds for NaN."""
+    if not low <= value < high:
+        raise ValueError(f"{argument}: expected a number in [{low}, {high}), got {value}")

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from multiprocessing import TimeoutError as ResultTimeout
 from multiprocessing.pool import AsyncResult, ThreadPool
 from typing import Any, Generic, Self, TypeVar
@@ -13,12 +14,12 @@ T = TypeVar("T")
 TIMEOUT_SECONDS = 120.0  # per file: enough for a slow network share
 
 
+@dataclass
 class PendingRead(Generic[R]):
     """A file that a thread is reading."""
 
-    def __init__(self, file: str, result: AsyncResult) -> None:
-        self.file = file
-        self._result = result
+    file: str
+    pending: AsyncResult
 
     def result(self) -> R:
         """Wait for the content of the file, or raise the error of reading it.
@@ -27,7 +28,7 @@ class PendingRead(Generic[R]):
             TimeoutError: the file was not read within `TIMEOUT_SECONDS`; names the file.
         """
         try:
-            return self._result.get(TIMEOUT_SECONDS)
+            return self.pending.get(TIMEOUT_SECONDS)
         except ResultTimeout:
             raise TimeoutError(
                 f"{display_path(self.file)}: not read within {TIMEOUT_SECONDS:g} s; check that its "

@@ -7,6 +7,7 @@ from fastai.vision.core import TensorImage
 from torch import Tensor
 
 from fervit_lib.models import ImageModel
+from fervit_lib.system.names import check_range
 
 
 class AugmentCodes(Callback):
@@ -18,13 +19,15 @@ class AugmentCodes(Callback):
         mask: probability of each layer to be set to zero.
     """
 
-    order = -5  # before mixup
+    order = -5  # before mixup (0), which mixes the augmented samples
 
     def __init__(self, noise: float = 0.0, scale: float = 0.0, mask: float = 0.0) -> None:
-        for name, value in (("noise", noise), ("scale", scale), ("mask", mask)):
-            if not 0 <= value < 1:
-                raise ValueError(f"latent_{name}: expected a number in [0, 1), got {value}")
-        self.noise, self.scale, self.mask = noise, scale, mask
+        check_range("latent_noise", noise, 0, 1)
+        check_range("latent_scale", scale, 0, 1)
+        check_range("latent_mask", mask, 0, 1)
+        self.noise = noise
+        self.scale = scale
+        self.mask = mask
 
     def before_batch(self) -> None:
         if self.training:
@@ -33,6 +36,7 @@ class AugmentCodes(Callback):
     def augment(self, codes: Tensor) -> Tensor:
         """(B, 18, 512) → (B, 18, 512)."""
         if self.noise:
+            # (18, 512) spreads: layers of a code differ tenfold in spread.
             codes = codes + self.noise * codes.std(0, keepdim=True) * torch.randn_like(codes)
         if self.scale:
             uniform = 2 * torch.rand(len(codes), 1, 1, device=codes.device) - 1  # in [-1, 1)
@@ -52,10 +56,9 @@ class GaussianNoise(RandTransform):
     order = 95  # after the geometric and lighting transforms
     split_idx = 0
 
-    def __init__(self, std: float, p: float = 1.0) -> None:
-        if not 0 <= std < 1:
-            raise ValueError(f"image_noise: expected a standard deviation in [0, 1), got {std}")
-        super().__init__(p=p)
+    def __init__(self, std: float) -> None:
+        check_range("image_noise", std, 0, 1)
+        super().__init__()
         self.std = std
 
     def encodes(self, images: TensorImage) -> TensorImage:
@@ -74,14 +77,15 @@ class AugmentImages(Callback):
         noise: see `GaussianNoise`.
     """
 
-    order = -5
+    order = -5  # before mixup (0)
 
     def __init__(self, strength: float = 1.0, noise: float = 0.0) -> None:
         if not 0 <= strength <= 3:
             raise ValueError(f"image_augment: expected a strength in [0, 3], got {strength}")
         self.transforms = [Flip(p=0.5)]
         if strength:
-            zoom, lighting = 0.1 * strength, min(0.2 * strength, 0.9)
+            zoom = 0.1 * strength
+            lighting = min(0.2 * strength, 0.9)  # fastai takes the logarithm of 1 - it
             self.transforms += [
                 Rotate(max_deg=10 * strength, p=0.75, pad_mode="border"),
                 Zoom(min_zoom=1 - zoom, max_zoom=1 + zoom, p=0.75, pad_mode="border"),
@@ -95,6 +99,7 @@ class AugmentImages(Callback):
         if not self.training:
             return
         images = TensorImage(self.x if self.x.is_floating_point() else self.x.float() / 255)
+        # split_idx 0 is the training split, to which the transforms are limited.
         for transform in self.transforms:
             images = transform(images, split_idx=0)
         self.learn.xb = (torch.Tensor(images).clamp(0, 1),)

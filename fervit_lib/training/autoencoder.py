@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -49,6 +49,7 @@ class FlipHalf(Callback):
 
     def before_batch(self) -> None:
         if self.training:
+            # Drawn on the CPU: the same faces are flipped on every device.
             flipped = torch.rand(len(self.x)).to(self.x.device) < 0.5
             images = torch.where(flipped[:, None, None, None], self.x.flip(-1), self.x)
             self.learn.xb = self.learn.yb = (images,)
@@ -79,6 +80,7 @@ def fit_autoencoder(
         "seed": seed,
         "shape": list(train.shape),
     }
+    # The result is identified by its settings and its images, not by the file's name.
     digest = hashlib.sha256(json.dumps(settings).encode())
     digest.update(train.numpy().tobytes())
     state = checkpoint.with_name("last.safetensors")
@@ -88,10 +90,8 @@ def fit_autoencoder(
         return checkpoint.is_file() and load_autoencoder(checkpoint)[1] == digest.hexdigest()
 
     # Another step that encodes the same faces may be training it now. One lock per launch.
-    lock: AbstractContextManager[None] = nullcontext()
-    if distributed.rank() == 0:
-        lock = hold_lock(checkpoint.with_name(f".{checkpoint.name}.lock"))
-    with lock:
+    lock_file = checkpoint.with_name(f".{checkpoint.name}.lock")
+    with hold_lock(lock_file) if distributed.rank() == 0 else nullcontext():
         if not is_trained():
             seed_everything(seed)
             # Channels last: convolutions are 1.5 times as fast, on CPU and GPU.

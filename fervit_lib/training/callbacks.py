@@ -44,40 +44,36 @@ class FitBar(Callback):
     fastai's bar shows no rate, and fails if a fit starts at a later epoch.
     """
 
-    order = 60  # after the Recorder has computed the metrics of this epoch
+    order = 95  # after the Recorder (metrics of an epoch) and `KeepLast` (epoch to resume from)
 
     def __init__(self, what: str = "train", unit: str = " faces") -> None:
-        self.what, self.unit, self.bar = what, unit, None
+        self.what = what
+        self.unit = unit
 
-    def before_train(self) -> None:
-        if self.bar is not None:
-            return
-        # Created here and not in before_fit: the epoch to resume from is known only now.
-        batches, size = len(self.dls.train), self.dls.train.bs
+    def before_fit(self) -> None:
+        batches = len(self.dls.train)
+        size = self.dls.train.bs
         searching = hasattr(self.learn, "lr_finder")
-        total = self.lr_finder.num_it if searching else self.n_epoch * batches
         self.bar = progress(
-            total=total * size,
+            total=self.n_epoch * batches * size,  # `lr_find` may stop within its last epoch
             initial=self.learn.first_epoch * batches * size,
             desc="find lr" if searching else self.what,
             unit=self.unit,
         )
 
     def after_batch(self) -> None:
-        if self.training and self.bar is not None:
+        if self.training:
             self.bar.update(self.dl.batch_len)
 
     def after_epoch(self) -> None:
-        if self.bar is not None and not hasattr(self.learn, "lr_finder"):
+        if not hasattr(self.learn, "lr_finder"):
             metrics = list(latest_metrics(self.learn).items())[:4]
             shown = [f"{name} {value:.3f}" for name, value in metrics]
             epochs = f"epoch {self.epoch + 1} of {self.n_epoch}"
             self.bar.set_postfix_str(f"{epochs}: {', '.join(shown)}")
 
     def after_fit(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
+        self.bar.close()
 
 
 class SaveBest(TrackerCallback):
@@ -155,7 +151,7 @@ class Curves(FitCallback):
 
 
 class Ema(FitCallback):
-    """Exponential moving average of the weights, which is validated and saved instead of them.
+    """Exponential moving average of the weights, which replaces them in validation and checkpoints.
 
     The decay warms up as min(decay, (1 + step) / (10 + step)).
 
@@ -167,7 +163,9 @@ class Ema(FitCallback):
     resumed = ("steps",)
 
     def __init__(self, decay: float) -> None:
-        self.decay, self.steps, self.swapped = decay, 0, False
+        self.decay = decay
+        self.steps = 0
+        self.swapped = False
 
     def before_fit(self) -> None:
         self.weights = list(self.model.parameters())
@@ -177,10 +175,12 @@ class Ema(FitCallback):
     def after_step(self) -> None:
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        # One call for all parameters, rather than a small kernel for each.
         torch._foreach_lerp_(self.average, [p.detach() for p in self.weights], 1 - decay)
 
     def _swap(self) -> None:
         for parameter, average in zip(self.weights, self.average, strict=True):
+            # Only the storage: optimiser and DDP hold the parameter objects.
             parameter.data, average.data = average.data, parameter.data
         self.swapped = not self.swapped
 
@@ -209,6 +209,7 @@ class StopOnNan(FitCallback):
     """
 
     def before_backward(self) -> None:
+        # Before the step, which would make all weights NaN.
         if math.isfinite(self.loss.item()):
             return
         names = getattr(self.dl, "last_names", ())
@@ -223,10 +224,11 @@ class StopOnNan(FitCallback):
 class KeepFrozenStill(Callback):
     """Keep modules without a trainable parameter in eval mode: no dropout, fixed norm statistics.
 
-    fastai's `train_bn` concerns batch norm only, and not its statistics.
+    fastai's `train_bn` covers only batch norm, and not its running statistics.
     """
 
     def before_train(self) -> None:
+        # After fastai has set the complete model to train mode, which it does before every epoch.
         for module in self.model.modules():
             parameters = list(module.parameters())
             if parameters and not any(p.requires_grad for p in parameters):

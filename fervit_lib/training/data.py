@@ -29,6 +29,7 @@ class ShardedBatches(DataLoader):
 
     def global_batches(self) -> Iterator[Tensor]:
         """Indices (B,) of each global batch, alike on all ranks: from torch's seeded state."""
+        # Drawn on the CPU, so that the order is the same whatever the device.
         order = torch.randperm(self.n) if self.shuffle else torch.arange(self.n)
         for indices in order.to(self.index_device).split(self.bs):
             if len(indices) == self.bs or not self.drop_last:
@@ -59,36 +60,27 @@ class TensorBatches(ShardedBatches):
             raise ValueError(
                 f"batch_size: expected 1 to {len(targets)}, the number of samples, got {bs}"
             )
-        self.views, self.targets = views, targets
+        self.views = views
+        self.targets = targets
         self.extra: Tensor | None = None
         self.index_device = targets.device
+        # The last, smaller training batch is dropped: batch norm needs more than one sample.
         super().__init__(targets, bs=bs, shuffle=shuffle, drop_last=shuffle, device=targets.device)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         for indices in self.global_batches():
             self.batch_len = len(indices)
-            drawn = None
             if len(self.views) > 1:  # drawn for the whole batch, so that all ranks draw alike
                 drawn = distributed.shard(torch.randint(len(self.views), (len(indices),)))
             indices = distributed.shard(indices)
-            inputs = self._take(indices, drawn)
+            inputs = self.views[0][indices]  # (B, …)
+            for number, view in enumerate(self.views[1:], start=1):
+                of_view = (drawn == number).to(indices.device)  # (B,)
+                inputs[of_view] = view[indices[of_view]]
             # Codes are stored in half precision; mixup and the layers compute in float32.
             inputs = inputs.float() if inputs.dtype == torch.float16 else inputs
             extra = () if self.extra is None else (self.extra[indices],)
             yield inputs, self.targets[indices], *extra
-
-    def _take(self, indices: Tensor, drawn: Tensor | None) -> Tensor:
-        """The inputs (B, …) at `indices` (B,), each of the view `drawn` (B,) for it."""
-        if drawn is None:
-            return self.views[0][indices]
-        drawn = drawn.to(indices.device)
-        first = self.views[0]
-        inputs = torch.empty(
-            len(indices), *first.shape[1:], dtype=first.dtype, device=indices.device
-        )
-        for number, view in enumerate(self.views):
-            inputs[drawn == number] = view[indices[drawn == number]]
-        return inputs
 
 
 def training_subset(
@@ -98,7 +90,7 @@ def training_subset(
 
     Args:
         fraction: share of every class, in (0, 1].
-        shots: faces of every class; 0: as `fraction` says.
+        shots: faces of every class; 0: use `fraction`.
         seed: of the draw.
 
     Raises:
@@ -151,13 +143,16 @@ def face_dls(
     """
     if labels not in ("hard", "soft"):
         raise ValueError(f"labels: expected hard or soft, got {labels!r}")
-    views, val = LatentStore.open_views(folder), LatentStore.open(folder, "val")
+    views = LatentStore.open_views(folder)
+    val = LatentStore.open(folder, "val")
     chosen = np.flatnonzero(training_subset(views[0], **subset))
     targets = views[0].labels
     if labels == "soft":
         shares = soft_labels(load_votes(val.faces, views[0].paths), val.classes)
         targets = torch.from_numpy(shares).float()
+        # A face without a valid vote has no target: its shares are all 0.
         chosen = chosen[targets[chosen].sum(1).numpy() > 0]
+    # np.resize repeats its input from the start until the new length is reached.
     repeated = np.resize(chosen, max(len(chosen), epoch_faces))
     if model.reads == "pixels":
         views = views[:1]  # views differ in their codes only
@@ -169,5 +164,7 @@ def face_dls(
         TensorBatches([val_inputs], val.labels.to(device), bs=min(512, len(val))),
         device=device,
     )
-    dls.classes, dls.synthetic, dls.num_faces = val.classes, val.synthetic, len(chosen)
+    dls.classes = val.classes
+    dls.synthetic = val.synthetic
+    dls.num_faces = len(chosen)  # without the repeated ones
     return dls

@@ -61,6 +61,7 @@ class DataParallel(Callback):
         if not self.training:
             return
         device = self.dls.device
+        # The prime keeps seeds of neighbouring steps and ranks apart.
         step = self.epoch * self.n_iter + self.iter
         seed = torch.initial_seed() + 1_000_003 * step + distributed.rank()
         self.own_random_state = ExitStack()

@@ -16,6 +16,7 @@ from fervit_lib.models.attention import (
     capture_heads,
     head_similarity,
 )
+from fervit_lib.system.names import check_choice
 
 DISAGREEMENTS = ("none", *SIMILARITIES)
 
@@ -53,7 +54,7 @@ class HeadPenalty(Callback):
         terms: pairs of a loss of one module's heads, and its weight.
     """
 
-    order = 20
+    order = 20  # the context of its forward pass lies within that of autocast (`Bf16`, 10)
 
     def __init__(self, terms: Sequence[tuple[Callable[[Heads], Tensor], float]]) -> None:
         self.terms = terms
@@ -84,6 +85,7 @@ class HeadPenalty(Callback):
             penalties = [
                 weight * loss(heads) for loss, weight in self.terms for heads in self.heads
             ]
+            # fastai differentiates `loss_grad`, and shows its copy `loss`: both need the penalties.
             self.learn.loss_grad = self.loss_grad + torch.stack(penalties).sum() / len(self.heads)
             self.learn.loss = self.loss_grad.clone()
 
@@ -101,11 +103,7 @@ class HeadPenaltyConfig:
     margin_weight: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.disagreement not in DISAGREEMENTS:
-            raise ValueError(
-                f"disagreement: expected one of {', '.join(DISAGREEMENTS)}, got "
-                f"{self.disagreement!r}"
-            )
+        check_choice("disagreement", self.disagreement, DISAGREEMENTS)
         if not 0 <= self.head_margin <= 1:
             raise ValueError(f"head_margin: expected 0 to 1, or 0 for off, got {self.head_margin}")
 

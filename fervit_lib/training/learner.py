@@ -1,8 +1,7 @@
 """The one Learner: a model, its batches, what trains, loss and optimiser; and `fit`."""
 
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from fervit_lib.models import set_fused_attention
 from fervit_lib.system import distributed
+from fervit_lib.system.names import check_choice, check_range
 from fervit_lib.system.runtime import use_bf16
 from fervit_lib.training.callbacks import Curves, Ema, FitBar, KeepFrozenStill, StopOnNan
 from fervit_lib.training.data_parallel import DataParallel
@@ -35,22 +35,27 @@ from fervit_lib.training.strategies import ParameterGroup, Strategy, parameter_g
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Cross-entropy of the classes."""
+    """The loss function of the classes: cross-entropy.
 
-    weighted: bool = False  # weigh classes by `class_weights`
+    To add a term, change `build` if the term needs only logits and targets; the validation loss
+    then contains it, too. A term that needs more, such as the attention maps, is a callback that
+    adds to the training loss, see `head_losses.HeadPenalty`.
+    """
+
+    weighted: bool = False  # multiply the loss of each sample by `class_weights` of its class
     label_smoothing: float = 0.0  # share of the target spread over all classes, in [0, 1)
     mixup: float = 0.0  # mix pairs of samples by Beta(mixup, mixup), Zhang et al. 2018; 0: off
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(
-                f"label_smoothing: expected a share in [0, 1), got {self.label_smoothing}"
-            )
-        _check_not_negative(mixup=self.mixup)
+        check_range("label_smoothing", self.label_smoothing, 0, 1)
+        check_range("mixup", self.mixup, 0)
 
     def build(self, dls: DataLoaders) -> Callable[..., Tensor]:
+        """A function of logits (B, C), and of targets (B,) or, with soft labels, (B, C)."""
         weight = class_weights(dls.train.targets, len(dls.classes)) if self.weighted else None
-        # fastai's class tells its MixUp not to mix hard labels; torch's takes soft labels.
+        # Hard labels need fastai's class: its attribute `y_int` tells fastai's MixUp to mix the
+        # losses of two labels rather than the labels, for which it sets `reduction` to "none".
+        # Soft labels are shares, which can be mixed.
         loss_class = CrossEntropyLossFlat if dls.train.targets.ndim == 1 else nn.CrossEntropyLoss
         return loss_class(weight=weight, label_smoothing=self.label_smoothing)
 
@@ -59,20 +64,17 @@ class LossConfig:
 class OptimConfig:
     """AdamW and the precision of the forward pass."""
 
-    weight_decay: float = 0.01  # of all groups that have one
+    weight_decay: float = 0.01  # of all parameters but position embeddings and CLS
     grad_clip: float = 0.0  # largest norm of the gradient; 0: not clipped
     ema: float = 0.0  # decay of a moving average of the weights, validated and saved; 0: none
     fused: bool = True  # AdamW in one kernel; faster, rounds differently
     precision: str = "auto"  # auto (bf16 where the device is fast in it), float32, bf16, fp16 (GPU)
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}"
-            )
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema: expected a decay in (0, 1), or 0 for none, got {self.ema}")
-        _check_not_negative(weight_decay=self.weight_decay, grad_clip=self.grad_clip)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_range("ema", self.ema, 0, 1)
+        check_range("weight_decay", self.weight_decay, 0)
+        check_range("grad_clip", self.grad_clip, 0)
 
     def build_callbacks(self, device: torch.device) -> list[Callback]:
         """The callbacks for these settings on `device`."""
@@ -92,12 +94,6 @@ class OptimConfig:
         return callbacks
 
 
-def _check_not_negative(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{name}: expected a number of 0 or more, got {value}")
-
-
 class _MixUp(MixUp):
     stack_y = False  # fastai reads it even if a fit is interrupted before it is set
 
@@ -112,6 +108,7 @@ def class_weights(labels: Tensor, num_classes: int) -> Tensor:
         (C,).
     """
     counts = torch.bincount(labels, minlength=num_classes) if labels.ndim == 1 else labels.sum(0)
+    # Shares of votes are counted as fractions of faces.
     return len(labels) / (num_classes * counts.float())
 
 
@@ -130,14 +127,16 @@ def build_learner(
 
     Args:
         dls: of `TensorBatches` or `PeopleBatches`.
-        strategy: a strategy with its defaults, or the result of `parameter_groups`.
-        loss: of the classes, or any function of predictions and targets.
+        strategy: a strategy with its defaults, or the result of `parameter_groups`, which takes the
+            strategy's options.
+        loss: a `LossConfig`, or any function of predictions and targets.
         metrics: computed on the validation split; None: `classification_metrics`.
         cbs: more callbacks. A `FitBar` among them replaces the default one.
     """
     groups = parameter_groups(model, strategy) if isinstance(strategy, Strategy) else strategy
     set_fused_attention(model, dls.device.type != "cpu")
     folder.mkdir(parents=True, exist_ok=True)
+    # fastai calls them by their `order`, not in this order.
     callbacks = [KeepFrozenStill(), StopOnNan(), DataParallel(), Curves(folder)]
     if isinstance(loss, LossConfig):
         if loss.mixup:
@@ -154,7 +153,7 @@ def build_learner(
         splitter=lambda _: [group.parameters for group in groups],
         metrics=classification_metrics() if metrics is None else metrics,
         wd=[optim.weight_decay if group.weight_decay else 0.0 for group in groups],
-        train_bn=False,
+        train_bn=False,  # batch norm of frozen groups stays frozen
         path=folder,
         cbs=callbacks,
     )
@@ -169,6 +168,7 @@ def plan_phases(learn: Learner, strategy: Strategy, lr: float) -> list[Phase]:
     """
     groups = learn.groups
     factors = np.array([group.lr_factor for group in groups])
+    # Groups are sorted, frozen ones first: their number is all that `freeze_to` needs.
     frozen = sum(not group.trains for group in groups)
     main_phase = Phase(1 - strategy.head_first, lr * factors, frozen)
     if not strategy.head_first:
@@ -192,6 +192,8 @@ def fit(
     """Train by `strategy`. An interrupted fit of the same `settings` resumes from `state`.
 
     Args:
+        strategy: gives the peak rate and the phases; which parameters train, and the factors of
+            their rates, are in the groups that `learn` was built with.
         lr: peak rate of groups with factor 1; None: the strategy's, or `lr_find`'s if it has none.
         schedule: see `schedule.lr_shape`; `plateau` halves the rates if macro-F1 stops improving.
         warmup: share of the fit in which the rates rise.
@@ -205,15 +207,13 @@ def fit(
     Raises:
         ValueError: the loss became NaN or inf, or memory ran out; names the parameter to lower.
     """
-    if epochs < 1:
-        raise ValueError(f"epochs: expected at least 1, got {epochs}")
+    check_range("epochs", epochs, 1)
     if lr is not None and not 0 <= lr < float("inf"):
         raise ValueError(f"lr: expected a rate above 0, or 0 for the strategy's own, got {lr}")
-    if patience < 0:
-        raise ValueError(f"patience: expected epochs, or 0 to train to the end, got {patience}")
+    check_range("patience", patience, 0)
     lr_shape(schedule, warmup)  # raises before a rate is searched
     identity = {"epochs": epochs, "lr": lr, **(settings or {})}
-    learn.create_opt()
+    learn.create_opt()  # a new optimiser: no moments of an earlier fit
     peak = lr or strategy.lr or _find_lr(learn, state, identity)
     plan = Schedule(plan_phases(learn, strategy, peak), schedule, warmup)
     cbs: list[Callback] = [plan]
@@ -223,21 +223,15 @@ def fit(
         cbs.append(EarlyStopping(patience))
     if state:
         cbs.append(KeepLast(state, identity, peak))
-    with explain_out_of_memory(learn, "lower batch_size, or use a smaller model"):
-        learn.fit(epochs, cbs=cbs)
-    return peak
-
-
-@contextmanager
-def explain_out_of_memory(learn: Learner, remedy: str) -> Iterator[None]:
-    """Turn torch's out-of-memory error into a ValueError that names the parameter to lower."""
     try:
-        yield
+        learn.fit(epochs, cbs=cbs)
     except torch.OutOfMemoryError as error:
         raise ValueError(
             f"batch_size: {learn.dls.train.bs} samples per step do not fit into the memory of "
-            f"{learn.dls.device} ({error}); {remedy}"
+            f"{learn.dls.device} ({error}); lower batch_size or the image size, or use a smaller "
+            f"model"
         ) from error
+    return peak
 
 
 def _find_lr(learn: Learner, state: Path | None, identity: dict[str, Any]) -> float:
@@ -245,15 +239,14 @@ def _find_lr(learn: Learner, state: Path | None, identity: dict[str, Any]) -> fl
     if state and (saved := read_state(state, identity)):
         return saved[1]["peak"]
     learn.freeze_to(sum(not group.first for group in learn.groups))
-    # fastai saves the weights there, and a killed search leaves them behind.
-    learn.model_dir = f"lr_find-{distributed.rank()}"
-    shutil.rmtree(learn.path / learn.model_dir, ignore_errors=True)
     # All ranks search alike, each on whole batches: fastai's search works on a single process only.
-    with distributed.as_single_process():
+    # It saves the weights before, and loads them afterwards.
+    with tempfile.TemporaryDirectory() as folder, distributed.as_single_process():
+        learn.model_dir = folder
         peak = learn.lr_find(show_plot=False).valley
-    shutil.rmtree(learn.path / learn.model_dir)
     learn.rates_tried = pd.DataFrame(
         {"lr": learn.recorder.lrs, "loss": [float(loss) for loss in learn.recorder.losses]}
     )
     learn.create_opt()  # clears the moments of the search
+    # Rounding may differ between ranks, and all must train at one rate.
     return distributed.rank_zero_only(lambda: float(peak))()

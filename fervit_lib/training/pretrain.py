@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from fastai.callback.core import Callback
@@ -13,20 +12,20 @@ from torch import Tensor, nn
 from fervit_lib.models import MaskedAutoencoder
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
 from fervit_lib.training.callbacks import FitBar
-from fervit_lib.training.learner import OptimConfig, build_learner
-from fervit_lib.training.resume import KeepLast, preserve_random_state
-from fervit_lib.training.schedule import Phase, Schedule
-from fervit_lib.training.strategies import single_group
+from fervit_lib.training.learner import OptimConfig, build_learner, fit
+from fervit_lib.training.resume import preserve_random_state
+from fervit_lib.training.strategies import STRATEGIES, single_group
 
 
 class _InputsAsTargets(Callback):
-    order = -6
+    order = -6  # before augmentation (-5): the targets are the unchanged inputs
 
     def before_batch(self) -> None:
         self.learn.yb = self.learn.xb
 
 
-@preserve_random_state()  # training continues alike after a new and after a loaded pretraining
+# The training that follows draws the same numbers, whether the pretraining has run or was loaded.
+@preserve_random_state()
 def fit_masked(
     model: nn.Module,
     dls: DataLoaders,
@@ -52,6 +51,7 @@ def fit_masked(
     """
     if not hasattr(model, "embed"):
         raise ValueError(f"pretrained: mae needs a ViT, got a {type(model).__name__}; use none")
+    # The decoder is trained with the model, and dropped afterwards.
     masked = MaskedAutoencoder(model, mask_ratio=mask_ratio).to(dls.device)
     checkpoint = folder / "masked.safetensors"
     state = folder / "masked_last.safetensors"
@@ -76,13 +76,9 @@ def fit_masked(
         OptimConfig(precision=precision),
         folder=folder / "masked",
         metrics=[],
-        cbs=[
-            _InputsAsTargets(),
-            Schedule([Phase(1.0, np.array([lr]), 0)], "one_cycle"),
-            FitBar("pretrain"),
-        ],
+        cbs=[_InputsAsTargets(), FitBar("pretrain")],
     )
-    learn.fit(epochs, cbs=[KeepLast(state, made_by, lr)])
+    fit(learn, STRATEGIES["full"], epochs=epochs, lr=lr, state=state, settings=made_by)
     curves = learn.curves.rows
     save_checkpoint(
         checkpoint, masked.state_dict(), {"kind": "masked", "made_by": made_by, "curves": curves}
@@ -100,7 +96,6 @@ def reconstruct(
     Returns:
         Targets and predictions (number, N, T), and the mask (number, N), True where hidden.
     """
-    inputs = dls.valid.views[0][:number]
-    inputs = inputs.float() if inputs.dtype == torch.float16 else inputs
+    inputs = next(iter(dls.valid))[0][:number]
     predictions, mask = masked.eval()(inputs)
     return masked.targets(inputs).cpu(), predictions.float().cpu(), mask.cpu()

@@ -45,7 +45,7 @@ class ResumableLearner(Learner):
         self.logger = noop
 
     def _do_one_batch(self) -> None:
-        # fastai's, except for the call of the model.
+        # As in fastai, except for the call of the model.
         self.pred = self.forward(*self.xb)
         self("after_pred")
         self.loss_grad = self.loss_func(self.pred, *self.yb)
@@ -58,7 +58,7 @@ class ResumableLearner(Learner):
         """The predictions of the model, within every callback's `around_forward`."""
         with ExitStack() as stack:
             for callback in self.cbs.sorted("order"):
-                # Of the type: attributes that a fastai callback lacks are looked up in the model.
+                # Ask the type: fastai looks up missing attributes of a callback in the model.
                 if hasattr(type(callback), "around_forward"):
                     stack.enter_context(callback.around_forward())
             network = self.ddp if self.training and self.ddp is not None else self.model
@@ -72,7 +72,7 @@ class ResumableLearner(Learner):
         except CancelFitException:
             raise  # a regular end
         except BaseException:
-            # With several ranks the others may be elsewhere, and the process ends anyway.
+            # Not with several ranks: callbacks may wait for the other ranks, which may not come.
             if distributed.world_size() == 1:
                 self("after_cancel_fit")
                 self("after_fit")
@@ -96,7 +96,9 @@ class KeepLast(FitCallback):
     order = 90  # after all other callbacks have updated their counters, or reset them before a fit
 
     def __init__(self, path: Path, settings: Mapping[str, Any], peak: float) -> None:
-        self.path, self.settings, self.peak = path, dict(settings), peak
+        self.path = path
+        self.settings = dict(settings)
+        self.peak = peak
 
     def before_fit(self) -> None:
         self.learn.first_epoch = 0
@@ -113,13 +115,14 @@ class KeepLast(FitCallback):
 
     def _save(self, epoch: int) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        # torch identifies parameters by object; their order is the same in the next process.
         index = {id(p): i for i, p in enumerate(self.model.parameters())}
         for parameter, moments in self.opt.opt.state.items():
             for name, value in moments.items():
                 tensors[f"optimiser.{index[id(parameter)]}.{name}"] = value
         counters = {}
         for callback in self.learn.cbs:
-            # Of the type: attributes that a fastai callback lacks are looked up in the model.
+            # Ask the type: fastai looks up missing attributes of a callback in the model.
             names = getattr(type(callback), "resumed", ())
             counters[callback.name] = {name: getattr(callback, name) for name in names}
             if hasattr(type(callback), "tensors"):
@@ -127,6 +130,7 @@ class KeepLast(FitCallback):
                     tensors[f"{callback.name}.{name}"] = tensor
         random_tensors, random_values = get_random_state()
         tensors |= {f"random.{name}": tensor for name, tensor in random_tensors.items()}
+        # The train_loss in metrics.csv is a moving average over batches, of earlier epochs as well.
         smooth = self.recorder.smooth_loss
         metadata = {
             "kind": "training state",
@@ -164,6 +168,7 @@ class KeepLast(FitCallback):
         self.recorder.smooth_loss.val = torch.tensor(value)
         self.recorder.smooth_loss.count = count
         self.learn.first_epoch = metadata["epoch"] + 1
+        # Last, because nothing may draw random numbers between here and the first batch.
         set_random_state(select("random."), metadata["random"])
 
 
@@ -193,18 +198,16 @@ def preserve_random_state() -> Iterator[None]:
 
 
 def get_random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The generators of torch as tensors, and those of Python and numpy as JSON values."""
+    """The generators of torch as tensors, and those of Python and NumPy for `save_checkpoint`."""
     tensors = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
-    numpy: dict[str, Any] = np.random.get_state(legacy=False)
-    numpy["state"]["key"] = numpy["state"]["key"].tolist()
-    return tensors, {"python": random.getstate(), "numpy": numpy}
+    return tensors, {"python": random.getstate(), "numpy": np.random.get_state(legacy=False)}
 
 
 def set_random_state(tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
     """Restore what `get_random_state` returned."""
-    version, words, gauss = values["python"]
+    version, words, gauss = values["python"]  # JSON has turned the tuples into lists
     random.setstate((version, tuple(words), gauss))
     np.random.set_state(values["numpy"])
     torch.set_rng_state(tensors["torch"])

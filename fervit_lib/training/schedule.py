@@ -16,9 +16,14 @@ from fastai.callback.schedule import (
 )
 from fastai.callback.tracker import TrackerCallback
 
+from fervit_lib.system.names import check_choice, check_range
+
 SCHEDULES = ("one_cycle", "cosine", "plateau", "none")
-# fastai's defaults of fit_one_cycle
-_DIV, _DIV_FINAL, _PCT_START = 25.0, 1e5, 0.25
+# fastai's defaults of fit_one_cycle: the rate starts at peak / 25, ends at peak / 100,000 and peaks
+# after a quarter of the fit; the momentum (beta1 of AdamW) moves against it.
+_DIV = 25.0
+_DIV_FINAL = 1e5
+_PCT_START = 0.25
 _MOMENTUM = (0.95, 0.85, 0.95)
 PLATEAU_FACTOR = 0.5
 PLATEAU_PATIENCE = 5  # epochs
@@ -40,10 +45,8 @@ def lr_shape(schedule: str, warmup: float) -> Callable[[float], float]:
         warmup: share of the fit in which the rate rises linearly from 0. Ignored by `one_cycle`,
             whose rate rises for a quarter of the fit.
     """
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule: expected one of {', '.join(SCHEDULES)}, got {schedule!r}")
-    if not 0 <= warmup < 1:
-        raise ValueError(f"warmup: expected a share in [0, 1), got {warmup}")
+    check_choice("schedule", schedule, SCHEDULES)
+    check_range("warmup", warmup, 0, 1)
     if schedule == "one_cycle":
         return combined_cos(_PCT_START, 1 / _DIV, 1.0, 1 / _DIV_FINAL)
     rest = SchedCos(1.0, 0.0) if schedule == "cosine" else SchedNo(1.0, 1.0)
@@ -60,7 +63,8 @@ class Schedule(ParamScheduler):
     resumed = ("level",)
 
     def __init__(self, phases: Sequence[Phase], schedule: str, warmup: float = 0.0) -> None:
-        self.phases, self.level = list(phases), 1.0
+        self.phases = list(phases)
+        self.level = 1.0
         self.shape = lr_shape(schedule, warmup)
         scheds = {"lr": self.rates}
         if schedule == "one_cycle":
@@ -70,11 +74,13 @@ class Schedule(ParamScheduler):
 
     def first_epoch(self, number: int) -> int:
         """The first epoch of phase `number`."""
+        # Rounds half up; Python's `round` would go to the even number.
         return math.floor(sum(phase.share for phase in self.phases[:number]) * self.n_epoch + 0.5)
 
     def locate(self, progress: float) -> tuple[int, float]:
         """The number of the phase at `progress` of the fit, and the progress in it, in [0, 1]."""
         starts = [self.first_epoch(number) / self.n_epoch for number in range(len(self.phases) + 1)]
+        # 1e-9: progress that rounding left just below a start belongs to the new phase.
         number = max(i for i, start in enumerate(starts[:-1]) if progress >= start - 1e-9)
         start, end = starts[number : number + 2]
         return number, min(max((progress - start) / (end - start), 0.0), 1.0)
@@ -93,6 +99,7 @@ class Schedule(ParamScheduler):
 
     def before_epoch(self) -> None:
         number = self.locate(self.epoch / self.n_epoch)[0]
+        # At a resume, too: the optimiser was created with no group frozen.
         if self.epoch in (self.learn.first_epoch, self.first_epoch(number)):
             self.learn.opt.freeze_to(self.phases[number].frozen_groups)
 

@@ -6,6 +6,7 @@ import pandas as pd
 from torch import nn
 
 from fervit_lib.models import PARTS, ExpressionModel
+from fervit_lib.system.names import check_choice
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class ParameterGroup:
     part: str
     parameters: list[nn.Parameter]
     trains: bool = True
-    first: bool = True  # trains in the first phase already, if the strategy has one
+    first: bool = True  # trains in the first phase, too, if the strategy has two
     lr_factor: float = 1.0
     weight_decay: bool = True
 
@@ -74,8 +75,7 @@ def single_group(model: nn.Module) -> list[ParameterGroup]:
 
 
 def get_strategy(name: str) -> Strategy:
-    if name not in STRATEGIES:
-        raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {name!r}")
+    check_choice("strategy", name, STRATEGIES)
     return STRATEGIES[name]
 
 
@@ -128,6 +128,7 @@ def parameter_groups(
             "adapter_dim: the strategy trains adapters, expected a model with adapters, got none; "
             "set adapter_dim=64"
         )
+    # Without pretrained weights: these train with any strategy, and first.
     trained = {*strategy.trains, *model.entry_parts}
     new_parts = {"head", "adapter", *model.entry_parts}
     groups = [
@@ -137,12 +138,14 @@ def parameter_groups(
             trains=part in trained,
             first=part in new_parts,
             lr_factor=strategy.lr_factors.get(part, 1.0),
-            # Position embeddings and CLS are points, not maps: decay would pull them to 0.
+            # Weight decay would pull position embeddings and CLS, which are vectors of their own
+            # rather than maps of inputs, towards 0.
             weight_decay=part != "position",
         )
         for part, parameters in members.items()
         if parameters
     ]
+    # A stable sort: parts keep the order of PARTS, and freeze_to(n) freezes the first n groups.
     return sorted(groups, key=lambda group: (group.trains, group.first))
 
 

@@ -3,16 +3,15 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from fastai.callback.core import Callback
 
 from fervit_lib.system import distributed
+from fervit_lib.system.names import check_choice
 from fervit_lib.training.callbacks import FitCallback, latest_metrics
 
-LogMode = Literal["offline", "online"]
-Mode = Literal["off", "offline", "online"]
-MODES = get_args(Mode)
+MODES = ("off", "offline", "online")
 PROJECT = "fervit-lab"
 
 
@@ -33,16 +32,15 @@ class WeightsAndBiases(FitCallback):
 
     order = 62
 
-    def __init__(
-        self, folder: Path, name: str, mode: LogMode, parameters: Mapping[str, Any]
-    ) -> None:
-        self.folder, self.name_of_run, self.mode = folder, name, mode
+    def __init__(self, folder: Path, name: str, mode: Any, parameters: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.name_of_run = name  # `name` is fastai's name of the callback
+        self.mode = mode
         self.parameters = dict(parameters)
 
     def before_fit(self) -> None:
         import wandb  # slow to import, and used only if the run asks for it
 
-        self.folder.mkdir(parents=True, exist_ok=True)
         # In a sweep, W&B's agent has set the ID already, and its run cannot be resumed.
         sweep_id = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
         try:
@@ -71,10 +69,9 @@ class WeightsAndBiases(FitCallback):
         wandb.teardown()  # waits until the files are complete, which `finish` does not
 
 
-def trackers(mode: Mode, folder: Path, name: str, parameters: Mapping[str, Any]) -> list[Callback]:
+def trackers(mode: str, folder: Path, name: str, parameters: Mapping[str, Any]) -> list[Callback]:
     """The logging callbacks of rank 0: none if `mode` is `off`, else `WeightsAndBiases`."""
-    if mode not in MODES:
-        raise ValueError(f"wandb: expected one of {', '.join(MODES)}, got {mode!r}")
+    check_choice("wandb", mode, MODES)
     if mode == "off" or distributed.rank() > 0:
         return []
     return [WeightsAndBiases(folder, name, mode, parameters)]

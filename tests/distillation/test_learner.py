@@ -11,7 +11,7 @@ from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from timm.layers import DropPath
 
-from fervit_lib import distillation
+from fervit_lib import distillation, training
 from fervit_lib.datasets import draw_toy_people
 from fervit_lib.distillation import Augment, BoundedCache, LossWeights, TappedStudent, Targets
 from fervit_lib.distillation.losses import TERMS
@@ -78,7 +78,8 @@ def fit(
         cbs=cbs,
         **options,
     )
-    distillation.fit_distiller(learn, epochs=epochs, lr=1e-3, state=state)
+    full = training.STRATEGIES["full"]
+    training.fit(learn, full, epochs=epochs, lr=1e-3, schedule="cosine", state=state)
     return learn
 
 

@@ -10,7 +10,6 @@ from fervit_lib.models.attention import (
     SIMILARITIES,
     Heads,
     RectifiedAttention,
-    attention_layer,
     attention_modules,
     capture_heads,
     head_similarity,
@@ -181,9 +180,8 @@ def test_rectified_rows_are_distributions_with_exact_zeros() -> None:
     weights = rectify(torch.tensor([[-1.0, 0.0, 1.0, 3.0], [-1.0, -2.0, -3.0, -4.0]]))
     torch.testing.assert_close(weights[0], torch.tensor([0, 0, 0.25, 0.75]), atol=1e-5, rtol=0)
     torch.testing.assert_close(weights[1], torch.full((4,), 0.25))
-    assert attention_layer("rectified") is RectifiedAttention
     with pytest.raises(ValueError, match="attention: .*'sparse'"):
-        attention_layer("sparse")
+        LatentViT(attention="sparse")
     with pytest.raises(ValueError, match="attn_mask"):
         RectifiedAttention(8, num_heads=2)(torch.zeros(1, 3, 8), is_causal=True)
 

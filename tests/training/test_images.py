@@ -29,17 +29,29 @@ FAMILIES = (
 )
 
 
+@pytest.mark.parametrize("concat_pool", [False, True])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_any_timm_model_reads_a_face(name: str) -> None:
+def test_any_timm_model_reads_a_face(name: str, concat_pool: bool) -> None:
     size = 224 if name.startswith("swin") else 32
     options = {
         "model_name": name,
         "pretrained": "none",
         "image_size": size,
+        "concat_pool": concat_pool,
     }
     model = create_model("image", 7, **options).eval()
     with torch.inference_mode():
         assert model(torch.rand(2, 3, 32, 32)).shape == (2, 7)
+
+
+def test_concat_pool_is_mean_and_maximum_over_positions() -> None:
+    model = create_model(
+        "image", 7, model_name="test_vit", pretrained="none", image_size=32, concat_pool=True
+    )
+    features = torch.randn(2, 5, model.body.num_features)
+    positions = features[:, model.body.num_prefix_tokens :]
+    expected = torch.cat([positions.mean(1), positions.amax(1)], dim=1)
+    assert torch.equal(model._pool(features), expected)
 
 
 def test_resize_methods(tmp_path: Path) -> None:

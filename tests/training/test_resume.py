@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fervit_lib.system.atomic import json_default
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
 from fervit_lib.training.resume import get_random_state, read_state, set_random_state
 
@@ -111,7 +112,7 @@ def test_all_random_states_are_restored() -> None:
         torch.rand(2).tolist(),
     ]
     random.gauss(0, 1), np.random.randn()
-    set_random_state(state[0], json.loads(json.dumps(state[1])))
+    set_random_state(state[0], json.loads(json.dumps(state[1], default=json_default)))
     again = [
         random.random(),
         random.gauss(0, 1),

@@ -255,7 +255,7 @@ class TestSchedules:
             ValueError, match="schedule: expected one of one_cycle, .* got 'linear'"
         ):
             lr_shape("linear", 0)
-        with pytest.raises(ValueError, match="warmup: expected a share"):
+        with pytest.raises(ValueError, match="warmup: .*got 1"):
             lr_shape(schedule, 1.0)
 
     def test_phases_follow_each_other(
@@ -528,7 +528,7 @@ class TestFit:
                 config(**wrong)
         with pytest.raises(ValueError, match="precision: fp16 needs a GPU"):
             learner(store, tmp_path, "scratch", "full", optim={"precision": "fp16"})
-        with pytest.raises(ValueError, match="epochs: expected at least 1, got 0"):
+        with pytest.raises(ValueError, match="epochs: .*got 0"):
             train(learner(store, tmp_path, "scratch", "full"), "full", epochs=0)
         with pytest.raises(ValueError, match="epochs: expected enough for 2 phases, got 1"):
             train(learner(store, tmp_path, "scratch", "gradual"), "gradual", epochs=1)
