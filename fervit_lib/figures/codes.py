@@ -62,9 +62,7 @@ def plot_code_statistics(mean_norm: np.ndarray, spread: np.ndarray) -> go.Figure
         shared_xaxes=True,
         vertical_spacing=0.08,
     )
-    for row, (name, values) in enumerate({"mean_norm": mean_norm, "spread": spread}.items(), 1):
-        shape = np.shape(values)
-        require(shape == (num_layers,), name, f"shape ({num_layers},), one value per layer", shape)
+    for row, values in enumerate((mean_norm, spread), 1):
         figure.add_scatter(
             x=np.arange(num_layers),
             y=values,

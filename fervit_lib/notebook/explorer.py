@@ -97,8 +97,6 @@ class Explorer:
         faces: Sequence[int],
         images: Sequence[Image.Image] | None = None,
     ) -> None:
-        if not runs:
-            raise ValueError("runs: expected at least one run, got none")
         self.first = runs[0]
         self.updating = True  # while several controls change, so that the figures change once
         self.method = widgets.Dropdown(options=list(METHODS), description="method")

@@ -135,9 +135,6 @@ def test_a_written_figure_needs_no_network(tmp_path: Path) -> None:
     [
         ("matrices", lambda: plots.plot_confusion({"a": np.eye(2)}, CLASSES)),
         ("runs", lambda: plots.plot_confusion({}, CLASSES)),
-        ("pairs", lambda: plots.plot_pairs(PAIRS[:0])),
-        ("runs", lambda: plots.plot_costs(RUNS[:0])),
-        ("scores", lambda: plots.plot_class_heatmap(pd.DataFrame(), "F1")),
         ("rows", lambda: plots.table_of(RUNS, "augmentation")),
         ("name", lambda: plots.table_of(RUNS, "rnus")),
     ],

@@ -80,10 +80,7 @@ def test_contact_sheet_has_rows_per_class_and_wraps() -> None:
 @pytest.mark.parametrize(
     ("argument", "call"),
     [
-        ("mean_norm", lambda: figures.plot_code_statistics(np.ones(14), np.ones(18))),
-        ("spread", lambda: figures.plot_code_statistics(np.ones(18), np.ones((18, 512)))),
         ("labels", lambda: figures.plot_embedding(np.ones((1, 2)), np.array([3]), CLASSES)),
-        ("counts", lambda: figures.plot_class_counts(pd.DataFrame())),
         ("images_by_class", lambda: figures.contact_sheet({})),
     ],
 )

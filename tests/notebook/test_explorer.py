@@ -82,5 +82,3 @@ def test_every_method_shows_tokens(explorer: Explorer, method: str) -> None:
 def test_wrong_arguments_are_named(explorer: Explorer) -> None:
     with pytest.raises(ValueError, match="method: expected"):
         token_map(explorer.panels[0].selected.model, torch.zeros(1, 18, 512), "guess")
-    with pytest.raises(ValueError, match="runs: expected"):
-        Explorer([], [])

@@ -18,7 +18,6 @@ from fervit_lib.figures.theme import (
     escape_labels,
     new_figure,
     require,
-    require_columns,
 )
 
 
@@ -64,7 +63,6 @@ def plot_pairs(pairs: pd.DataFrame) -> go.Figure:
     Args:
         pairs: columns a, b, difference, p_holm, from `evaluation.compare_pairs`.
     """
-    require_columns("pairs", pairs, ["a", "b", "difference", "p_holm"])
     runs = list(dict.fromkeys([*pairs["a"], *pairs["b"]]))
     points = np.zeros((len(runs), len(runs)))
     p_values = np.ones_like(points)
@@ -174,7 +172,6 @@ def plot_class_metrics(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
 
 def plot_class_heatmap(scores: pd.DataFrame, title: str) -> go.Figure:
     """A score in [0, 1] per run (row) and class (column)."""
-    require(scores.size > 0, "scores", "at least one run and class", scores.shape)
     figure = new_figure(title, height=120 + 30 * max(3, len(scores)))
     figure.add_heatmap(
         z=scores,

@@ -11,7 +11,6 @@ from fervit_lib.figures.theme import (
     escape_labels,
     log_axis,
     new_panels,
-    require_columns,
 )
 
 _COSTS = {  # column: axis title
@@ -28,7 +27,6 @@ _COSTS = {  # column: axis title
     "gpu_memory_gb": "GPU memory (GB)",
     "joules_per_face": "energy per face (J)",
 }
-_RUN = ["approach", "strategy", "variant", "accuracy", "accuracy_low", "accuracy_high"]
 
 
 def plot_accuracy_by_parameters(runs: pd.DataFrame) -> go.Figure:
@@ -50,7 +48,6 @@ def plot_costs(runs: pd.DataFrame) -> go.Figure:
         runs: columns approach, strategy, variant, accuracy, accuracy_low, accuracy_high, and the
             costs; a cost without any value is left out.
     """
-    require_columns("runs", runs, _RUN)
     costs = [name for name in _COSTS if name in runs and runs[name].notna().any()]
     rows = -(-len(costs) // 2)
     legend = 22 * -(-len(runs.groupby(["approach", "strategy"])) // 5)  # pixels: 5 names per line
