@@ -4,7 +4,7 @@ import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import timm
 import torch
@@ -15,9 +15,6 @@ from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
 from fervit_lib.system.errors import describe_error, explain_read_error
 from fervit_lib.system.names import check_choice
 from fervit_lib.system.runtime import display_path, resolve
-
-if TYPE_CHECKING:  # imported where it is used: only 03_distill needs it
-    from segmentation_models_pytorch import Unet
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, which the encoders were trained with
 STD = (0.229, 0.224, 0.225)
@@ -60,7 +57,7 @@ class SubPixelBlock(nn.Module):
 
 def build_segmenter(
     encoder: str = STUDENT_ENCODER, decoder: str = "full", weights: str = "none"
-) -> "Unet":
+) -> nn.Module:
     """A U-Net: images (B, 3, S, S), ImageNet-normalised, S a multiple of 32 → logits (B, 1, S, S).
 
     Its weights are channels-last, which makes convolutions up to 1.4 times as fast.

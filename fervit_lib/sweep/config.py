@@ -141,7 +141,14 @@ def read_sweep(path: Path) -> Sweep:
         source = yaml.load(text, _PlainLoader)  # noqa: S506  (a SafeLoader)
     try:
         sweep = parse_sweep(source)
-        _check_parameters(sweep)
+        # 02_train must have the parameters, of these types.
+        values = {name: [value] for name, value in sweep.fixed.items()}
+        for name, distribution in sweep.space.items():
+            if isinstance(distribution, CategoricalDistribution):
+                values[name] = list(distribution.choices)
+            else:
+                values[name] = [distribution.low]  # both ends have one type
+        check_block("parameters", NOTEBOOKS["train"], values, RESERVED)
     except ValueError as error:
         raise ValueError(f"{display_path(path)}: {error}") from error
     return sweep
@@ -206,17 +213,6 @@ def _read_run_cap(source: Mapping[str, Any]) -> int | None:
     if run_cap is not None and (type(run_cap) is not int or run_cap < 1):
         raise ValueError(f"run_cap: expected an integer of at least 1, got {run_cap!r}")
     return run_cap
-
-
-def _check_parameters(sweep: Sweep) -> None:
-    """Check that 02_train has the parameters of a sweep, and the types of their values."""
-    values = {name: [value] for name, value in sweep.fixed.items()}
-    for name, distribution in sweep.space.items():
-        if isinstance(distribution, CategoricalDistribution):
-            values[name] = list(distribution.choices)
-        else:
-            values[name] = [distribution.low]  # both ends have one type
-    check_block("parameters", NOTEBOOKS["train"], values, RESERVED)
 
 
 def _read_hyperband(spec: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:

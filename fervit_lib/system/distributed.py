@@ -32,7 +32,7 @@ def rank() -> int:
 
 def local_rank() -> int:
     """Number of this process among those on the same machine, which is the number of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", 0)) if world_size() > 1 else 0
+    return int(os.environ.get("LOCAL_RANK", 0))
 
 
 @cache

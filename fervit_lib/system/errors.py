@@ -25,8 +25,7 @@ def explain_read_error(path: Path, problem: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # each format raises errors of its own for each kind of damage
-        is_explained = display_path(path) in str(error)
-        if type(error) in (ValueError, FileNotFoundError) and is_explained:
+        if type(error) in (ValueError, FileNotFoundError) and display_path(path) in str(error):
             raise
         if isinstance(error, OSError) and error.errno is not None:
             raise

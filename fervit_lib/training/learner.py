@@ -13,11 +13,13 @@ import pandas as pd
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.mixup import MixUp
+from fastai.callback.progress import ProgressCallback
 from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner, Metric
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import OptimWrapper
+from fastcore.basics import noop
 from torch import Tensor, nn
 
 from fervit_lib.models import set_fused_attention
@@ -157,6 +159,8 @@ def build_learner(
         path=folder,
         cbs=callbacks,
     )
+    learn.remove_cb(ProgressCallback)  # `FitBar` and `Curves` show what it and the logger print
+    learn.logger = noop
     learn.groups = groups
     return learn
 
@@ -194,7 +198,8 @@ def fit(
     Args:
         strategy: gives the peak rate and the phases; which parameters train, and the factors of
             their rates, are in the groups that `learn` was built with.
-        lr: peak rate of groups with factor 1; None: the strategy's, or `lr_find`'s if it has none.
+        lr: peak rate of groups with factor 1; None or 0: the strategy's, or `lr_find`'s if it has
+            none.
         schedule: see `schedule.lr_shape`; `plateau` halves the rates if macro-F1 stops improving.
         warmup: share of the fit in which the rates rise.
         patience: epochs without a better macro-F1 after which the fit stops; 0: never.
@@ -208,8 +213,7 @@ def fit(
         ValueError: the loss became NaN or inf, or memory ran out; names the parameter to lower.
     """
     check_range("epochs", epochs, 1)
-    if lr is not None and not 0 <= lr < float("inf"):
-        raise ValueError(f"lr: expected a rate above 0, or 0 for the strategy's own, got {lr}")
+    check_range("lr", lr or 0, 0)
     check_range("patience", patience, 0)
     lr_shape(schedule, warmup)  # raises before a rate is searched
     identity = {"epochs": epochs, "lr": lr, **(settings or {})}
@@ -245,7 +249,7 @@ def _find_lr(learn: Learner, state: Path | None, identity: dict[str, Any]) -> fl
         learn.model_dir = folder
         peak = learn.lr_find(show_plot=False).valley
     learn.rates_tried = pd.DataFrame(
-        {"lr": learn.recorder.lrs, "loss": [float(loss) for loss in learn.recorder.losses]}
+        {"lr": learn.recorder.lrs, "loss": list(map(float, learn.recorder.losses))}
     )
     learn.create_opt()  # clears the moments of the search
     # Rounding may differ between ranks, and all must train at one rate.

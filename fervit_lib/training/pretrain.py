@@ -10,10 +10,10 @@ from fastai.data.core import DataLoaders
 from torch import Tensor, nn
 
 from fervit_lib.models import MaskedAutoencoder
-from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
+from fervit_lib.system.checkpoints import save_checkpoint
 from fervit_lib.training.callbacks import FitBar
 from fervit_lib.training.learner import OptimConfig, build_learner, fit
-from fervit_lib.training.resume import preserve_random_state
+from fervit_lib.training.resume import preserve_random_state, read_state
 from fervit_lib.training.strategies import STRATEGIES, single_group
 
 
@@ -62,12 +62,11 @@ def fit_masked(
         "precision": precision,
         "settings": settings or {},
     }
-    if checkpoint.is_file():
-        tensors, metadata = load_checkpoint(checkpoint)
-        if metadata.get("made_by") == made_by:
-            masked.load_state_dict(tensors)
-            state.unlink(missing_ok=True)
-            return masked, pd.DataFrame(metadata["curves"])
+    if complete := read_state(checkpoint, made_by):
+        tensors, metadata = complete
+        masked.load_state_dict(tensors)
+        state.unlink(missing_ok=True)
+        return masked, pd.DataFrame(metadata["curves"])
     learn = build_learner(
         masked,
         dls,
@@ -81,21 +80,19 @@ def fit_masked(
     fit(learn, STRATEGIES["full"], epochs=epochs, lr=lr, state=state, settings=made_by)
     curves = learn.curves.rows
     save_checkpoint(
-        checkpoint, masked.state_dict(), {"kind": "masked", "made_by": made_by, "curves": curves}
+        checkpoint, masked.state_dict(), {"kind": "masked", "fit": made_by, "curves": curves}
     )
     state.unlink(missing_ok=True)
     return masked, pd.DataFrame(curves)
 
 
 @torch.inference_mode()
-def reconstruct(
-    masked: MaskedAutoencoder, dls: DataLoaders, number: int = 8
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Mask and reconstruct the first `number` validation inputs.
+def reconstruct(masked: MaskedAutoencoder, dls: DataLoaders) -> tuple[Tensor, Tensor, Tensor]:
+    """Mask and reconstruct the first eight validation inputs.
 
     Returns:
-        Targets and predictions (number, N, T), and the mask (number, N), True where hidden.
+        Targets and predictions (8, N, T), and the mask (8, N), True where hidden.
     """
-    inputs = next(iter(dls.valid))[0][:number]
+    inputs = next(iter(dls.valid))[0][:8]
     predictions, mask = masked.eval()(inputs)
     return masked.targets(inputs).cpu(), predictions.float().cpu(), mask.cpu()

@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from fastai.callback.core import CancelEpochException, CancelFitException
-from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
-from fastcore.basics import noop
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -38,11 +36,6 @@ class ResumableLearner(Learner):
 
     first_epoch = 0
     ddp: DistributedDataParallel | None = None  # set by `DataParallel`: the model in training
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.remove_cb(ProgressCallback)  # `FitBar` replaces it
-        self.logger = noop
 
     def _do_one_batch(self) -> None:
         # As in fastai, except for the call of the model.
