@@ -110,6 +110,12 @@ def plot_code_lengths(lengths: np.ndarray) -> go.Figure:
     figure.add_histogram(x=lengths)
     return figure
 '''
+LOSS_TERM = """\
+        loss = loss_class(weight=weight, label_smoothing=self.label_smoothing)
+        return lambda logits, targets: (
+            loss(logits, targets) + self.z_loss * logits.logsumexp(1).square().mean()
+        )
+"""
 SPREAD = "figures.plot_code_statistics(norm.numpy(), spread.numpy()).show()"
 
 
@@ -204,6 +210,26 @@ EDITS = {
             "README.md",
             "| `strategy` | trains |\n|---|---|",
             "| `both_ends` | the input layer and the head, at one rate |",
+        ),
+    ],
+    "a loss term": [
+        Edit(
+            "fervit_lib/training/learner.py",
+            "    z_loss: float = 0.0  # weight of the squared log-sum-exp\n    mixup: float = 0.0",
+            "    mixup: float = 0.0",
+        ),
+        Edit(
+            "fervit_lib/training/learner.py",
+            LOSS_TERM,
+            "        return loss_class(weight=weight, label_smoothing=self.label_smoothing)\n",
+        ),
+        line_after(
+            "notebooks/02_train.ipynb",
+            '    "mixup: float = 0.0  # mix pairs by a share from Beta(mixup, mixup); 0: off\\n",',
+            '    "z_loss: float = 1e-3  # weight of the z-loss\\n",',
+        ),
+        line_after(
+            "notebooks/02_train.ipynb", '    "    mixup=mixup,\\n",', '    "    z_loss=z_loss,\\n",'
         ),
     ],
     "a figure": [
