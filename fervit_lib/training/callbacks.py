@@ -26,12 +26,17 @@ def latest_metrics(learn: Learner) -> dict[str, float]:
     return dict(zip(names, map(float, learn.recorder.values[-1]), strict=True))
 
 
+def searches_lr(learn: Learner) -> bool:
+    """Whether `lr_find` is running, which is a fit with a callback of its own."""
+    return hasattr(learn, "lr_finder")
+
+
 class FitCallback(Callback):
     """A callback that is inactive during `lr_find`."""
 
     @property
     def run(self) -> bool:
-        return not hasattr(self.learn, "lr_finder")
+        return not searches_lr(self.learn)
 
     @run.setter
     def run(self, value: bool) -> None:
@@ -53,11 +58,10 @@ class FitBar(Callback):
     def before_fit(self) -> None:
         batches = len(self.dls.train)
         size = self.dls.train.bs
-        searching = hasattr(self.learn, "lr_finder")
         self.bar = progress(
             total=self.n_epoch * batches * size,  # `lr_find` may stop within its last epoch
             initial=self.learn.first_epoch * batches * size,
-            desc="find lr" if searching else self.what,
+            desc="find lr" if searches_lr(self.learn) else self.what,
             unit=self.unit,
         )
 
@@ -66,7 +70,7 @@ class FitBar(Callback):
             self.bar.update(self.dl.batch_len)
 
     def after_epoch(self) -> None:
-        if not hasattr(self.learn, "lr_finder"):
+        if not searches_lr(self.learn):
             metrics = list(latest_metrics(self.learn).items())[:4]
             shown = [f"{name} {value:.3f}" for name, value in metrics]
             epochs = f"epoch {self.epoch + 1} of {self.n_epoch}"
