@@ -1,4 +1,4 @@
-# Every target runs `setup` first, which does nothing the second time.
+# Targets that need .venv run `setup` first, which does nothing the second time.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
