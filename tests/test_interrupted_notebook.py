@@ -38,6 +38,7 @@ async def run_interactively(
             assert not errors(cell), cell.outputs
 
 
+@pytest.mark.slow
 @pytest.mark.notebooks
 @pytest.mark.launched
 def test_an_interrupted_training_cell_is_run_again_and_the_rest_after_it(

@@ -330,6 +330,7 @@ class TestFit:
             states.append(learn.model.state_dict())
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
+    @pytest.mark.slow
     def test_lr_find_leaves_no_trace_and_its_rate_is_kept(
         self, make_store: Callable[..., Path], tmp_path: Path
     ) -> None:
