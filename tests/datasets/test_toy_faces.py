@@ -73,6 +73,7 @@ def test_every_action_unit_moves_the_face() -> None:
         assert set(effects) <= set(vars(Expression()))
 
 
+@pytest.mark.slow
 def test_a_linear_model_on_pixels_is_not_enough() -> None:
     """Below 80 % on 1,000 faces after 2,800; above 55 %, or they would show no expressions."""
     labels = np.arange(3800) % 7

@@ -114,7 +114,10 @@ def test_a_damaged_shard_is_encoded_again(tmp_path: Path) -> None:
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("after_shards", [0, 1, 2])
+@pytest.mark.parametrize(
+    "after_shards",
+    [1, pytest.param(0, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)],
+)
 def test_a_killed_run_continues_to_the_same_store(tmp_path: Path, after_shards: int) -> None:
     faces = make_faces(3000)
     undisturbed = tmp_path / "undisturbed"

@@ -11,6 +11,7 @@ from fervit_lib.models.segmentation import build_segmenter
 from fervit_lib.system.runtime import has_fast_bf16
 
 
+@pytest.mark.slow
 def test_an_exported_student_has_a_dynamic_batch_size_and_equals_torch(tmp_path: Path) -> None:
     torch.manual_seed(0)
     student = build_segmenter("resnet18", "slim")
