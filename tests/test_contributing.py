@@ -205,7 +205,7 @@ EDITS = {
             "STRATEGIES: dict[str, Strategy] = {",
             '    "both_ends": Strategy(("input_proj", "head"), lr=1e-2),',
         ),
-        Edit("notebooks/02_train.ipynb", "# full, both_ends, adapter,", "# full, adapter,"),
+        Edit("notebooks/02_train.ipynb", "[Strategy] full, both_ends,", "[Strategy] full,"),
         line_after(
             "README.md",
             "| `strategy` | trains |\n|---|---|",

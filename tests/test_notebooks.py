@@ -60,6 +60,26 @@ class TestCommittedNotebook:
                 assert not any(line.startswith(("!", "%")) for line in lines)
 
 
+@pytest.mark.parametrize("path", [PROJECT_ROOT / "notebooks" / "02_train.ipynb"])
+def test_the_help_names_the_group_of_parameters(path: Path) -> None:
+    """papermill shows no headings: the first parameter below one repeats it in brackets."""
+    [cell] = [
+        cell
+        for cell in nbformat.read(path, as_version=4).cells
+        if "parameters" in cell.metadata.get("tags", [])
+    ]
+    help_of = {
+        name: parameter["help"] for name, parameter in papermill.inspect_notebook(path).items()
+    }
+    heading = ""
+    for line in cell.source.splitlines():
+        if line.startswith("# "):
+            heading = f"[{line[2:]}] "
+        else:
+            assert help_of[line.split(":")[0]].startswith(heading), line
+            heading = ""
+
+
 def test_a_default_of_a_notebook_is_the_librarys() -> None:
     parameters = read_parameters(PROJECT_ROOT / "notebooks" / "02_train.ipynb")
     for model in APPROACHES.values():
