@@ -193,9 +193,7 @@ def make_run(folder: Path, store: Path) -> None:
     described = {"parameters": {"latents": str(store)}, "seed": 0, "device": "cpu"}
     run = runs.start_run(folder, "scale", "train", "scratch-full-seed0", **described)
     model = models.create_model("scratch", len(CLASSES), **OPTIONS)
-    models.save_model(
-        run.best_checkpoint, model, approach="scratch", classes=CLASSES, options=OPTIONS
-    )
+    models.save_model(run.best_checkpoint, model, classes=CLASSES)
     figures = {
         "approach": "scratch",
         "strategy": "full",

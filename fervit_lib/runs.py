@@ -25,7 +25,9 @@ REPORTED_PACKAGES = ("torch", "torchvision", "timm", "fastai", "numpy", "papermi
 class Run:
     """One run directory, with its config, metrics, result and checkpoints.
 
-    `lock` is held by the process that works on the run, until it writes the result.
+    Attributes:
+        lock: held by the process that works on the run, until it writes the result.
+        trust_code: the reader allows to run code that is saved with the run's model.
     """
 
     reports: Path
@@ -33,6 +35,7 @@ class Run:
     step: str
     variant: str
     lock: FileLock | None = field(default=None, repr=False, compare=False)
+    trust_code: bool = field(default=False, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"lock": None}  # a lock belongs to its process

@@ -537,8 +537,7 @@ def test_the_same_files_load_when_they_are_undamaged(tmp_path: Path) -> None:
     features = OnnxFeatures(write_onnx(tmp_path / "d.onnx"), "y", CPU)
     assert features(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 8, 8)
     model = create_model("scratch", 2, **SMALL)
-    metadata = {"approach": "scratch", "classes": ["a", "b"], "options": SMALL}
-    save_model(tmp_path / "m.safetensors", model, **metadata)
+    save_model(tmp_path / "m.safetensors", model, classes="ab")
     assert load_model(tmp_path / "m.safetensors")[1] == ("a", "b")
     save_autoencoder(tmp_path / "a.safetensors", Autoencoder(32), "x")
     assert load_autoencoder(tmp_path / "a.safetensors").img_size == 32

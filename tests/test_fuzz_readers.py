@@ -129,13 +129,7 @@ def coco(folder: Path) -> tuple[Path, Callable]:
 
 
 def model(folder: Path) -> tuple[Path, Callable]:
-    save_model(
-        folder / "m.safetensors",
-        create_model("scratch", 2, **SMALL),
-        approach="scratch",
-        classes="ab",
-        options=SMALL,
-    )
+    save_model(folder / "m.safetensors", create_model("scratch", 2, **SMALL), classes="ab")
     return folder / "m.safetensors", lambda: load_model(folder / "m.safetensors")
 
 

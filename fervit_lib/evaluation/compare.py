@@ -35,10 +35,13 @@ def _on_subset(run: Run) -> bool:
     return parameters.get("data_fraction", 1) < 1 or parameters.get("shots", 0) > 0
 
 
-def runs_to_compare(reports: Path, experiment: str) -> Comparison:
+def runs_to_compare(reports: Path, experiment: str, trust_code: bool = False) -> Comparison:
     """The finished training runs of an experiment that share their codes and classes.
 
     If runs were trained on different codes, those trained on the most common ones are compared.
+
+    Args:
+        trust_code: run the code that is saved with models of own classes; False: skip such runs.
 
     Raises:
         FileNotFoundError: there is no finished training run.
@@ -47,7 +50,7 @@ def runs_to_compare(reports: Path, experiment: str) -> Comparison:
     runs: list[Run] = []
     skipped: dict[str, str] = {}
     for path in sorted(folder.glob("[!.]*/")):
-        run = Run(reports, experiment, "train", path.name)
+        run = Run(reports, experiment, "train", path.name, trust_code=trust_code)
         if reason := _reason_to_skip(run):
             skipped[run.variant] = reason
         else:
@@ -73,7 +76,7 @@ def _reason_to_skip(run: Run) -> str:
             return f"not finished: it has no {name}"
     try:
         result = run.result
-        _, classes = load_model(run.best_checkpoint)
+        _, classes = load_model(run.best_checkpoint, run.trust_code)
         store = LatentStore.open(resolve(run.config["parameters"]["latents"]), "test")
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         return str(error).split("\n")[0]

@@ -107,7 +107,7 @@ def evaluate_run(
 
     Writes the predictions to `folder` as `predictions-<variant>.parquet`.
     """
-    model, classes = load_model(run.best_checkpoint)
+    model, classes = load_model(run.best_checkpoint, run.trust_code)
     predictions = {}
     for split in ("val", "test"):
         store = faces.stores[split]

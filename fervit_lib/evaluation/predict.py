@@ -209,12 +209,16 @@ def open_image(image: Image.Image | Path | str | BytesIO, name: str = "image") -
 
 
 def load_predictor(
-    folder: Path | str, device: str = "auto", encoder: Encoder | None = None
+    folder: Path | str,
+    device: str = "auto",
+    encoder: Encoder | None = None,
+    trust_code: bool = False,
 ) -> Predictor:
     """The model of a training run, `reports/<experiment>/train/<variant>`, ready for face images.
 
     Args:
         encoder: the one that made the run's codes, if it is loaded already; None: load it.
+        trust_code: run the code that is saved with a model of an own class.
 
     Raises:
         FileNotFoundError: the run, its weights, or the encoder of its codes is missing.
@@ -223,7 +227,7 @@ def load_predictor(
     folder = resolve(folder)
     torch_device = get_device(device)
     run = Run(folder.parents[2], folder.parents[1].name, folder.parent.name, folder.name)
-    model, classes = load_model(run.best_checkpoint)
+    model, classes = load_model(run.best_checkpoint, trust_code)
     if model.reads == "pixels":
         encoder = None
     elif encoder is None:
@@ -236,7 +240,7 @@ def load_predictors(runs: Sequence[Run], device: str = "auto") -> dict[str, Pred
     predictors: dict[str, Predictor] = {}
     encoder = None
     for run in runs:
-        predictor = load_predictor(run.folder, device, encoder)
+        predictor = load_predictor(run.folder, device, encoder, run.trust_code)
         encoder = encoder or predictor.encoder
         predictors[run.variant] = predictor
     return predictors

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,10 +11,11 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from fervit_lib.evaluation import find_encoder, predict_probs, runs_to_compare
+from fervit_lib.evaluation import find_encoder, predict_probs
+from fervit_lib.evaluation.compare import Comparison
 from fervit_lib.inputs import inputs_for, load_pixels
 from fervit_lib.latents import LatentStore
-from fervit_lib.models import APPROACHES, create_model, load_model
+from fervit_lib.models import load_class, load_model, load_untrained
 from fervit_lib.models.latent_vit import CodeViT
 from fervit_lib.runs import Run
 from fervit_lib.system.checkpoints import load_checkpoint
@@ -63,36 +63,36 @@ class ExaminedRun:
         return pd.Series(probs).groupby(self.labels).idxmax().tolist()
 
 
-def _by_score(reports: Path, experiment: str) -> list[Run]:
-    """All finished runs, the best on the validation split first."""
-    runs = runs_to_compare(reports, experiment).full_runs
+def _by_score(runs: Sequence[Run]) -> list[Run]:
+    """The best on the validation split first."""
     return sorted(runs, key=lambda run: run.result["val_macro_f1"], reverse=True)
 
 
 def _is_code_vit(run: Run) -> bool:
-    return issubclass(APPROACHES[run.result["approach"]], CodeViT)
+    return issubclass(load_class(run.best_checkpoint, run.trust_code), CodeViT)
 
 
-def choose_runs(reports: Path, experiment: str, first: str = "", second: str = "") -> list[Run]:
+def choose_runs(comparison: Comparison, first: str = "", second: str = "") -> list[Run]:
     """The run to examine and, if there is one, the run to compare it with: ViTs over codes.
 
     Args:
+        comparison: the runs of an experiment, see `evaluation.runs_to_compare`.
         first: name of a training run; empty: the best by macro-F1 on the validation split.
         second: likewise; empty: the best of another approach.
 
     Raises:
-        FileNotFoundError: there is no finished training run.
         ValueError: there is no ViT over codes, or none of that name.
     """
-    runs = {run.variant: run for run in _by_score(reports, experiment) if _is_code_vit(run)}
-    if not runs:
-        raise ValueError(
-            f"{reports / experiment}: expected a run of scratch or hybrid, whose tokens are the "
-            "layers of a code, found none; train one, or set `explain: []` in the configuration"
-        )
+    runs = {run.variant: run for run in _by_score(comparison.full_runs) if _is_code_vit(run)}
     for argument, name in (("run_name", first), ("other_name", second)):
         if name and name not in runs:
-            raise ValueError(f"{argument}: expected one of {', '.join(runs)}, got {name!r}")
+            reason = comparison.skipped.get(name, f"expected one of {', '.join(runs)}")
+            raise ValueError(f"{argument}: got {name!r}; {reason}")
+    if not runs:
+        raise ValueError(
+            f"{comparison.latents}: expected a run of scratch or hybrid, whose tokens are the "
+            "layers of a code, found none; train one, or set `explain: []` in the configuration"
+        )
     chosen = runs[first] if first else next(iter(runs.values()))
     if second:
         return [chosen, runs[second]]
@@ -101,11 +101,11 @@ def choose_runs(reports: Path, experiment: str, first: str = "", second: str = "
     return [chosen, *others[:1]]
 
 
-def companion_runs(reports: Path, experiment: str) -> list[Run]:
+def companion_runs(comparison: Comparison) -> list[Run]:
     """The best run of each other architecture, for comparison: CNNs, and models over pixels."""
     # `setdefault` below keeps the first of each architecture, and runs are sorted by score.
     best: dict[tuple[str, str], Run] = {}
-    for run in _by_score(reports, experiment):
+    for run in _by_score(comparison.full_runs):
         if not _is_code_vit(run):
             key = (run.result["approach"], run.config["parameters"]["model_name"])
             best.setdefault(key, run)
@@ -118,7 +118,7 @@ def load_examined_run(run: Run, num_faces: int, seed: int, device: torch.device)
     Raises:
         ValueError: the transformer has registers, for which the figures have no place.
     """
-    model, classes = load_model(run.best_checkpoint)
+    model, classes = load_model(run.best_checkpoint, run.trust_code)
     if _is_code_vit(run) and model.tokens.num_prefix_tokens > 1:
         raise ValueError(
             f"{run.variant}: expected tokens of CLS and 18 layers, got "
@@ -149,14 +149,12 @@ def load_examined_run(run: Run, num_faces: int, seed: int, device: torch.device)
 def load_initial_model(examined: ExaminedRun) -> nn.Module:
     """The model before its run fine-tuned it: pretrained, or random from the seed of the run."""
     checkpoint = examined.run.best_checkpoint
-    _, metadata = load_checkpoint(checkpoint)
-    options = metadata["options"]
     # As 02_train does: the model is the first that draws from the seeded state.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(examined.run.config["seed"])
-        model = create_model(metadata["approach"], len(examined.classes), **options)
+        model = load_untrained(checkpoint, examined.run.trust_code)
     masked = checkpoint.with_name("masked.safetensors")
-    if options.get("pretrained") == "mae" and masked.is_file():
+    if examined.run.config["parameters"].get("pretrained") == "mae" and masked.is_file():
         tensors, _ = load_checkpoint(masked)
         encoder = {
             n.removeprefix("encoder."): t for n, t in tensors.items() if n.startswith("encoder.")

@@ -2,7 +2,16 @@
 
 from fervit_lib.models.attention import set_fused_attention
 from fervit_lib.models.base import PARTS, ExpressionModel
-from fervit_lib.models.create import APPROACHES, create_model, load_model, options_of, save_model
+from fervit_lib.models.create import (
+    APPROACHES,
+    create_model,
+    describe_model,
+    load_class,
+    load_model,
+    load_untrained,
+    options_of,
+    save_model,
+)
 from fervit_lib.models.hybrid_vit import HybridLatentViT
 from fervit_lib.models.image_vit import ImageModel
 from fervit_lib.models.latent_cnn import LatentCNN

@@ -1,6 +1,6 @@
 """The base class of all models: what training and evaluation need to know about one."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
@@ -22,12 +22,21 @@ class ExpressionModel(nn.Module):
             sequence of blocks, see `part_of`.
         entry_parts: parts that always train, whatever the strategy: without them no input can enter
             a pretrained transformer.
+        built_with: the arguments of its constructor, positional and by name, from which a
+            checkpoint builds it again.
     """
 
     reads: ClassVar[Literal["codes", "pixels", "both"]]
     parts: ClassVar[dict[str, str]]
     entry_parts: ClassVar[tuple[str, ...]] = ()
     input_shape: tuple[int, ...]
+    built_with: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        model = super().__new__(cls)
+        # Not by setattr: nn.Module has not been initialised yet.
+        vars(model)["built_with"] = (args, options)
+        return model
 
     @property
     def num_blocks(self) -> int:

@@ -53,7 +53,7 @@ def finish_run() -> Callable[..., runs.Run]:
         approach = variant.split("-")[0]
         options = OPTIONS[approach]
         model = create_model(approach, len(classes), **options)
-        save_model(run.best_checkpoint, model, approach=approach, classes=classes, options=options)
+        save_model(run.best_checkpoint, model, classes=classes)
         epochs = pd.DataFrame({"epoch": [0, 1], "seconds": [1.0, 2.0]})
         epochs.to_csv(run.folder / "metrics.csv", index=False)
         run.write_result(approach=approach, strategy="full", seed=seed, train_faces=96, **NUMBERS)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fervit_lib.evaluation import runs_to_compare
 from fervit_lib.explain import (
     choose_runs,
     companion_runs,
@@ -31,19 +32,13 @@ MODELS = {
 
 def make_runs(reports: Path, store: Path, names: dict = MODELS) -> None:
     for name, (approach, options, score) in names.items():
-        parameters = {"latents": str(store), "model_name": "any"}
+        parameters = {"latents": str(store), "model_name": "any"} | options
         run = start_run(reports, "tiny", "train", name, parameters=parameters, seed=5, device="cpu")
         seed_everything(5)
         model = create_model(approach, 3, **options)
         with torch.no_grad():
             model.head.bias += 1  # what training did
-        save_model(
-            run.best_checkpoint,
-            model,
-            approach=approach,
-            classes=("angry", "happy", "sad"),
-            options=options,
-        )
+        save_model(run.best_checkpoint, model, classes=("angry", "happy", "sad"))
         numbers = {
             "total_parameters": 10,
             "trainable_parameters": 5,
@@ -71,24 +66,23 @@ def names_of(runs: list[Run]) -> list[str]:
 
 
 def test_the_best_run_is_chosen_and_the_best_of_another_approach(reports: Path) -> None:
-    assert names_of(choose_runs(reports, "tiny")) == ["good", "other"]
-    assert names_of(choose_runs(reports, "tiny", "other")) == ["other", "good"]
-    assert names_of(choose_runs(reports, "tiny", "good", "poor")) == ["good", "poor"]
-    assert names_of(companion_runs(reports, "tiny")) == ["cnn"]
+    comparison = runs_to_compare(reports, "tiny")
+    assert names_of(choose_runs(comparison)) == ["good", "other"]
+    assert names_of(choose_runs(comparison, "other")) == ["other", "good"]
+    assert names_of(choose_runs(comparison, "good", "poor")) == ["good", "poor"]
+    assert names_of(companion_runs(comparison)) == ["cnn"]
 
 
 def test_runs_that_cannot_be_examined_are_refused(
     reports: Path, make_store: Callable, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match="run_name.*cnn"):
-        choose_runs(reports, "tiny", "cnn")
+        choose_runs(runs_to_compare(reports, "tiny"), "cnn")
     with pytest.raises(ValueError, match="other_name"):
-        choose_runs(reports, "tiny", "", "none")
-    with pytest.raises(FileNotFoundError, match="run 02_train"):
-        choose_runs(reports, "nothing")
+        choose_runs(runs_to_compare(reports, "tiny"), "", "none")
     make_runs(tmp_path / "alone", tmp_path / "store", {"cnn": MODELS["cnn"]})
     with pytest.raises(ValueError, match="scratch or hybrid"):
-        choose_runs(tmp_path / "alone", "tiny")
+        choose_runs(runs_to_compare(tmp_path / "alone", "tiny"))
 
 
 def test_every_run_gets_the_same_faces_and_the_mean_training_code(reports: Path) -> None:

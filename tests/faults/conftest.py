@@ -82,9 +82,8 @@ def fit(make_store: Callable[..., Path], tmp_path: Path) -> Callable[..., nn.Mod
         options = {"embed_dim": 48, "depth": 2, "num_heads": 2}
         model = models.create_model("scratch", 3, **options)
         dls = training.face_dls(model, store, batch_size=16, device=CPU)
-        metadata = {"approach": "scratch", "classes": dls.classes, "options": options}
         best = training.SaveBest(
-            lambda: models.save_model(folder / "best.safetensors", model, **metadata)
+            lambda: models.save_model(folder / "best.safetensors", model, classes=dls.classes)
         )
         strategy = training.get_strategy("full")
         learn = training.build_learner(model, dls, strategy, folder=folder, cbs=[best, *callbacks])

@@ -11,6 +11,7 @@ from fervit_lib.models import (
     LatentViT,
     MaskedAutoencoder,
     create_model,
+    describe_model,
     load_model,
     options_of,
     save_model,
@@ -59,13 +60,7 @@ class TestEveryApproachOverCodes:
 
     def test_checkpoint_round_trip(self, approach: str, tmp_path: Path) -> None:
         model = create_model(approach, 3, **SMALL[approach]).eval()
-        save_model(
-            tmp_path / "m.safetensors",
-            model,
-            approach=approach,
-            classes="abc",
-            options=SMALL[approach],
-        )
+        save_model(tmp_path / "m.safetensors", model, classes="abc")
         loaded, classes = load_model(tmp_path / "m.safetensors")
         codes = torch.randn(2, 18, 512)
         assert classes == ("a", "b", "c")
@@ -130,13 +125,8 @@ def test_options_of_selects_the_options_of_an_approach() -> None:
 
 def test_checkpoint_of_another_model(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    save_model(
-        path,
-        LatentViT(3, **SMALL["scratch"]),
-        approach="scratch",
-        classes="abc",
-        options={"depth": 1},
-    )
+    model = LatentViT(3, **SMALL["scratch"])
+    save_checkpoint(path, model.state_dict(), describe_model(LatentViT(3, depth=1)))
     with pytest.raises(ValueError, match=r"m\.safetensors: "):
         load_model(path)
     save_checkpoint(path, {}, {"kind": "autoencoder"})
@@ -302,18 +292,16 @@ class TestImageModel:
 
     def test_checkpoint_round_trip(self, tmp_path: Path) -> None:
         model = create_model("image", 3, **IMAGE).eval()
-        save_model(
-            tmp_path / "m.safetensors", model, approach="image", classes="abc", options=IMAGE
-        )
+        save_model(tmp_path / "m.safetensors", model, classes="abc")
         images = torch.rand(2, 3, 48, 48)
         assert torch.equal(load_model(tmp_path / "m.safetensors")[0](images), model(images))
 
     def test_checkpoint_loads_without_pretrained_file(self, tmp_path: Path) -> None:
-        options = IMAGE | {"pretrained": str(tmp_path / "gone.safetensors")}
-        model = create_model("image", 3, **IMAGE)
-        save_model(
-            tmp_path / "m.safetensors", model, approach="image", classes="abc", options=options
-        )
+        file = tmp_path / "gone.safetensors"
+        save_file(timm.create_model(IMAGE["model_name"]).state_dict(), file)
+        model = create_model("image", 3, **IMAGE | {"pretrained": str(file)})
+        file.unlink()
+        save_model(tmp_path / "m.safetensors", model, classes="abc")
         load_model(tmp_path / "m.safetensors")
 
 

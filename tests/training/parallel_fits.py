@@ -71,8 +71,9 @@ def fit_case(name: str, store: Path, folder: Path, *cbs: Callback) -> nn.Module:
     model = models.create_model("scratch", 3, **options)
     dls = training.face_dls(model, store, batch_size=16, device=CPU)
     plan = training.get_strategy(strategy)
-    about = {"approach": "scratch", "classes": dls.classes, "options": options}
-    best = training.SaveBest(lambda: models.save_model(folder / "best.safetensors", model, **about))
+    best = training.SaveBest(
+        lambda: models.save_model(folder / "best.safetensors", model, classes=dls.classes)
+    )
     penalties = training.head_penalties(training.HeadPenaltyConfig(**heads))
     learn = training.build_learner(
         model,

@@ -33,15 +33,14 @@ model = models.create_model("scratch", 3, **options)
 dls = training.face_dls(model, store, batch_size=8, device=torch.device("cpu"))
 plan = training.get_strategy(strategy)
 best = training.SaveBest(lambda: models.save_model(
-    folder / "best.safetensors", model, approach="scratch", classes=dls.classes, options=options))
+    folder / "best.safetensors", model, classes=dls.classes))
 loss, optim = training.LossConfig(mixup=0.4), training.OptimConfig(ema=0.9, grad_clip=1.0)
 learn = training.build_learner(model, dls, plan, loss, optim, folder=folder,
     cbs=[best, training.AugmentCodes(0.1, 0.1, 0.1)])
 with learn.no_bar(), learn.no_logging():
     training.fit(learn, plan, epochs=6, lr=None if strategy == "gradual" else 1e-3,
         schedule=schedule, patience=50, state=folder / "last.safetensors")
-models.save_model(folder / "final.safetensors", model, approach="scratch", classes=dls.classes,
-    options=options)
+models.save_model(folder / "final.safetensors", model, classes=dls.classes)
 """
 
 

@@ -286,15 +286,7 @@ class TestFit:
     ) -> None:
         store = make_store(tmp_path / "store", {"train": 256, "val": 60, "test": 60})
         checkpoint = tmp_path / "best.safetensors"
-        best = SaveBest(
-            lambda: save_model(
-                checkpoint,
-                learn.model,
-                approach="scratch",
-                classes="abc",
-                options=OPTIONS["scratch"],
-            )
-        )
+        best = SaveBest(lambda: save_model(checkpoint, learn.model, classes="abc"))
         learn = learner(store, tmp_path, "scratch", "full", cbs=[best])
         train(learn, "full", epochs=4)
         metrics = pd.read_csv(tmp_path / "metrics.csv")

@@ -1,0 +1,172 @@
+"""Models of classes that a notebook defines: saved as text, and never run without consent."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from IPython.core.interactiveshell import InteractiveShell
+from torch import nn
+from traitlets.config import Config
+
+from fervit_lib.evaluation import runs_to_compare
+from fervit_lib.models import ExpressionModel, LatentViT, create_model, load_model, save_model
+from fervit_lib.runs import start_run
+from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
+
+IMPORTS = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+from fervit_lib import models
+"""
+HEAD = """
+WIDTH = 24
+def squash(x):
+    return F.gelu(x) * SCALE
+class Base(nn.Module):
+    pass
+class OwnHead(Base):
+    def __init__(self, width, num_classes):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(width, WIDTH), nn.Linear(WIDTH, num_classes))
+    def forward(self, x):
+        return squash(self.layers(x))
+"""
+MODEL = """
+Head = OwnHead
+class OwnViT(models.LatentViT):
+    def __init__(self, num_classes=7, *, width=32, sizes=(1, 2)):
+        super().__init__(num_classes, embed_dim=width, depth=1, num_heads=2)
+        self.head = Head(width, num_classes)
+    @property
+    def first(self):
+        return SCALE
+"""
+CODES = torch.randn(2, 18, 512, generator=torch.Generator().manual_seed(0))
+Cells = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def cells(monkeypatch: pytest.MonkeyPatch) -> Cells:
+    """Run cells as a notebook does; returns its variables."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    # A class of its own: the shell that other tests share keeps its variables.
+    shell = type("Shell", (InteractiveShell,), {})(config=Config(HistoryManager={"enabled": False}))
+
+    def run(*sources: str) -> dict[str, Any]:
+        for source in sources:
+            shell.run_cell(source).raise_error()
+        return shell.user_ns
+
+    return run
+
+
+@pytest.fixture
+def saved(cells: Cells, tmp_path: Path) -> tuple[ExpressionModel, Path]:
+    model = cells(IMPORTS, "SCALE = 2", HEAD, MODEL, "m = OwnViT(3, width=48)")["m"]
+    save_model(tmp_path / "best.safetensors", model, classes="abc")
+    return model.eval(), tmp_path / "best.safetensors"
+
+
+def test_a_class_of_cells_is_found_in_its_process(saved: tuple[ExpressionModel, Path]) -> None:
+    model, path = saved
+    loaded, classes = load_model(path)
+    assert type(loaded) is type(model) and classes == ("a", "b", "c")
+    assert torch.equal(loaded(CODES), model(CODES))
+
+
+def test_elsewhere_it_needs_trust(saved: tuple[ExpressionModel, Path], cells: Cells) -> None:
+    model, path = saved
+    cells("del OwnViT")
+    for trust in (False, "True", 1):
+        with pytest.raises(ValueError, match=r"OwnViT.*model\.py.*trust_code=True"):
+            load_model(path, trust)
+    loaded, _ = load_model(path, trust_code=True)
+    assert torch.equal(loaded(CODES), model(CODES))
+    # The text needs nothing else of the notebook, and a model that is loaded can be saved again.
+    (path.parent / "again").mkdir()
+    again = path.parent / "again" / "best.safetensors"
+    save_model(again, loaded, classes="abc")
+    assert again.with_name("model.py").read_text() == path.with_name("model.py").read_text()
+    assert torch.equal(load_model(again, trust_code=True)[0](CODES), model(CODES))
+
+
+def test_what_cannot_be_saved_is_refused(cells: Cells, tmp_path: Path) -> None:
+    def refused(problem: str, model: nn.Module) -> None:
+        with pytest.raises(ValueError, match=problem):
+            save_model(tmp_path / "m.safetensors", model, classes="abc")
+        assert not list(tmp_path.iterdir())
+
+    space = cells(IMPORTS, "SCALE = 2", HEAD, MODEL)
+    small = {"embed_dim": 32, "depth": 1, "num_heads": 2}
+    model = create_model("scratch", 3, **small)
+    model.head = space["OwnHead"](32, 3)
+    refused("OwnHead.*__init__", model)
+    model = create_model("scratch", 3, **small)
+    model.transformer.blocks[0].mlp.act = nn.ReLU()  # the weights would fit
+    refused("ReLU.*__init__", model)
+    refused("sizes: .*OwnViT.*Linear", space["OwnViT"](3, sizes=nn.Linear(1, 1)))
+    refused("ExpressionModel", nn.Linear(1, 1))
+    space = cells("SCALE = torch.ones(1)")
+    refused("squash uses the variable SCALE.*Tensor", space["OwnViT"](3))
+
+    class Local(LatentViT):
+        pass
+
+    refused("Local", Local(3, **small))
+
+
+HOSTILE = {
+    "text": ("__main__", "OwnViT"),
+    "function": ("os", "system"),
+    "module beside": ("hostile", "OwnViT"),
+    "path": ("hostile.deep", "OwnViT"),
+    "class of the library": ("torch.nn.modules.linear", "Linear"),
+    "dotted name": ("os", "path.join"),
+    "no text": (["os"], {"a": 1}),
+}
+
+
+@pytest.mark.parametrize(("module", "name"), HOSTILE.values(), ids=HOSTILE)
+def test_nothing_of_a_hostile_run_is_executed(
+    module: Any, name: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_store: Callable
+) -> None:
+    store = make_store(tmp_path / "store")
+    run = start_run(
+        tmp_path, "e", "train", "hostile", parameters={"latents": str(store)}, seed=0, device="cpu"
+    )
+    write = f"open({str(tmp_path / 'ran')!r}, 'w').write('x')"
+    text = f"{write}\nfrom fervit_lib.models import LatentViT\nclass OwnViT(LatentViT): pass\n"
+    metadata = {
+        "approach": name,
+        "module": module,
+        "positional": [f"touch {tmp_path / 'ran'}"],
+        "options": {},
+        "classes": ["a"],
+    }
+    save_checkpoint(run.best_checkpoint, {"w": torch.zeros(1)}, metadata)
+    run.best_checkpoint.with_name("model.py").write_text(text)
+    run.write_result(approach="scratch")
+    (tmp_path / "hostile.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"best\.safetensors"):
+        load_model(run.best_checkpoint)
+    with pytest.raises(FileNotFoundError, match=r"hostile: .*best\.safetensors"):
+        runs_to_compare(tmp_path, "e")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_header_holds_arguments_not_code(saved: tuple[ExpressionModel, Path]) -> None:
+    _, path = saved
+    _, metadata = load_checkpoint(path)
+    assert metadata == {
+        "approach": "OwnViT",
+        "module": "__main__",
+        "positional": [3],
+        "options": {"width": 48},
+        "classes": ["a", "b", "c"],
+    }
