@@ -14,6 +14,8 @@ RUNS = pd.DataFrame(
         "total_parameters": [10_000, 10_000, 1_000_000],
         "macs": [1e6, 1e6, 1e8],
         "joules_per_face": [None, None, None],
+        "num_test": 800,
+        "machine": ["", "busy", ""],
         "ece": [0.1, 0.2, 0.3],
         "ece_calibrated": [0.05, 0.1, 0.1],
     }

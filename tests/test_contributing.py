@@ -116,7 +116,7 @@ LOSS_TERM = """\
             loss(logits, targets) + self.z_loss * logits.logsumexp(1).square().mean()
         )
 """
-SPREAD = "figures.plot_code_statistics(norm.numpy(), spread.numpy()).show()"
+SPREAD = "figures.plot_code_statistics(codes).show()"
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ EDITS = {
         Edit(
             "notebooks/01_encode.ipynb",
             f'{SPREAD}\\n",\n'
-            '    "figures.plot_code_lengths(codes.flatten(1).norm(dim=-1).numpy()).show()"',
+            '    "figures.plot_code_lengths(np.linalg.norm(codes, axis=(1, 2))).show()"',
             f'{SPREAD}"',
         ),
     ],

@@ -135,8 +135,11 @@ def _compute_metrics(run: Run, val: Predictions, test: Predictions, seed: int) -
     calibrated = calibration_metrics(test.labels, apply_temperature(test.probs, temperature))
     metrics |= {f"{name}_calibrated": value for name, value in calibrated.items()}
     metrics |= {name: result[name] for name in RESULT_KEYS}
-    metrics["train_faces"] = result.get("train_faces")
     metrics |= {name: parameters.get(name) for name in _SUBSET_PARAMETERS}
+    train_faces = result.get("train_faces", 0)
+    metrics["train_faces"] = train_faces
+    in_epoch = max(train_faces, parameters.get("epoch_faces", 0))
+    metrics["seen_faces"] = result.get("epochs", 0) * in_epoch
     return EvaluatedRun(run, test, temperature, metrics)
 
 

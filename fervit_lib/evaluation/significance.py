@@ -111,10 +111,10 @@ def learning_curves(points: pd.DataFrame) -> pd.DataFrame:
         points: rows of `EvaluatedRun.metrics`, of runs on subsets and on all faces.
 
     Returns:
-        One row per recipe, kind (fraction or shots) and share: faces, runs, mean, low, high. The
-        band is one standard deviation if there are several runs (seeds and draws), else the
-        interval over test faces. Recipes without runs on a subset are left out; runs on all faces
-        are the right end of a recipe's curve.
+        One row per recipe, kind (fraction or shots) and share: faces; runs; seen_faces, in all
+        epochs; mean, low, high. The band is one standard deviation if there are several runs (seeds
+        and draws), else the interval over test faces. Recipes without runs on a subset are left
+        out; runs on all faces are the right end of a recipe's curve.
     """
     shots = points["shots"].fillna(0).astype(int)
     fraction = points["data_fraction"].fillna(1.0)
@@ -134,7 +134,7 @@ def learning_curves(points: pd.DataFrame) -> pd.DataFrame:
                 sd = runs["accuracy"].std()
                 low = mean - sd
                 high = mean + sd
-            faces = runs["train_faces"].iloc[0]
-            rows.append((recipe, kind, share, faces, len(runs), mean, low, high))
-    columns = ["recipe", "kind", "share", "faces", "runs", "mean", "low", "high"]
+            budget = (runs["train_faces"].iloc[0], len(runs), runs["seen_faces"].max())
+            rows.append((recipe, kind, share, *budget, mean, low, high))
+    columns = ["recipe", "kind", "share", "faces", "runs", "seen_faces", "mean", "low", "high"]
     return pd.DataFrame(rows, columns=columns)

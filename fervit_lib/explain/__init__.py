@@ -22,7 +22,6 @@ from fervit_lib.explain.importance import (
     deletion_curve,
     leave_one_out,
     permutation_importance,
-    predict_without_layers,
     random_curves,
     rank_agreement,
     replace_layers,
@@ -32,7 +31,6 @@ from fervit_lib.explain.importance import (
 from fervit_lib.explain.methods import METHODS, image_maps, method_scores, token_map
 from fervit_lib.explain.probes import pca_points, pooled_features, probe_layers
 from fervit_lib.explain.similarity import (
-    cka,
     cka_matrix,
     feature_layers,
     layer_features,

@@ -160,22 +160,6 @@ def swap_effect(predict: Predict, first: Tensor, second: Tensor) -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
-def predict_without_layers(
-    predict: Predict, codes: Tensor, fill: Tensor
-) -> tuple[list[str], np.ndarray]:
-    """Probabilities for codes (n, 18, dim) with nothing, each band and each layer removed.
-
-    Returns:
-        Names of what is removed, and probabilities (n, 1 + 3 + 18, num_classes).
-    """
-    every_layer = range(codes.shape[1])
-    removed: dict[str, Sequence[int]] = {"nothing": []}
-    removed |= {band: every_layer[layers] for band, layers in BANDS.items()}
-    removed |= {str(layer): [layer] for layer in every_layer}
-    probs = [predict(replace_layers(codes, layers, fill)) for layers in removed.values()]
-    return list(removed), np.stack(probs, axis=1)
-
-
 def band_shares(scores: Tensor) -> pd.DataFrame:
     """Share of each band in scores ≥ 0 of the layers (n, 18), normalised to sum 1 per face.
 

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from fervit_lib.explain.attention import evaluating, to_device_of
 from fervit_lib.models.latent_vit import CodeViT
 
-KERNELS = ("linear", "rbf")
-
 
 def feature_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The layers by which models are compared: the blocks of a ViT, else the parts of a CNN.
@@ -90,19 +88,10 @@ def layer_position_embeddings(model: CodeViT) -> Tensor:
     return embeddings.detach().cpu()
 
 
-def _gram(features: Tensor, kernel: str) -> Tensor:
-    """Features (n, …) → kernel matrix (n, n) float64, diagonal 0 as the unbiased HSIC needs it."""
+def _gram(features: Tensor) -> Tensor:
+    """Features (n, …) → inner products (n, n) float64, diagonal 0 as the unbiased HSIC needs it."""
     flat = features.flatten(1).double()
-    if kernel == "linear":
-        gram = flat @ flat.T
-    elif kernel == "rbf":
-        squared = torch.cdist(flat, flat).square()
-        off_diagonal = ~torch.eye(len(flat), dtype=torch.bool, device=flat.device)
-        bandwidth = squared[off_diagonal].median()  # independent of the features' scale
-        gram = (-squared / bandwidth.clamp(min=1e-12)).exp()
-    else:
-        raise ValueError(f"kernel: expected one of {', '.join(KERNELS)}, got {kernel!r}")
-    return gram.fill_diagonal_(0)
+    return (flat @ flat.T).fill_diagonal_(0)
 
 
 def _hsic(k: Tensor, other: Tensor) -> Tensor:
@@ -119,29 +108,20 @@ def _hsic(k: Tensor, other: Tensor) -> Tensor:
     return trace + means - 2 / (n - 2) * (sums * other_sums).sum(-1)
 
 
-def cka(a: Tensor, b: Tensor, kernel: str = "linear") -> float:
+def linear_cka(a: Tensor, b: Tensor) -> float:
     """Similarity of two representations (n, …) of the same samples: 1 up to rotation and scale.
 
     Centred kernel alignment (Kornblith et al. 2019) with the unbiased estimator of HSIC; with the
     biased one, few samples in many dimensions always look similar. Independent features score about
     0, possibly slightly below.
-
-    Args:
-        kernel: `linear`, or `rbf`, a Gaussian as wide as the median distance, which compares near
-            neighbours.
     """
     if len(a) != len(b) or len(a) < 4:
         raise ValueError(
             f"a, b: expected features of the same samples, at least 4, got {len(a)} and {len(b)}"
         )
-    k = _gram(a, kernel)
-    other = _gram(b, kernel)
+    k = _gram(a)
+    other = _gram(b)
     return float(_hsic(k, other) / (_hsic(k, k) * _hsic(other, other)).clamp(min=1e-30).sqrt())
-
-
-def linear_cka(a: Tensor, b: Tensor) -> float:
-    """`cka` with the linear kernel."""
-    return cka(a, b)
 
 
 @torch.no_grad()
@@ -149,7 +129,6 @@ def cka_matrix(
     model: nn.Module,
     other: nn.Module,
     inputs: Tensor,
-    kernel: str = "linear",
     *,
     other_inputs: Tensor | None = None,
     batch_size: int = 128,
@@ -178,8 +157,8 @@ def cka_matrix(
         n = len(batch)
         if n < 4:
             continue
-        grams = _layer_grams(model, batch, kernel)
-        other_grams = _layer_grams(other, other_batch, kernel)
+        grams = _layer_grams(model, batch)
+        other_grams = _layer_grams(other, other_batch)
         k = torch.stack(list(grams.values()))  # (layers, n, n)
         other_k = torch.stack(list(other_grams.values()))
         scale = 1 / (n * (n - 3))  # the factor of HSIC: batches may differ in size
@@ -190,6 +169,6 @@ def cka_matrix(
     return matrix.cpu().numpy(), list(grams), list(other_grams)
 
 
-def _layer_grams(model: nn.Module, batch: Tensor, kernel: str) -> dict[str, Tensor]:
+def _layer_grams(model: nn.Module, batch: Tensor) -> dict[str, Tensor]:
     features = layer_features(model, batch)
-    return {name: _gram(pool(value, model), kernel) for name, value in features.items()}
+    return {name: _gram(pool(value, model)) for name, value in features.items()}

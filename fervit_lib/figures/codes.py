@@ -45,19 +45,20 @@ def shade_bands(
         )
 
 
-def plot_code_statistics(mean_norm: np.ndarray, spread: np.ndarray) -> go.Figure:
-    """Norm and standard deviation of `w+` codes by layer, with the bands of layers shaded.
+def plot_code_statistics(codes: np.ndarray) -> go.Figure:
+    """Mean norm of `w+` codes by layer, and their standard deviation over faces.
 
     Args:
-        mean_norm: (layers,) mean Euclidean norm per layer; 18 layers, or 16 or 14 of a smaller
-            StyleGAN.
-        spread: (layers,) standard deviation over faces, averaged over the channels of a layer.
+        codes: (n, layers, 512); 18 layers, or 16 or 14 of a smaller StyleGAN.
     """
-    num_layers = len(spread)
+    num_layers = codes.shape[1]
+    mean_norm = np.linalg.norm(codes, axis=-1).mean(0)
+    spread = codes.std(0).mean(-1)  # over faces, then the mean of the channels
     figure = new_panels(
-        "Codes by layer of w+",
+        "Size and spread of the codes by layer",
+        f"n = {len(codes):,} training faces; spread: over faces, mean of the 512 channels",
         height=460,
-        margin_t=64,
+        margin_t=88,
         rows=2,
         shared_xaxes=True,
         vertical_spacing=0.08,
@@ -75,10 +76,10 @@ def plot_code_statistics(mean_norm: np.ndarray, spread: np.ndarray) -> go.Figure
         )
     shade_bands(figure, num_layers=num_layers, row="all", col=1)
     figure.update_xaxes(range=[-0.5, num_layers - 0.5], dtick=1, showgrid=False)
-    figure.update_xaxes(title_text="layer", row=2)
+    figure.update_xaxes(title_text="layer of w+", row=2)
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title_text="mean norm", row=1)
-    figure.update_yaxes(title_text="standard deviation", row=2)
+    figure.update_yaxes(title_text="spread (SD)", row=2)
     return figure
 
 
@@ -129,17 +130,20 @@ def add_class_points(
     )
 
 
-def plot_embedding(points: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> go.Figure:
-    """One dot per face in two dimensions, coloured by class.
+def plot_embedding(
+    points: np.ndarray, labels: np.ndarray, classes: Sequence[str], variance: float
+) -> go.Figure:
+    """One dot per face in the plane of the first two principal components, coloured by class.
 
     Args:
         points: (N, 2) coordinates, a few thousand at most.
         labels: (N,) class indices.
+        variance: share of the variance in these two components.
     """
     # Points of other labels would be missing from the figure without an error.
     unknown = np.setdiff1d(labels, range(len(classes)))
     require(unknown.size == 0, "labels", f"class indices below {len(classes)}", unknown)
-    subtitle = f"n = {len(points):,} faces; colour: true label"
-    figure = new_figure("Codes in two dimensions", subtitle, 500, margin_t=110)
+    subtitle = f"n = {len(points):,} training faces; {variance:.0%} of the variance of the codes"
+    figure = new_figure("Codes in two dimensions, by emotion", subtitle, 540)
     add_class_points(figure, points, labels, classes)
     return figure

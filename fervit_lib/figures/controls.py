@@ -5,7 +5,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from fervit_lib.figures.theme import escape_labels, require
+from fervit_lib.figures.theme import require, wrap_labels
 
 
 def _steps(labels: Iterable[str], updates: Iterable[list]) -> list[dict[str, Any]]:
@@ -68,10 +68,7 @@ def add_run_menu(
         updates.append([{"visible": visible}, {"title.subtitle.text": subtitle}])
     for trace, visible in zip(figure.data, updates[0][0]["visible"], strict=True):
         trace.visible = visible
-    figure.update_layout(
-        title_subtitle_text=next(iter(subtitles.values())),
-        legend={"x": 1, "xanchor": "right", "y": 1.02},
-    )
+    figure.update_layout(title_subtitle_text=next(iter(subtitles.values())))
     if len(subtitles) > 1:
-        labels = escape_labels(subtitles)
+        labels = wrap_labels(subtitles)
         add_menu(figure, labels, updates, x=0, xanchor="left", y=1.02, pad={"b": 4})

@@ -9,6 +9,7 @@ from fervit_lib.figures.theme import (
     GREY,
     PALETTE,
     PERCENT,
+    column_label,
     epoch_axis,
     error_bars,
     escape_label,
@@ -110,12 +111,12 @@ def plot_term_curves(curves: pd.DataFrame) -> go.Figure:
 
 
 def _plot_curves(curves: pd.DataFrame, names: tuple[str, ...], title: str) -> go.Figure:
-    labels = [name.removesuffix("_term").replace("_", " ").replace("iou", "IoU") for name in names]
+    labels = [column_label(name.removesuffix("_term")) for name in names]
     figure = new_panels(
         title,
         f"mean over seeds, n = {curves['seed'].nunique()}",
-        360,
-        margin_t=120,
+        400,
+        margin_t=96,
         cols=len(names),
         subplot_titles=labels,
         horizontal_spacing=0.06,
@@ -134,6 +135,5 @@ def _plot_curves(curves: pd.DataFrame, names: tuple[str, ...], title: str) -> go
                 row=1,
                 col=column,
             )
-    figure.update_layout(legend_y=1.1)
     figure.update_xaxes(epoch_axis(curves["epoch"]))
     return figure

@@ -21,7 +21,7 @@ _GAP = 4  # pixels between the images of a contact sheet
 def plot_class_counts(counts: pd.DataFrame) -> go.Figure:
     """Bars of `counts`: one row per class, one column per split. A column `total` is ignored."""
     counts = counts.drop(columns="total", errors="ignore")
-    totals = [f"{escape_label(split)} n = {number:,}" for split, number in counts.sum().items()]
+    totals = [f"{escape_label(split)}: n = {number:,}" for split, number in counts.sum().items()]
     axis = {"title": "faces", "tickformat": ","}
     figure = new_figure("Faces per class and split", ", ".join(totals), yaxis=axis)
     for split in counts:

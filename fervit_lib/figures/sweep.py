@@ -14,6 +14,8 @@ from fervit_lib.figures.theme import (
     GREY,
     PALETTE,
     SYMBOLS,
+    column_label,
+    epoch_axis,
     escape_label,
     escape_labels,
     log_axis,
@@ -41,9 +43,9 @@ def table_of_trials(table: pd.DataFrame, searched: Sequence[str], metric: str) -
     for name in searched:
         if name not in ("approach", "model_name"):  # the column `model` shows both
             columns[name] = (name, "{:.2g}" if table[name].dtype == float else "{}")
-    columns[metric] = (_label(metric), "{:.3f}")
+    columns[metric] = (column_label(metric), "{:.3f}")
     if metric != "accuracy":
-        columns["val_accuracy"] = ("accuracy", "{:.1%}")
+        columns["val_accuracy"] = ("validation accuracy", "{:.1%}")
     columns |= {
         "epochs": ("epochs", "{:.0f}"),
         "train_seconds": ("training time (s)", "{:,.0f}"),
@@ -62,10 +64,10 @@ def plot_costs(table: pd.DataFrame, metric: str, fronts: Mapping[str, pd.Series]
         fronts: per cost, (rows,) bool: True for the rows on the Pareto front.
     """
     figure = new_panels(
-        f"{_label(metric)} against cost",
-        "higher and further left is better; dotted: Pareto front, no other trial is better in both",
-        440,
-        margin_t=120,
+        "Validation score against cost",
+        f"n = {len(table)} trials, one seed each; dotted: Pareto front, no trial is better in both",
+        460,
+        margin_t=74,
         cols=len(fronts),
         shared_yaxes=True,
         horizontal_spacing=0.04,
@@ -100,18 +102,25 @@ def plot_costs(table: pd.DataFrame, metric: str, fronts: Mapping[str, pd.Series]
             )
         axis = log_axis(table[cost])
         figure.update_xaxes(title_text=_COSTS.get(cost, cost), **axis, row=1, col=column)
-    figure.update_yaxes(title_text=_label(metric), col=1)
+    figure.update_yaxes(title_text=column_label(metric), col=1)
     return figure
 
 
 def plot_progress(study: optuna.Study, metric: str) -> list[go.Figure]:
     """The best value so far by trial, and the values of every trial by epoch."""
-    history = views.plot_optimization_history(study, target_name=_label(metric))
+    history = views.plot_optimization_history(study, target_name=column_label(metric))
     epochs = views.plot_intermediate_values(study)
-    epochs.update_layout(xaxis_title="epoch", yaxis_title=_label(metric), xaxis_dtick=1)
+    # Optuna counts the epochs as they were reported, from 0.
+    steps = [
+        step for trial in study.get_trials(deepcopy=False) for step in trial.intermediate_values
+    ]
+    for line in epochs.data:
+        line.x = [step + 1 for step in line.x]
+    epochs.update_layout(xaxis=epoch_axis(pd.Series([0, *steps])), yaxis_title=column_label(metric))
+    n = f"n = {len(study.get_trials(deepcopy=False))} trials, one seed each"
     return [
-        _restyle(history, "Search history", "one dot per trial; line: best so far"),
-        _restyle(epochs, "Trials by epoch", "a line that ends early: stopped by Hyperband"),
+        _restyle(history, "Search history", f"{n}; line: best so far"),
+        _restyle(epochs, "Trials by epoch", f"{n}; a line that ends early: stopped", 470),
     ]
 
 
@@ -123,7 +132,7 @@ def plot_parameters(study: optuna.Study, metric: str) -> list[go.Figure]:
     num_complete = len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
     if num_complete < MIN_TRIALS:
         return []
-    name = _label(metric)
+    name = column_label(metric)
     n = f"n = {num_complete} complete trials"
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     importance = views.plot_param_importances(study, evaluator=evaluator, target_name=name)
@@ -148,11 +157,7 @@ def plot_parameters(study: optuna.Study, metric: str) -> list[go.Figure]:
 def _restyle(figure: go.Figure, title: str, subtitle: str, height: int = 400) -> go.Figure:
     """Give Optuna's figure this project's title, font and margins."""
     own = new_figure(title, subtitle, height).layout
-    # Room for the legend below the subtitle, and for the last panel's labels.
-    margin = {"t": 115, "r": 40}
-    figure.update_layout(template=own.template, title=own.title, height=height, margin=margin)
+    figure.update_layout(
+        template=own.template, title=own.title, height=height, margin={"t": 90, "r": 40}
+    )
     return figure
-
-
-def _label(metric: str) -> str:
-    return metric.replace("_", " ").replace("f1", "F1").replace("roc auc", "ROC-AUC")

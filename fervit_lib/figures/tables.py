@@ -1,14 +1,21 @@
 """Tables for notebooks: which columns, with which headings, in which format."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 from pandas.io.formats.style import Styler
 
 from fervit_lib.figures.theme import require_columns
 
+Format = str | Callable[[float], str]
 
-def style_table(rows: pd.DataFrame, columns: Mapping[str, tuple[str, str]]) -> Styler:
+
+def format_p(p: float) -> str:
+    """A p-value with three digits; a rounded 0.000 would claim certainty."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def style_table(rows: pd.DataFrame, columns: Mapping[str, tuple[str, Format]]) -> Styler:
     """The chosen columns of `rows`, text to the left, a dash for a missing number.
 
     Args:
@@ -22,7 +29,9 @@ def style_table(rows: pd.DataFrame, columns: Mapping[str, tuple[str, str]]) -> S
     formats = {name: columns[name][1] for name in filled}
     # escape: names of runs, files and classes are arbitrary text, which pandas would show as HTML.
     styler = shown.style.hide().format(formats, na_rep="–", escape="html")
-    styler = styler.set_properties(text, **{"text-align": "left", "white-space": "nowrap"})
+    # Long names break, else the first column would fill a phone.
+    wide = {"text-align": "left", "white-space": "normal", "overflow-wrap": "anywhere"}
+    styler = styler.set_properties(text, **wide, **{"min-width": "8rem", "max-width": "18rem"})
     heads = [f"th.col{filled.index(name)}" for name in text]
     style = {"selector": ", ".join(heads) or "none", "props": "text-align: left"}
     return styler.set_table_styles([style]).relabel_index(

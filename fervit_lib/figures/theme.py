@@ -1,11 +1,13 @@
 """The look of all figures, and the parts that many of them share."""
 
 import importlib.util
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io
@@ -62,12 +64,17 @@ _TEMPLATE = go.layout.Template(
         "plot_bgcolor": "white",
         "margin": {"l": 12, "r": 16, "t": 84, "b": 12},
         "height": 400,
+        # At the lower end of the figure, where plotly makes room for as many lines as the names
+        # need; above the plot, many or long names would cover the title.
         "legend": {
             "orientation": "h",
-            "y": 1,
+            "x": 0,
+            "y": 0,
+            "yref": "container",
             "yanchor": "bottom",
         },
-        "xaxis": _AXIS,
+        # Farther off than plotly's, else the zeros of both axes touch.
+        "xaxis": {**_AXIS, "ticklabelstandoff": 5},
         "yaxis": _AXIS,
         "hoverlabel": {"font": {"family": _FONT}},
     },
@@ -128,22 +135,46 @@ def error_bars(value: Any, low: Any, high: Any, color: str | None = None) -> dic
     return {**offsets, "thickness": 1.5, "width": 4, "color": color}
 
 
+def largest_error(n: int) -> str:
+    """How far a share of `n` faces may be from its true value by chance, in words."""
+    # The normal approximation at 50%, where the interval is widest.
+    return f"95% interval of a share: at most ±{98 / max(n, 1) ** 0.5:.1f} points"
+
+
 def log_axis(values: pd.Series) -> dict[str, Any]:
-    """A logarithmic axis for `values` > 0; thousands and millions as k and M."""
-    return {
-        "type": "log",
-        # SI prefixes below 1,000 would write 0.5 as "500m".
-        "tickformat": "~s" if values.max() >= 1000 else "~g",
-        # Powers of ten on a long axis. On a short one, few ticks make plotly choose 1, 2, 5.
-        "dtick": 1 if values.max() > 100 * values.min() else None,
-        "nticks": 3,
-    }
+    """An axis for `values` > 0: logarithmic if they differ by more than a factor of three.
+
+    Thousands and millions are k and M.
+    """
+    low, high = values.min(), values.max()
+    # SI prefixes below 1,000 would write 0.5 as "500m".
+    tickformat = "~s" if high >= 1000 else "~g"
+    if not high > 3 * low > 0:  # a short logarithmic axis may contain no tick
+        return {"tickformat": tickformat, "nticks": 5}
+    ends = np.log10([low / 1.4, 1.4 * high])
+    exponents = np.arange(np.floor(ends[0]), np.ceil(ends[1]) + 1)
+    ticks = np.outer(10.0**exponents, [1, 2, 5] if high < 50 * low else [1]).ravel()
+    return {"type": "log", "range": ends, "tickvals": ticks, "tickformat": tickformat}
 
 
 def epoch_axis(epochs: pd.Series) -> dict[str, Any]:
-    """An axis of epochs counted from 1, with ticks at whole epochs."""
-    # plotly would also put ticks at halves of few epochs.
-    return {"title": "epoch", "tick0": 1, "dtick": int(epochs.max()) // 8 + 1}
+    """An axis of epochs counted from 1, with ticks at whole epochs, each once."""
+    # plotly would also put ticks at halves of few epochs, and round their labels.
+    return {"title": "epoch", "tick0": 1, "dtick": int(epochs.max()) // 8 + 1, "tickformat": "d"}
+
+
+_LABELS = {
+    "train_loss": "training loss",
+    "valid_loss": "validation loss",
+    "macro_f1": "macro-F1",
+    "roc_auc": "ROC-AUC",
+    "miou": "mIoU",
+}
+
+
+def column_label(name: str) -> str:
+    """The name of a column of scores as figures and tables write it."""
+    return _LABELS.get(name, name.replace("_", " ").replace("iou", "IoU"))
 
 
 def escape_label(name: object) -> str:
@@ -153,6 +184,19 @@ def escape_label(name: object) -> str:
 
 def escape_labels(names: Iterable[object]) -> list[str]:
     return [escape_label(name) for name in names]
+
+
+def wrap_labels(names: Iterable[object], width: int = 34) -> list[str]:
+    """As `escape_labels`, in lines of about `width` characters, for ticks and menus."""
+    labels = []
+    for name in names:
+        lines = [""]
+        for part in re.split(r"(?<=[-_= ])", str(name)):
+            if lines[-1] and len(lines[-1] + part) > width:
+                lines.append("")
+            lines[-1] += part
+        labels.append("<br>".join(escape_labels(lines)))
+    return labels
 
 
 def write_figure(figure: go.Figure, path: Path) -> list[Path]:

@@ -19,7 +19,6 @@ from fervit_lib.figures.evaluation import (
     plot_learning_curves,
 )
 from fervit_lib.figures.explain import plot_layer_scores
-from fervit_lib.figures.theme import escape_label
 from fervit_lib.report.html import SYNTHETIC, figure_div, read_object, shown, write_html
 from fervit_lib.system.atomic import atomic_write
 
@@ -99,7 +98,7 @@ def _summary(runs: Sequence[RunPage], best: Mapping[str, Any]) -> str:
     if not runs:
         return "No runs yet."
     incomplete = [f"{run.step}/{run.variant}" for run in runs if not run.result]
-    summary = f"Runs: {len(runs)}"
+    summary = f"Training runs: {sum(run.step == 'train' for run in runs)}, pages: {len(runs)}"
     if incomplete:
         summary += f", {len(incomplete)} incomplete ({', '.join(incomplete)})"
     if "accuracy" not in best:
@@ -134,13 +133,15 @@ def _plot_results(
 
 def _plot_accuracy_lost(result: Mapping[str, Any]) -> go.Figure:
     name = "accuracy lost"
-    lost = pd.DataFrame({name: result["accuracy_lost"]})
-    low = np.array(result["accuracy_lost_low"])
-    high = np.array(result["accuracy_lost_high"])
-    figure = plot_layer_scores(lost, "Accuracy lost without a layer", name, {name: (low, high)})
-    run = escape_label(result["runs"][0])
-    figure.update_layout(title_subtitle_text=f"{run}, 95% CI over the test faces")
-    return figure
+    keys = ("accuracy_lost", "accuracy_lost_low", "accuracy_lost_high")
+    lost, low, high = (100 * np.array(result[key]) for key in keys)
+    return plot_layer_scores(
+        pd.DataFrame({name: lost}),
+        "Accuracy lost without a layer",
+        f"{result['runs'][0]}; n = {result['num_faces']:,} test faces, 95% interval over them",
+        "accuracy lost (points)",
+        {name: (low, high)},
+    )
 
 
 def _differences_div(run: RunPage) -> str:

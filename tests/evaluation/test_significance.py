@@ -108,6 +108,7 @@ def test_learning_curves_have_a_band_over_runs_and_end_at_all_faces() -> None:
             "accuracy_low": accuracy - 0.1,
             "accuracy_high": accuracy + 0.1,
             "train_faces": 7,
+            "seen_faces": 70,
         }
 
     points = [

@@ -10,10 +10,7 @@ from figure_look import check_look
 from fervit_lib.figures import evaluation as plots
 
 CLASSES = ["angry", "<b>happy</b>", "sad"]
-CLASS_METRICS = pd.DataFrame(
-    {"precision": [0.5] * 3, "recall": [0.6] * 3, "f1": [0.55] * 3, "support": [3, 4, 5]},
-    index=CLASSES,
-)
+F1 = pd.DataFrame(np.eye(3)[:2], ["a", "<b>b"], CLASSES)
 MATRIX = np.array([[3, 1, 0], [0, 0, 0], [2, 2, 4]])
 PAIRS = pd.DataFrame(
     {
@@ -27,11 +24,11 @@ BINS = pd.DataFrame({"confidence": [0.3, 0.9], "accuracy": [0.4, 0.8], "faces": 
 CONFIDENCES = pd.DataFrame({"confidence": [0.3, 0.9, 1.0], "correct": [False, True, True]})
 CURVES = pd.DataFrame(
     [
-        ["a", "fraction", 0.1, 7, 2, 0.3, 0.2, 0.4],
-        ["a", "fraction", 1, 70, 2, 0.8, 0.7, 0.9],
-        ["b", "shots", 5, 35, 1, 0.3, 0.2, 0.4],
+        ["a", "fraction", 0.1, 7, 2, 70, 0.3, 0.2, 0.4],
+        ["a", "fraction", 1, 70, 2, 1400, 0.8, 0.7, 0.9],
+        ["b", "shots", 5, 35, 1, 35, 0.3, 0.2, 0.4],
     ],
-    columns=["recipe", "kind", "share", "faces", "runs", "mean", "low", "high"],
+    columns=["recipe", "kind", "share", "faces", "runs", "seen_faces", "mean", "low", "high"],
 )
 CORRUPTED = pd.DataFrame(
     [
@@ -46,17 +43,15 @@ CORRUPTED = pd.DataFrame(
 def every_figure() -> dict:
     return {
         "confusion": plots.plot_confusion({"a": MATRIX, "<b>b</b>": MATRIX}, CLASSES),
-        "class_metrics": plots.plot_class_metrics({"a": CLASS_METRICS, "b": CLASS_METRICS}),
-        "heatmap": plots.plot_class_heatmap(pd.DataFrame(np.eye(3), CLASSES, CLASSES), "F1"),
+        "class_scores": plots.plot_class_scores({"F1": F1, "recall": F1 / 2}, [3, 4, 5]),
         "intervals": plots.plot_accuracy_intervals(RUNS, 0.4),
-        "pairs": plots.plot_pairs(PAIRS),
+        "pairs": plots.plot_pairs(PAIRS, 800),
         "confidence": plots.plot_confidence({"a": CONFIDENCES, "b": CONFIDENCES[:1]}),
         "reliability": plots.plot_reliability({"a": (BINS, BINS), "b": (BINS, BINS)}),
-        "calibration": plots.plot_calibration(RUNS),
         "parameters": plots.plot_accuracy_by_parameters(RUNS),
         "costs": plots.plot_costs(RUNS),
         "curves": plots.plot_learning_curves(CURVES),
-        "corruptions": plots.plot_corruptions(CORRUPTED),
+        "corruptions": plots.plot_corruptions(CORRUPTED, 200),
     }
 
 
@@ -72,12 +67,12 @@ def test_confusion_shows_counts_or_shares_of_the_true_class() -> None:
     np.testing.assert_allclose(cells.z, [[0.75, 0.25, 0], [np.nan] * 3, [0.25, 0.25, 0.5]])
     [buttons] = figure.layout.updatemenus
     assert buttons.buttons[1].args[0]["texttemplate"] == "%{z:.0%}"
-    assert "n = 12, accuracy 58.3%" in figure.layout.title.subtitle.text
+    assert "n = 12 faces, accuracy 58.3%" in figure.layout.title.subtitle.text
 
 
 @pytest.mark.parametrize(
     ("name", "per_run", "shared"),
-    [("confusion", 1, 0), ("class_metrics", 3, 0), ("reliability", 2, 1)],
+    [("confusion", 1, 0), ("confidence", 2, 0), ("reliability", 2, 1)],
 )
 def test_a_menu_shows_one_run_at_a_time(name: str, per_run: int, shared: int) -> None:
     figure = every_figure()[name]
@@ -103,13 +98,30 @@ def test_runs_are_sorted_and_intervals_reach_from_low_to_high() -> None:
 
 
 def test_only_significant_differences_are_written() -> None:
-    [cells] = plots.plot_pairs(PAIRS).data
+    [cells] = plots.plot_pairs(PAIRS, 800).data
     assert [list(row) for row in cells.text] == [["", "+20.0", ""], ["-20.0", "", ""], ["", "", ""]]
 
 
 def test_a_cost_that_was_not_measured_has_no_panel() -> None:
     titles = [axis.title.text for axis in plots.plot_costs(RUNS).select_xaxes() if axis.title.text]
-    assert titles == ["trained parameters", "parameters", "MACs per face"]
+    assert titles == ["parameters", "MACs per face"]
+
+
+def test_a_run_that_was_timed_on_a_busy_machine_is_hollow() -> None:
+    dots = plots.plot_costs(RUNS).data[:3]
+    assert ["-open" in dot.marker.symbol[0] for dot in dots] == [False, True, False]
+
+
+def test_buttons_choose_the_score_of_the_heat_map() -> None:
+    figure = every_figure()["class_scores"]
+    recall = figure.layout.updatemenus[0].buttons[1]
+    assert recall.label == "recall"
+    np.testing.assert_array_equal(recall.args[0]["z"], [F1 / 2])
+
+
+def test_points_of_a_learning_curve_show_their_budget() -> None:
+    ticks = every_figure()["curves"].layout.xaxis.ticktext
+    assert ["70" in ticks[0], "1,400" in ticks[1]] == [True, True]
 
 
 def test_a_table_leaves_out_columns_without_values() -> None:
@@ -123,7 +135,7 @@ def test_a_table_leaves_out_columns_without_values() -> None:
 
 
 def test_a_written_figure_needs_no_network(tmp_path: Path) -> None:
-    paths = plots.write_figure(plots.plot_calibration(RUNS), tmp_path / "a.html")
+    paths = plots.write_figure(plots.plot_costs(RUNS), tmp_path / "a.html")
     assert paths[0] == tmp_path / "a.html"
     page = paths[0].read_text(encoding="utf-8")
     assert "Plotly.newPlot" in page

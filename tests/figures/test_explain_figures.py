@@ -18,7 +18,6 @@ CLASSES = ["angry", "<b>happy</b>", "sad"]
 
 @functools.cache
 def every_figure() -> dict:
-    off = ["nothing", "coarse", "middle", "fine"]
     matrix = (np.eye(2), ["block 1", "block 2"], ["block 1", "block 2"])
     probes = pd.DataFrame(
         {
@@ -35,23 +34,24 @@ def every_figure() -> dict:
     curves = {"attention": np.linspace(1, 0, 19), "random": RNG.random((3, 19))}
     heads = {"entropy": RNG.random((2, 4)), "importance": RNG.random((2, 4))}
     ends = {"a": (scores["a"] - 1, scores["a"] + 1)}
-    pairs = dict.fromkeys(["a × b", "a × c"], {"linear": matrix, "rbf": matrix})
+    pairs = dict.fromkeys(["a × b", "a × c"], matrix)
     points = {"block 1": RNG.random((9, 2)), "block 2": RNG.random((9, 2))}
     return {
         "attention": figures_explain.plot_attention(MAPS, NAMES, MAPS[..., 0, :] / 10),
-        "layers": figures_explain.plot_layer_scores(scores, "Methods", "share", ends),
-        "removal": figures_explain.plot_removal_curves({"deletion": curves, "insertion": curves}),
-        "heads": figures_explain.plot_heads(heads),
-        "similarity": figures_explain.plot_head_similarity({"output": RNG.random((2, 4, 4))}),
-        "pruning": figures_explain.plot_pruning(np.linspace(1, 0, 9), RNG.random((3, 9))),
-        "cka": figures_explain.plot_cka(pairs),
-        "probes": figures_explain.plot_probes(probes),
+        "layers": figures_explain.plot_layer_scores(scores, "Methods", "<b>a", "share (%)", ends),
+        "removal": figures_explain.plot_removal_curves(
+            {"deletion": curves, "insertion": curves}, 9
+        ),
+        "heads": figures_explain.plot_heads(heads, "<b>a"),
+        "similarity": figures_explain.plot_head_similarity({"output": RNG.random((2, 4, 4))}, 9),
+        "pruning": figures_explain.plot_pruning(np.linspace(1, 0, 9), RNG.random((3, 9)), 9),
+        "cka": figures_explain.plot_cka(pairs, 9),
+        "probes": figures_explain.plot_probes(probes, 3, 9),
         "swaps": figures_explain.plot_swaps(swaps),
         "positions": figures_explain.plot_positions(
             {"learned": np.eye(18), "sinusoidal": np.eye(18)}
         ),
         "depths": figures_explain.plot_features_by_block(points, np.arange(9) % 3, CLASSES, "CLS"),
-        "off": figures_explain.plot_layers_off(RNG.random((2, 4, 3)), ["1", "2"], CLASSES, off),
     }
 
 
@@ -90,10 +90,10 @@ def test_a_figure_of_blocks_moves_every_class() -> None:
 
 def test_a_menu_of_pairs_shows_one_at_a_time() -> None:
     figure = every_figure()["cka"]
-    assert [trace.visible for trace in figure.data] == [True, True, False, False]
+    assert [trace.visible for trace in figure.data] == [True, False]
     second = figure.layout.updatemenus[0].buttons[1]
-    assert second.label == "a × c" and second.args[0]["visible"] == [False, False, True, True]
-    assert second.args[1]["xaxis2.title.text"] == "c"
+    assert second.label == "a × c" and second.args[0]["visible"] == [False, True]
+    assert second.args[1]["xaxis.title.text"] == "c"
 
 
 def test_an_overlay_is_darkest_where_the_map_is_highest() -> None:
@@ -112,14 +112,6 @@ def test_an_overlay_is_darkest_where_the_map_is_highest() -> None:
     [
         ("maps", lambda: figures_explain.plot_attention(np.ones((1, 1, 1, 17, 17)), ["all"])),
         ("names", lambda: figures_explain.plot_attention(MAPS, ["all"])),
-        (
-            "scores",
-            lambda: figures_explain.plot_layer_scores(pd.DataFrame({"a": [1]}), "t", "share"),
-        ),
-        (
-            "probs",
-            lambda: figures_explain.plot_layers_off(np.ones((1, 2)), ["1"], CLASSES, ["nothing"]),
-        ),
     ],
 )
 def test_a_wrong_argument_is_named(argument: str, call) -> None:

@@ -30,12 +30,12 @@ def every_figure() -> dict:
     return {
         "counts": figures.plot_class_counts(counts),
         "curves": figures.plot_training_curves(METRICS),
-        "codes": figures.plot_code_statistics(np.ones(18), np.ones(18)),
-        "codes of a smaller StyleGAN": figures.plot_code_statistics(np.ones(14), np.ones(14)),
+        "codes": figures.plot_code_statistics(np.ones((2, 18, 4))),
+        "codes of a smaller StyleGAN": figures.plot_code_statistics(np.ones((2, 14, 4))),
         "distances": figures.plot_code_distances(np.geomspace(1, 50, 100), 10.0, 0.5, 50.0),
         "lr": figures.plot_lr_search(pd.DataFrame({"lr": [1e-4, 1e-3], "loss": [2, 1]}), 1e-3),
         "reconstruction": figures.plot_reconstruction(TARGET, TARGET + 0.5, MASK),
-        "embedding": figures.plot_embedding(np.zeros((4, 2)), np.array([0, 1, 2, 2]), CLASSES),
+        "embedding": figures.plot_embedding(np.zeros((3, 2)), np.arange(3), CLASSES, 0.5),
     }
 
 
@@ -80,7 +80,7 @@ def test_contact_sheet_has_rows_per_class_and_wraps() -> None:
 @pytest.mark.parametrize(
     ("argument", "call"),
     [
-        ("labels", lambda: figures.plot_embedding(np.ones((1, 2)), np.array([3]), CLASSES)),
+        ("labels", lambda: figures.plot_embedding(np.ones((1, 2)), np.array([3]), CLASSES, 0.5)),
         ("images_by_class", lambda: figures.contact_sheet({})),
     ],
 )

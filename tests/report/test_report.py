@@ -205,6 +205,7 @@ class TestIndex:
         assert table["training time (h:mm:ss)"][0] == "0:01:15"
         assert "Highest test accuracy: c with 90.0%" in shown
         assert "1 incomplete (train/killed)" in shown
+        assert "Training runs: 5, pages: 6" in shown
         assert 'href="train/c/notebook.html"' in shown
         assert "synthetic toy faces" in shown.split("<h1")[0]
         assert html.count("Plotly.newPlot(") >= 2
@@ -221,17 +222,25 @@ class TestIndex:
         assert means["accuracy (mean ± SD)"][0] == "75.0% ± 5.0%"
 
     def test_it_shows_the_main_figures(self, experiment: Path) -> None:
-        curve = {"kind": "fraction", "faces": 10, "runs": 1, "mean": 0.5, "low": 0.4, "high": 0.6}
+        curve = {
+            "kind": "fraction",
+            "faces": 10,
+            "runs": 1,
+            "seen_faces": 20,
+            "mean": 0.5,
+            "low": 0.4,
+            "high": 0.6,
+        }
         curves = [curve | {"recipe": "<b>r", "share": share} for share in (0.1, 1.0)]
         write_json(experiment / "evaluate" / "all" / "evaluation_results.json", {"curves": curves})
         explain = runs.start_run(
             experiment.parent, "demo", "explain", "all", parameters={}, seed=0, device="cpu"
         )
         lost = {f"accuracy_lost{end}": [0.1] * 18 for end in ("", "_low", "_high")}
-        explain.write_result(synthetic=True, runs=["<b>r"], **lost)
+        explain.write_result(synthetic=True, runs=["<b>r"], num_faces=10, **lost)
         html = write_index(experiment).read_text(encoding="utf-8")
         for title in (
-            "Accuracy on the test split",
+            "Accuracy on 800 test faces",
             "trained parameters",
             "fewer training faces",
             "without a layer",

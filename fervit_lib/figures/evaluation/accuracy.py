@@ -16,8 +16,10 @@ from fervit_lib.figures.theme import (
     error_bars,
     escape_label,
     escape_labels,
+    largest_error,
     new_figure,
     require,
+    wrap_labels,
 )
 
 
@@ -25,39 +27,33 @@ def plot_accuracy_intervals(runs: pd.DataFrame, majority: float) -> go.Figure:
     """Accuracy of each run with its 95% CI, the best on top, and of the majority class.
 
     Args:
-        runs: columns variant, accuracy, accuracy_low, accuracy_high, each in [0, 1].
+        runs: columns variant, num_test, accuracy, accuracy_low, accuracy_high, each in [0, 1].
         majority: share of the most common class among the test faces, in [0, 1].
     """
     runs = runs.sort_values("accuracy")
     left = max(0.0, min(majority, runs["accuracy_low"].min()) - 0.04)
     right = min(1.0, max(majority, runs["accuracy_high"].max()) + 0.04)
     figure = new_figure(
-        "Accuracy on the test split",
-        "95% CI over the test faces",
-        160 + 30 * len(runs),
-        margin_t=90,
+        f"Accuracy on {runs['num_test'].iloc[0]:,} test faces",
+        "bars: 95% interval over the test faces, not over training seeds; "
+        f"dashed: majority class, {majority:.1%}",
+        160 + 36 * len(runs),
         xaxis={"tickformat": PERCENT, "title": "accuracy", "range": [left, right]},
         yaxis={"type": "category", "range": [-0.6, len(runs) - 0.4]},
     )
     figure.add_scatter(
         x=runs["accuracy"],
-        y=escape_labels(runs["variant"]),
+        y=wrap_labels(runs["variant"]),
         mode="markers",
         marker_size=10,
         error_x=error_bars(runs["accuracy"], runs["accuracy_low"], runs["accuracy_high"]),
         hovertemplate="%{y}: %{x:.1%}<extra></extra>",
     )
-    figure.add_vline(
-        majority,
-        line_dash="dash",
-        line_color=GREY,
-        annotation_text=f"majority class {majority:.1%}",
-        annotation_position="top right",
-    )
+    figure.add_vline(majority, line_dash="dash", line_color=GREY)
     return figure
 
 
-def plot_pairs(pairs: pd.DataFrame) -> go.Figure:
+def plot_pairs(pairs: pd.DataFrame, num_faces: int) -> go.Figure:
     """Difference in accuracy of every two runs in points; numbers where it is significant.
 
     Args:
@@ -74,9 +70,9 @@ def plot_pairs(pairs: pd.DataFrame) -> go.Figure:
         p_values[[row, column], [column, row]] = pair.p_holm
     figure = new_figure(
         "Difference in accuracy, row minus column",
-        "points, shown if p &lt; 0.05: exact McNemar test on the same faces, "
-        f"Holm's correction for {len(pairs)} pairs",
-        130 + 30 * max(3, len(runs)),
+        "percentage points, written if p &lt; 0.05: exact McNemar test on the same "
+        f"{num_faces:,} faces, Holm's correction for {len(pairs)} pairs",
+        130 + 36 * max(3, len(runs)),
         margin_t=90,
     )
     # The same range to both sides, so that white is no difference.
@@ -84,7 +80,7 @@ def plot_pairs(pairs: pd.DataFrame) -> go.Figure:
     figure.add_heatmap(
         z=points,
         x=[str(number) for number in range(1, len(runs) + 1)],
-        y=[f"{escape_label(run)} ({number})" for number, run in enumerate(runs, 1)],
+        y=wrap_labels(f"{run} ({number})" for number, run in enumerate(runs, 1)),
         text=np.where(p_values < 0.05, np.char.mod("%+.1f", points), ""),
         texttemplate="%{text}",
         showscale=False,
@@ -106,7 +102,9 @@ def plot_confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -
         matrices: by run, (C, C) counts: rows true labels, columns predicted labels. The row of a
             class without faces has no colour and no percentages.
     """
-    figure = new_figure("Confusion matrix", height=190 + 46 * max(4, len(classes)), margin_t=112)
+    figure = new_figure(
+        "True and predicted labels", height=190 + 46 * max(4, len(classes)), margin_t=112
+    )
     names = escape_labels(classes)
     shape = (len(classes), len(classes))
     subtitles = {}
@@ -128,7 +126,7 @@ def plot_confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -
             hovertemplate="true %{y}, predicted %{x}: n = %{text}, %{z:.1%}<extra></extra>",
         )
         accuracy = np.trace(counts) / max(num_faces, 1)
-        subtitles[run] = f"{escape_label(run)}: n = {num_faces:,}, accuracy {accuracy:.1%}"
+        subtitles[run] = f"{escape_label(run)}: n = {num_faces:,} faces, accuracy {accuracy:.1%}"
     draw_as_matrix(figure)
     figure.update_xaxes(title="predicted label")
     figure.update_yaxes(title="true label", scaleanchor="x", constrain="domain")
@@ -140,43 +138,25 @@ def plot_confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -
     return figure
 
 
-def plot_class_metrics(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
-    """Precision, recall and F1 per class, with a menu of runs.
+def plot_class_scores(scores: Mapping[str, pd.DataFrame], faces: Sequence[int]) -> go.Figure:
+    """Scores in [0, 1] per run and class as a heat map; buttons choose the score.
 
     Args:
-        tables: by run, one row per class: precision, recall, f1, support (the number of its faces).
+        scores: by score, one row per run and one column per class.
+        faces: test faces of each class.
     """
+    first = next(iter(scores.values()))
     figure = new_figure(
-        "Precision, recall and F1 per class",
-        height=440,
-        margin_t=128,
-        yaxis={"range": [0, 1.02], "tickformat": PERCENT},
+        "Scores by run and class",
+        f"n: test faces of a class; with n = {min(faces)}, {largest_error(min(faces))}",
+        190 + 36 * max(3, len(first)),
+        margin_t=150,
     )
-    scores = {"precision": "precision", "recall": "recall", "f1": "F1"}
-    subtitles = {}
-    for run, metrics in tables.items():
-        labels = zip(escape_labels(metrics.index), metrics["support"], strict=True)
-        names = [f"{name}<br>n = {support:,.0f}" for name, support in labels]
-        for color, (column, label) in zip(PALETTE, scores.items(), strict=False):
-            figure.add_bar(
-                x=names,
-                y=metrics[column],
-                name=label,
-                marker_color=color,
-                hovertemplate="%{x}: %{y:.1%}",
-            )
-        subtitles[run] = escape_label(run)
-    add_run_menu(figure, subtitles, len(scores))
-    return figure
-
-
-def plot_class_heatmap(scores: pd.DataFrame, title: str) -> go.Figure:
-    """A score in [0, 1] per run (row) and class (column)."""
-    figure = new_figure(title, height=120 + 30 * max(3, len(scores)))
+    classes = zip(escape_labels(first.columns), faces, strict=True)
     figure.add_heatmap(
-        z=scores,
-        x=escape_labels(scores.columns),
-        y=escape_labels(scores.index),
+        z=first,
+        x=[f"{name}<br>n = {n:,}" for name, n in classes],
+        y=wrap_labels(first.index),
         texttemplate="%{z:.2f}",
         showscale=False,
         zmin=0,
@@ -185,6 +165,9 @@ def plot_class_heatmap(scores: pd.DataFrame, title: str) -> go.Figure:
     )
     draw_as_matrix(figure)
     figure.update_xaxes(side="top")
+    updates = [[{"z": [table.to_numpy()]}] for table in scores.values()]
+    buttons = {"type": "buttons", "direction": "right", "x": 0, "xanchor": "left"}
+    add_menu(figure, scores, updates, **buttons, pad={"b": 48})
     return figure
 
 
@@ -200,7 +183,7 @@ def plot_confidence(confidences: Mapping[str, pd.DataFrame]) -> go.Figure:
         margin_t=128,
         barmode="stack",
         bargap=0.04,
-        xaxis={"title": "confidence", "tickformat": PERCENT, "range": [0, 1]},
+        xaxis={"title": "confidence", "tickformat": PERCENT, "range": [0, 1.02], "dtick": 0.2},
         yaxis_title="faces",
     )
     edges = np.linspace(0, 1, 21)  # 20 bins; plotly would choose others for each run

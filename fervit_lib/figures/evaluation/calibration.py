@@ -11,7 +11,6 @@ from fervit_lib.figures.theme import (
     PALETTE,
     PERCENT,
     escape_label,
-    escape_labels,
     new_figure,
 )
 
@@ -25,9 +24,9 @@ def plot_reliability(bins: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> g
         bins: by run, the tables before and after, from `evaluation.reliability`: columns
             confidence, accuracy, faces. A larger dot is more faces.
     """
-    axis = {"range": [0, 1.02], "tickformat": PERCENT}
+    axis = {"range": [-0.03, 1.03], "tickformat": PERCENT, "dtick": 0.2}
     figure = new_figure(
-        "Reliability diagram",
+        "Accuracy by confidence",
         height=500,
         margin_t=128,
         xaxis={"title": "confidence", **axis},
@@ -50,35 +49,11 @@ def plot_reliability(bins: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> g
                 customdata=faces,
                 hovertemplate="confidence %{x:.1%}, accuracy %{y:.1%}, n = %{customdata} faces",
             )
-        subtitles[run] = f"{escape_label(run)}: ECE {', '.join(texts)} temperature scaling"
+        subtitles[run] = (
+            f"{escape_label(run)}: n = {tables[0]['faces'].sum():,} faces, "
+            f"ECE {', '.join(texts)} temperature scaling"
+        )
     ideal = {"color": GREY, "dash": "dash", "width": 1}
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=ideal, name="ideal", hoverinfo="skip")
     add_run_menu(figure, subtitles, 2, shared=1)
-    return figure
-
-
-def plot_calibration(runs: pd.DataFrame) -> go.Figure:
-    """Expected calibration error (ECE) of each run before and after temperature scaling.
-
-    Args:
-        runs: columns variant, ece, ece_calibrated.
-    """
-    runs = runs[::-1]  # plotly draws the first at the bottom
-    figure = new_figure(
-        "Expected calibration error (ECE)",
-        "15 bins on the test split; temperature fitted on the validation split",
-        170 + 30 * len(runs),
-        margin_t=100,
-        xaxis={"title": "ECE", "tickformat": PERCENT, "rangemode": "tozero"},
-        yaxis={"type": "category", "range": [-0.6, len(runs) - 0.4]},
-    )
-    for (name, color), column in zip(_COLORS.items(), ("ece", "ece_calibrated"), strict=True):
-        figure.add_scatter(
-            x=runs[column],
-            y=escape_labels(runs["variant"]),
-            mode="markers",
-            name=name,
-            marker={"size": 10, "color": color},
-            hovertemplate="%{y}: %{x:.1%}",
-        )
     return figure

@@ -3,26 +3,30 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from fervit_lib.figures.theme import PALETTE, PERCENT, escape_label, new_panels
+from fervit_lib.figures.theme import PALETTE, PERCENT, escape_label, largest_error, new_panels
 
-_SHARES = {"fraction": "share of the training faces", "shots": "training faces per class"}
+_SHARES = {
+    "fraction": "share of the training faces; below: faces seen in all epochs",
+    "shots": "training faces per class; below: faces seen in all epochs",
+}
 
 
 def plot_learning_curves(curves: pd.DataFrame) -> go.Figure:
     """Accuracy by the share of the training faces, and by training faces per class.
 
     Args:
-        curves: columns recipe, kind (fraction or shots), share, faces, runs, mean, low, high, from
-            `evaluation.learning_curves`.
+        curves: columns recipe, kind (fraction or shots), share, faces, runs, seen_faces, mean, low,
+            high, from `evaluation.learning_curves`. The ticks show `seen_faces`, as a curve over
+            runs of different length compares lengths as well as numbers of faces.
     """
     recipes = list(curves["recipe"].unique())
     kinds = [kind for kind in _SHARES if (curves["kind"] == kind).any()]
-    legend = 22 * -(-len(recipes) // 4)  # pixels: 4 names per line
     figure = new_panels(
         "Accuracy with fewer training faces",
-        "shaded: one SD over seeds and draws; with one run: 95% CI over test faces",
-        400 + legend,
-        margin_t=74 + legend,
+        f"n = {_range(curves['runs'])} runs per point; shaded: one SD over seeds and draws, "
+        "or with one run the 95% interval over the test faces",
+        470,
+        margin_t=74,
         cols=len(kinds),
         shared_yaxes=True,
         horizontal_spacing=0.04,
@@ -59,16 +63,25 @@ def plot_learning_curves(curves: pd.DataFrame) -> go.Figure:
         )
         named.add(name)
     for column, kind in enumerate(kinds, 1):
-        shares = sorted(curves.loc[curves["kind"] == kind, "share"].unique())
-        tickformat = PERCENT if kind == "fraction" else None
-        axis = {"title": _SHARES[kind], "tickvals": shares, "tickformat": tickformat}
+        by_share = curves[curves["kind"] == kind].groupby("share")["seen_faces"]
+        ticks = [
+            (f"{share:g}" if kind == "shots" else f"{share:.1%}".replace(".0%", "%"))
+            + f"<br>{_range(seen)}"
+            for share, seen in by_share
+        ]
+        axis = {"title": _SHARES[kind], "tickvals": list(by_share.groups), "ticktext": ticks}
         figure.update_xaxes(type="log", **axis, row=1, col=column)
     figure.update_yaxes(tickformat=PERCENT)
     figure.update_yaxes(title_text="accuracy", col=1)
     return figure
 
 
-def plot_corruptions(table: pd.DataFrame) -> go.Figure:
+def _range(values: pd.Series) -> str:
+    ends = sorted({int(values.min()), int(values.max())})
+    return " – ".join(f"{end:,}" for end in ends)
+
+
+def plot_corruptions(table: pd.DataFrame, num_faces: int) -> go.Figure:
     """Accuracy by strength of each corruption, one panel per corruption, one line per run.
 
     Args:
@@ -82,15 +95,14 @@ def plot_corruptions(table: pd.DataFrame) -> go.Figure:
     corrupted = pd.concat([corrupted, means.assign(corruption="mean")])
     panels = list(corrupted["corruption"].unique())
     rows = -(-len(panels) // 3)
-    legend = 22 * -(-len(clean) // 3)  # pixels: 3 names per line
     figure = new_panels(
         "Accuracy under corruptions",
-        "level 0: unchanged, 3: strongest",
-        110 + legend + 200 * rows,
-        margin_t=96 + legend,
+        f"level 0: unchanged, 3: strongest; n = {num_faces} faces, {largest_error(num_faces)}",
+        150 + 200 * rows + 12 * len(clean),
+        margin_t=96,
         rows=rows,
         cols=3,
-        shared_yaxes=True,
+        shared_yaxes="all",
         subplot_titles=panels,
         vertical_spacing=0.3 / rows,
         horizontal_spacing=0.03,
@@ -113,7 +125,6 @@ def plot_corruptions(table: pd.DataFrame) -> go.Figure:
                 row=panel // 3 + 1,
                 col=panel % 3 + 1,
             )
-    figure.update_layout(legend_y=1 + 28 / (200 * rows))  # above the panels' titles
     figure.update_xaxes(tickvals=[0, 1, 2, 3])
     figure.update_xaxes(title_text="level", row=rows)
     figure.update_yaxes(tickformat=PERCENT)

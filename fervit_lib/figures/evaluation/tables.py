@@ -3,7 +3,7 @@
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from fervit_lib.figures.tables import style_table
+from fervit_lib.figures.tables import Format, format_p, style_table
 from fervit_lib.figures.theme import require
 
 _VARIANT = {"variant": ("run", "{}")}
@@ -14,7 +14,12 @@ _LATENCY = {
 }
 _INTERVAL = {"low": ("95% CI low", "{:.1%}"), "high": ("95% CI high", "{:.1%}")}
 _FACES = {"faces": ("n (faces)", "{:,}")}
-TABLES = {  # name: {column: (heading, format)}
+TABLES: dict[str, dict[str, tuple[str, Format]]] = {  # name: {column: (heading, format)}
+    "counts": {
+        "class": ("class", "{}"),
+        **{split: (split, "{:,}") for split in ("train", "val", "test", "total")},
+    },
+    "audit": {"finding": ("finding", "{}"), "number": ("number", "{:,}")},
     "runs": {
         **_VARIANT,
         "accuracy": ("accuracy", "{:.1%}"),
@@ -66,6 +71,8 @@ TABLES = {  # name: {column: (heading, format)}
     },
     "speed": {
         **_VARIANT,
+        "machine": ("machine", "{}"),
+        "others_cpu": ("used by others (of a core)", "{:.0%}"),
         **_LATENCY,
         "throughput": ("throughput (faces/s)", "{:,.0f}"),
         "best_batch": ("batch size", "{}"),
@@ -103,6 +110,31 @@ TABLES = {  # name: {column: (heading, format)}
         "majority": ("accuracy, majority of votes", "{:.1%}"),
         "shared": ("mean share of votes", "{:.1%}"),
         **_FACES,
+    },
+    "examined": {
+        **_RUN,
+        "role": ("role", "{}"),
+        "val_macro_f1": ("macro-F1 on val", "{:.3f}"),
+        "reason": ("why this run", "{}"),
+    },
+    "bands": {
+        **_RUN,
+        "method": ("method", "{}"),
+        "band": ("band", "{}"),
+        "share": ("share", "{:.1%}"),
+        **_INTERVAL,
+        "even": ("without preference", "{:.1%}"),
+    },
+    "ranks": {
+        **_RUN,
+        "method": ("method", "{}"),
+        "rank_correlation": ("rank correlation", "{:.2f}"),
+        "p": ("p", format_p),
+    },
+    "areas": {
+        "ranking": ("ranking", "{}"),
+        "deletion": ("area under deletion", "{:.3f}"),
+        "insertion": ("area under insertion", "{:.3f}"),
     },
     "onnx": {
         "what": ("part", "{}"),

@@ -5,7 +5,6 @@ from fervit_lib.figures.explain.features import plot_features_by_block, plot_pro
 from fervit_lib.figures.explain.heads import plot_heads, plot_pruning
 from fervit_lib.figures.explain.layers import (
     plot_layer_scores,
-    plot_layers_off,
     plot_removal_curves,
     plot_swaps,
 )

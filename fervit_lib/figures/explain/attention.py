@@ -15,6 +15,7 @@ from fervit_lib.figures.theme import (
     PALETTE,
     PERCENT,
     SEQUENTIAL,
+    escape_label,
     escape_labels,
     new_panels,
     require,
@@ -28,7 +29,7 @@ def plot_attention(
     maps: np.ndarray,
     names: Sequence[str],
     half_width: np.ndarray | None = None,
-    title: str = "Attention",
+    run: str = "",
 ) -> go.Figure:
     """Attention from CLS as bars, above the whole map; a menu of groups, sliders of block and head.
 
@@ -37,6 +38,7 @@ def plot_attention(
         names: of the groups, e.g. all faces, each emotion, single faces.
         half_width: (groups, depth, num_heads, 19) of the 95% CI of the row of CLS, NaN where there
             is none.
+        run: name of the run, for the subtitle.
     """
     maps = np.asarray(maps, dtype=float)
     num_groups, depth, num_heads, num_tokens, _ = maps.shape
@@ -59,7 +61,13 @@ def plot_attention(
     percent = (100 * maps).reshape(*shape, num_tokens).round(1)
 
     figure = new_panels(
-        title, height=780, margin_t=100, rows=2, row_heights=[0.36, 0.64], vertical_spacing=0.13
+        "Attention from CLS, and between tokens",
+        f"{escape_label(run)}; bars: mean of the faces, 95% interval for single heads",
+        800,
+        margin_t=128,
+        rows=2,
+        row_heights=[0.36, 0.64],
+        vertical_spacing=0.13,
     )
     _add_traces(figure, num_groups, bars[0], errors[0], percent[0])
     _add_axes(figure, names)
@@ -125,7 +133,7 @@ def _add_axes(figure: go.Figure, names: Sequence[str]) -> None:
         last = first + len(TOKENS)
         updates.append([{}, {"xaxis.range": [first, last], "yaxis2.range": [last, first]}])
         shade_bands(figure, first + 1.5, row=1, col=1)
-    add_menu(figure, escape_labels(names), updates)
+    add_menu(figure, escape_labels(names), updates, pad={"b": 22})
     ticks = {
         "tickvals": np.arange(len(names) * len(TOKENS)),
         "ticktext": TOKENS * len(names),
@@ -134,8 +142,9 @@ def _add_axes(figure: go.Figure, names: Sequence[str]) -> None:
     }
     figure.update_xaxes(**ticks, range=updates[0][1]["xaxis.range"], row=1)
     figure.update_yaxes(**ticks, range=updates[0][1]["yaxis2.range"], title="from token", row=2)
-    figure.update_yaxes(title="from CLS", rangemode="tozero", tickformat=PERCENT, row=1)
-    figure.update_xaxes(title="to token", type="category", row=2)
+    figure.update_yaxes(title="weight from CLS", rangemode="tozero", tickformat=PERCENT, row=1)
+    figure.update_xaxes(title="to token")
+    figure.update_xaxes(type="category", row=2)
 
 
 def overlay_map(image: Image.Image, scores: np.ndarray) -> Image.Image:

@@ -17,18 +17,19 @@ from fervit_lib.figures.theme import (
 )
 
 
-def plot_probes(scores: pd.DataFrame) -> go.Figure:
+def plot_probes(scores: pd.DataFrame, draws: int, num_faces: int) -> go.Figure:
     """Accuracy of few-shot linear probes by block, one line per run and number of shots.
 
     Args:
         scores: columns run, layer, shots, accuracy, and lowest, highest over the draws of training
             faces.
+        draws: number of draws.
+        num_faces: number of test faces.
     """
     figure = new_figure(
         "Few-shot linear probes by block",
-        "mean and range over the draws of training faces",
-        height=440,
-        margin_t=130,
+        f"mean and range, n = {draws} draws of training faces; tested on {num_faces:,} faces",
+        height=500,
         xaxis_title="features after",
         yaxis={"title": "accuracy", "tickformat": PERCENT, "rangemode": "tozero"},
     )
@@ -42,7 +43,7 @@ def plot_probes(scores: pd.DataFrame) -> go.Figure:
             error_y=error_bars(group["accuracy"], group["lowest"], group["highest"]),
             mode="lines+markers",
             line={"color": PALETTE[runs.index(run) % 8], "dash": dash},
-            name=f"{escape_label(run)}, {number} per class",
+            name=f"{escape_label(run)}, {number} faces per class",
             hovertemplate="%{x}: %{y:.1%}",
         )
     return figure
@@ -57,8 +58,8 @@ def plot_features_by_block(
         points: by block, (N, 2).
         labels: (N,) class indices.
     """
-    subtitle = f"n = {len(labels):,} points, PCA per block"
-    figure = new_figure(title, subtitle, 560, margin_t=120)
+    subtitle = f"n = {len(labels):,} points; principal components, computed for each block"
+    figure = new_figure(title, subtitle, 600)
     add_class_points(figure, next(iter(points.values())), labels, classes)
     updates = []
     for block in points.values():

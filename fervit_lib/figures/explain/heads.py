@@ -11,18 +11,21 @@ from fervit_lib.figures.theme import (
     PERCENT,
     draw_as_matrix,
     error_bars,
+    escape_label,
+    largest_error,
     new_figure,
     new_panels,
 )
 
 
-def plot_heads(values: Mapping[str, np.ndarray]) -> go.Figure:
+def plot_heads(values: Mapping[str, np.ndarray], caption: str = "") -> go.Figure:
     """One heat map per score, each (depth, num_heads), with its own colour scale."""
     depth, num_heads = next(iter(values.values())).shape
     figure = new_panels(
-        "Attention heads",
-        height=190 + 34 * max(depth, 3),
-        margin_t=100,
+        "What characterises each attention head",
+        escape_label(caption),
+        200 + 34 * max(depth, 3),
+        margin_t=110,
         cols=len(values),
         subplot_titles=list(values),
         horizontal_spacing=0.14,
@@ -47,20 +50,21 @@ def plot_heads(values: Mapping[str, np.ndarray]) -> go.Figure:
     return figure
 
 
-def plot_pruning(by_importance: np.ndarray, at_random: np.ndarray) -> go.Figure:
+def plot_pruning(by_importance: np.ndarray, at_random: np.ndarray, num_faces: int) -> go.Figure:
     """Accuracy by the number of removed heads.
 
     Args:
         by_importance: (heads + 1,) the least important head removed first.
         at_random: (repeats, heads + 1) heads removed in random order.
+        num_faces: number of faces on which the accuracy was measured.
     """
     at_random = np.asarray(at_random)
     mean = at_random.mean(0)
     figure = new_figure(
         "Accuracy as heads are removed",
-        f"random order: mean and range, n = {len(at_random)} orders",
-        margin_t=110,
-        xaxis={"title": "heads removed", "tickformat": "d"},
+        f"n = {num_faces:,} faces, {largest_error(num_faces)}; "
+        f"random: mean and range of {len(at_random)} orders",
+        xaxis={"title": "heads removed", "dtick": len(by_importance) // 12 + 1},
         yaxis={"title": "accuracy", "tickformat": PERCENT, "rangemode": "tozero"},
     )
     removed = np.arange(len(by_importance))

@@ -1,76 +1,77 @@
 """Importance of the layers of a code, and what swapping them changes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from fervit_lib.figures.codes import shade_bands
-from fervit_lib.figures.controls import add_menu
 from fervit_lib.figures.theme import (
     GREY,
     INK,
     PALETTE,
     PERCENT,
-    draw_as_matrix,
     error_bars,
-    escape_labels,
+    escape_label,
+    largest_error,
     new_figure,
     new_panels,
-    require,
 )
-from fervit_lib.latents import NUM_LAYERS
 
 
 def plot_layer_scores(
     scores: pd.DataFrame,
     title: str,
+    caption: str,
     axis: str,
     errors: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> go.Figure:
-    """Grouped bars over the 18 layers, with coarse, middle and fine layers shaded.
+    """Grouped bars over the layers, with coarse, middle and fine layers shaded.
 
     Args:
         scores: one row per layer of w+, one column per method.
-        axis: title of the y axis.
-        errors: by column, lower and upper end of an interval, each (18,).
+        axis: title of the y axis, with its unit.
+        errors: by column, lower and upper ends of an interval, each (layers,).
     """
-    require(len(scores) == NUM_LAYERS, "scores", f"{NUM_LAYERS} rows, one per layer", len(scores))
     figure = new_figure(
         title,
-        margin_t=110,
-        xaxis={"title": "layer of w+", "dtick": 1, "range": [-0.5, NUM_LAYERS - 0.5]},
-        yaxis={"title": axis, "tickformat": PERCENT},
-        legend_y=1.1,
+        escape_label(caption),
+        margin_t=96,
+        xaxis={"title": "layer of w+", "dtick": 1, "range": [-0.5, len(scores) - 0.5]},
+        yaxis_title=axis,
     )
     figure.update_xaxes(showgrid=False)
-    shade_bands(figure)
+    shade_bands(figure, num_layers=len(scores))
     for name, color in zip(scores, PALETTE, strict=False):
         values = scores[name].to_numpy()
         figure.add_bar(
-            x=np.arange(NUM_LAYERS),
+            x=np.arange(len(scores)),
             y=values,
             error_y=error_bars(values, *errors[name], INK) if errors and name in errors else None,
             name=str(name),
             marker_color=color,
-            hovertemplate="layer %{x}: %{y:.1%}",
+            hovertemplate="layer %{x}: %{y:.1f}",
         )
     return figure
 
 
-def plot_removal_curves(curves: Mapping[str, Mapping[str, np.ndarray]]) -> go.Figure:
+def plot_removal_curves(
+    curves: Mapping[str, Mapping[str, np.ndarray]], num_faces: int
+) -> go.Figure:
     """Probability of the class as layers are removed or inserted, one panel each.
 
     Args:
         curves: by panel ("deletion", "insertion") and ranking, (steps,), or (repeats, steps) of
             random orders.
+        num_faces: number of faces over which the curves are means.
     """
     figure = new_panels(
         "Deletion and insertion of layers",
-        "probability of the class predicted from the whole code; grey: random orders",
-        430,
-        margin_t=150,
+        f"mean probability of the class predicted from the whole code, n = {num_faces:,} faces; "
+        "grey: random orders, mean and range",
+        470,
+        margin_t=100,
         cols=len(curves),
         shared_yaxes=True,
         subplot_titles=list(curves),
@@ -80,12 +81,15 @@ def plot_removal_curves(curves: Mapping[str, Mapping[str, np.ndarray]]) -> go.Fi
         for number, (name, values) in enumerate(rankings.items()):
             values = np.asarray(values)
             line = {"color": PALETTE[number % 8]}
+            error = None
             if values.ndim == 2:  # several random orders: the control
-                values = values.mean(0)
                 line = {"color": GREY, "dash": "dash"}
+                error = error_bars(values.mean(0), values.min(0), values.max(0))
+                values = values.mean(0)
             figure.add_scatter(
                 x=np.arange(len(values)),
                 y=values,
+                error_y=error,
                 mode="lines",
                 line=line,
                 name=name,
@@ -97,37 +101,9 @@ def plot_removal_curves(curves: Mapping[str, Mapping[str, np.ndarray]]) -> go.Fi
             )
     figure.update_yaxes(tickformat=PERCENT, rangemode="tozero")
     figure.update_yaxes(title="probability", col=1)
-    figure.update_xaxes(title="layers removed or inserted")
-    figure.update_layout(legend_y=1.12)
-    return figure
-
-
-def plot_layers_off(
-    probs: np.ndarray, faces: Sequence[str], classes: Sequence[str], removed: Sequence[str]
-) -> go.Figure:
-    """Predictions for each face with no layer, each band or each layer removed; a menu of faces.
-
-    Args:
-        probs: (faces, len(removed), classes).
-    """
-    shape = (len(faces), len(removed), len(classes))
-    require(probs.shape == shape, "probs", f"shape {shape}", probs.shape)
-    figure = new_figure("Prediction with layers removed", height=620, margin_t=110)
-    probs = probs.round(3)
-    figure.add_heatmap(
-        z=probs[0],
-        x=escape_labels(classes),
-        y=list(removed),
-        texttemplate="%{z:.0%}",
-        zmin=0,
-        zmax=1,
-        showscale=False,
-        hovertemplate="%{y} removed: %{x} %{z:.1%}<extra></extra>",
-    )
-    draw_as_matrix(figure)
-    figure.update_xaxes(title="predicted probability")
-    figure.update_yaxes(title="removed")
-    add_menu(figure, escape_labels(faces), [[{"z": [values]}] for values in probs])
+    for column, panel in enumerate(curves, 1):
+        title = "layers removed" if panel == "deletion" else "layers inserted"
+        figure.update_xaxes(title=title, dtick=3, row=1, col=column)
     return figure
 
 
@@ -137,13 +113,14 @@ def plot_swaps(effects: pd.DataFrame) -> go.Figure:
     Args:
         effects: columns band, kept, taken, num_pairs, from `explain.swap_effect`.
     """
+    num_pairs = int(effects["num_pairs"].iloc[0])
     figure = new_figure(
         "Prediction after swapping layers",
-        f"n = {effects['num_pairs'].iloc[0]:,} pairs of faces with different predictions",
-        margin_t=110,
+        f"n = {num_pairs:,} pairs of faces with different predictions; {largest_error(num_pairs)}",
         barmode="stack",
+        uniformtext={"minsize": 10, "mode": "hide"},
         xaxis_title="layers from the other face",
-        yaxis={"title": "pairs", "tickformat": PERCENT, "range": [0, 1]},
+        yaxis={"title": "share of the pairs", "tickformat": PERCENT, "range": [0, 1]},
     )
     outcomes = (
         ("label of the face", effects["kept"], PALETTE[0]),
