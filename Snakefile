@@ -28,9 +28,11 @@ LATENTS = f"{DATA}/latents/{ENCODE_PARAMETERS.get('dataset', 'toy')}/{ENCODE}"
 STORE = f"{LATENTS}/store.json"
 
 # Trainings run side by side and share the cores of a machine; a single one gets up to eight, as
-# any other step.
+# any other step. Those with a teacher wait for it, and do not run beside it.
+TEACHERS = pipeline.find_teachers(VARIANTS["train"], Path(EXPERIMENT, "train"))
 CORES = workflow.resource_settings.cores or 1
-TRAIN_THREADS = max(1, min(8, CORES // max(1, len(VARIANTS["train"]))))
+taught = sum(map(bool, TEACHERS.values()))
+TRAIN_THREADS = max(1, min(8, CORES // max(1, taught, len(TEACHERS) - taught)))
 
 # Each step reserves its GPUs in Python: `--resources gpu=2` runs two steps at once, on a GPU
 # each. With several GPUs, as `--set-resources train:gpu=4` gives them, a step with --launch is
@@ -66,14 +68,8 @@ def parameters(step, **paths):
     return as_json
 
 
-def distill_inputs(wildcards):
-    """The codes whose faces are used, and the teacher if it is a training of this experiment."""
-    chosen = VARIANTS["distill"][wildcards.variant]
-    teacher = Path(chosen.get("teacher", ""))
-    inputs = [STORE] if chosen.get("task") == "expression" else []
-    if Path(EXPERIMENT, "train") in teacher.parents:
-        inputs.append(f"{teacher.parents[1]}/result.json")
-    return inputs
+def teacher_results(wildcards):
+    return [f"{folder('train', teacher)}/result.json" for teacher in TEACHERS[wildcards.variant]]
 
 
 onstart:
@@ -154,6 +150,7 @@ use rule encode as train with:
         "train: {wildcards.variant}"
     input:
         STORE,
+        teacher_results,
         notebook=NOTEBOOKS["train"],
     output:
         f"{folder('train')}/result.json",
@@ -173,13 +170,12 @@ use rule encode as distill with:
     message:
         "distill: {wildcards.variant}"
     input:
-        distill_inputs,
         notebook=NOTEBOOKS["distill"],
     output:
         f"{folder('distill')}/result.json",
     params:
         launch="--launch",
-        json=parameters("distill", latents=LATENTS, data_dir=DATA),
+        json=parameters("distill", data_dir=DATA),
     log:
         **logs("distill"),
     resources:

@@ -27,7 +27,7 @@ KEYS = (*NOTEBOOKS, "experiment", "question", "reports", "data_dir")
 NAMED_BY = {
     "encode": ["encoder"],
     "train": ["approach", "strategy", "seed"],
-    "distill": ["task"],
+    "distill": [],
     "evaluate": [],
     "explain": [],
 }
@@ -163,3 +163,20 @@ def read_config(config: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]
             "write one configuration for each"
         )
     return plan
+
+
+def find_teachers(trainings: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[str, list[str]]:
+    """The variants of `train` that each variant waits for: its teacher, or none.
+
+    Args:
+        trainings: {variant: parameters}, as in `read_config`.
+        folder: `reports/<experiment>/train`. A teacher outside of it has to exist already.
+    """
+    teachers = {}
+    for variant, parameters in trainings.items():
+        path = Path(PROJECT_ROOT, parameters.get("teacher", "")).resolve()
+        above = {path, *path.parents}
+        teachers[variant] = [
+            v for v in trainings if Path(PROJECT_ROOT, folder, v).resolve() in above
+        ]
+    return teachers

@@ -98,8 +98,7 @@ def test_03_distill_by_two_processes_writes_the_files_of_one(tmp_path: Path) -> 
     assert launched.returncode == 0, launched.stderr[-3000:]
     assert file_names(one) == file_names(two)
     results = [
-        json.loads((reports / "tiny/distill/person/result.json").read_text())
-        for reports in (one, two)
+        json.loads((reports / "tiny/distill/all/result.json").read_text()) for reports in (one, two)
     ]
     arms = [[arm["arm"] for arm in result["arms"]] for result in results]
     assert arms[0] == arms[1]

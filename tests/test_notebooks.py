@@ -91,18 +91,6 @@ def test_a_default_of_a_notebook_is_the_librarys() -> None:
                 assert argument.default == parameters[name].default, name
 
 
-CNN_TEACHES = {
-    "task": "expression",
-    "image_size": 32,
-    "batch_size": 14,
-    "epochs": 1,
-    "seeds": 1,
-    "teacher": "toy",
-    "teacher_encoder": "resnet10t",
-    "teacher_epochs": 1,
-    "student_blocks": 1,
-    "student_encoder": "deit_tiny_distilled_patch16_224",
-}
 TRAININGS = {
     "scratch-full-seed0": SMALL,
     "hybrid-adapter-seed0": {
@@ -116,6 +104,15 @@ TRAININGS = {
         "approach": "image",
         "model_name": "resnet10t",
         "image_size": 32,
+        "epochs": 1,
+    },
+    # Taught by the run above.
+    "image-full-seed0-distil=token": {
+        "approach": "image",
+        "model_name": "deit_tiny_distilled_patch16_224",
+        "image_size": 32,
+        "num_blocks": 1,
+        "distil": "token",
         "epochs": 1,
     },
 }
@@ -134,7 +131,7 @@ MISTAKES = {
     "strategy": ("02_train", {"strategy": "ful"}, "strategy: "),
     "pretrained": ("02_train", {"strategy": "linear_probe"}, "pretrained="),
     "latents": ("02_train", {"latents": "data/none"}, "data/none"),
-    "task": ("03_distill", {"task": "people"}, "task: "),
+    "teacher": ("02_train", {"teacher": "reports/none"}, "reports/none"),
     "schedule": ("03_distill", {"temperature_schedule": "stairs"}, "temperature_schedule: "),
     "people": ("03_distill", {"people": "data/no_such_folder"}, "no_such_folder"),
     "evaluated": ("04_evaluate", {"experiment": "none"}, "02_train"),
@@ -182,11 +179,12 @@ class TestTinyExperiment:
         encode = {"toy_faces": 140, "epochs": 1, "num_views": 3, "img_size": 32}
         explain = {"num_faces": 20, "shots": 2, "repeats": 1, "interactive": False}
         steps = {"encode": ("01_encode", encode | data)}
+        teacher = str(folder / "reports" / "tiny" / "train" / "image-full-seed0")
         for name, training in TRAININGS.items():
-            steps[name] = ("02_train", training | codes)
+            taught = {"variant": name, "teacher": teacher} if "distil" in training else {}
+            steps[name] = ("02_train", training | codes | taught)
         steps |= {
-            "person": ("03_distill", TINY_STUDENT | data),
-            "expression": ("03_distill", CNN_TEACHES | codes | data),
+            "distill": ("03_distill", TINY_STUDENT | data),
             "evaluate": ("04_evaluate", {}),
             "explain": ("05_attention_explorer", explain),
             "sweep": (
@@ -195,7 +193,8 @@ class TestTinyExperiment:
             ),
         }
         for name, (notebook, parameters, _) in MISTAKES.items():
-            steps[f"bad {name}"] = (notebook, parameters | {"reports": str(folder / "bad")})
+            read = codes if notebook == "02_train" else {}
+            steps[f"bad {name}"] = (notebook, read | parameters | {"reports": str(folder / "bad")})
         own = {"experiment": "tiny", "reports": str(folder / "reports"), "device": "cpu"}
         given = [(notebook, own | parameters) for notebook, parameters in steps.values()]
         errors, printed = run_cells(given)
@@ -221,19 +220,18 @@ class TestTinyExperiment:
         }
 
     def test_a_student_is_distilled(self, ran: Ran) -> None:
-        result = ran.result("tiny/distill/person")
+        result = ran.result("tiny/distill/all")
         terms = ["none", "outputs", "outputs_features", "shuffled_features"]
         assert [arm["arm"] for arm in result["arms"]] == terms
         assert result["onnx_difference"] <= 1e-4
+        assert result["shipped"]["arm"] != "shuffled_features"
 
     def test_a_cnn_teaches_a_vit(self, ran: Ran) -> None:
-        result = ran.result("tiny/distill/expression")
-        terms = ["none", "soft", "hard", "token", "teacher"]
-        assert [arm["arm"] for arm in result["arms"]] == terms
-        assert all(arm["low"] <= arm["accuracy"] <= arm["high"] for arm in result["arms"])
-        assert result["toy_teacher"] and not result["toy_detector"]
-        folder = ran.folder / "reports" / "tiny" / "distill" / "expression"
-        assert all((folder / fit["checkpoint"]).is_file() for fit in result["fits"])
+        cnn = ran.result("tiny/train/image-full-seed0")
+        vit = ran.result("tiny/train/image-full-seed0-distil=token")
+        assert (vit["distil"], vit["teacher_weight"], vit["temperature"]) == ("token", 0.5, 3.0)
+        assert vit["teacher"].endswith("image-full-seed0") and "teacher" not in cnn
+        assert vit["teacher_accuracy"] == pytest.approx(cnn["val_accuracy"])
 
     def test_the_sweep_names_its_best_trial(self, ran: Ran) -> None:
         result = ran.result("tiny_sweep/sweep/all")

@@ -12,6 +12,7 @@ from fervit_lib.pipeline import (
     NAMED_BY,
     NOTEBOOKS,
     PROJECT_ROOT,
+    find_teachers,
     near,
     read_config,
     read_parameters,
@@ -39,7 +40,7 @@ def test_the_default_is_one_variant_of_each_step_but_distill() -> None:
         "evaluate": ["all"],
         "explain": ["all"],
     }
-    assert list(read_config({"experiment": "x", "distill": None})["distill"]) == ["person"]
+    assert list(read_config({"experiment": "x", "distill": None})["distill"]) == ["all"]
     assert read_config({"experiment": "x", "explain": []})["explain"] == {}
 
 
@@ -60,6 +61,27 @@ def test_lists_make_every_combination_and_what_varies_is_in_the_name() -> None:
         "scratch-full-seed0",
         "scratch-full-seed1",
     }
+
+
+def test_a_training_waits_for_its_teacher_in_the_same_experiment(tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    blocks = [{"teacher": str(folder / "cnn"), "seed": [0]}]
+    blocks += [{"teacher": str(folder / "cnn" / "checkpoints" / "best.safetensors"), "seed": [1]}]
+    blocks += [{"teacher": str(tmp_path / "other" / "cnn"), "seed": [2]}, {"seed": [3]}]
+    trainings = {f"vit{block['seed'][0]}": block for block in blocks} | {"cnn": {}}
+    expected = {"vit0": ["cnn"], "vit1": ["cnn"], "vit2": [], "vit3": [], "cnn": []}
+    assert find_teachers(trainings, folder) == expected
+    relative = Path("reports/x/train")
+    trainings = {"vit": {"teacher": "reports/x/train/cnn"}, "cnn": {}, "cn": {}}
+    assert find_teachers(trainings, relative) == {"vit": ["cnn"], "cnn": [], "cn": []}
+
+
+def test_the_vit_of_fer2013_cpu_is_taught_by_the_cnn_before_it() -> None:
+    config = yaml.safe_load((PROJECT_ROOT / "configs" / "fer2013_cpu.yaml").read_text())
+    trainings = read_config(config)["train"]
+    folder = Path("reports", config["experiment"], "train")
+    cnn, vit = "image-full-seed0", "image-full-seed0-distil=soft"
+    assert find_teachers(trainings, folder) == {cnn: [], vit: [cnn]}
 
 
 @pytest.mark.parametrize(

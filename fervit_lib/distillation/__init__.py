@@ -3,24 +3,16 @@
 from fervit_lib.distillation.cache import BoundedCache, content_key
 from fervit_lib.distillation.compare import (
     build_ablations,
+    choose_student,
     evaluate_students,
     example_batch,
     fit_student,
     interval_table,
     load_curves,
     summary,
+    teacher_iou,
 )
 from fervit_lib.distillation.data import Augment, people_dls
-from fervit_lib.distillation.expression import (
-    ExpressionLoss,
-    TokenViT,
-    accuracy_table,
-    build_expression_learner,
-    correct_predictions,
-    expression_dls,
-    fit_expression,
-    load_or_train_teacher,
-)
 from fervit_lib.distillation.features import OnnxFeatures
 from fervit_lib.distillation.learner import Targets, build_distiller
 from fervit_lib.distillation.losses import DistillLoss, LossWeights, binary_kl, temperature_at

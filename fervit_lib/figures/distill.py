@@ -38,19 +38,6 @@ def table_of_scores(table: pd.DataFrame) -> Styler:
     return style_table(shown, columns)
 
 
-def table_of_accuracy(table: pd.DataFrame) -> Styler:
-    """Accuracy, one row per arm; `table` from `distillation.accuracy_table`."""
-    columns = {
-        "arm": ("trained with", "{}"),
-        "seeds": ("seeds", "{}"),
-        "accuracy": ("accuracy", "{:.1%}"),
-        "low": ("95% CI low", "{:.1%}"),
-        "high": ("95% CI high", "{:.1%}"),
-        "mirrored": ("accuracy with mirror image", "{:.1%}"),
-    }
-    return style_table(table, columns)
-
-
 def table_of_sizes(sizes: pd.DataFrame) -> Styler:
     """Size and latency, one row per model and runtime, with the speed-up over the first model.
 
@@ -91,15 +78,15 @@ def plot_differences(pairs: pd.DataFrame, seeds: int, images: int) -> go.Figure:
     return figure
 
 
-def plot_arm_curves(
-    curves: pd.DataFrame, scores: tuple[str, ...] = ("fg_iou", "boundary_iou", "teacher_agreement")
-) -> go.Figure:
+def plot_arm_curves(curves: pd.DataFrame) -> go.Figure:
     """Validation scores by epoch: one colour per arm, each line the mean over its seeds.
 
     Args:
-        curves: columns arm, seed, epoch and `scores`; one row per epoch of a run.
+        curves: columns arm, seed, epoch, fg_iou, boundary_iou and teacher_agreement; one row per
+            epoch of a run.
     """
-    figure = _plot_curves(curves, scores, "Validation scores")
+    scores = ("fg_iou", "boundary_iou", "teacher_agreement")
+    figure = _plot_curves(curves, scores, "Validation scores by epoch")
     figure.update_yaxes(tickformat=PERCENT)
     return figure
 
@@ -107,7 +94,9 @@ def plot_arm_curves(
 def plot_term_curves(curves: pd.DataFrame) -> go.Figure:
     """Unweighted validation loss terms by epoch; `curves` as in `plot_arm_curves`."""
     terms = tuple(name for name in curves if name.endswith("_term") and curves[name].notna().any())
-    return _plot_curves(curves, terms, "Validation loss terms")
+    return _plot_curves(
+        curves, terms, "Validation loss terms by epoch"
+    )
 
 
 def _plot_curves(curves: pd.DataFrame, names: tuple[str, ...], title: str) -> go.Figure:

@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -38,6 +39,8 @@ class ImageModel(ExpressionModel):
             (fastai's concat pooling), instead of the timm model's own pooling.
         drop_rate: dropout before the head.
         adapter_dim: bottleneck of the adapter after each block of a ViT; 0: no adapters.
+        token_head: a second head, on the distillation token of a DeiT (Touvron et al. 2021). In
+            training mode the model returns the logits of both heads, in eval mode their mean.
 
     Attributes:
         seen_size: height and width that images are resized to, pixels; training may start below
@@ -48,11 +51,13 @@ class ImageModel(ExpressionModel):
     reads = "pixels"
     parts = {
         "body.cls_token": "position",
+        "body.dist_token": "position",
         "body.reg_token": "position",
         "body.pos_embed": "position",
         "body.blocks": "blocks",
         "body": "transformer",  # patch embedding and norms of a ViT, all of a CNN
         "head": "head",
+        "token_head": "head",
     }
 
     def __init__(
@@ -69,6 +74,7 @@ class ImageModel(ExpressionModel):
         concat_pool: bool = False,
         drop_rate: float = 0.1,
         adapter_dim: int = 0,
+        token_head: bool = False,
     ) -> None:
         super().__init__()
         check_choice("resize_method", resize_method, RESIZE_METHODS)
@@ -113,6 +119,12 @@ class ImageModel(ExpressionModel):
         if concat_pool:
             width = 2 * self.body.num_features
         self.head = nn.Linear(width, num_classes)
+        if token_head and (concat_pool or not isinstance(self.body, VisionTransformerDistilled)):
+            raise ValueError(
+                f"token_head: expected a ViT with a distillation token, such as "
+                f"deit_tiny_distilled_patch16_224, and concat_pool=False, got {model_name!r}"
+            )
+        self.token_head = nn.Linear(width, num_classes) if token_head else None
 
     @property
     def is_vit(self) -> bool:
@@ -172,8 +184,13 @@ class ImageModel(ExpressionModel):
         """Tokens (B, P + N, D) of a ViT, or maps (B, C, h, w) of a CNN."""
         return self.body.forward_features(self.prepare(images))
 
-    def forward_head(self, features: Tensor) -> Tensor:
-        """Output of `forward_features` → logits (B, num_classes)."""
+    def forward_head(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Output of `forward_features` → logits (B, num_classes); two in training, `token_head`."""
+        if self.token_head is not None:
+            # Tokens 0 and 1 of (B, P + N, D) are CLS and the distillation token.
+            cls = self.head(self.head_drop(features[:, 0]))
+            token = self.token_head(self.head_drop(features[:, 1]))
+            return (cls, token) if self.training else (cls + token) / 2
         if self.concat_pool:
             pooled = self._pool(features)
         else:

@@ -20,4 +20,5 @@ from fervit_lib.training.strategies import (
     parameter_groups,
     parameter_table,
 )
+from fervit_lib.training.teacher import TeacherConfig, TeacherLoss, load_teacher, teacher_accuracy
 from fervit_lib.training.tracking import trackers

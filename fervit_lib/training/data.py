@@ -48,10 +48,11 @@ class TensorBatches(ShardedBatches):
         targets: (N, …).
 
     Attributes:
-        extra: (N, …), passed to the loss after the targets; None: nothing.
+        batch_indices: (B,) of the samples in this rank's latest batch.
     """
 
     n_inp = 1  # only the first element of a batch goes into the model
+    batch_indices: Tensor
 
     def __init__(
         self, views: Sequence[Tensor], targets: Tensor, *, bs: int, shuffle: bool = False
@@ -62,7 +63,6 @@ class TensorBatches(ShardedBatches):
             )
         self.views = views
         self.targets = targets
-        self.extra: Tensor | None = None
         self.index_device = targets.device
         # The last, smaller training batch is dropped: batch norm needs more than one sample.
         super().__init__(targets, bs=bs, shuffle=shuffle, drop_last=shuffle, device=targets.device)
@@ -72,15 +72,14 @@ class TensorBatches(ShardedBatches):
             self.batch_len = len(indices)
             if len(self.views) > 1:  # drawn for the whole batch, so that all ranks draw alike
                 drawn = distributed.shard(torch.randint(len(self.views), (len(indices),)))
-            indices = distributed.shard(indices)
+            indices = self.batch_indices = distributed.shard(indices)
             inputs = self.views[0][indices]  # (B, …)
             for number, view in enumerate(self.views[1:], start=1):
                 of_view = (drawn == number).to(indices.device)  # (B,)
                 inputs[of_view] = view[indices[of_view]]
             # Codes are stored in half precision; mixup and the layers compute in float32.
             inputs = inputs.float() if inputs.dtype == torch.float16 else inputs
-            extra = () if self.extra is None else (self.extra[indices],)
-            yield inputs, self.targets[indices], *extra
+            yield inputs, self.targets[indices]
 
 
 def training_subset(
@@ -164,7 +163,9 @@ def face_dls(
         TensorBatches([val_inputs], val.labels.to(device), bs=min(512, len(val))),
         device=device,
     )
+    dls.stores = {"train": views[0], "val": val}
     dls.classes = val.classes
     dls.synthetic = val.synthetic
+    dls.chosen = chosen  # positions of the training faces in the store
     dls.num_faces = len(chosen)  # without the repeated ones
     return dls

@@ -15,7 +15,7 @@ MODELS = [
     ("image", {"adapter_dim": 4}),
     ("image", {"stem": "conv"}),
     ("image", {"model_name": "vit_small_patch14_reg4_dinov2"}),
-    ("image", {"model_name": "deit_tiny_distilled_patch16_224"}),
+    ("image", {"model_name": "deit_tiny_distilled_patch16_224", "token_head": True}),
     ("image", {"model_name": "eva02_tiny_patch14_224"}),
     ("image", {"model_name": "swin_tiny_patch4_window7_224"}),
     ("image", {"model_name": "convnext_atto"}),
@@ -35,7 +35,7 @@ def test_every_parameter_belongs_to_one_part(approach: str, options: dict) -> No
     part_of = {name: model.part_of(name, lower_blocks=1) for name, _ in model.named_parameters()}
     assert set(part_of.values()) <= set(PARTS)
     for name, part in part_of.items():
-        assert (part == "head") == name.startswith("head."), name
+        assert (part == "head") == name.startswith(("head.", "token_head.")), name
         assert (part == "adapter") == (".adapter." in name), name
     assert ("adapter" in part_of.values()) == ("adapter_dim" in options)
     has_blocks = options.get("model_name") not in WITHOUT_BLOCKS
