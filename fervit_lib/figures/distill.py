@@ -94,9 +94,7 @@ def plot_arm_curves(curves: pd.DataFrame) -> go.Figure:
 def plot_term_curves(curves: pd.DataFrame) -> go.Figure:
     """Unweighted validation loss terms by epoch; `curves` as in `plot_arm_curves`."""
     terms = tuple(name for name in curves if name.endswith("_term") and curves[name].notna().any())
-    return _plot_curves(
-        curves, terms, "Validation loss terms by epoch"
-    )
+    return _plot_curves(curves, terms, "Validation loss terms by epoch")
 
 
 def _plot_curves(curves: pd.DataFrame, names: tuple[str, ...], title: str) -> go.Figure:
