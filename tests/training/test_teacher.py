@@ -129,7 +129,7 @@ def test_the_loss_adds_what_the_teacher_says_of_the_batch_that_the_student_sees(
         loss = kl(watch.predicted, expected, 2.0)
     else:
         loss = F.cross_entropy(watch.predicted, expected.argmax(-1))
-    assert watch.first == pytest.approx(float(loss), rel=1e-4)
+    assert watch.first == pytest.approx(float(loss), rel=1e-3)
 
 
 def test_the_labels_keep_their_own_loss(store: Path, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_teacher_of_pixels_teaches_a_student_of_codes_and_the_reverse(
     ]
     positions = torch.stack(faces).float().argmax(1) % 14
     expected = callback.logits_of_faces[positions]
-    assert watch.first == pytest.approx(float(kl(watch.predicted, expected, 2.0)), rel=1e-4)
+    assert watch.first == pytest.approx(float(kl(watch.predicted, expected, 2.0)), rel=1e-3)
     with pytest.raises(ValueError, match="mixup: .*teacher_once"):
         train(student, dls, tmp_path, [callback], LossConfig(mixup=0.4))
 
@@ -229,7 +229,7 @@ class TestTokenHead:
         assert not torch.equal(heads[0], student.head.weight)
         assert not torch.equal(heads[1], student.token_head.weight)
         file = tmp_path / "best.safetensors"
-        save_model(file, student, approach="image", classes="abcdefg", options=TOKEN_VIT)
+        save_model(file, student, classes="abcdefg")
         loaded, _ = load_model(file)
         images = torch.rand(2, 3, 32, 32)
         torch.testing.assert_close(loaded(images), student.eval()(images))
@@ -276,7 +276,7 @@ class TestLoadTeacher:
         options = CNN if approach == "image" else CODES
         model = create_model(approach, len(classes), **options)
         file = folder / "checkpoints" / "best.safetensors"
-        save_model(file, model, approach=approach, classes=classes, options=options)
+        save_model(file, model, classes=classes)
         return file
 
     def test_a_run_is_loaded_without_drawing_random_numbers(
