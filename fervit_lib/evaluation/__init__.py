@@ -49,4 +49,4 @@ from fervit_lib.evaluation.significance import (
     mean_over_seeds,
     score_intervals,
 )
-from fervit_lib.evaluation.tables import parameter_efficiency, write_results
+from fervit_lib.evaluation.tables import write_results

@@ -37,22 +37,6 @@ def _latex_table(table: pd.DataFrame) -> str:
     return cells.style.hide().to_latex(hrules=True, column_format=columns)
 
 
-def parameter_efficiency(runs: pd.DataFrame, majority: float) -> pd.DataFrame:
-    """Accuracy gained per trained parameter, the best run first.
-
-    Returns:
-        variant; trainable_parameters; share, of all parameters; above, the accuracy above always
-        predicting the majority class, in percentage points; per_million, `above` per million
-        trained parameters.
-    """
-    table = runs[["variant", "trainable_parameters"]].assign(
-        share=runs["trainable_parameters"] / runs["total_parameters"],
-        above=100 * (runs["accuracy"] - majority),
-    )
-    table["per_million"] = 1e6 * table["above"] / table["trainable_parameters"]
-    return table.sort_values("per_million", ascending=False)
-
-
 def write_results(
     folder: Path,
     *,

@@ -2,5 +2,6 @@
 
 from fervit_lib.figures.codes import plot_code_distances, plot_code_statistics, plot_embedding
 from fervit_lib.figures.faces import contact_sheet, plot_class_counts
+from fervit_lib.figures.tables import format_p, style_table
 from fervit_lib.figures.theme import use_theme
 from fervit_lib.figures.training import plot_lr_search, plot_reconstruction, plot_training_curves

@@ -5,7 +5,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from fervit_lib.figures.theme import require, wrap_labels
+from fervit_lib.figures.theme import escape_labels, require, shorten
 
 
 def _steps(labels: Iterable[str], updates: Iterable[list]) -> list[dict[str, Any]]:
@@ -70,5 +70,5 @@ def add_run_menu(
         trace.visible = visible
     figure.update_layout(title_subtitle_text=next(iter(subtitles.values())))
     if len(subtitles) > 1:
-        labels = wrap_labels(subtitles)
+        labels = escape_labels(map(shorten, subtitles))
         add_menu(figure, labels, updates, x=0, xanchor="left", y=1.02, pad={"b": 4})

@@ -110,14 +110,11 @@ def plot_progress(study: optuna.Study, metric: str) -> list[go.Figure]:
     """The best value so far by trial, and the values of every trial by epoch."""
     history = views.plot_optimization_history(study, target_name=column_label(metric))
     epochs = views.plot_intermediate_values(study)
-    # Optuna counts the epochs as they were reported, from 0.
-    steps = [
-        step for trial in study.get_trials(deepcopy=False) for step in trial.intermediate_values
-    ]
-    for line in epochs.data:
-        line.x = [step + 1 for step in line.x]
-    epochs.update_layout(xaxis=epoch_axis(pd.Series([0, *steps])), yaxis_title=column_label(metric))
-    n = f"n = {len(study.get_trials(deepcopy=False))} trials, one seed each"
+    trials = study.get_trials(deepcopy=False)
+    history.update_xaxes(title="trial", dtick=len(trials) // 12 + 1)
+    last = pd.Series([trial.last_step or 1 for trial in trials])
+    epochs.update_layout(xaxis=epoch_axis(last - 1), yaxis_title=column_label(metric))
+    n = f"n = {len(trials)} trials, one seed each"
     return [
         _restyle(history, "Search history", f"{n}; line: best so far"),
         _restyle(epochs, "Trials by epoch", f"{n}; a line that ends early: stopped", 470),
@@ -136,7 +133,7 @@ def plot_parameters(study: optuna.Study, metric: str) -> list[go.Figure]:
     n = f"n = {num_complete} complete trials"
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     importance = views.plot_param_importances(study, evaluator=evaluator, target_name=name)
-    importance.update_xaxes(title_text="share of the variance")
+    importance.update_layout(xaxis_title="share of the variance", yaxis_title="parameter")
     parallel = views.plot_parallel_coordinate(study, target_name=name)
     slices = views.plot_slice(study, target_name=name)
     figures = [
@@ -160,4 +157,6 @@ def _restyle(figure: go.Figure, title: str, subtitle: str, height: int = 400) ->
     figure.update_layout(
         template=own.template, title=own.title, height=height, margin={"t": 90, "r": 40}
     )
+    for update in (figure.update_xaxes, figure.update_yaxes):
+        update(dtick=1, selector={"type": "log"})  # else 2 and 5 without their power of ten
     return figure

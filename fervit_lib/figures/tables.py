@@ -30,8 +30,12 @@ def style_table(rows: pd.DataFrame, columns: Mapping[str, tuple[str, Format]]) -
     # escape: names of runs, files and classes are arbitrary text, which pandas would show as HTML.
     styler = shown.style.hide().format(formats, na_rep="–", escape="html")
     # Long names break, else the first column would fill a phone.
-    wide = {"text-align": "left", "white-space": "normal", "overflow-wrap": "anywhere"}
-    styler = styler.set_properties(text, **wide, **{"min-width": "8rem", "max-width": "18rem"})
+    wrapped = {"text-align": "left", "white-space": "normal", "overflow-wrap": "anywhere"}
+    for name in text:
+        longest = shown[name].str.len().max()
+        styler = styler.set_properties(
+            [name], **wrapped, **{"min-width": f"calc({min(longest, 22)}ch + 2rem)"}
+        )
     heads = [f"th.col{filled.index(name)}" for name in text]
     style = {"selector": ", ".join(heads) or "none", "props": "text-align: left"}
     return styler.set_table_styles([style]).relabel_index(

@@ -199,6 +199,18 @@ def wrap_labels(names: Iterable[object], width: int = 34) -> list[str]:
     return labels
 
 
+def rows_height(labels: Iterable[str]) -> int:
+    """Pixels for one row per label of `wrap_labels`."""
+    lines = [label.count("<br>") + 1 for label in labels]
+    return len(lines) * (8 + 17 * max(2, *lines))
+
+
+def shorten(name: str, length: int = 44) -> str:
+    """`name` without its middle if it is longer than `length`, for menus of one line."""
+    half = (length - 1) // 2
+    return name if len(name) <= length else f"{name[:half]}…{name[-half:]}"
+
+
 def write_figure(figure: go.Figure, path: Path) -> list[Path]:
     """Write a page that needs no network, and a PNG beside it if kaleido is installed."""
     paths = [path]

@@ -23,7 +23,6 @@ def every_figure() -> dict:
         {
             "run": ["a", "a", "<b>b</b>"],
             "layer": ["block 1", "block 2", "block 1"],
-            "shots": 5,
             "accuracy": 0.5,
         }
     ).assign(lowest=0.4, highest=0.6)
@@ -46,7 +45,7 @@ def every_figure() -> dict:
         "similarity": figures_explain.plot_head_similarity({"output": RNG.random((2, 4, 4))}, 9),
         "pruning": figures_explain.plot_pruning(np.linspace(1, 0, 9), RNG.random((3, 9)), 9),
         "cka": figures_explain.plot_cka(pairs, 9),
-        "probes": figures_explain.plot_probes(probes, 3, 9),
+        "probes": figures_explain.plot_probes(probes, "n = 3"),
         "swaps": figures_explain.plot_swaps(swaps),
         "positions": figures_explain.plot_positions(
             {"learned": np.eye(18), "sinusoidal": np.eye(18)}

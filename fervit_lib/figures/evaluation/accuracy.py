@@ -19,6 +19,7 @@ from fervit_lib.figures.theme import (
     largest_error,
     new_figure,
     require,
+    rows_height,
     wrap_labels,
 )
 
@@ -33,17 +34,18 @@ def plot_accuracy_intervals(runs: pd.DataFrame, majority: float) -> go.Figure:
     runs = runs.sort_values("accuracy")
     left = max(0.0, min(majority, runs["accuracy_low"].min()) - 0.04)
     right = min(1.0, max(majority, runs["accuracy_high"].max()) + 0.04)
+    names = wrap_labels(runs["variant"])
     figure = new_figure(
         f"Accuracy on {runs['num_test'].iloc[0]:,} test faces",
         "bars: 95% interval over the test faces, not over training seeds; "
         f"dashed: majority class, {majority:.1%}",
-        160 + 36 * len(runs),
+        160 + rows_height(names),
         xaxis={"tickformat": PERCENT, "title": "accuracy", "range": [left, right]},
         yaxis={"type": "category", "range": [-0.6, len(runs) - 0.4]},
     )
     figure.add_scatter(
         x=runs["accuracy"],
-        y=wrap_labels(runs["variant"]),
+        y=names,
         mode="markers",
         marker_size=10,
         error_x=error_bars(runs["accuracy"], runs["accuracy_low"], runs["accuracy_high"]),
@@ -68,11 +70,12 @@ def plot_pairs(pairs: pd.DataFrame, num_faces: int) -> go.Figure:
         points[row, column] = 100 * pair.difference
         points[column, row] = -100 * pair.difference
         p_values[[row, column], [column, row]] = pair.p_holm
+    names = wrap_labels(f"{run} ({number})" for number, run in enumerate(runs, 1))
     figure = new_figure(
         "Difference in accuracy, row minus column",
         "percentage points, written if p &lt; 0.05: exact McNemar test on the same "
         f"{num_faces:,} faces, Holm's correction for {len(pairs)} pairs",
-        130 + 36 * max(3, len(runs)),
+        130 + rows_height(names),
         margin_t=90,
     )
     # The same range to both sides, so that white is no difference.
@@ -80,7 +83,7 @@ def plot_pairs(pairs: pd.DataFrame, num_faces: int) -> go.Figure:
     figure.add_heatmap(
         z=points,
         x=[str(number) for number in range(1, len(runs) + 1)],
-        y=wrap_labels(f"{run} ({number})" for number, run in enumerate(runs, 1)),
+        y=names,
         text=np.where(p_values < 0.05, np.char.mod("%+.1f", points), ""),
         texttemplate="%{text}",
         showscale=False,
@@ -146,17 +149,18 @@ def plot_class_scores(scores: Mapping[str, pd.DataFrame], faces: Sequence[int]) 
         faces: test faces of each class.
     """
     first = next(iter(scores.values()))
+    names = wrap_labels(first.index)
     figure = new_figure(
         "Scores by run and class",
         f"n: test faces of a class; with n = {min(faces)}, {largest_error(min(faces))}",
-        190 + 36 * max(3, len(first)),
+        190 + rows_height(names),
         margin_t=150,
     )
     classes = zip(escape_labels(first.columns), faces, strict=True)
     figure.add_heatmap(
         z=first,
         x=[f"{name}<br>n = {n:,}" for name, n in classes],
-        y=wrap_labels(first.index),
+        y=names,
         texttemplate="%{z:.2f}",
         showscale=False,
         zmin=0,

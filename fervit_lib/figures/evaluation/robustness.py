@@ -3,7 +3,14 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from fervit_lib.figures.theme import PALETTE, PERCENT, escape_label, largest_error, new_panels
+from fervit_lib.figures.theme import (
+    PALETTE,
+    PERCENT,
+    error_bars,
+    escape_label,
+    largest_error,
+    new_panels,
+)
 
 _SHARES = {
     "fraction": "share of the training faces; below: faces seen in all epochs",
@@ -23,7 +30,7 @@ def plot_learning_curves(curves: pd.DataFrame) -> go.Figure:
     kinds = [kind for kind in _SHARES if (curves["kind"] == kind).any()]
     figure = new_panels(
         "Accuracy with fewer training faces",
-        f"n = {_range(curves['runs'])} runs per point; shaded: one SD over seeds and draws, "
+        f"n = {_range(curves['runs'])} runs per point; bars: one SD over seeds and draws, "
         "or with one run the 95% interval over the test faces",
         470,
         margin_t=74,
@@ -34,32 +41,21 @@ def plot_learning_curves(curves: pd.DataFrame) -> go.Figure:
     named = set()
     for (recipe, kind), line in curves.groupby(["recipe", "kind"], sort=False):
         line = line.sort_values("share")
-        backwards = line[::-1]
-        color = PALETTE[recipes.index(recipe) % 8]
         name = escape_label(recipe)
-        panel = {"row": 1, "col": kinds.index(kind) + 1, "legendgroup": name}
-        figure.add_scatter(
-            x=[*line["share"], *backwards["share"]],
-            y=[*line["high"], *backwards["low"]],
-            mode="lines",
-            line_width=0,
-            fill="toself",
-            fillcolor=color,
-            opacity=0.18,
-            hoverinfo="skip",
-            showlegend=False,
-            **panel,
-        )
+        color = PALETTE[recipes.index(recipe) % 8]
         figure.add_scatter(
             x=line["share"],
             y=line["mean"],
+            error_y=error_bars(line["mean"], line["low"], line["high"], color),
             mode="lines+markers",
             line_color=color,
             name=name,
+            legendgroup=name,
             showlegend=name not in named,
             customdata=line[["faces", "runs"]],
             hovertemplate="%{y:.1%}, %{customdata[0]:,} faces, n = %{customdata[1]} runs",
-            **panel,
+            row=1,
+            col=kinds.index(kind) + 1,
         )
         named.add(name)
     for column, kind in enumerate(kinds, 1):
@@ -98,7 +94,7 @@ def plot_corruptions(table: pd.DataFrame, num_faces: int) -> go.Figure:
     figure = new_panels(
         "Accuracy under corruptions",
         f"level 0: unchanged, 3: strongest; n = {num_faces} faces, {largest_error(num_faces)}",
-        150 + 200 * rows + 12 * len(clean),
+        150 + 200 * rows + 22 * len(clean),
         margin_t=96,
         rows=rows,
         cols=3,

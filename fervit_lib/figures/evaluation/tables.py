@@ -3,7 +3,7 @@
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from fervit_lib.figures.tables import Format, format_p, style_table
+from fervit_lib.figures.tables import Format, style_table
 from fervit_lib.figures.theme import require
 
 _VARIANT = {"variant": ("run", "{}")}
@@ -15,11 +15,6 @@ _LATENCY = {
 _INTERVAL = {"low": ("95% CI low", "{:.1%}"), "high": ("95% CI high", "{:.1%}")}
 _FACES = {"faces": ("n (faces)", "{:,}")}
 TABLES: dict[str, dict[str, tuple[str, Format]]] = {  # name: {column: (heading, format)}
-    "counts": {
-        "class": ("class", "{}"),
-        **{split: (split, "{:,}") for split in ("train", "val", "test", "total")},
-    },
-    "audit": {"finding": ("finding", "{}"), "number": ("number", "{:,}")},
     "runs": {
         **_VARIANT,
         "accuracy": ("accuracy", "{:.1%}"),
@@ -83,13 +78,6 @@ TABLES: dict[str, dict[str, tuple[str, Format]]] = {  # name: {column: (heading,
         "gpu_memory_gb": ("GPU memory (GB)", "{:.2f}"),
         "joules_per_face": ("energy per face (J)", "{:.3g}"),
     },
-    "parameters": {
-        **_VARIANT,
-        "trainable_parameters": ("trained parameters", "{:,}"),
-        "share": ("share of all parameters", "{:.1%}"),
-        "above": ("accuracy above majority (points)", "{:+.1f}"),
-        "per_million": ("points per million trained", "{:+,.1f}"),
-    },
     "augmentation": {
         **_RUN,
         "plain": ("unchanged", "{:.1%}"),
@@ -110,31 +98,6 @@ TABLES: dict[str, dict[str, tuple[str, Format]]] = {  # name: {column: (heading,
         "majority": ("accuracy, majority of votes", "{:.1%}"),
         "shared": ("mean share of votes", "{:.1%}"),
         **_FACES,
-    },
-    "examined": {
-        **_RUN,
-        "role": ("role", "{}"),
-        "val_macro_f1": ("macro-F1 on val", "{:.3f}"),
-        "reason": ("why this run", "{}"),
-    },
-    "bands": {
-        **_RUN,
-        "method": ("method", "{}"),
-        "band": ("band", "{}"),
-        "share": ("share", "{:.1%}"),
-        **_INTERVAL,
-        "even": ("without preference", "{:.1%}"),
-    },
-    "ranks": {
-        **_RUN,
-        "method": ("method", "{}"),
-        "rank_correlation": ("rank correlation", "{:.2f}"),
-        "p": ("p", format_p),
-    },
-    "areas": {
-        "ranking": ("ranking", "{}"),
-        "deletion": ("area under deletion", "{:.3f}"),
-        "insertion": ("area under insertion", "{:.3f}"),
     },
     "onnx": {
         "what": ("part", "{}"),

@@ -9,7 +9,6 @@ import plotly.graph_objects as go
 from fervit_lib.figures.codes import add_class_points
 from fervit_lib.figures.controls import add_slider
 from fervit_lib.figures.theme import (
-    PALETTE,
     PERCENT,
     error_bars,
     escape_label,
@@ -17,33 +16,26 @@ from fervit_lib.figures.theme import (
 )
 
 
-def plot_probes(scores: pd.DataFrame, draws: int, num_faces: int) -> go.Figure:
-    """Accuracy of few-shot linear probes by block, one line per run and number of shots.
+def plot_probes(scores: pd.DataFrame, caption: str) -> go.Figure:
+    """Accuracy of few-shot linear probes by block, one line per run.
 
     Args:
-        scores: columns run, layer, shots, accuracy, and lowest, highest over the draws of training
-            faces.
-        draws: number of draws.
-        num_faces: number of test faces.
+        scores: columns run, layer, accuracy, and lowest, highest over the draws of training faces.
     """
     figure = new_figure(
         "Few-shot linear probes by block",
-        f"mean and range, n = {draws} draws of training faces; tested on {num_faces:,} faces",
+        caption,
         height=500,
         xaxis_title="features after",
         yaxis={"title": "accuracy", "tickformat": PERCENT, "rangemode": "tozero"},
     )
-    runs = list(scores["run"].unique())
-    shots = sorted(scores["shots"].unique())
-    for (run, number), group in scores.groupby(["run", "shots"], sort=False):
-        dash = ("solid", "dot", "dash")[shots.index(number) % 3]
+    for run, group in scores.groupby("run", sort=False):
         figure.add_scatter(
             x=group["layer"],
             y=group["accuracy"],
             error_y=error_bars(group["accuracy"], group["lowest"], group["highest"]),
             mode="lines+markers",
-            line={"color": PALETTE[runs.index(run) % 8], "dash": dash},
-            name=f"{escape_label(run)}, {number} faces per class",
+            name=escape_label(run),
             hovertemplate="%{x}: %{y:.1%}",
         )
     return figure

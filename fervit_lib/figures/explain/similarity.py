@@ -7,7 +7,15 @@ import plotly.graph_objects as go
 
 from fervit_lib.figures.codes import LAYERS
 from fervit_lib.figures.controls import add_menu, add_slider
-from fervit_lib.figures.theme import DIVERGING, draw_as_matrix, new_figure, new_panels, wrap_labels
+from fervit_lib.figures.theme import (
+    DIVERGING,
+    draw_as_matrix,
+    escape_labels,
+    new_figure,
+    new_panels,
+    shorten,
+    wrap_labels,
+)
 
 
 def plot_cka(
@@ -22,8 +30,8 @@ def plot_cka(
     figure = new_figure(
         "Similarity of layers of two models (CKA)",
         f"1: equal up to rotation and scale; n = {num_faces:,} faces",
-        640,
-        margin_t=150,
+        600,
+        margin_t=128,
     )
     updates: list[list[dict]] = []
     for number, (pair, (matrix, rows, columns)) in enumerate(pairs.items()):
@@ -43,7 +51,8 @@ def plot_cka(
     draw_as_matrix(figure)
     figure.update_yaxes(autorange=True)  # the first block at the bottom, as papers show CKA
     figure.update_layout({name.replace(".", "_"): text for name, text in updates[0][1].items()})
-    add_menu(figure, wrap_labels(pairs, 60), updates, x=0, xanchor="left", y=1.04)
+    names = [" × ".join(shorten(name, 30) for name in pair.split(" × ")) for pair in pairs]
+    add_menu(figure, escape_labels(names), updates, x=0, xanchor="left", y=1.02, pad={"b": 4})
     return figure
 
 
