@@ -62,6 +62,20 @@ def load_pixels(
     return _to_batch(arrays)
 
 
+def pixels_to_images(pixels: Tensor) -> list[Image.Image]:
+    """(n, 3, H, W), uint8 or float in [0, 1], as images."""
+    if pixels.is_floating_point():
+        pixels = (255 * pixels).round().byte()
+    return [Image.fromarray(array) for array in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def load_face_images(store: LatentStore, indices: np.ndarray, side: int = 128) -> list[Image.Image]:
+    """Faces of a store's split as square images of at most `side` pixels; [] if they were moved."""
+    if not store.faces.exists():
+        return []
+    return pixels_to_images(load_pixels(store, indices, side))
+
+
 def load_store_faces(store: LatentStore, indices: np.ndarray) -> FaceDataset:
     """The faces at `indices` of a store's split, in that order.
 

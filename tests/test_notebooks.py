@@ -14,8 +14,11 @@ import nbformat
 import papermill
 import pytest
 import yaml
+from PIL import Image
 from tiny import SMALL, TINY_STUDENT, write_config
 
+from fervit_lib.evaluation import load_predictor, runs_to_compare
+from fervit_lib.explain import choose_runs
 from fervit_lib.models import APPROACHES
 from fervit_lib.pipeline import read_parameters
 from fervit_lib.runs import Run
@@ -91,6 +94,7 @@ def test_a_default_of_a_notebook_is_the_librarys() -> None:
                 assert argument.default == parameters[name].default, name
 
 
+OWN = "MeanViT-full-seed0"  # of the examples in 02_train: own model, loss and augmentation
 TRAININGS = {
     "scratch-full-seed0": SMALL,
     "hybrid-adapter-seed0": {
@@ -106,7 +110,8 @@ TRAININGS = {
         "image_size": 32,
         "epochs": 1,
     },
-    # Taught by the run above.
+    OWN: SMALL,
+    # Taught by the run above it.
     "image-full-seed0-distil=token": {
         "approach": "image",
         "model_name": "deit_tiny_distilled_patch16_224",
@@ -182,11 +187,12 @@ class TestTinyExperiment:
         teacher = str(folder / "reports" / "tiny" / "train" / "image-full-seed0")
         for name, training in TRAININGS.items():
             taught = {"variant": name, "teacher": teacher} if "distil" in training else {}
-            steps[name] = ("02_train", training | codes | taught)
+            notebook = "02_train+examples" if name == OWN else "02_train"
+            steps[name] = (notebook, training | codes | taught)
         steps |= {
             "distill": ("03_distill", TINY_STUDENT | data),
-            "evaluate": ("04_evaluate", {}),
-            "explain": ("05_attention_explorer", explain),
+            "evaluate": ("04_evaluate", {"trust_code": True}),
+            "explain": ("05_attention_explorer", explain | {"trust_code": True, "run_name": OWN}),
             "sweep": (
                 "06_sweep",
                 {"config": str(folder / "sweep.yaml"), "experiment": ""} | winner,
@@ -214,10 +220,22 @@ class TestTinyExperiment:
         assert result["majority_accuracy"] == pytest.approx(1 / 7)
 
     def test_the_explorer_shows_transformers_over_codes(self, ran: Ran) -> None:
-        assert set(ran.result("tiny/explain/all")["runs"]) == {
-            "scratch-full-seed0",
-            "hybrid-adapter-seed0",
-        }
+        first, other = ran.result("tiny/explain/all")["runs"]
+        assert first == OWN
+        assert other in ("scratch-full-seed0", "hybrid-adapter-seed0")
+
+    def test_a_model_of_a_cell_is_evaluated_only_if_it_is_trusted(self, ran: Ran) -> None:
+        folder = ran.folder / "reports" / "tiny" / "train" / OWN
+        assert "class MeanViT" in (folder / "checkpoints" / "model.py").read_text()
+        comparison = runs_to_compare(ran.folder / "reports", "tiny")
+        assert set(comparison.skipped) == {OWN}
+        assert "trust_code=True" in comparison.skipped[OWN]
+        with pytest.raises(ValueError, match=r"run_name: .*trust_code=True"):
+            choose_runs(comparison, OWN)
+        with pytest.raises(ValueError, match=r"MeanViT.*trust_code=True"):
+            load_predictor(folder)
+        predictor = load_predictor(folder, "cpu", trust_code=True)
+        assert predictor.predict([Image.new("RGB", (32, 32))]).codes.shape == (1, 18, 512)
 
     def test_a_student_is_distilled(self, ran: Ran) -> None:
         result = ran.result("tiny/distill/all")

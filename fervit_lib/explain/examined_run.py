@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fervit_lib.evaluation import find_encoder, predict_probs
 from fervit_lib.evaluation.compare import Comparison
-from fervit_lib.inputs import inputs_for, load_pixels
+from fervit_lib.inputs import inputs_for, load_face_images
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import load_class, load_model, load_untrained
 from fervit_lib.models.latent_vit import CodeViT
@@ -52,10 +52,7 @@ class ExaminedRun:
 
     def images(self, faces: Sequence[int]) -> list[Image.Image]:
         """Images of some of the faces; an empty list if the set of faces has been moved."""
-        if not self.store.faces.exists():
-            return []
-        pixels = load_pixels(self.store, self.indices[list(faces)], 128)
-        return [Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).numpy()]
+        return load_face_images(self.store, self.indices[list(faces)])
 
     def examples(self) -> list[int]:
         """One face per class: the one with the highest probability of its true class."""

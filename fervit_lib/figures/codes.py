@@ -7,6 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from fervit_lib.figures.theme import (
+    DIVERGING,
     GREY,
     PALETTE,
     escape_labels,
@@ -80,6 +81,35 @@ def plot_code_statistics(codes: np.ndarray) -> go.Figure:
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title_text="mean norm", row=1)
     figure.update_yaxes(title_text="spread (SD)", row=2)
+    return figure
+
+
+def plot_code(codes: np.ndarray, title: str) -> go.Figure:
+    """The first of several codes as a heat map, as its difference from their mean.
+
+    Args:
+        codes: (N, layers, channels), at least two.
+    """
+    spread = codes.std(0) + 1e-6
+    difference = ((codes[0] - codes.mean(0)) / spread).round(1)
+    layers, channels = difference.shape
+    figure = new_figure(
+        title,
+        f"difference from the mean of n = {len(codes)} codes, in SD of each number",
+        margin_t=64,
+        xaxis={"title": f"channel (of {channels})", "showgrid": False},
+        yaxis={"title": f"layer (of {layers})", "autorange": "reversed", "dtick": 2},
+    )
+    figure.add_heatmap(
+        z=difference,
+        colorscale=DIVERGING,
+        zmin=-3,
+        zmax=3,
+        xgap=0,
+        ygap=1,
+        colorbar={"title": "SD", "thickness": 10},
+        hovertemplate="layer %{y}, channel %{x}: %{z} SD<extra></extra>",
+    )
     return figure
 
 

@@ -34,6 +34,46 @@ def plot_class_counts(counts: pd.DataFrame) -> go.Figure:
     return figure
 
 
+def picture_grid(
+    images: Sequence[Image.Image], captions: Sequence[str], title: str, size: int = 96
+) -> Image.Image:
+    """Images in rows of up to seven, each with its caption below; lines are separated by `\n`.
+
+    Args:
+        size: side of a square in pixels, into which an image of any size is fitted.
+    """
+    font = ImageFont.load_default(13)
+    title_font = ImageFont.load_default(17)
+    lines = max(caption.count("\n") for caption in captions) + 1
+    width = max(
+        size,
+        *(
+            round(
+                font.getlength(
+                    c,
+                )
+            )
+            for text in captions
+            for c in text.split("\n")
+        ),
+    )
+    width += 3 * _GAP
+    height = size + 18 * lines + 3 * _GAP
+    columns = min(7, len(images))
+    rows = -(-len(images) // columns)
+    left = max(columns * width, round(title_font.getlength(title)) + 16)
+    sheet = Image.new("RGB", (left, 32 + rows * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((8, 16), title, INK, title_font, anchor="lm")
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        row, column = divmod(i, columns)
+        x, y = 8 + column * width, 32 + row * height
+        tile = ImageOps.pad(image.convert("RGB"), (size, size), color="white")
+        sheet.paste(tile, (x, y))
+        draw.multiline_text((x, y + size + _GAP), caption, INK, font)
+    return sheet
+
+
 def contact_sheet(
     images_by_class: Mapping[str, Sequence[Image.Image]],
     size: int = 64,

@@ -8,6 +8,7 @@ from fervit_lib.figures.theme import (
     GREY,
     PALETTE,
     PERCENT,
+    column_label,
     epoch_axis,
     log_axis,
     new_figure,
@@ -39,7 +40,7 @@ def plot_training_curves(metrics: pd.DataFrame, title: str = "Training curves") 
         figure.add_scatter(
             x=metrics["epoch"] + 1,
             y=metrics[name],
-            name=name.replace("_", " ").replace("f1", "F1"),
+            name=column_label(name),
             mode="lines" if len(metrics) > 1 else "markers",
             line_color=PALETTE[number % 8],
             row=1 if name in losses else 2,
@@ -49,7 +50,32 @@ def plot_training_curves(metrics: pd.DataFrame, title: str = "Training curves") 
     figure.update_yaxes(title_text="loss", rangemode="tozero", row=1)
     if scores:
         figure.update_yaxes(title_text="validation score", tickformat=PERCENT, row=2)
-    figure.update_xaxes(epoch_axis(metrics["epoch"]), row=rows)
+    figure.update_xaxes(epoch_axis(metrics["epoch"]))
+    if scores:
+        figure.update_xaxes(title_text="", row=1)
+    return figure
+
+
+def plot_steps(steps: pd.DataFrame) -> go.Figure:
+    """Learning rate of the head, and norm of the gradient before clipping, by step.
+
+    Args:
+        steps: columns step, learning_rate, gradient_norm.
+    """
+    figure = new_panels(
+        "Learning rate and gradient norm",
+        f"{steps['step'].max():,.0f} steps; learning rate of the head, norm before clipping",
+        440,
+        margin_t=64,
+        rows=2,
+        shared_xaxes=True,
+        vertical_spacing=0.08,
+    )
+    for row, name in enumerate(("learning_rate", "gradient_norm"), 1):
+        figure.add_scatter(x=steps["step"], y=steps[name], showlegend=False, row=row, col=1)
+        figure.update_yaxes(title_text=name.replace("_", " "), rangemode="tozero", row=row)
+    figure.update_traces(mode="lines", line_color=PALETTE[0])
+    figure.update_xaxes(title_text="step", tickformat=",d", row=2)
     return figure
 
 

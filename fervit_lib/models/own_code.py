@@ -95,6 +95,20 @@ def code_of(class_: type) -> str:
     return code.text
 
 
+def describe_own(*objects: Any) -> list[str]:
+    """The code and plain attributes of those objects and functions that a notebook defines.
+
+    A fit that was interrupted with others does not resume.
+    """
+    described = []
+    for item in objects:
+        definition = item if isinstance(item, FunctionType) else type(item)
+        if is_own(definition):
+            attributes = {name: value for name, value in vars(item).items() if _is_constant(value)}
+            described.append(f"{OwnCode(definition).text}{attributes}")
+    return described
+
+
 def load_own_class(text: str, file: str, name: str) -> Any:
     """Run the saved `text` in a module of its own, and return what it defines as `name`."""
     module = ModuleType("own_code")

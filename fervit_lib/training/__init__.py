@@ -5,9 +5,9 @@ import warnings
 with warnings.catch_warnings(action="ignore", category=FutureWarning):
     import fastai.learner  # noqa: F401  (its import calls torch.jit, which torch has deprecated)
 
-from fervit_lib.training.augment import AugmentCodes, AugmentImages, GrowImages
+from fervit_lib.training.augment import AugmentCodes, AugmentImages, GrowImages, preview_batch
 from fervit_lib.training.autoencoder import fit_autoencoder
-from fervit_lib.training.callbacks import SaveBest
+from fervit_lib.training.callbacks import SaveBest, Steps
 from fervit_lib.training.data import face_dls
 from fervit_lib.training.head_losses import HeadPenaltyConfig, head_penalties
 from fervit_lib.training.learner import LossConfig, OptimConfig, build_learner, fit
@@ -17,8 +17,8 @@ from fervit_lib.training.strategies import (
     Strategy,
     check_start,
     get_strategy,
+    model_table,
     parameter_groups,
-    parameter_table,
 )
 from fervit_lib.training.teacher import TeacherConfig, TeacherLoss, load_teacher, teacher_accuracy
 from fervit_lib.training.tracking import trackers

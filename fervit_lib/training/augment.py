@@ -1,13 +1,44 @@
 """Random changes of training batches, computed on the device, different for every sample."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from fastai.callback.core import Callback
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
 from fastai.vision.augment import Brightness, Contrast, Flip, RandTransform, Rotate, Zoom
 from fastai.vision.core import TensorImage
-from torch import Tensor
+from fastcore.basics import noop
+from torch import Tensor, nn
 
 from fervit_lib.models import ImageModel
 from fervit_lib.system.names import check_range
+from fervit_lib.training.resume import preserve_random_state
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A training batch as the model gets it."""
+
+    inputs: Tensor  # (B, …), augmented
+    targets: Tensor  # (B,), or (B, C) shares
+    faces: np.ndarray  # (B,) indices of the faces in the store's training split
+
+
+@preserve_random_state()
+def preview_batch(dls: DataLoaders, augment: Sequence[Callback]) -> Batch:
+    """A batch of `face_dls`, changed by the callbacks `augment`; a later fit draws the same."""
+    learn = Learner(dls, nn.Identity(), loss_func=noop, cbs=augment)
+    *inputs, targets = next(iter(dls.train))
+    learn.training = True
+    learn.xb = tuple(inputs)
+    learn.yb = (targets,)
+    learn("before_batch")
+    # A small training set is repeated in an epoch.
+    faces = dls.chosen[dls.train.batch_indices.cpu().numpy() % len(dls.chosen)]
+    return Batch(learn.xb[0].as_subclass(Tensor), learn.yb[0].as_subclass(Tensor), faces)
 
 
 class AugmentCodes(Callback):

@@ -1,9 +1,14 @@
 """Fine-tuning strategies: which parts of a model train, and at what learning rate."""
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import pandas as pd
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fervit_lib.models import PARTS, ExpressionModel
 from fervit_lib.system.names import check_choice
@@ -63,10 +68,6 @@ class ParameterGroup:
     first: bool = True  # trains in the first phase, too, if the strategy has two
     lr_factor: float = 1.0
     weight_decay: bool = True
-
-    @property
-    def num_parameters(self) -> int:
-        return sum(p.numel() for p in self.parameters)
 
 
 def single_group(model: nn.Module) -> list[ParameterGroup]:
@@ -149,11 +150,43 @@ def parameter_groups(
     return sorted(groups, key=lambda group: (group.trains, group.first))
 
 
-def parameter_table(groups: list[ParameterGroup]) -> pd.DataFrame:
-    """One row per part and their total: parameters, trainable, frozen, multiple of the rate."""
-    rows = [(g.part, g.num_parameters, g.num_parameters if g.trains else 0) for g in groups]
-    table = pd.DataFrame(rows, columns=["part", "parameters", "trainable"]).set_index("part")
-    table["frozen"] = table["parameters"] - table["trainable"]
-    table["rate factor"] = [g.lr_factor if g.trains else 0.0 for g in groups]
-    table.loc["total"] = [*table[["parameters", "trainable", "frozen"]].sum(), float("nan")]
-    return table.astype({"parameters": int, "trainable": int, "frozen": int})
+@torch.inference_mode()
+def model_table(model: nn.Module, groups: Sequence[ParameterGroup], inputs: Tensor) -> pd.DataFrame:
+    """One row per module with parameters, down to the second level, and their total.
+
+    Args:
+        inputs: a batch, as the model takes it; one forward pass on it gives the shapes.
+
+    Returns:
+        Columns part, output shape, parameters, trainable, learning-rate factor; by module. A module
+        whose parameters belong to several parts has a row for each.
+    """
+    modules = {n: m for n, m in model.named_modules() if n.count(".") < 2}
+    shapes: dict[str, str] = {}
+
+    def note_shape(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        outputs = output if isinstance(output, tuple) else (output,)
+        shapes[name] = ", ".join(f"{tuple(tensor.shape)}" for tensor in outputs)
+
+    model.eval()
+    with ExitStack() as hooks:
+        for name, module in modules.items():
+            hook = module.register_forward_hook(partial(note_shape, name))
+            hooks.callback(hook.remove)
+        model(inputs)
+    rows = []
+    for name, module in modules.items():
+        # Modules below the second level count for the one on it.
+        own = {id(parameter) for parameter in module.parameters(recurse=name.count(".") == 1)}
+        for group in groups:
+            size = sum(p.numel() for p in group.parameters if id(p) in own)
+            trainable = size if group.trains else 0
+            factor = group.lr_factor if group.trains else 0.0
+            if size:
+                shape = shapes.get(name, "")
+                rows.append((name or "model", group.part, shape, size, trainable, factor))
+    columns = ["part", "output shape", "parameters", "trainable", "learning-rate factor"]
+    table = pd.DataFrame(rows, columns=["module", *columns]).set_index("module")
+    sums = table[["parameters", "trainable"]].sum()
+    table.loc["total"] = ["", shapes[""], *sums, float("nan")]
+    return table.astype({"parameters": int, "trainable": int})

@@ -1,6 +1,7 @@
 """Execute a notebook's cells in a forked process: all imports are done already, so it is quick."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -17,13 +18,16 @@ from traitlets.config import Config
 from fervit_lib.system.runtime import PROJECT_ROOT
 
 FORK = get_context("fork")
+EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def execute(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
     """Run `notebooks/<name>.ipynb` in this process, with parameters injected as papermill does.
 
+    With `<name>+examples`, the Python examples in its text are run, too, each at its place.
     Returns its variables. Raises what a cell raises.
     """
+    name, _, examples = name.partition("+")
     notebook = load_notebook_node(str(PROJECT_ROOT / "notebooks" / f"{name}.ipynb"))
     notebook = parameterize_notebook(notebook, parameters, kernel_name="python3", language="python")
     shell = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
@@ -31,6 +35,8 @@ def execute(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             shell.run_cell(cell.source).raise_error()
+        for example in EXAMPLE.findall(cell.source) if examples else ():
+            shell.run_cell(example).raise_error()
     return shell.user_ns
 
 

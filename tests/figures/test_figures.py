@@ -20,6 +20,7 @@ METRICS = pd.DataFrame(
         "time": ["0:01"] * 2,
     }
 )
+STEPS = pd.DataFrame({"step": [1, 2], "learning_rate": [0.1, 0.2], "gradient_norm": [3.0, 4.0]})
 TARGET = np.random.default_rng(0).normal(size=(4, 3, 8))
 MASK = np.array([[True, False, False]] * 4)
 
@@ -32,6 +33,8 @@ def every_figure() -> dict:
         "curves": figures.plot_training_curves(METRICS),
         "codes": figures.plot_code_statistics(np.ones((2, 18, 4))),
         "codes of a smaller StyleGAN": figures.plot_code_statistics(np.ones((2, 14, 4))),
+        "code": figures.plot_code(np.random.default_rng(0).normal(size=(3, 18, 8)), "A code"),
+        "steps": figures.plot_steps(STEPS),
         "distances": figures.plot_code_distances(np.geomspace(1, 50, 100), 10.0, 0.5, 50.0),
         "lr": figures.plot_lr_search(pd.DataFrame({"lr": [1e-4, 1e-3], "loss": [2, 1]}), 1e-3),
         "reconstruction": figures.plot_reconstruction(TARGET, TARGET + 0.5, MASK),
@@ -60,8 +63,8 @@ def test_reconstruction_is_scored_where_it_was_masked() -> None:
 
 def test_curves_show_losses_and_scores_but_not_the_time() -> None:
     assert [line.name for line in every_figure()["curves"].data] == [
-        "train loss",
-        "valid loss",
+        "training loss",
+        "validation loss",
         "accuracy",
     ]
 
@@ -75,6 +78,25 @@ def test_contact_sheet_has_rows_per_class_and_wraps() -> None:
     assert (np.asarray(short) == (255, 0, 0)).all(-1).sum() == pytest.approx(3 * 32 * 16, rel=0.02)
     empty = figures.contact_sheet({"disgust": []})
     assert (np.asarray(empty) < 100).any()  # its name and "none" are written
+
+
+def test_picture_grid_shows_every_picture_whole_beside_the_others() -> None:
+    red = Image.new("RGB", (48, 48), "red")
+    for captions in (["a"] * 10, ["a caption that is wider\nthan its picture"] * 10):
+        grid = figures.picture_grid([red] * 10, captions, "Ten", size=32)
+        is_red = (np.asarray(grid) == (255, 0, 0)).all(-1)
+        assert is_red.sum() == 10 * 32 * 32
+        # Seven beside each other: their columns are separated.
+        edges = np.flatnonzero(np.diff(is_red.any(0).astype(int)))
+        assert len(edges) == 14 and (np.diff(edges)[::2] == 32).all()
+
+
+def test_a_code_is_shown_against_the_mean_of_all() -> None:
+    codes = np.zeros((4, 2, 3))
+    codes[0, 1, 2] = 4.0
+    [heat_map] = figures.plot_code(codes, "A code").data
+    assert heat_map.z[1][2] == pytest.approx(3**0.5, abs=0.1)
+    assert np.abs(np.asarray(heat_map.z)).sum() == pytest.approx(heat_map.z[1][2])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,14 @@ from torch import nn
 from traitlets.config import Config
 
 from fervit_lib.evaluation import runs_to_compare
-from fervit_lib.models import ExpressionModel, LatentViT, create_model, load_model, save_model
+from fervit_lib.models import (
+    ExpressionModel,
+    LatentViT,
+    create_model,
+    describe_own,
+    load_model,
+    save_model,
+)
 from fervit_lib.runs import start_run
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
 
@@ -117,6 +124,17 @@ def test_what_cannot_be_saved_is_refused(cells: Cells, tmp_path: Path) -> None:
         pass
 
     refused("Local", Local(3, **small))
+
+
+def test_own_losses_and_callbacks_are_told_apart(cells: Cells) -> None:
+    define = "class Loss:\n    def __init__(self, gamma):\n        self.gamma = gamma\n"
+    space = cells(define + "def focal(x):\n    return x")
+    once = describe_own(space["focal"], space["Loss"](2), nn.CrossEntropyLoss())
+    assert len(once) == 2
+    assert once == describe_own(space["focal"], space["Loss"](2))
+    assert once != describe_own(space["focal"], space["Loss"](3))
+    space = cells("def focal(x):\n    return 2 * x")
+    assert once != describe_own(space["focal"], space["Loss"](2))
 
 
 HOSTILE = {

@@ -32,8 +32,8 @@ from fervit_lib.training import (
     fit_autoencoder,
     fit_masked,
     get_strategy,
+    model_table,
     parameter_groups,
-    parameter_table,
     reconstruct,
     trackers,
 )
@@ -116,9 +116,11 @@ class TestStrategies:
         held = [id(p) for group in groups for p in group.parameters]
         assert sorted(held) == sorted(id(p) for p in model.parameters())
         assert [group.trains for group in groups] == sorted(group.trains for group in groups)
-        table = parameter_table(groups)
+        table = model_table(model, groups, torch.zeros(2, *model.input_shape))
         assert table.loc["total", "parameters"] == sum(p.numel() for p in model.parameters())
-        assert (table["trainable"] + table["frozen"] == table["parameters"]).all()
+        trained = sum(p.numel() for g in groups if g.trains for p in g.parameters)
+        assert table["trainable"].iloc[:-1].sum() == table.loc["total", "trainable"] == trained
+        assert table.loc["head", "output shape"] == table.loc["total", "output shape"] == "(2, 7)"
 
     def test_the_design(self) -> None:
         full = parameter_groups(create_model("scratch"), STRATEGIES["full"])
@@ -151,7 +153,8 @@ class TestStrategies:
         model = create_model(
             "hybrid", pretrained="none", model_name="vit_small_patch16_224", adapter_dim=64
         )
-        total = parameter_table(parameter_groups(model, STRATEGIES["adapter"])).loc["total"]
+        groups = parameter_groups(model, STRATEGIES["adapter"])
+        total = model_table(model, groups, torch.zeros(2, 18, 512)).loc["total"]
         assert 0.03 < total["trainable"] / total["parameters"] < 0.06
 
     @pytest.mark.parametrize(("approach", "strategy"), PAIRS)
