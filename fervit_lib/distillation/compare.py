@@ -105,7 +105,8 @@ def fit_student(
     targets.shuffle = ablation.shuffle
     checkpoints = folder / "checkpoints"
     best = SaveBest(lambda: save_student(checkpoints / "best.safetensors", model, student), MONITOR)
-    grids = SaveMaskGrids(folder, example_batch(dls.valid, targets), show)
+    images, masks, keys = example_batch(dls.valid)
+    grids = SaveMaskGrids(folder, (images, masks, targets.logits(images, keys)), show)
     learn = build_distiller(
         tapped,
         dls,
@@ -135,13 +136,12 @@ def fit_student(
     }
 
 
-def example_batch(batches: PeopleBatches, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
-    """The first four images and masks of a split, and the teacher's logits."""
+def example_batch(batches: PeopleBatches) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """The first four images and masks of a split, and the images' keys, as a batch has them."""
     samples = [batches.prepare(i) for i in range(min(4, len(batches.people)))]
     images, masks, keys = zip(*samples, strict=True)
     image_batch = normalise(torch.stack(images).to(batches.device))
-    mask_batch = torch.stack(masks).to(batches.device)
-    return image_batch, mask_batch, targets.logits(image_batch, keys)
+    return image_batch, torch.stack(masks).to(batches.device), keys
 
 
 @torch.no_grad()

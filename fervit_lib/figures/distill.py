@@ -23,7 +23,7 @@ _SCORES = {
     "fg_iou": "foreground IoU",
     "fg_iou_per_image": "IoU per image",
     "boundary_iou": "boundary IoU",
-    "teacher_agreement": "agreement with the teacher",
+    "teacher_agreement": "teacher agreement",
 }
 
 
@@ -31,10 +31,10 @@ def table_of_scores(table: pd.DataFrame) -> Styler:
     """Segmentation scores with 95% CI, one row per arm; from `distillation.interval_table`."""
     shown = table[["seeds"]].assign(arm=table["arm"].str.replace("_", " "))
     for name in _SCORES:
-        intervals = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
-        shown[name] = [f"{value:.1%} ({low:.1%} – {high:.1%})" for value, low, high in intervals]
+        intervals = 100 * table[[name, f"{name}_low", f"{name}_high"]].to_numpy()
+        shown[name] = [f"{value:.1f} ({low:.1f}–{high:.1f})" for value, low, high in intervals]
     columns = {"arm": ("trained with", "{}"), "seeds": ("seeds", "{}")}
-    columns |= {name: (f"{label} (95% CI)", "{}") for name, label in _SCORES.items()}
+    columns |= {name: (f"{label} in % (95% CI)", "{}") for name, label in _SCORES.items()}
     return style_table(shown, columns)
 
 
@@ -50,7 +50,7 @@ def table_of_sizes(sizes: pd.DataFrame) -> Styler:
         "gmac": ("GMACs", "{:.2f}"),
         "megabytes": ("size (MB)", "{:.1f}"),
         "ms": ("latency (ms)", "{:.1f}"),
-        "speedup": (f"× {sizes['model'].iloc[0]} in the same runtime", "{:.2f}"),
+        "speedup": (f"speed-up over {sizes['model'].iloc[0]}", "{:.2f}"),
     }
     return style_table(sizes, columns)
 
@@ -94,11 +94,11 @@ def plot_arm_curves(curves: pd.DataFrame) -> go.Figure:
 def plot_term_curves(curves: pd.DataFrame) -> go.Figure:
     """Unweighted validation loss terms by epoch; `curves` as in `plot_arm_curves`."""
     terms = tuple(name for name in curves if name.endswith("_term") and curves[name].notna().any())
-    return _plot_curves(curves, terms, "Validation loss terms by epoch")
+    return _plot_curves(curves, terms, "Unweighted validation losses by epoch")
 
 
 def _plot_curves(curves: pd.DataFrame, names: tuple[str, ...], title: str) -> go.Figure:
-    labels = [column_label(name.removesuffix("_term")) for name in names]
+    labels = [_SCORES.get(name, column_label(name.removesuffix("_term"))) for name in names]
     figure = new_panels(
         title,
         f"mean over seeds, n = {curves['seed'].nunique()}",

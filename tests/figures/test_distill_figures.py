@@ -41,7 +41,7 @@ def test_curves_are_means_over_seeds_and_terms_that_were_never_used_have_no_pane
 def test_scores_stand_with_their_intervals() -> None:
     ends = {f"{name}{end}": 0.5 + value for name in SCORES for end, value in ENDS.items()}
     html = distill.table_of_scores(pd.DataFrame([{"arm": "a_b", "seeds": 2, **ends}])).to_html()
-    assert "a b" in html and html.count("50.0% (40.0% – 60.0%)") == len(SCORES)
+    assert "a b" in html and html.count("50.0 (40.0–60.0)") == len(SCORES)
 
 
 def test_a_table_without_a_column_is_named() -> None:
