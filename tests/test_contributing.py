@@ -236,7 +236,7 @@ EDITS = {
         Edit("fervit_lib/figures/lengths.py", FIGURE),
         line_after(
             "fervit_lib/figures/__init__.py",
-            "from fervit_lib.figures.faces import contact_sheet, plot_class_counts",
+            "from fervit_lib.figures.faces import contact_sheet, picture_grid, plot_class_counts",
             "from fervit_lib.figures.lengths import plot_code_lengths",
         ),
         Edit(

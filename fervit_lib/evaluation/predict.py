@@ -32,8 +32,10 @@ def predict_probs(
     model = model.eval().to(device)
     probs = []
     for batch in inputs.split(batch_size):
-        # Models convert codes, which stores keep in float16, to their own type.
-        probs.append(model(batch.to(device)).float().softmax(-1).cpu())
+        batch = batch.to(device)
+        # Stores keep codes in float16, training gives a model float32.
+        batch = batch.float() if batch.dtype == torch.float16 else batch
+        probs.append(model(batch).float().softmax(-1).cpu())
     return torch.cat(probs).numpy()
 
 

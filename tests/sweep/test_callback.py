@@ -6,8 +6,7 @@ import sys
 
 from fervit_lib.system.runtime import PROJECT_ROOT
 
-UNUSED = {
-    "IPython",
+UNUSED = {  # not IPython: a kernel has it
     "jsonschema",
     "nbclient",
     "nbformat",
