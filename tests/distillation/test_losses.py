@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from fervit_lib.distillation import (
     DistillLoss,
-    ExpressionLoss,
     LossWeights,
     binary_kl,
     temperature_at,
@@ -146,26 +145,3 @@ def test_a_missing_target_or_masks_of_another_size_are_errors() -> None:
         loss((logits, None), masks, logits)
     with pytest.raises(ValueError, match="size"):
         loss((logits, None), masks[:, :4], logits)
-
-
-def test_expression_losses() -> None:
-    logits = torch.randn(4, 7)
-    labels = torch.arange(4)
-    plain = torch.nn.functional.cross_entropy(logits, labels)
-    assert ExpressionLoss("soft", alpha=1.0)(logits, labels, logits) == pytest.approx(0, abs=1e-6)
-    assert ExpressionLoss("none")(logits, labels, torch.randn(4, 7)) == plain
-    certain = 100 * torch.nn.functional.one_hot(labels, 7).float()
-    torch.testing.assert_close(ExpressionLoss("hard", alpha=0.3)(logits, labels, certain), plain)
-    cls = logits.clone().requires_grad_()
-    token = torch.randn(4, 7, requires_grad=True)
-    ExpressionLoss("token", alpha=1.0)((cls, token), labels, certain).backward()
-    assert token.grad.abs().sum() > 0
-    assert not cls.grad.abs().sum()
-
-
-@pytest.mark.parametrize(
-    "bad", [{"kind": "warm"}, {"kind": "soft", "alpha": 2}, {"kind": "soft", "temperature": 0}]
-)
-def test_a_bad_setting_of_the_expression_loss_is_an_error(bad: dict) -> None:
-    with pytest.raises(ValueError, match=f"{list(bad)[-1]}: expected"):
-        ExpressionLoss(**bad)

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fervit_lib.distillation.compare import interval_table, summary
+from fervit_lib.distillation.compare import choose_student, interval_table, summary
 from fervit_lib.distillation.metrics import boundary, count_pixels, scores_from
 
 
@@ -84,24 +84,31 @@ def test_intervals_contain_the_score_and_are_paired() -> None:
     assert none[["difference", "low", "high"]].abs().to_numpy().max() == 0
 
 
-def test_the_summary_names_the_best_student_and_significant_differences() -> None:
-    table = pd.DataFrame(
-        {"arm": ["none", "soft", "teacher"], "accuracy": [0.5, 0.6, 0.7], "seeds": [1, 1, 1]}
-    )
-    lines = summary(table, None, toy=False).splitlines()
-    assert len(lines) == 2
-    assert "60.0%" in lines[0]
-    assert "soft" in lines[0]
+def test_the_best_arm_on_the_validation_split_is_shipped_and_the_control_never_is() -> None:
+    scores = {"none": (0.6, 0.5), "outputs": (0.4, 0.72), "shuffled_features": (0.9, 0.9)}
+    rows = [
+        {"arm": arm, "seed": seed, "val_fg_iou": value}
+        for arm, values in scores.items()
+        for seed, value in enumerate(values)
+    ]
+    assert choose_student(rows) == {"arm": "outputs", "seed": 1, "val_fg_iou": 0.72}
+    assert choose_student(rows[:2]) == rows[0]
+
+
+def test_the_summary_names_the_shipped_student_and_significant_differences() -> None:
+    table = pd.DataFrame({"arm": ["none", "a_b"], "seeds": 2, "fg_iou": [0.5, 0.25]})
     pairs = pd.DataFrame(
         {
-            "what": ["a - b", "a - c", "a - d"],
-            "difference": [0.1, 0.1, -0.2],
-            "low": [0.05, -0.1, -0.3],
-            "high": [0.2, 0.3, -0.1],
+            "what": ["outputs - none", "a_b - none"],
+            "difference": [0.1, 0.01],
+            "low": [0.05, -0.01],
+            "high": [0.2, 0.03],
         }
     )
-    lines = summary(table.rename(columns={"accuracy": "fg_iou"}), pairs, toy=True).splitlines()
-    assert "+10.0 points [+5.0, +20.0]: significant" in lines[1]
-    assert "no significant difference" in lines[2]
-    assert "-20.0 points [-30.0, -10.0]: significant" in lines[3]
-    assert len(lines) == 6  # with the note on the toy teacher
+    lines = summary(table, pairs, {"arm": "a_b", "seed": 3}, toy=True).splitlines()
+    assert "a b, seed 3" in lines[0] and "25.0%" in lines[0]
+    assert "significant" in lines[1] and "no significant" not in lines[1]
+    assert "a b" in lines[2] and "no significant" in lines[2]
+    assert "trained here" in lines[-1]
+    helped = summary(table, pairs, {"arm": "none", "seed": 0}, toy=False).splitlines()
+    assert len(helped) == len(lines) and "did not help" in helped[1]
