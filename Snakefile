@@ -145,6 +145,27 @@ rule encode:
         RUN
 
 
+# A small model on a CPU, whatever the machine has.
+use rule encode as tour with:
+    message:
+        "tour: one face through every step"
+    input:
+        STORE,
+        notebook=NOTEBOOKS["tour"],
+    output:
+        f"{folder('tour')}/result.json",
+    params:
+        launch="",
+        json=parameters("tour", latents=LATENTS, device="cpu"),
+    log:
+        **logs("tour"),
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=4_000,
+        runtime="30m",
+
+
 use rule encode as train with:
     message:
         "train: {wildcards.variant}"

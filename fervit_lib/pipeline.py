@@ -16,6 +16,7 @@ from fervit_lib.system.names import check_name
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = {
+    "tour": "notebooks/00_tour.ipynb",
     "encode": "notebooks/01_encode.ipynb",
     "train": "notebooks/02_train.ipynb",
     "distill": "notebooks/03_distill.ipynb",
@@ -25,6 +26,7 @@ NOTEBOOKS = {
 KEYS = (*NOTEBOOKS, "experiment", "question", "reports", "data_dir")
 # The parameters whose values name a variant, as in hybrid-adapter-seed0.
 NAMED_BY = {
+    "tour": [],
     "encode": ["encoder"],
     "train": ["approach", "strategy", "seed"],
     "distill": [],
@@ -140,8 +142,8 @@ def variants(step: str, blocks: Any) -> dict[str, dict[str, Any]]:
 def read_config(config: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     """Check the configuration of an experiment and return {step: {variant: parameters}}.
 
-    A step that is not mentioned runs once with the notebook's defaults, except `distill`, which is
-    left out, as is a step with `[]`.
+    A step that is not mentioned runs once with the notebook's defaults, except `tour` and
+    `distill`, which are left out, as is a step with `[]`.
 
     Raises:
         ValueError: names the key, what was expected and what was variants_of_step.
@@ -152,7 +154,7 @@ def read_config(config: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]
     if not isinstance(config.get("experiment"), str):
         raise ValueError("expected `experiment: <name>`, which names the folder under reports/")
     check_name("experiment", config["experiment"])
-    blocks = {"distill": []} | dict(config)
+    blocks = {"tour": [], "distill": []} | dict(config)
     plan = {}
     for step in NOTEBOOKS:
         block = blocks.get(step)

@@ -129,6 +129,7 @@ SWEEP = {
 }
 # A mistake in a parameter, and a part of its error.
 MISTAKES = {
+    "tour": ("00_tour", {"latents": "data/none"}, "data/none"),
     "faces": ("01_encode", {"faces": "data/no_such_folder"}, "no_such_folder"),
     "checkpoint": ("01_encode", {"encoder": "psp", "checkpoint": "none.pt"}, "none.pt: "),
     "landmarks": ("01_encode", {"landmarks": "mtcnn"}, "landmarks: "),
@@ -191,6 +192,7 @@ class TestTinyExperiment:
             steps[name] = (notebook, training | codes | taught)
         steps |= {
             "distill": ("03_distill", TINY_STUDENT | data),
+            "tour": ("00_tour", {"batch_size": 14, "epochs": 1} | codes),
             "evaluate": ("04_evaluate", {"trust_code": True}),
             "explain": ("05_attention_explorer", explain | {"trust_code": True, "run_name": OWN}),
             "sweep": (
@@ -276,10 +278,10 @@ def test_every_profile_makes_a_plan(path: Path, tmp_path: Path) -> None:
     if executor := yaml.safe_load(path.read_text()).get("executor"):
         plugin = f"snakemake_executor_plugin_{executor.replace('-', '_')}"
         pytest.importorskip(plugin, reason="the extra `cluster` is not installed")
-    config = write_config(tmp_path, distill=TINY_STUDENT)
+    config = write_config(tmp_path, distill=TINY_STUDENT, tour={})
     done = snakemake("--profile", path.parent, "--configfile", config, "--dry-run", "--cores", "4")
     assert done.returncode == 0, done.stderr
-    for rule in ("encode", "train", "distill", "evaluate", "explain", "index"):
+    for rule in ("tour", "encode", "train", "distill", "evaluate", "explain", "index"):
         assert f"\n{rule} " in done.stdout + done.stderr  # a row of the table of jobs
 
 

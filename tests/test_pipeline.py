@@ -31,9 +31,10 @@ def test_every_config_is_valid(path: Path) -> None:
     assert len(plan["encode"]) == 1 and plan["train"]
 
 
-def test_the_default_is_one_variant_of_each_step_but_distill() -> None:
+def test_the_default_is_one_variant_of_each_step_but_tour_and_distill() -> None:
     plan = read_config({"experiment": "x"})
     assert {step: list(found) for step, found in plan.items()} == {
+        "tour": [],
         "encode": ["autoencoder"],
         "train": ["scratch-full-seed0"],
         "distill": [],
@@ -41,6 +42,7 @@ def test_the_default_is_one_variant_of_each_step_but_distill() -> None:
         "explain": ["all"],
     }
     assert list(read_config({"experiment": "x", "distill": None})["distill"]) == ["all"]
+    assert list(read_config({"experiment": "x", "tour": {}})["tour"]) == ["all"]
     assert read_config({"experiment": "x", "explain": []})["explain"] == {}
 
 

@@ -28,7 +28,8 @@ QUESTION = (
     "model and fine-tuning strategy, with how few training faces and trained parameters, and which "
     "of the 18 layers of a code matter?"
 )
-STEPS = ["encode", "train", "distill", "evaluate", "explain"]  # in this order, then all others
+# In this order, then all others.
+STEPS = ["tour", "encode", "train", "distill", "evaluate", "explain"]
 
 
 @dataclass(frozen=True)
