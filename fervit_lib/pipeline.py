@@ -146,7 +146,7 @@ def read_config(config: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]
     `distill`, which are left out, as is a step with `[]`.
 
     Raises:
-        ValueError: names the key, what was expected and what was variants_of_step.
+        ValueError: names the key, what was expected and what it got.
     """
     for key in config:
         if key not in KEYS:
