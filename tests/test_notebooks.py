@@ -63,7 +63,7 @@ class TestCommittedNotebook:
                 assert not any(line.startswith(("!", "%")) for line in lines)
 
 
-@pytest.mark.parametrize("path", [PROJECT_ROOT / "notebooks" / "02_train.ipynb"])
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_help_names_the_group_of_parameters(path: Path) -> None:
     """papermill shows no headings: the first parameter below one repeats it in brackets."""
     [cell] = [
