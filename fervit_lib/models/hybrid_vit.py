@@ -20,6 +20,7 @@ class HybridLatentViT(CodeViT):
     Args:
         model_name: a timm VisionTransformer with a class token.
         pretrained: where the transformer's weights come from, see `pretrained.create_timm`.
+        num_blocks: blocks of the transformer; 0: the timm model's own.
         drop_rate: dropout after the position embedding, and after attention and MLP of each block.
         attn_drop_rate, layer_norm, layer_gates: see `LatentViT`.
         adapter_dim: bottleneck of the adapter after each block; 0: no adapters.
@@ -33,6 +34,7 @@ class HybridLatentViT(CodeViT):
         *,
         model_name: str = "vit_tiny_patch16_224",
         pretrained: str,
+        num_blocks: int = 0,
         latent_dim: int = LATENT_DIM,
         num_tokens: int = NUM_LAYERS,
         drop_rate: float = 0.1,
@@ -42,7 +44,11 @@ class HybridLatentViT(CodeViT):
         adapter_dim: int = 0,
     ) -> None:
         vit = create_timm(
-            model_name, pretrained, proj_drop_rate=drop_rate, attn_drop_rate=attn_drop_rate
+            model_name,
+            pretrained,
+            depth=num_blocks or None,
+            proj_drop_rate=drop_rate,
+            attn_drop_rate=attn_drop_rate,
         )
         if vit.cls_token is None or vit.pos_embed is None:
             raise ValueError(f"model_name: expected a ViT with a class token, got {model_name!r}")

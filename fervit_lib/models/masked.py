@@ -2,7 +2,8 @@
 
 He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners", section 3: the encoder sees the
 visible tokens only; a light decoder sees them and a mask token at each hidden position; the loss is
-the squared error at those positions.
+the squared error at those positions. Targets are standardised (there, per patch; here, per token
+over the inputs), because the layers of a code differ tenfold in spread.
 """
 
 import torch
@@ -15,6 +16,23 @@ from fervit_lib.models.latent_vit import CodeViT
 from fervit_lib.models.layers import sinusoidal_positions
 
 DECODER_DIM = 128
+
+
+class LinearPerToken(nn.Module):
+    """A linear layer per token: (B, N, D) → (B, N, T).
+
+    Layers of a code need not share a basis, as patches do: one layer for all would limit the rank
+    of everything that is reconstructed to D.
+    """
+
+    def __init__(self, num_tokens: int, embed_dim: int, token_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_tokens, embed_dim, token_dim))
+        self.bias = nn.Parameter(torch.zeros(num_tokens, token_dim))
+        trunc_normal_(self.weight, std=0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return torch.einsum("bnd,ndt->bnt", tokens, self.weight) + self.bias
 
 
 class MaskedAutoencoder(nn.Module):
@@ -33,8 +51,10 @@ class MaskedAutoencoder(nn.Module):
         self.mask_ratio = mask_ratio
         with torch.no_grad():
             example = torch.zeros(1, *encoder.input_shape)
-            num_tokens, token_dim = self.targets(example).shape[1:]
+            num_tokens, token_dim = self._to_tokens(example).shape[1:]
             embed_dim = encoder.embed(example)[1].shape[-1]
+        self.register_buffer("target_mean", torch.zeros(num_tokens, token_dim))
+        self.register_buffer("target_scale", torch.ones(num_tokens, 1))
         self.enc_to_dec = nn.Linear(embed_dim, DECODER_DIM)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, DECODER_DIM))
         trunc_normal_(self.mask_token, std=0.02)
@@ -42,10 +62,29 @@ class MaskedAutoencoder(nn.Module):
         self.register_buffer("pos_embed", pos_embed, persistent=False)
         self.decoder = Block(DECODER_DIM, num_heads=4, qkv_bias=True)
         self.norm = nn.LayerNorm(DECODER_DIM)
-        self.to_targets = nn.Linear(DECODER_DIM, token_dim)
+        if isinstance(encoder, CodeViT):
+            self.to_targets = LinearPerToken(num_tokens, DECODER_DIM, token_dim)
+        else:
+            self.to_targets = nn.Linear(DECODER_DIM, token_dim)
+
+    @torch.no_grad()
+    def fit_scale(self, inputs: Tensor) -> None:
+        """Standardise targets by the mean and the spread of `inputs`, training inputs."""
+        tokens = self._to_tokens(inputs)
+        self.target_mean.copy_(tokens.mean(0))
+        spread = (tokens - self.target_mean).square().mean((0, 2)).sqrt()  # (N,)
+        self.target_scale.copy_(spread.clamp(min=1e-6)[:, None])
 
     def targets(self, inputs: Tensor) -> Tensor:
-        """What is reconstructed, (B, N, T): a code's layers, or normalised pixels of patches."""
+        """What is reconstructed, (B, N, T): the tokens, each with mean 0 and variance 1.
+
+        The variance is the mean over the token's dimensions, so an error of 1 is that of predicting
+        the mean.
+        """
+        return (self._to_tokens(inputs) - self.target_mean) / self.target_scale
+
+    def _to_tokens(self, inputs: Tensor) -> Tensor:
+        """A code's layers, or normalised pixels of patches: (B, N, T)."""
         if isinstance(self.encoder, CodeViT):
             return inputs.float()
         images = self.encoder.prepare(inputs)

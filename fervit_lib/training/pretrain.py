@@ -3,18 +3,23 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
+from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
 
 from fervit_lib.models import MaskedAutoencoder
 from fervit_lib.system.checkpoints import save_checkpoint
 from fervit_lib.training.callbacks import FitBar
+from fervit_lib.training.data import TensorBatches
 from fervit_lib.training.learner import OptimConfig, build_learner, fit
 from fervit_lib.training.resume import preserve_random_state, read_state
 from fervit_lib.training.strategies import STRATEGIES, single_group
+
+SAMPLE = 1024  # inputs that give the scale of the targets, and that ridge regression is fitted on
 
 
 class _InputsAsTargets(Callback):
@@ -32,7 +37,7 @@ def fit_masked(
     folder: Path,
     *,
     epochs: int,
-    lr: float = 1e-3,
+    lr: float = 2e-3,
     mask_ratio: float = 0.5,
     precision: str = "auto",
     settings: dict[str, Any] | None = None,
@@ -53,6 +58,7 @@ def fit_masked(
         raise ValueError(f"pretrained: mae needs a ViT, got a {type(model).__name__}; use none")
     # The decoder is trained with the model, and dropped afterwards.
     masked = MaskedAutoencoder(model, mask_ratio=mask_ratio).to(dls.device)
+    masked.fit_scale(_sample(dls.train))
     checkpoint = folder / "masked.safetensors"
     state = folder / "masked_last.safetensors"
     made_by = {
@@ -86,13 +92,44 @@ def fit_masked(
     return masked, pd.DataFrame(curves)
 
 
+def _sample(batches: TensorBatches) -> Tensor:
+    """Up to `SAMPLE` inputs, evenly spaced."""
+    inputs = batches.views[0]
+    chosen = torch.linspace(0, len(inputs) - 1, min(SAMPLE, len(inputs))).long()
+    return inputs[chosen.to(inputs.device)].to(batches.device)
+
+
 @torch.inference_mode()
-def reconstruct(masked: MaskedAutoencoder, dls: DataLoaders) -> tuple[Tensor, Tensor, Tensor]:
-    """Mask and reconstruct the first eight validation inputs.
+def compare_reconstructions(masked: MaskedAutoencoder, dls: DataLoaders) -> pd.DataFrame:
+    """How well hidden tokens of validation inputs are predicted from the visible ones.
+
+    The tokens are split at random into groups that are hidden in turn, alike for all inputs, so
+    that ridge regression (closed form, fitted on a sample of the training inputs) can predict them,
+    too.
 
     Returns:
-        Targets and predictions (8, N, T), and the mask (8, N), True where hidden.
+        One row per token: `model` and `ridge`, R² = 1 - error / error of the training mean, with
+        squared errors summed over a token's dimensions; and `faces`, their number.
     """
-    inputs = next(iter(dls.valid))[0][:8]
-    predictions, mask = masked.eval()(inputs)
-    return masked.targets(inputs).cpu(), predictions.float().cpu(), mask.cpu()
+    train = masked.targets(_sample(dls.train)).cpu()
+    inputs = _sample(dls.valid)
+    targets = masked.eval().targets(inputs).cpu()  # (B, N, T)
+    num_tokens = targets.shape[1]
+    table = pd.DataFrame(index=pd.RangeIndex(num_tokens, name="token"), columns=["model", "ridge"])
+    order = torch.randperm(num_tokens, generator=torch.Generator().manual_seed(0))
+    for hidden in order.split(max(1, round(masked.mask_ratio * num_tokens))):
+        mask = torch.zeros(num_tokens, dtype=torch.bool)
+        mask[hidden] = True
+        ridge = RidgeCV(np.logspace(0, 6, 4), fit_intercept=False)
+        ridge.fit(train[:, ~mask].flatten(1).numpy(), train[:, mask].flatten(1).numpy())
+        by_ridge = torch.from_numpy(ridge.predict(targets[:, ~mask].flatten(1).numpy()))
+        by_model, _ = masked(inputs, mask.expand(len(inputs), -1).to(inputs.device))
+        true = targets[:, mask]
+        total = true.square().sum((0, 2))
+        for name, predicted in (
+            ("model", by_model.float().cpu()[:, mask]),
+            ("ridge", by_ridge.view_as(true)),
+        ):
+            error = (predicted - true).square().sum((0, 2))
+            table.loc[mask.numpy(), name] = (1 - error / total).numpy()
+    return table.astype(float).assign(faces=len(inputs))

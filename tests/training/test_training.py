@@ -30,11 +30,9 @@ from fervit_lib.training import (
     face_dls,
     fit,
     fit_autoencoder,
-    fit_masked,
     get_strategy,
     model_table,
     parameter_groups,
-    reconstruct,
     trackers,
 )
 from fervit_lib.training.data import TensorBatches, training_subset
@@ -651,26 +649,7 @@ class TestAugmentation:
         assert torch.minimum(nearest, mirrored).median() > 0.5  # moved and lit otherwise, too
 
 
-class TestPretraining:
-    def test_masked_pretraining_learns_and_is_not_done_twice(
-        self, make_store: Callable[..., Path], tmp_path: Path
-    ) -> None:
-        store = make_store(tmp_path / "store", noise=0.1)
-        learn = learner(store, tmp_path, "scratch", "full", options={"adapter_dim": 0})
-        with learn.no_bar():
-            masked, curves = fit_masked(learn.model, learn.dls, tmp_path, epochs=30, lr=3e-3)
-        target, painted, mask = reconstruct(masked, learn.dls)
-        assert (painted - target)[mask].square().mean() < 0.8 * target[mask].square().mean()
-        assert curves["valid_loss"].iloc[-1] < 0.8 * curves["valid_loss"].iloc[0]
-        weights = {name: value.clone() for name, value in learn.model.state_dict().items()}
-        again = learner(store, tmp_path, "scratch", "full", options={"adapter_dim": 0})
-        written = (tmp_path / "masked.safetensors").stat().st_mtime_ns
-        fit_masked(again.model, again.dls, tmp_path, epochs=30, lr=3e-3)
-        assert all(torch.equal(again.model.state_dict()[name], weights[name]) for name in weights)
-        assert (tmp_path / "masked.safetensors").stat().st_mtime_ns == written
-        with pytest.raises(ValueError, match="pretrained: mae needs a ViT, got a LatentCNN"):
-            fit_masked(create_model("latent_cnn"), again.dls, tmp_path, epochs=1)
-
+class TestAutoencoder:
     def test_the_autoencoder_learns_and_is_not_trained_twice(self, tmp_path: Path) -> None:
         seed_everything(0)
         rows = torch.linspace(-1, 1, 32).view(1, 1, 32, 1).expand(1, 3, 32, 32)
