@@ -104,8 +104,8 @@ def plot_reconstruction(r2: pd.DataFrame) -> go.Figure:
     """
     share = r2["model"].sum() / r2["ridge"].sum()
     figure = new_figure(
-        f"Hidden tokens: the model reaches {share:.0%} of ridge regression's R²",
-        f"n = {r2['faces'].iloc[0]} validation faces; 1: exact, 0: no better than the mean",
+        f"Hidden tokens: {share:.0%} of ridge's R²",
+        f"predicted from the visible tokens of {r2['faces'].iloc[0]} validation faces; 0: the mean",
         xaxis_title="hidden token",
         yaxis_title="R²",
     )

@@ -110,6 +110,9 @@ class MaskedAutoencoder(nn.Module):
         visible = tokens[~mask].view(batch_size, -1, width)
         encoded = self.enc_to_dec(self.encoder.encode(torch.cat([prefix, visible], dim=1)))
         decoder_tokens = self.mask_token.to(encoded.dtype).repeat(batch_size, num_tokens, 1)
+        if prefix.shape[1]:
+            # CLS, which the head will read, has to hold what is needed to paint the hidden tokens.
+            decoder_tokens = decoder_tokens + encoded[:, :1]
         decoder_tokens[~mask] = encoded[:, prefix.shape[1] :].flatten(0, 1)
         decoded = self.norm(self.decoder(decoder_tokens + self.pos_embed))
         return self.to_targets(decoded), mask
