@@ -9,7 +9,7 @@ IMAGE_SIZE = 32  # pixels
 
 
 class PixelLinear(nn.Module):
-    """Images (B, 3, 32, 32) → the same: with the head of `ImageModel`, logistic regression."""
+    """Images (B, 3, S, S) → (B, 3, 32, 32): with `ImageModel`'s head, logistic regression."""
 
     num_features = 3 * IMAGE_SIZE**2
 
@@ -17,13 +17,13 @@ class PixelLinear(nn.Module):
         super().__init__()
         self.pretrained_cfg = {
             "input_size": (3, IMAGE_SIZE, IMAGE_SIZE),
-            "fixed_input_size": True,
             "mean": (0.5,) * 3,
             "std": (0.25,) * 3,
         }
+        self.stages = nn.Sequential(nn.AdaptiveAvgPool2d(IMAGE_SIZE), nn.BatchNorm2d(3))
 
     def forward_features(self, images: Tensor) -> Tensor:
-        return images
+        return self.stages(images)
 
     def forward_head(self, features: Tensor, pre_logits: bool = True) -> Tensor:
         """Features → (B, 3072)."""

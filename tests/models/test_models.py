@@ -253,7 +253,7 @@ class TestHybridOfAnyViT:
 
 class TestImageModel:
     @pytest.mark.parametrize(
-        "name", ["vit_tiny_patch16_224", "resnet18", "convnext_atto", "face_cnn"]
+        "name", ["vit_tiny_patch16_224", "resnet18", "convnext_atto", "face_cnn", "pixel_linear"]
     )
     def test_grey_uint8_equals_rgb_float(self, name: str) -> None:
         model = create_model("image", 5, pretrained="none", model_name=name, image_size=64).eval()
@@ -282,6 +282,13 @@ class TestImageModel:
             create_model(
                 "image", 5, pretrained=str(tmp_path / "face_cnn.safetensors"), model_name="face_cnn"
             )
+
+    def test_pixel_linear_is_linear(self) -> None:
+        model = create_model("image", 5, pretrained="none", model_name="pixel_linear").eval()
+        a, b = torch.rand(2, 4, 3, 32, 32)
+        torch.testing.assert_close(
+            model((a + b) / 2), (model(a) + model(b)) / 2, rtol=1e-4, atol=1e-5
+        )
 
     def test_patch_size(self) -> None:
         model = create_model("image", 5, **IMAGE)

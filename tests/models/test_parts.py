@@ -23,8 +23,16 @@ MODELS = [
     ("image", {"model_name": "mobilenetv3_small_050"}),
     ("image", {"model_name": "resnet18"}),
     ("image", {"model_name": "face_cnn"}),
+    ("image", {"model_name": "pixel_linear"}),
+    ("hybrid", {"model_name": "test_vit", "num_blocks": 3}),
 ]
-WITHOUT_BLOCKS = ("swin_tiny_patch4_window7_224", "convnext_atto", "resnet18", "face_cnn")
+WITHOUT_BLOCKS = (
+    "swin_tiny_patch4_window7_224",
+    "convnext_atto",
+    "resnet18",
+    "face_cnn",
+    "pixel_linear",
+)
 
 
 @pytest.mark.parametrize(("approach", "options"), MODELS, ids=str)
