@@ -93,15 +93,12 @@ def _package_versions() -> dict[str, str]:
 
 
 def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a notebook: strings, numbers and booleans in its `globals()`.
+    """The parameters of a notebook in its `globals()`: the variables with a type annotation.
 
-    Call it in the first cell after the parameters, before other variables exist.
+    Variables of later cells are none, so running all cells twice gives the same parameters.
     """
-    return {
-        name: value
-        for name, value in namespace.items()
-        if isinstance(value, str | int | float | bool) and not name.startswith("_")
-    }
+    values = {name: namespace[name] for name in namespace["__annotations__"]}
+    return {name: v for name, v in values.items() if isinstance(v, str | int | float | bool)}
 
 
 @distributed.rank_zero_only

@@ -53,11 +53,14 @@ def test_the_state_of_an_interrupted_fit_is_kept(
     assert run.last_checkpoint.exists() == is_kept
 
 
-def test_notebook_parameters_are_the_plain_values() -> None:
-    parameters = {"lr": 0.1, "name": "a", "flag": True, "n": 3}
-    assert (
-        runs.notebook_parameters({"_i1": "x", "runs": runs, "In": ["x"]} | parameters) == parameters
-    )
+def test_notebook_parameters_are_the_same_when_all_cells_are_run_again() -> None:
+    namespace: dict = {}
+    for _ in range(2):
+        exec('lr: float = 0.1\nname: str = "a"\nflag: bool = True', namespace)
+        namespace["name"] = "injected"  # as papermill does
+        parameters = runs.notebook_parameters(namespace)
+        assert parameters == {"lr": 0.1, "name": "injected", "flag": True}
+        exec('hardware = "cpu"\nwidth = 3\nrows: list = []', namespace)
 
 
 def start_and_wait(reports: Path) -> None:

@@ -59,8 +59,8 @@ def picture_grid(
     )
     width += 3 * _GAP
     height = size + 18 * lines + 3 * _GAP
-    columns = min(7, len(images))
-    rows = -(-len(images) // columns)
+    rows = -(-len(images) // 7)
+    columns = -(-len(images) // rows)  # ten images: two rows of five
     left = max(columns * width, round(title_font.getlength(title)) + 16)
     sheet = Image.new("RGB", (left, 32 + rows * height), "white")
     draw = ImageDraw.Draw(sheet)

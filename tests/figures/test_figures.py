@@ -76,9 +76,9 @@ def test_picture_grid_shows_every_picture_whole_beside_the_others() -> None:
         grid = figures.picture_grid([red] * 10, captions, "Ten", size=32)
         is_red = (np.asarray(grid) == (255, 0, 0)).all(-1)
         assert is_red.sum() == 10 * 32 * 32
-        # Seven beside each other: their columns are separated.
+        # Two rows of five, whose columns are separated.
         edges = np.flatnonzero(np.diff(is_red.any(0).astype(int)))
-        assert len(edges) == 14 and (np.diff(edges)[::2] == 32).all()
+        assert len(edges) == 10 and (np.diff(edges)[::2] == 32).all()
 
 
 def test_a_code_is_shown_against_the_mean_of_all() -> None:
