@@ -19,6 +19,7 @@ from fervit_lib.training.resume import preserve_random_state, read_state
 from fervit_lib.training.strategies import STRATEGIES, single_group
 
 SAMPLE = 1024  # inputs that give the scale of the targets, and that ridge regression is fitted on
+PENALTIES = (100, 1000, 10_000)  # of ridge regression
 
 
 class _InputsAsTargets(Callback):
@@ -113,27 +114,20 @@ def compare_reconstructions(masked: MaskedAutoencoder, dls: DataLoaders) -> pd.D
     train = masked.targets(_sample(dls.train)).cpu()
     inputs = _sample(dls.valid)
     targets = masked.eval().targets(inputs).cpu()  # (B, N, T)
-    num_tokens = targets.shape[1]
-    total = targets.square().sum((0, 2))
-    r2 = {name: torch.zeros(num_tokens) for name in ("model", "ridge")}
+    num_tokens, token_dim = targets.shape[1:]
+    predicted = {name: torch.empty_like(targets) for name in ("model", *PENALTIES)}
     order = torch.randperm(num_tokens, generator=torch.Generator().manual_seed(0))
     for hidden in order.split(max(1, round(masked.mask_ratio * num_tokens))):
-        mask = torch.zeros(num_tokens, dtype=torch.bool)
-        mask[hidden] = True
-
-        def score(predicted: Tensor, mask: Tensor = mask) -> Tensor:
-            error = (predicted.view_as(targets[:, mask]) - targets[:, mask]).square().sum((0, 2))
-            return 1 - error / total[mask]
-
+        mask = torch.zeros(num_tokens, dtype=torch.bool).index_fill(0, hidden, True)
         by_model, _ = masked(inputs, mask.expand(len(inputs), -1).to(inputs.device))
-        r2["model"][mask] = score(by_model.float().cpu()[:, mask])
-        visible, wanted = (train[:, part].flatten(1).numpy() for part in (~mask, mask))
-        ridges = [Ridge(penalty, fit_intercept=False) for penalty in (100, 1000, 10_000)]
-        by_ridge = [
-            ridge.fit(visible, wanted).predict(targets[:, ~mask].flatten(1).numpy())
-            for ridge in ridges
-        ]
-        scores = [score(torch.from_numpy(predicted)) for predicted in by_ridge]
-        r2["ridge"][mask] = max(scores, key=torch.mean)
-    table = pd.DataFrame({name: values.numpy() for name, values in r2.items()})
+        predicted["model"][:, mask] = by_model.float().cpu()[:, mask]
+        visible, seen = (tokens[:, ~mask].flatten(1).numpy() for tokens in (train, targets))
+        for penalty in PENALTIES:
+            ridge = Ridge(penalty, fit_intercept=False)
+            by_ridge = ridge.fit(visible, train[:, mask].flatten(1).numpy()).predict(seen)
+            predicted[penalty][:, mask] = torch.from_numpy(by_ridge).unflatten(1, (-1, token_dim))
+    total = targets.square().sum((0, 2))
+    r2 = {name: 1 - (p - targets).square().sum((0, 2)) / total for name, p in predicted.items()}
+    ridge_r2 = max((r2[penalty] for penalty in PENALTIES), key=torch.mean)
+    table = pd.DataFrame({"model": r2["model"].numpy(), "ridge": ridge_r2.numpy()})
     return table.assign(faces=len(inputs)).rename_axis("token")
