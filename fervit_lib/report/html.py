@@ -41,7 +41,7 @@ def _is_wide(figure: Mapping[str, Any]) -> bool:
     axes = [axis for name, axis in layout.items() if name.startswith("xaxis")]
     panels = {axis["domain"][0] for axis in axes if "domain" in axis}
     subtitle = layout.get("title", {}).get("subtitle", {}).get("text") or ""
-    long = len(subtitle) > 60 or len(figure.get("data", [])) > 4
+    long = len(subtitle) > 50 or len(figure.get("data", [])) > 4
     return long or len(panels) > 1 or "updatemenus" in layout
 
 
