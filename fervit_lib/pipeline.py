@@ -26,12 +26,8 @@ NOTEBOOKS = {
 KEYS = (*NOTEBOOKS, "experiment", "question", "reports", "data_dir")
 # The parameters whose values name a variant, as in hybrid-adapter-seed0.
 NAMED_BY = {
-    "tour": [],
     "encode": ["encoder"],
     "train": ["approach", "strategy", "seed"],
-    "distill": [],
-    "evaluate": [],
-    "explain": [],
 }
 RESERVED = {"experiment", "variant", "reports", "data_dir", "latents", "interactive"}
 _TYPES: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool}
@@ -117,6 +113,7 @@ def variants(step: str, blocks: Any) -> dict[str, dict[str, Any]]:
             folder.
     """
     known = read_parameters(PROJECT_ROOT / NOTEBOOKS[step])
+    named_by = NAMED_BY.get(step, [])
     variants_of_step: dict[str, dict[str, Any]] = {}
     for block in blocks if isinstance(blocks, list) else [blocks]:
         check_block(step, NOTEBOOKS[step], block)
@@ -125,10 +122,10 @@ def variants(step: str, blocks: Any) -> dict[str, dict[str, Any]]:
         for values in itertools.product(*axes.values()):
             parameters = dict(zip(axes, values, strict=True))
             words = []
-            for key in NAMED_BY[step]:
+            for key in named_by:
                 value = parameters.get(key, known[key].default)
                 words.append(f"seed{value}" if key == "seed" else str(value))
-            words += [f"{key}={parameters[key]}" for key in varied if key not in NAMED_BY[step]]
+            words += [f"{key}={parameters[key]}" for key in varied if key not in named_by]
             name = check_name(step, "-".join(words) or "all")
             if name in variants_of_step:
                 raise ValueError(

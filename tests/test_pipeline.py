@@ -132,7 +132,7 @@ def test_near_suggests_a_name_or_lists_all() -> None:
 
 
 class TestReadParameters:
-    @pytest.mark.parametrize("step", NOTEBOOKS)
+    @pytest.mark.parametrize("step", NAMED_BY)
     def test_what_names_a_variant_is_a_parameter(self, step: str) -> None:
         assert set(NAMED_BY[step]) <= set(read_parameters(PROJECT_ROOT / NOTEBOOKS[step]))
 
