@@ -17,7 +17,7 @@ from fervit_lib.distillation.learner import MONITOR, Targets, build_distiller
 from fervit_lib.distillation.losses import LossWeights
 from fervit_lib.distillation.mask_grid import SaveMaskGrids
 from fervit_lib.distillation.metrics import SCORES, count_pixels, region_ious, scores_from
-from fervit_lib.distillation.student import TappedStudent, build_tapped_student
+from fervit_lib.distillation.student import TappedStudent, build_tapped_student, copy_encoder
 from fervit_lib.models.segmentation import build_segmenter, load_student, normalise, save_student
 from fervit_lib.system import distributed
 from fervit_lib.system.progress import progress
@@ -77,7 +77,7 @@ def fit_student(
     Args:
         folder: of this fit, for metrics.csv, tensorboard/, pictures/ and
             checkpoints/{best,last}.safetensors.
-        student: keywords of `build_segmenter`.
+        student: keywords of `build_segmenter`; `weights="teacher"` starts from its encoder.
         tap: see `TappedStudent`.
         settings: everything else that decides the fit, JSON.
         show: see `SaveMaskGrids`.
@@ -94,6 +94,8 @@ def fit_student(
         )
     seed_everything(seed)
     model = build_segmenter(**student).to(dls.device)
+    if targets.teacher is not None and student.get("weights") == "teacher":
+        copy_encoder(model, targets.teacher)
     # `build_distiller` refuses a feature weight without a detector.
     if ablation.weights.feature and targets.source is not None:
         tapped = build_tapped_student(model, targets.source, tap, dls.train.size)
@@ -123,6 +125,7 @@ def fit_student(
         epochs=epochs,
         lr=lr,
         schedule="cosine",
+        warmup=0.1,
         state=checkpoints / "last.safetensors",
         settings={"arm": ablation.name, "seed": seed, "tap": tap, **student, **settings},
     )

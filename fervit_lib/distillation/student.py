@@ -99,6 +99,21 @@ def build_tapped_student(
     return model
 
 
+def copy_encoder(student: nn.Module, teacher: nn.Module) -> None:
+    """Copy the weights of the teacher's encoder into the student's (Sanh et al. 2019, section 3).
+
+    Raises:
+        ValueError: they are different encoders.
+    """
+    try:
+        student.encoder.load_state_dict(teacher.encoder.state_dict())
+    except RuntimeError:
+        raise ValueError(
+            f"student_weights: teacher expected the same encoder in both, got {teacher.name} and "
+            f"{student.name}; set student_encoder to the teacher's, or choose none"
+        ) from None
+
+
 def encoder_stages(student: nn.Module) -> list[list[nn.Parameter]]:
     """The encoder's parameters by stage, first those next to the image.
 

@@ -26,6 +26,9 @@ from fervit_lib.training.strategies import single_group
 # In the middle of the toy detector's graph: 64 channels, an eighth of the image's side.
 TOY_TENSOR = "/neck/neck.2/Relu_output_0"
 
+# After 3,000 images a small U-Net has a foreground IoU of 60%; at a tenth of this rate 55%.
+_TEACHER_LR = 2e-2
+
 
 class ToyDetector(nn.Module):
     """A person detector without anchors, of six convolutions.
@@ -139,7 +142,6 @@ def train_toy_teacher(
     *,
     encoder: str,
     epochs: int,
-    lr: float,
     precision: str = "auto",
     seed: int,
     settings: dict[str, Any],
@@ -156,7 +158,7 @@ def train_toy_teacher(
     Returns:
         The file of weights.
     """
-    own = {"encoder": encoder, "epochs": epochs, "lr": lr, "precision": precision, "seed": seed}
+    own = {"encoder": encoder, "epochs": epochs, "precision": precision, "seed": seed}
     settings = {**own, **settings}
     path = _path_for(folder, "toy_teacher", ".pth", settings)
     if path.is_file():
@@ -187,6 +189,6 @@ def train_toy_teacher(
         cbs=[SaveBest(save, MONITOR)],
         what="toy teacher",
     )
-    fit(learn, STRATEGIES["full"], epochs=epochs, lr=lr, state=state, settings=settings)
+    fit(learn, STRATEGIES["full"], epochs=epochs, lr=_TEACHER_LR, state=state, settings=settings)
     finish()
     return path

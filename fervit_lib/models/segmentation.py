@@ -67,7 +67,8 @@ def build_segmenter(
             names: `tu-` encoders have other shapes, and the published teacher does not load into
             them.
         decoder: one of `DECODERS`.
-        weights: of the encoder: `none`, or `imagenet`, which the library downloads.
+        weights: of the encoder: `none`; `imagenet`, which the library downloads; or `teacher`:
+            random here, `distillation.fit_student` copies those of the teacher's encoder.
 
     Raises:
         ValueError: an unknown encoder, decoder or kind of weights, or the weights cannot be loaded.
@@ -75,7 +76,7 @@ def build_segmenter(
     import segmentation_models_pytorch as smp
 
     check_choice("decoder", decoder, DECODERS)
-    check_choice("weights", weights, ("none", "imagenet"))
+    check_choice("weights", weights, ("none", "imagenet", "teacher"))
     # The library would fetch an encoder like `tu-hf-hub:a/b`, which a checkpoint from elsewhere may
     # name.
     if encoder not in smp.encoders.encoders and not timm.is_model(encoder.removeprefix("tu-")):
@@ -88,7 +89,7 @@ def build_segmenter(
         with warnings.catch_warnings(action="ignore"):
             model = smp.Unet(
                 encoder,
-                encoder_weights=None if weights == "none" else weights,
+                encoder_weights=weights if weights == "imagenet" else None,
                 decoder_channels=DECODERS[decoder],
                 classes=1,
             )

@@ -16,7 +16,12 @@ from fervit_lib.datasets import draw_toy_people
 from fervit_lib.distillation import Augment, BoundedCache, LossWeights, TappedStudent, Targets
 from fervit_lib.distillation.losses import TERMS
 from fervit_lib.distillation.metrics import SCORES
-from fervit_lib.distillation.student import encoder_stages, frozen_groups, parameter_groups
+from fervit_lib.distillation.student import (
+    copy_encoder,
+    encoder_stages,
+    frozen_groups,
+    parameter_groups,
+)
 from fervit_lib.models import segmentation
 from fervit_lib.models.segmentation import build_segmenter
 from fervit_lib.system.checkpoints import load_checkpoint
@@ -278,6 +283,24 @@ def test_a_comparison_fits_evaluates_and_keeps_the_student_alone(
     assert list(table["arm"]) == ["outputs_features", "shuffled_features"]
     assert list(pairs["what"]) == ["outputs_features - shuffled_features"]
     assert set(distillation.load_curves(rows, tmp_path)["arm"]) == set(table["arm"])
+
+
+def test_a_student_starts_from_the_encoder_of_a_teacher_with_the_same_one(
+    folder: Path, tmp_path: Path
+) -> None:
+    teacher = build_segmenter("mobilenet_v2").eval()
+    student = build_segmenter("mobilenet_v2", "slim").eval()
+    images = torch.rand(2, 3, 32, 32)
+    assert not torch.equal(student.encoder(images)[-1], teacher.encoder(images)[-1])
+    copy_encoder(student, teacher)
+    assert torch.equal(student.encoder(images)[-1], teacher.encoder(images)[-1])
+    fitting = {"tap": "decoder", "epochs": 1, "lr": 1e-3, "settings": {}}
+    other = STUDENT | {"encoder": "resnet18", "weights": "teacher"}
+    [ablation] = distillation.build_ablations(LossWeights(kl=0, mse=0, feature=0))
+    with pytest.raises(ValueError, match="student_weights"):
+        distillation.fit_student(
+            ablation, 0, make_dls(folder), Targets(teacher), tmp_path, student=other, **fitting
+        )
 
 
 @pytest.mark.parametrize(
