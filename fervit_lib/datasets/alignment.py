@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from fervit_lib.system.names import check_choice
 from fervit_lib.system.runtime import resolve
 
 # Of the 68 points of iBUG 300-W (Sagonas et al. 2013); left and right as seen in the image.
@@ -184,8 +185,5 @@ class FaceCrop:
 
 def face_crop(landmarks: str) -> FaceCrop:
     """The crop of `01_encode` by its parameter `landmarks`: none, or dlib (see `dlib_detector`)."""
-    if landmarks == "none":
-        return FaceCrop()
-    if landmarks == "dlib":
-        return FaceCrop(dlib_detector(resolve(PREDICTOR)))
-    raise ValueError(f"landmarks: expected none or dlib, got {landmarks!r}")
+    check_choice("landmarks", landmarks, ("none", "dlib"))
+    return FaceCrop(dlib_detector(resolve(PREDICTOR)) if landmarks == "dlib" else None)

@@ -16,6 +16,7 @@ from fervit_lib.datasets.image_files import SUFFIXES, open_image
 from fervit_lib.datasets.splits import SPLITS
 from fervit_lib.datasets.toy_set import MARKER
 from fervit_lib.system.errors import check_symlink
+from fervit_lib.system.names import check_choice
 
 RESIZE = ("letterbox", "stretch")
 _SPLIT_SEED = 2017  # fixed: a test image must never become a training image in another run
@@ -109,8 +110,7 @@ def load_people(path: Path | str, split: str, allow_empty: bool = False) -> Peop
         ValueError: unknown split; an image without mask or a mask without image; no images.
     """
     path = Path(path)
-    if split not in SPLITS:
-        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
+    check_choice("split", split, SPLITS)
     if not path.is_dir():
         raise FileNotFoundError(
             f"{path}: no such folder; give one with {{train,val,test}}/{{images,masks}}/, with "
@@ -214,8 +214,7 @@ def resize_image_and_mask(
         how: `letterbox` keeps the proportions and pads with ImageNet's mean colour, which the mask
             ignores; `stretch` does not keep them.
     """
-    if how not in RESIZE:
-        raise ValueError(f"resize: expected one of {', '.join(RESIZE)}, got {how!r}")
+    check_choice("resize", how, RESIZE)
     values = Image.fromarray(mask)
     if how == "stretch":
         image = image.resize((size, size), Image.Resampling.BILINEAR)

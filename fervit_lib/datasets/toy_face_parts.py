@@ -35,8 +35,8 @@ class FaceCanvas:
         self.image = Image.new("RGB", (pixels, pixels), rgb(background))
         self.draw = ImageDraw.Draw(self.image)
 
-    def to_pixels(self, x: ArrayLike, y: ArrayLike) -> list[tuple[float, ...]]:
-        """N corners in pixels of the supersampled picture.
+    def to_pixels(self, x: ArrayLike, y: ArrayLike) -> list[float]:
+        """N corners in pixels of the supersampled picture: x, y, x, y, … as Pillow takes them.
 
         The face is a dome: its middle moves most when the head turns.
         """
@@ -48,7 +48,7 @@ class FaceCanvas:
         cos = np.cos(self.roll)
         sin = np.sin(self.roll)
         turned = np.stack([cos * x - sin * y, sin * x + cos * y], axis=1)
-        return [tuple(corner) for corner in (turned * self.unit + self.centre).tolist()]
+        return (turned * self.unit + self.centre).ravel().tolist()
 
     def polygon(self, x: ArrayLike, y: ArrayLike, colour: ArrayLike) -> None:
         self.draw.polygon(self.to_pixels(x, y), fill=rgb(colour))

@@ -26,6 +26,7 @@ from fervit_lib.datasets.toy_face_parts import (
 )
 from fervit_lib.datasets.toy_identity import Identity
 from fervit_lib.datasets.toy_set import write_toy_set
+from fervit_lib.system.names import check_choice
 from fervit_lib.system.progress import progress
 
 VERSION = 2  # of the drawing; a set drawn by another version is drawn again
@@ -49,8 +50,7 @@ def toy_face(emotion: str, rng: Generator, size: int = 64) -> Image.Image:
     Raises:
         ValueError: unknown emotion.
     """
-    if emotion not in EMOTIONS:
-        raise ValueError(f"emotion: expected one of {', '.join(EMOTIONS)}, got {emotion!r}")
+    check_choice("emotion", emotion, EMOTIONS)
     identity = Identity(rng)
     expression = express(emotion, rng)
     # Both are drawn always; one face in four moves one side more than the other.

@@ -45,7 +45,7 @@ class _Scene:
         self._draw_mask = ImageDraw.Draw(self.mask)
 
     def polygon(self, points: ArrayLike, colour: np.ndarray, person: bool = True) -> None:
-        corners = [tuple(point) for point in np.asarray(points, dtype=float).tolist()]
+        corners = np.asarray(points, dtype=float).ravel().tolist()
         self._draw_image.polygon(corners, fill=rgb(colour))
         self._draw_mask.polygon(corners, fill=255 if person else 0)
 

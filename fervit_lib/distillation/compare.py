@@ -1,6 +1,5 @@
 """Ablation of the loss terms: the same student from the same seeds, with and without each term."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from fervit_lib.distillation.losses import LossWeights
 from fervit_lib.distillation.mask_grid import SaveMaskGrids
 from fervit_lib.distillation.metrics import SCORES, count_pixels, region_ious, scores_from
 from fervit_lib.distillation.student import TappedStudent, build_tapped_student, copy_encoder
-from fervit_lib.models.segmentation import build_segmenter, load_student, normalise, save_student
+from fervit_lib.models.segmentation import build_segmenter, load_student, save_student
 from fervit_lib.system import distributed
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import seed_everything
@@ -103,8 +102,6 @@ def fit_student(
         tapped = TappedStudent(model, tap)
     # The projector has drawn random numbers: again, so that all ablations see the same batches.
     seed_everything(seed)
-    targets = copy.copy(targets)  # with the same teacher, detector and cache
-    targets.shuffle = ablation.shuffle
     checkpoints = folder / "checkpoints"
     best = SaveBest(lambda: save_student(checkpoints / "best.safetensors", model, student), MONITOR)
     images, masks, keys = example_batch(dls.valid)
@@ -115,6 +112,7 @@ def fit_student(
         targets,
         ablation.weights,
         folder=folder,
+        shuffle=ablation.shuffle,
         cbs=[best, grids],
         what=f"{ablation.name} {seed}",
         **options,
@@ -140,11 +138,9 @@ def fit_student(
 
 
 def example_batch(batches: PeopleBatches) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """The first four images and masks of a split, and the images' keys, as a batch has them."""
-    samples = [batches.prepare(i) for i in range(min(4, len(batches.people)))]
-    images, masks, keys = zip(*samples, strict=True)
-    image_batch = normalise(torch.stack(images).to(batches.device))
-    return image_batch, torch.stack(masks).to(batches.device), keys
+    """The first four images and masks of val or test, and the images' keys, as a batch has them."""
+    images, masks, keys = next(iter(batches))
+    return images[:4], masks[:4], keys[:4]
 
 
 @torch.no_grad()
@@ -211,8 +207,8 @@ def interval_table(
     pairs = []
     for first, second in DIFFERENCES:
         if first in counts and second in counts:
-            low, high = _interval(samples[first][MONITOR] - samples[second][MONITOR])
-            pairs.append((f"{first} - {second}", exact[first] - exact[second], low, high))
+            interval = _interval(samples[first][MONITOR] - samples[second][MONITOR])
+            pairs.append((f"{first} - {second}", exact[first] - exact[second], *interval))
     return table, pd.DataFrame(pairs, columns=["what", "difference", "low", "high"])
 
 
@@ -239,11 +235,11 @@ def _resample(counts: Tensor, image_counts: Tensor, seed_counts: Tensor) -> dict
 
 def load_curves(rows: Sequence[Mapping[str, Any]], folder: Path) -> pd.DataFrame:
     """metrics.csv of every fit that `rows` describe, with columns arm and seed."""
-    curves = []
-    for row in rows:
-        metrics = pd.read_csv((folder / row["checkpoint"]).parents[1] / "metrics.csv")
-        curves.append(metrics.assign(arm=row["arm"], seed=row["seed"]))
-    return pd.concat(curves)
+    files = [(folder / row["checkpoint"]).parents[1] / "metrics.csv" for row in rows]
+    return pd.concat(
+        pd.read_csv(file).assign(arm=row["arm"], seed=row["seed"])
+        for file, row in zip(files, rows, strict=True)
+    )
 
 
 def choose_student(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

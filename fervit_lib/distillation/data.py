@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,18 @@ from fastai.data.core import DataLoaders
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 
-from fervit_lib.datasets import IGNORE, PeopleDataset, load_people, resize_image_and_mask
+from fervit_lib.datasets import (
+    IGNORE,
+    SPLITS,
+    PeopleDataset,
+    load_people,
+    resize_image_and_mask,
+)
 from fervit_lib.distillation.cache import BoundedCache, content_key
 from fervit_lib.models.segmentation import MEAN, STRIDE, normalise
 from fervit_lib.system import distributed
-from fervit_lib.system.prefetch import PendingRead, PrefetchPool
+from fervit_lib.system.names import check_range
+from fervit_lib.system.prefetch import PrefetchPool
 from fervit_lib.system.runtime import cpu_count
 from fervit_lib.training.data import ShardedBatches
 
@@ -27,17 +35,15 @@ _FILL = [round(255 * value) for value in MEAN]
 class Augment:
     """How strongly training images and their masks are augmented, by torchvision's transforms."""
 
-    # 1: rotate up to 15°, zoom by 1.25, shift by a tenth, light by a fifth; 0: flips only
+    # in [0, 4); 1: rotate up to 15°, zoom by 1.25, shift by a tenth, light by a fifth; 0: flips
     strength: float = 1.0
     # different augmentations per image, repeated in turn over the epochs; 0: a new one every epoch
     views: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 3:
-            raise ValueError(f"augment: expected a strength in [0, 3], got {self.strength}")
-        if self.views < 0:
-            raise ValueError(f"views: expected 0 or more, got {self.views}")
+        check_range("augment", self.strength, 0, 4)
+        check_range("views", self.views, 0)
 
     def change(self, image: Tensor, mask: Tensor, index: int, view: int) -> tuple[Tensor, Tensor]:
         """Augment an image (3, S, S) and its mask (S, S), uint8.
@@ -126,23 +132,16 @@ class PeopleBatches(ShardedBatches):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
         batches = list(self.global_batches())
+        own = [distributed.shard(indices).tolist() for indices in batches]
         with PrefetchPool(min(16, cpu_count())) as pool:
-            ahead = self._submit(pool, batches[0])
-            for number, indices in enumerate(batches):
-                pending = ahead
-                if number + 1 < len(batches):
-                    ahead = self._submit(pool, batches[number + 1])
-                images, masks, keys = zip(*(read.result() for read in pending), strict=True)
+            samples = pool.map(self.prepare, chain(*own), self.people.files, ahead=2 * self.bs)
+            for indices, own_indices in zip(batches, own, strict=True):
+                images, masks, keys = zip(*islice(samples, len(own_indices)), strict=True)
                 self.batch_len = len(indices)
-                own = distributed.shard(indices)
-                self.last_names = tuple(self.people.images[i].name for i in own)
+                self.last_names = tuple(self.people.images[i].name for i in own_indices)
                 images = torch.stack(images).to(self.device, non_blocking=True)
                 masks = torch.stack(masks).to(self.device, non_blocking=True)
                 yield normalise(images), masks, keys
-
-    def _submit(self, pool: PrefetchPool, indices: Tensor) -> list[PendingRead]:
-        own = distributed.shard(indices).tolist()
-        return [pool.submit(self.people.files(i), self.prepare, i) for i in own]
 
 
 class CountEpochs(Callback):
@@ -169,13 +168,10 @@ def people_dls(
     Args:
         fraction: share of the training images, drawn with `seed`.
     """
-    train, val, test = (
-        load_people(folder, split, allow_empty) for split in ("train", "val", "test")
-    )
+    train, val, test = (load_people(folder, split, allow_empty) for split in SPLITS)
     shared = {"size": size, "resize": resize, "device": device}
-    augment = augment or Augment()
     train_batches = PeopleBatches(
-        train.part(fraction, seed), bs=batch_size, augment=augment, **shared
+        train.part(fraction, seed), bs=batch_size, augment=augment or Augment(), **shared
     )
     val_batches, test_batches = (
         PeopleBatches(people, bs=min(2 * batch_size, len(people)), **shared)
@@ -183,9 +179,5 @@ def people_dls(
     )
     dls = DataLoaders(train_batches, val_batches, device=device)
     dls.test = test_batches
-    dls.synthetic = train.synthetic
     dls.n_inp = 1  # only the images go into the model
-    dls.num_train = len(train_batches.people)
-    dls.num_val = len(val)
-    dls.num_test = len(test)
     return dls

@@ -1,7 +1,6 @@
 """Features of a detector: any tensor of an ONNX file."""
 
 import difflib
-import tempfile
 from pathlib import Path
 
 import onnx
@@ -53,13 +52,11 @@ class OnnxFeatures:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = torch.get_num_threads()
-        with (
-            explain_read_error(self.path, "cannot be read as ONNX", "download it again"),
-            tempfile.TemporaryDirectory() as folder,
-        ):
-            cut = cut_graph(self.path, tensor, Path(folder) / "cut.onnx")
+        with explain_read_error(self.path, "cannot be read as ONNX", "download it again"):
             self.session = onnxruntime.InferenceSession(
-                str(cut), options, providers=self._available_providers()
+                cut_graph(self.path, tensor).SerializeToString(),
+                options,
+                providers=self._available_providers(),
             )
         self.providers = self.session.get_providers()
         [graph_input] = self.session.get_inputs()
@@ -102,8 +99,7 @@ class OnnxFeatures:
         images = denormalise(images.to(self.device)).contiguous()
         fixed_batch = self.shape[0]
         step = fixed_batch if isinstance(fixed_batch, int) else len(images)
-        parts = [self._run(part) for part in images.split(step)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return torch.cat([self._run(part) for part in images.split(step)])
 
     def _run(self, images: Tensor) -> Tensor:
         if self.stream is None:
@@ -125,8 +121,8 @@ class OnnxFeatures:
         return torch.from_dlpack(binding.get_outputs()[0])
 
 
-def cut_graph(path: Path, tensor: str, to: Path) -> Path:
-    """Write the part of an ONNX graph that computes `tensor` from the input to the file `to`.
+def cut_graph(path: Path, tensor: str) -> onnx.ModelProto:
+    """The part of an ONNX graph that computes `tensor` from the input, of less than 2 GB.
 
     Asking ONNX Runtime for a middle tensor of the whole graph would compute all of it.
 
@@ -149,10 +145,7 @@ def cut_graph(path: Path, tensor: str, to: Path) -> Path:
         # Shape inference does not know the operator: declare the type alone.
         info = onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None)
         graph.value_info.append(info)
-    inferred = to.with_name("inferred.onnx")
-    onnx.save(model, inferred)
-    onnx.utils.extract_model(str(inferred), str(to), inputs, [tensor], check_model=False)
-    return to
+    return onnx.utils.Extractor(model).extract_model(inputs, [tensor])
 
 
 def _missing_tensor(tensor: str, graph: onnx.GraphProto, tensors: list[str]) -> str:

@@ -9,7 +9,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from torch import Tensor, nn
 
-from fervit_lib.distillation.cache import BoundedCache, content_key, model_key
+from fervit_lib.distillation.cache import BoundedCache, model_key
 from fervit_lib.distillation.data import CountEpochs
 from fervit_lib.distillation.features import OnnxFeatures
 from fervit_lib.distillation.losses import TERMS, DistillLoss, LossWeights, temperature_at
@@ -33,10 +33,6 @@ class Targets:
         source: of the features; None: no features.
         cache: shared by all fits of one experiment; None: nothing is cached.
         bf16: compute the teacher in bf16.
-
-    Attributes:
-        shuffle: give each image the features of another image of its batch, as a control that keeps
-            only their statistics.
     """
 
     def __init__(
@@ -51,13 +47,11 @@ class Targets:
         self.source = source
         self.cache = BoundedCache(0) if cache is None else cache
         self.bf16 = bf16
-        self.shuffle = False
         self._keys: dict[str, str] = {}
         if teacher:
-            self._keys["teacher"] = content_key(model_key(teacher).encode(), str(bf16).encode())
+            self._keys["teacher"] = f"{model_key(teacher)} {bf16}"
         if source:
-            providers = ",".join(source.providers)
-            self._keys["features"] = content_key(source.key.encode(), providers.encode())
+            self._keys["features"] = f"{source.key} {source.providers}"
 
     @torch.no_grad()
     def logits(self, images: Tensor, keys: Sequence[str]) -> Tensor:
@@ -71,19 +65,13 @@ class Targets:
         return self._cached("teacher", compute, images, keys)
 
     def features(self, images: Tensor, keys: Sequence[str]) -> Tensor:
-        """Features of the detector, which must be there: (B, C, h, w) float32.
-
-        With `shuffle` they are those of other images.
-        """
+        """Features of the detector, which must be there: (B, C, h, w) float32."""
         assert self.source is not None  # `build_distiller` has checked
-        features = self._cached("features", self.source, images, keys)
-        return features.roll(1, 0) if self.shuffle else features
+        return self._cached("features", self.source, images, keys)
 
     def _cached(
         self, kind: str, compute: Callable[[Tensor], Tensor], images: Tensor, keys: Sequence[str]
     ) -> Tensor:
-        if not self.cache.max_bytes:
-            return compute(images)
         full_keys = [(kind, self._keys[kind], key) for key in keys]
         cached = [self.cache.get(key) for key in full_keys]
         values = [entry[0] if entry else None for entry in cached]
@@ -98,13 +86,19 @@ class Targets:
 
 
 class AddTargets(Callback):
-    """Add teacher logits and detector features to the targets, if loss or metrics use them."""
+    """Add teacher logits and detector features to the targets, if loss or metrics use them.
+
+    Args:
+        shuffle: give each image the features of another image of its batch, as a control that keeps
+            only their statistics.
+    """
 
     order = -8  # on the images of the loader, before anything else
 
-    def __init__(self, targets: Targets, weights: LossWeights) -> None:
+    def __init__(self, targets: Targets, weights: LossWeights, shuffle: bool) -> None:
         self.targets = targets
         self.weights = weights
+        self.shuffle = shuffle
 
     def before_batch(self) -> None:
         masks, keys = self.yb
@@ -114,6 +108,8 @@ class AddTargets(Callback):
             logits = self.targets.logits(self.x, keys)
         if self.weights.feature:
             features = self.targets.features(self.x, keys)
+            if self.shuffle:
+                features = features.roll(1, 0)
         self.learn.yb = (masks, logits, features)
 
 
@@ -146,6 +142,7 @@ def build_distiller(
     weights: LossWeights,
     *,
     folder: Path,
+    shuffle: bool = False,
     temperature: tuple[float, float, str] = (3.0, 1.0, "linear"),
     encoder_training: str = "full",
     weight_decay: float = 0.01,
@@ -159,6 +156,7 @@ def build_distiller(
     Args:
         dls: see `people_dls`.
         weights: of the loss; a term of weight 0 is not computed.
+        shuffle: see `AddTargets`.
         temperature: of the KL divergence at the first and last epoch, and the schedule between.
         encoder_training: see `student.frozen_groups`.
         weight_decay, grad_clip, precision: see `training.OptimConfig`.
@@ -187,7 +185,7 @@ def build_distiller(
         folder=folder,
         metrics=all_metrics(terms),
         cbs=[
-            AddTargets(targets, weights),
+            AddTargets(targets, weights, shuffle),
             CountEpochs(),
             Anneal(temperature, encoder_training),
             FitBar(what, " images"),

@@ -109,10 +109,8 @@ class ValidationScores(Metric):
         return float(scores_from(torch.cat(self.counts))[name])
 
     def term(self, name: str) -> float:
-        """Mean over the validation images; NaN if the loss has no such term."""
-        values = self.terms.get(name, [])
-        if not values:
-            return math.nan
+        """Mean over the validation images."""
+        values = self.terms[name]
         return sum(v * n for v, n in values) / sum(n for _, n in values)
 
     @property

@@ -18,21 +18,6 @@ _ENCODER_STAGE = 3
 _DECODER_BLOCK = 1
 
 
-class Projector(nn.Sequential):
-    """1×1 convolutions from the student's features to the detector's.
-
-    (B, in_channels, h, w) → (B, out_channels, h, w).
-    """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(
-            nn.Conv2d(in_channels, HIDDEN, 1, bias=False),
-            nn.BatchNorm2d(HIDDEN),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(HIDDEN, out_channels, 1),
-        )
-
-
 class TappedStudent(nn.Module):
     """A student and a projector of its features.
 
@@ -58,11 +43,6 @@ class TappedStudent(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.projector is None:
             return self.student(images), None
-        logits, tapped = self.forward_tapped(images)
-        return logits, self.projector(tapped)
-
-    def forward_tapped(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits, and the features at the tap (B, C, h, w)."""
         outputs: list = []
         at_decoder = self.tap == "decoder"
         student = self.student
@@ -70,7 +50,8 @@ class TappedStudent(nn.Module):
         with module.register_forward_hook(lambda module, args, output: outputs.append(output)):
             logits = student(images)
         # The encoder returns the list of all its stages' maps.
-        return logits, outputs[0] if at_decoder else outputs[0][_ENCODER_STAGE]
+        tapped = outputs[0] if at_decoder else outputs[0][_ENCODER_STAGE]
+        return logits, self.projector(tapped)
 
 
 def build_tapped_student(
@@ -83,11 +64,9 @@ def build_tapped_student(
     """
     device = next(student.parameters()).device
     images = torch.zeros(1, 3, image_size, image_size, device=device)
-    was_training = student.training
-    model = TappedStudent(student, tap)
+    model = TappedStudent(student, tap, nn.Identity()).eval()
     with torch.no_grad():
-        tapped = model.eval().forward_tapped(images)[1]
-    student.train(was_training)
+        tapped = model(images)[1]
     features = source(images)
     if features.ndim != 4 or features.shape[2:] != tapped.shape[2:]:
         raise ValueError(
@@ -95,8 +74,14 @@ def build_tapped_student(
             f"{tap}, got {source.tensor} of shape {tuple(features.shape)}; name a tensor with an "
             f"eighth of the image's side"
         )
-    model.projector = Projector(tapped.shape[1], features.shape[1]).to(device)
-    return model
+    # 1×1 convolutions: (B, channels of the student, h, w) → (B, channels of the detector, h, w)
+    model.projector = nn.Sequential(
+        nn.Conv2d(tapped.shape[1], HIDDEN, 1, bias=False),
+        nn.BatchNorm2d(HIDDEN),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(HIDDEN, features.shape[1], 1),
+    ).to(device)
+    return model.train()
 
 
 def copy_encoder(student: nn.Module, teacher: nn.Module) -> None:
@@ -167,15 +152,14 @@ def frozen_groups(training: str, tap: str, num_groups: int, progress: float) -> 
 def feature_gradient_norm(model: TappedStudent, source: OnnxFeatures, images: Tensor) -> float:
     """Norm of the feature term's gradient over the student's weights that its tap lets train.
 
-    It is 0 where the feature term cannot change the student. `images` are (B, 3, S, S).
+    It is 0 where the feature term cannot change the student. `images` are (B, 3, S, S); the model
+    is put into eval mode.
     """
     exported = set(model.student.parameters())
     groups = parameter_groups(model)
     frozen = frozen_groups("full", model.tap, len(groups), 0.0)
     trained = [p for group in groups[frozen:] for p in group if p in exported]
-    was_training = model.training
     projected = model.eval()(images)[1]
-    model.train(was_training)
     loss = F.mse_loss(projected.float(), source(images))
     gradients = torch.autograd.grad(loss, trained, allow_unused=True)
     return float(sum(g.double().square().sum() for g in gradients if g is not None)) ** 0.5

@@ -159,25 +159,18 @@ def train_toy_teacher(
         The file of weights.
     """
     own = {"encoder": encoder, "epochs": epochs, "precision": precision, "seed": seed}
-    settings = {**own, **settings}
-    path = _path_for(folder, "toy_teacher", ".pth", settings)
+    path = _path_for(folder, "toy_teacher", ".pth", {**own, **settings})
     if path.is_file():
         return path
     seed_everything(seed)
     teacher = build_segmenter(encoder)
     # `path` appears when the training is complete: until then the best weights are beside it.
     unfinished = path.with_suffix(".best")
-    state = path.with_suffix(".state")
 
     @distributed.rank_zero_only
     def save() -> None:
         with atomic_write(unfinished) as temporary:
             save_teacher(temporary, teacher)
-
-    @distributed.rank_zero_only
-    def finish() -> None:
-        unfinished.rename(path)
-        state.unlink()
 
     learn = build_distiller(
         TappedStudent(teacher),
@@ -189,6 +182,6 @@ def train_toy_teacher(
         cbs=[SaveBest(save, MONITOR)],
         what="toy teacher",
     )
-    fit(learn, STRATEGIES["full"], epochs=epochs, lr=_TEACHER_LR, state=state, settings=settings)
-    finish()
+    fit(learn, STRATEGIES["full"], epochs=epochs, lr=_TEACHER_LR)
+    distributed.rank_zero_only(unfinished.rename)(path)
     return path

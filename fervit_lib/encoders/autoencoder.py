@@ -6,6 +6,7 @@ decoder draws coarse, then middle, then fine, so each band learns what the bands
 represent.
 """
 
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -27,34 +28,31 @@ def _conv(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential
     )
 
 
-class MapToCodes(nn.Module):
+def _map_to_codes(in_channels: int, map_size: int, channels: int, num_codes: int) -> nn.Sequential:
     """A feature map to the codes of one band, (B, C, S, S) → (B, num_codes, 512).
 
     The last batch norm gives every dimension mean 0 and variance 1 over the training set, a scale
     at which a transformer's linear input layer trains well.
     """
+    dim = num_codes * LATENT_DIM
+    layers = OrderedDict(
+        reduce=_conv(in_channels, channels, stride=2),
+        flatten=nn.Flatten(),
+        linear=nn.Linear(channels * (map_size // 2) ** 2, dim),
+        norm=nn.BatchNorm1d(dim, affine=False),
+        unflatten=nn.Unflatten(1, (num_codes, LATENT_DIM)),
+    )
+    return nn.Sequential(layers)
 
-    def __init__(self, in_channels: int, map_size: int, channels: int, num_codes: int) -> None:
-        super().__init__()
-        self.reduce = _conv(in_channels, channels, stride=2)
-        self.linear = nn.Linear(channels * (map_size // 2) ** 2, num_codes * LATENT_DIM)
-        self.norm = nn.BatchNorm1d(num_codes * LATENT_DIM, affine=False)
 
-    def forward(self, features: Tensor) -> Tensor:
-        codes = self.norm(self.linear(self.reduce(features).flatten(1)))
-        return codes.unflatten(1, (-1, LATENT_DIM))
-
-
-class CodesToMap(nn.Module):
+def _codes_to_map(num_codes: int, channels: int, map_size: int) -> nn.Sequential:
     """The codes of one band to a feature map, (B, num_codes, 512) → (B, C, S, S)."""
-
-    def __init__(self, num_codes: int, channels: int, map_size: int) -> None:
-        super().__init__()
-        self.shape = (channels, map_size, map_size)
-        self.linear = nn.Linear(num_codes * LATENT_DIM, channels * map_size**2)
-
-    def forward(self, codes: Tensor) -> Tensor:
-        return self.linear(codes.flatten(1)).unflatten(1, self.shape)
+    layers = OrderedDict(
+        flatten=nn.Flatten(),
+        linear=nn.Linear(num_codes * LATENT_DIM, channels * map_size**2),
+        unflatten=nn.Unflatten(1, (channels, map_size, map_size)),
+    )
+    return nn.Sequential(layers)
 
 
 class Autoencoder(nn.Module):
@@ -77,14 +75,14 @@ class Autoencoder(nn.Module):
         self.fine_features = nn.Sequential(_conv(3, 32, stride=2), _conv(32, 32))
         self.middle_features = nn.Sequential(_conv(32, 64, stride=2), _conv(64, 64))
         self.coarse_features = nn.Sequential(_conv(64, 128, stride=2), _conv(128, 128))
-        self.coarse_codes = MapToCodes(128, eighth, 64, num_codes["coarse"])
-        self.middle_codes = MapToCodes(64, 2 * eighth, 16, num_codes["middle"])
+        self.coarse_codes = _map_to_codes(128, eighth, 64, num_codes["coarse"])
+        self.middle_codes = _map_to_codes(64, 2 * eighth, 16, num_codes["middle"])
         self.fine_codes = nn.Sequential(
-            _conv(32, 32, stride=2), MapToCodes(32, 2 * eighth, 16, num_codes["fine"])
+            _conv(32, 32, stride=2), _map_to_codes(32, 2 * eighth, 16, num_codes["fine"])
         )
-        self.coarse_map = CodesToMap(num_codes["coarse"], 64, eighth // 2)
-        self.middle_map = CodesToMap(num_codes["middle"], 16, eighth)
-        self.fine_map = CodesToMap(num_codes["fine"], 16, eighth)
+        self.coarse_map = _codes_to_map(num_codes["coarse"], 64, eighth // 2)
+        self.middle_map = _codes_to_map(num_codes["middle"], 16, eighth)
+        self.fine_map = _codes_to_map(num_codes["fine"], 16, eighth)
         self.paint_coarse = _conv(64, 64)
         self.paint_middle = _conv(64 + 16, 48)
         self.paint_fine = nn.Sequential(

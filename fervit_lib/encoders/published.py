@@ -130,17 +130,14 @@ def _w_distance(generator: Mapping[str, Tensor], latent_avg: Tensor) -> float | 
     StyleGAN2's mapping network has 8 equalised linear layers with a learning rate factor of 0.01
     (Karras et al. 2020).
     """
-    layers = [(f"style.{i}.weight", f"style.{i}.bias") for i in range(1, 9)]
     dim = latent_avg.shape[1]
-    for weight, bias in layers:
-        if bias not in generator or weight not in generator:
-            return None
-        if generator[weight].shape != (dim, dim):
-            return None
+    names = [f"style.{i}" for i in range(1, 9)]
+    if any(f"{name}.bias" not in generator for name in names):
+        return None
     x = torch.randn(1024, dim, generator=torch.Generator().manual_seed(0))
     x = x * x.square().mean(1, keepdim=True).add(1e-8).rsqrt()
-    for weight, bias in layers:
-        scaled = generator[weight].float() * (0.01 / math.sqrt(dim))
-        x = F.linear(x, scaled, generator[bias].float() * 0.01)
+    for name in names:
+        scaled = generator[f"{name}.weight"].float() * (0.01 / math.sqrt(dim))
+        x = F.linear(x, scaled, generator[f"{name}.bias"].float() * 0.01)
         x = F.leaky_relu(x, 0.2) * math.sqrt(2)
     return (x - latent_avg[0]).norm(dim=1).median().item()

@@ -51,7 +51,6 @@ def table_of_trials(table: pd.DataFrame, searched: Sequence[str], metric: str) -
         "train_seconds": ("training time (s)", "{:,.0f}"),
         "peak_memory_gb": ("peak memory (GB)", "{:.1f}"),
         "total_parameters": ("parameters", "{:,.0f}"),
-        "size_mb": ("size (MB)", "{:.1f}"),
     }
     return style_table(table, columns)
 

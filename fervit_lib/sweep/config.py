@@ -16,11 +16,11 @@ import yaml
 
 from fervit_lib.pipeline import NOTEBOOKS, check_block, check_value
 from fervit_lib.sweep.space import (
+    MAX_GRID,
     CategoricalDistribution,
     Distribution,
     check_keys,
     check_mapping,
-    count_points,
     list_points,
     read_distribution,
 )
@@ -53,7 +53,6 @@ _KEYS = (
     "program",
     "command",
 )
-MAX_GRID = 100_000
 MAX_DEPTH = 100  # of nested lists and mappings in a file
 MAX_EPOCHS = 10_000
 
@@ -91,18 +90,20 @@ class Sweep:
         return [dict(zip(self.space, point, strict=True)) for point in points]
 
     @property
+    def grid_size(self) -> int:
+        return math.prod(len(list_points(distribution)) for distribution in self.space.values())
+
+    @property
     def num_trials(self) -> int:
         if self.method != "grid" and self.run_cap:
             return self.run_cap
-        size = math.prod(map(count_points, self.space.values()))
-        return min(size, self.run_cap or size)
+        return min(self.grid_size, self.run_cap or MAX_GRID)
 
     def sampler(self, number: int, seed: int) -> optuna.samplers.BaseSampler:
         """Optuna's sampler for one trial, with a seed of its own: no other trial draws the same."""
-        trial_seed = (seed * 1_000_003 + number) % 2**32
-        if self.method == "bayes":
-            return optuna.samplers.TPESampler(seed=trial_seed)
-        return optuna.samplers.RandomSampler(seed=trial_seed)
+        is_bayes = self.method == "bayes"
+        sampler = optuna.samplers.TPESampler if is_bayes else optuna.samplers.RandomSampler
+        return sampler(seed=(seed * 1_000_003 + number) % 2**32)
 
     def pruner(self) -> optuna.pruners.BasePruner:
         if self.early is None:
@@ -180,6 +181,13 @@ def parse_sweep(source: Any) -> Sweep:
         raise ValueError(
             "parameters: expected at least one with several values or a range, got only fixed ones"
         )
+    run_cap = source.get("run_cap")
+    if run_cap is None and method != "grid":
+        raise ValueError(
+            f"run_cap: expected a number of trials, because {method} search never ends"
+        )
+    if run_cap is not None and (type(run_cap) is not int or run_cap < 1):
+        raise ValueError(f"run_cap: expected an integer of at least 1, got {run_cap!r}")
     early = None
     if "early_terminate" in source:
         early = _read_hyperband(source["early_terminate"], fixed)
@@ -190,29 +198,16 @@ def parse_sweep(source: Any) -> Sweep:
         goal=goal,
         fixed=fixed,
         space=space,
-        run_cap=_read_run_cap(source),
+        run_cap=run_cap,
         early=early,
         source=source,
     )
-    if method == "grid":
-        size = math.prod(map(count_points, space.values()))
-        if size > MAX_GRID:
-            raise ValueError(
-                f"method: expected a grid of at most {MAX_GRID:,} points, got {size:,}; "
-                "widen q, or use random"
-            )
-    return sweep
-
-
-def _read_run_cap(source: Mapping[str, Any]) -> int | None:
-    run_cap = source.get("run_cap")
-    if run_cap is None and source["method"] != "grid":
+    if method == "grid" and sweep.grid_size > MAX_GRID:
         raise ValueError(
-            f"run_cap: expected a number of trials, because {source['method']} search never ends"
+            f"method: expected a grid of at most {MAX_GRID:,} points, got more; widen q, or use "
+            f"random"
         )
-    if run_cap is not None and (type(run_cap) is not int or run_cap < 1):
-        raise ValueError(f"run_cap: expected an integer of at least 1, got {run_cap!r}")
-    return run_cap
+    return sweep
 
 
 def _read_hyperband(spec: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:

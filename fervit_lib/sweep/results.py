@@ -23,7 +23,6 @@ _FROM_RESULT = (
     "train_seconds",
     "peak_memory_gb",
     "total_parameters",
-    "trainable_parameters",
     "epochs",
     "synthetic",
 )
@@ -34,8 +33,7 @@ def leaderboard(study: optuna.Study, sweep: Sweep, reports: Path) -> pd.DataFram
 
     Columns: number, variant, state (complete, pruned, fail, running), model, the searched
     parameters, the sweep's metric, val_accuracy, train_seconds, peak_memory_gb, total_parameters,
-    trainable_parameters, epochs, synthetic (whether it was trained on synthetic faces), size_mb (of
-    the weights), reason (of a failure).
+    epochs, synthetic (whether it was trained on synthetic faces), reason (of a failure).
 
     Raises:
         ValueError: no trial has started.
@@ -56,24 +54,19 @@ def _leaderboard_row(
     trial: optuna.trial.FrozenTrial, sweep: Sweep, reports: Path
 ) -> dict[str, Any]:
     run = Run(reports, sweep.name, "train", variant_of(trial.number))
-    row = {
+    # A trial that is run again has the files of its earlier start.
+    ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+    result = run.result if ended and (run.folder / "result.json").is_file() else {}
+    return {
         "number": trial.number,
         "variant": run.variant,
         "state": trial.state.name.lower(),
         "model": model_name(sweep.fixed | trial.params),
+        **{name: trial.params.get(name) for name in sweep.space},
+        sweep.metric: np.nan if trial.value is None else trial.value,
+        **{name: result.get(name, np.nan) for name in _FROM_RESULT},
+        "reason": trial.user_attrs.get("reason", ""),
     }
-    for name in sweep.space:
-        row[name] = trial.params.get(name)
-    row[sweep.metric] = np.nan if trial.value is None else trial.value
-    # A trial that is run again has the files of its earlier start.
-    ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-    result = run.result if ended and (run.folder / "result.json").is_file() else {}
-    for name in _FROM_RESULT:
-        row[name] = result.get(name, np.nan)
-    weights = run.best_checkpoint
-    row["size_mb"] = weights.stat().st_size / 1e6 if weights.is_file() else np.nan
-    row["reason"] = trial.user_attrs.get("reason", "")
-    return row
 
 
 def model_name(parameters: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from fervit_lib.pipeline import check_value, near
 from fervit_lib.system.names import check_choice
 
+MAX_GRID = 100_000  # points
 Distribution = CategoricalDistribution | IntDistribution | FloatDistribution
 
 # W&B's name of a distribution, and the keys it takes.
@@ -78,28 +79,22 @@ def _read_range(where: str, name: str, spec: Mapping[str, Any]) -> Distribution:
         raise ValueError(f"{where}: expected a range, got {spec} ({error})") from error
 
 
-def count_points(distribution: Distribution) -> int:
-    """How many values a distribution has.
+def list_points(distribution: Distribution) -> list[Any]:
+    """The values of a distribution in order, at most one more than `MAX_GRID`.
 
     Raises:
         ValueError: it is continuous.
     """
     if isinstance(distribution, CategoricalDistribution):
-        return len(distribution.choices)
-    if distribution.step is None:
+        return list(distribution.choices)
+    low = distribution.low
+    step = distribution.step
+    if step is None:
         raise ValueError(
             "method: grid needs values (or int_uniform, q_uniform) of every parameter, got a range"
         )
-    return round((distribution.high - distribution.low) / distribution.step) + 1
-
-
-def list_points(distribution: Distribution) -> list[Any]:
-    """All values of a distribution, in order; raises as `count_points`."""
-    if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
-    indices = range(count_points(distribution))
-    # `or 0` is for mypy only: count_points raises if there is no step.
-    return [distribution.low + i * (distribution.step or 0) for i in indices]
+    num_steps = min(round((distribution.high - low) / step), MAX_GRID)
+    return [low + i * step for i in range(num_steps + 1)]
 
 
 def check_mapping(where: str, value: Any) -> None:
