@@ -1,5 +1,6 @@
 """Models by name, and their checkpoints."""
 
+import copy
 import inspect
 import itertools
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fervit_lib.models.base import ExpressionModel
 from fervit_lib.models.hybrid_vit import HybridLatentViT
@@ -93,54 +95,67 @@ def describe_model(model: ExpressionModel) -> dict[str, Any]:
     if not isinstance(model, ExpressionModel):
         raise ValueError(f"model: expected an ExpressionModel, got a {type(model).__name__}")
     class_ = type(model)
-    positional, options = model.built_with
-    named = {f"argument {number}": value for number, value in enumerate(positional, 1)} | options
-    for name, value in named.items():
-        try:
-            json.dumps(value, default=json_default)
-        except TypeError as error:
-            raise ValueError(
-                f"{name}: expected a JSON value (text, number, bool, list or dict) as an argument "
-                f"of {class_.__name__}, got a {type(value).__name__}; build it in __init__"
-            ) from error
-    # As a checkpoint returns them: a tuple becomes a list.
-    positional, options = json.loads(json.dumps([positional, options], default=json_default))
-    _check_structure(model, positional, options)
-    approaches = {class_: name for name, class_ in APPROACHES.items()}
-    if class_ in approaches:
-        options.pop("num_classes", None)
-        return {"approach": approaches[class_], "options": options}
+    name = class_.__qualname__
+    try:
+        # As a checkpoint returns them: a tuple becomes a list.
+        positional, options = json.loads(json.dumps(model.built_with, default=json_default))
+    except TypeError as error:
+        raise ValueError(
+            f"model: expected JSON values (text, number, bool, list or dict) as arguments of "
+            f"{name}, got {model.built_with!s:.300}; build others in __init__"
+        ) from error
     description = {
-        "approach": class_.__qualname__,
+        "approach": name,
         "module": class_.__module__,
         "positional": positional,
         "options": options,
     }
     if is_own(class_):
-        return description | {"code": code_of(class_)}
-    if vars(sys.modules[class_.__module__]).get(class_.__qualname__) is not class_:
-        raise ValueError(
-            f"model: expected a class at the top level of its module, got {class_.__qualname__}"
-        )
+        description["code"] = code_of(class_)
+    _check_rebuilt(model, description)
+    for approach, library_class in APPROACHES.items():
+        if class_ is library_class:
+            options.pop("num_classes", None)
+            return {"approach": approach, "options": options}
     return description
 
 
-def _check_structure(
-    model: ExpressionModel, positional: list[Any], options: dict[str, Any]
-) -> None:
-    """Raise ValueError if building `model` again would give other modules or shapes."""
+def _check_rebuilt(model: ExpressionModel, description: dict[str, Any]) -> None:
+    """Raise ValueError if `description` does not build `model` again, whatever its weights."""
     structure = _structure(model)
     if structure == model.__dict__.get("checked_structure"):
         return  # building a model takes up to a second
-    with torch.random.fork_rng(devices=[]):  # the run draws the same numbers as without this
-        rebuilt = _structure(type(model)(*positional, **_without_download(type(model), options)))
-    for got, expected in itertools.zip_longest(structure, rebuilt, fillvalue="nothing"):
-        if got != expected:
-            raise ValueError(
-                f"model: {type(model).__name__} with its arguments builds {expected.strip()!r}, "
-                f"got {got.strip()!r}: a part was replaced after it was built; write a subclass "
-                f"that builds the part in __init__"
-            )
+    name = description["approach"]
+    with (
+        explain_read_error(
+            Path("model"),
+            f"{name} cannot be built again from its code and arguments",
+            "define the class and all that it uses at the top level of cells or of a module, and "
+            "pass computed values as arguments of __init__",
+        ),
+        torch.random.fork_rng(devices=[]),  # the run draws the same numbers as without this
+        torch.no_grad(),
+    ):
+        if code := description.get("code"):
+            class_ = load_own_class(code, "model.py", name)
+        else:
+            class_ = vars(sys.modules[description["module"]])[name]
+        options = _without_download(class_, description["options"])
+        rebuilt = class_(*description["positional"], **options)
+        for got, expected in itertools.zip_longest(structure, _structure(rebuilt), fillvalue="-"):
+            if got != expected:
+                raise ValueError(
+                    f"model: {name} with its arguments builds {expected.strip()!r}, got "
+                    f"{got.strip()!r}: a part was replaced after it was built; write a subclass "
+                    f"that builds the part in __init__"
+                )
+        if code:
+            # The code may be complete and yet not what ran, such as a function that was replaced.
+            rebuilt.load_state_dict(model.state_dict())
+            inputs = torch.rand(1, *model.input_shape)
+            logits = copy.deepcopy(model).cpu().eval()(inputs)
+            if not logits.allclose(rebuilt.eval()(inputs)):
+                raise ValueError("with the same weights it returns other logits")
     model.__dict__["checked_structure"] = structure
 
 
@@ -187,11 +202,14 @@ def load_class(path: Path, trust_code: bool = False) -> type[ExpressionModel]:
         FileNotFoundError: no such file.
         ValueError: not a checkpoint of a model, or its class is not known here.
     """
-    _, metadata = load_checkpoint(path)
-    return _find_class(path, metadata, trust_code)
+    return _open(path, trust_code)[0]
 
 
-def _find_class(path: Path, metadata: dict[str, Any], trust_code: bool) -> type[ExpressionModel]:
+def _open(
+    path: Path, trust_code: bool
+) -> tuple[type[ExpressionModel], dict[str, Tensor], dict[str, Any]]:
+    """The class of a checkpoint's model, the weights, and what `describe_model` returned."""
+    tensors, metadata = load_checkpoint(path)
     if "approach" not in metadata:
         raise ValueError(
             f"{path}: expected a trained model, got a checkpoint of kind {metadata.get('kind')!r}; "
@@ -200,7 +218,7 @@ def _find_class(path: Path, metadata: dict[str, Any], trust_code: bool) -> type[
     name = metadata["approach"]
     if "module" not in metadata:
         check_choice("approach", name, APPROACHES)
-        return APPROACHES[name]
+        return APPROACHES[name], tensors, metadata
     code = path.with_name("model.py")
     # `is True`: the text "false" of a command line is not a consent.
     if trust_code is True and code.is_file():
@@ -210,7 +228,7 @@ def _find_class(path: Path, metadata: dict[str, Any], trust_code: bool) -> type[
         module = sys.modules.get(metadata["module"])
         class_ = vars(module).get(name) if module else None
     if isinstance(class_, type) and issubclass(class_, ExpressionModel):
-        return class_
+        return class_, tensors, metadata
     remedy = (
         f"read {display_path(code)}, then run it with trust_code=True"
         if code.is_file()
@@ -224,16 +242,14 @@ def _find_class(path: Path, metadata: dict[str, Any], trust_code: bool) -> type[
 
 def load_untrained(path: Path, trust_code: bool = False) -> ExpressionModel:
     """The model of a checkpoint as it was before training: pretrained, or from the seeded state."""
-    _, metadata = load_checkpoint(path)
-    return _build(_find_class(path, metadata, trust_code), metadata, metadata["options"])
+    class_, _, metadata = _open(path, trust_code)
+    return _build(class_, metadata)
 
 
-def _build(
-    class_: type[ExpressionModel], metadata: dict[str, Any], options: dict[str, Any]
-) -> ExpressionModel:
+def _build(class_: type[ExpressionModel], metadata: dict[str, Any]) -> ExpressionModel:
     if "module" in metadata:
-        return class_(*metadata["positional"], **options)
-    return create_model(metadata["approach"], len(metadata["classes"]), **options)
+        return class_(*metadata["positional"], **metadata["options"])
+    return create_model(metadata["approach"], len(metadata["classes"]), **metadata["options"])
 
 
 def load_model(path: Path, trust_code: bool = False) -> tuple[ExpressionModel, tuple[str, ...]]:
@@ -246,11 +262,11 @@ def load_model(path: Path, trust_code: bool = False) -> tuple[ExpressionModel, t
         FileNotFoundError: no such file.
         ValueError: not a checkpoint of a model, or of another version of it; or see `load_class`.
     """
-    tensors, metadata = load_checkpoint(path)
     with explain_read_error(path, "made by another version of the model", "train again"):
-        class_ = _find_class(path, metadata, trust_code)
+        class_, tensors, metadata = _open(path, trust_code)
         # All weights are in the checkpoint.
-        model = _build(class_, metadata, _without_download(class_, metadata["options"]))
+        options = _without_download(class_, metadata["options"])
+        model = _build(class_, metadata | {"options": options})
         model.load_state_dict(tensors)
         classes = tuple(metadata["classes"])
     return model.eval(), classes

@@ -65,7 +65,7 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> Cells:
 
     def run(*sources: str) -> dict[str, Any]:
         for source in sources:
-            shell.run_cell(source).raise_error()
+            shell.run_cell(source, store_history=True).raise_error()
         return shell.user_ns
 
     return run
@@ -115,10 +115,12 @@ def test_what_cannot_be_saved_is_refused(cells: Cells, tmp_path: Path) -> None:
     model = create_model("scratch", 3, **small)
     model.transformer.blocks[0].mlp.act = nn.ReLU()  # the weights would fit
     refused("ReLU.*__init__", model)
-    refused("sizes: .*OwnViT.*Linear", space["OwnViT"](3, sizes=nn.Linear(1, 1)))
+    refused("OwnViT.*sizes.*Linear", space["OwnViT"](3, sizes=nn.Linear(1, 1)))
     refused("ExpressionModel", nn.Linear(1, 1))
     space = cells("SCALE = torch.ones(1)")
-    refused("squash uses the variable SCALE.*Tensor", space["OwnViT"](3))
+    refused("SCALE.*arguments of __init__", space["OwnViT"](3))
+    space = cells("SCALE = 2", "squash = torch.sin")  # the text has the function of the first cell
+    refused("other logits.*arguments of __init__", space["OwnViT"](3))
 
     class Local(LatentViT):
         pass
