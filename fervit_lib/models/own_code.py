@@ -66,8 +66,8 @@ def load_own_class(text: str, file: str, name: str) -> Any:
     """Run the saved `text` in a module of its own, and return what it defines as `name`."""
     module = ModuleType("own_code")
     exec(compile(text, file, "exec"), vars(module))
-    class_ = vars(module).get(name)
-    if isinstance(class_, type):
+    class_: Any = vars(module).get(name)
+    if class_ is not None:
         class_.own_code = text  # no cell holds it
     return class_
 

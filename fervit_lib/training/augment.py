@@ -1,14 +1,14 @@
 """Random changes of training batches, computed on the device, different for every sample."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
-from fastai.vision.augment import Brightness, Contrast, Flip, RandTransform, Rotate, Zoom
+from fastai.vision.augment import Brightness, Contrast, Flip, Rotate, Zoom
 from fastai.vision.core import TensorImage
 from fastcore.basics import noop
 from torch import Tensor, nn
@@ -18,8 +18,7 @@ from fervit_lib.system.names import check_range
 from fervit_lib.training.resume import preserve_random_state
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
+class Batch(NamedTuple):
     """A training batch as the model gets it."""
 
     inputs: Tensor  # (B, …), augmented
@@ -77,25 +76,10 @@ class AugmentCodes(Callback):
         return codes
 
 
-class GaussianNoise(RandTransform):
-    """A fastai batch transform that adds noise to images in [0, 1], of a random strength per image.
-
-    Args:
-        std: largest standard deviation; each image draws its own from [0, std].
-    """
-
-    order = 95  # after the geometric and lighting transforms
-    split_idx = 0
-
-    def __init__(self, std: float) -> None:
-        check_range("image_noise", std, 0, 1)
-        super().__init__()
-        self.std = std
-
-    def encodes(self, images: TensorImage) -> TensorImage:
-        """(B, 3, H, W) → the same, within [0, 1]."""
-        std = self.std * torch.rand(len(images), 1, 1, 1, device=images.device)
-        return (images + std * torch.randn_like(images)).clamp(0, 1)
+def add_noise(images: Tensor, std: float) -> Tensor:
+    """Images (B, 3, H, W) with noise, whose standard deviation is drawn per image from [0, std]."""
+    std_of_image = std * torch.rand(len(images), 1, 1, 1, device=images.device)
+    return images + std_of_image * torch.randn_like(images)
 
 
 class AugmentImages(Callback):
@@ -105,7 +89,7 @@ class AugmentImages(Callback):
 
     Args:
         strength: 1: up to 10° of rotation and 10 % of zoom; 0: horizontal flips only.
-        noise: see `GaussianNoise`.
+        noise: largest standard deviation of the noise, see `add_noise`.
     """
 
     order = -5  # before mixup (0)
@@ -123,8 +107,8 @@ class AugmentImages(Callback):
                 Brightness(max_lighting=lighting, p=0.75),
                 Contrast(max_lighting=lighting, p=0.75),
             ]
-        if noise:
-            self.transforms.append(GaussianNoise(noise))
+        check_range("image_noise", noise, 0, 1)
+        self.noise = noise
 
     def before_batch(self) -> None:
         if not self.training:
@@ -133,7 +117,10 @@ class AugmentImages(Callback):
         # split_idx 0 is the training split, to which the transforms are limited.
         for transform in self.transforms:
             images = transform(images, split_idx=0)
-        self.learn.xb = (torch.Tensor(images).clamp(0, 1),)
+        images = torch.Tensor(images)
+        if self.noise:
+            images = add_noise(images, self.noise)
+        self.learn.xb = (images.clamp(0, 1),)
 
 
 class GrowImages(Callback):

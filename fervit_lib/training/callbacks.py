@@ -26,24 +26,19 @@ def latest_metrics(learn: Learner) -> dict[str, float]:
     return dict(zip(names, map(float, learn.recorder.values[-1]), strict=True))
 
 
-def searches_lr(learn: Learner) -> bool:
-    """Whether `lr_find` is running, which is a fit with a callback of its own."""
-    return hasattr(learn, "lr_finder")
-
-
 class FitCallback(Callback):
     """A callback that is inactive during `lr_find`."""
 
     @property
     def run(self) -> bool:
-        return not searches_lr(self.learn)
+        return not hasattr(self.learn, "lr_finder")
 
     @run.setter
     def run(self, value: bool) -> None:
         pass  # fastai sets it to True after every fit
 
 
-class FitBar(Callback):
+class FitBar(FitCallback):
     """One progress bar for a whole fit: samples per second, time left, latest losses and scores.
 
     fastai's bar shows no rate, and fails if a fit starts at a later epoch.
@@ -59,9 +54,9 @@ class FitBar(Callback):
         batches = len(self.dls.train)
         size = self.dls.train.bs
         self.bar = progress(
-            total=self.n_epoch * batches * size,  # `lr_find` may stop within its last epoch
+            total=self.n_epoch * batches * size,
             initial=self.learn.first_epoch * batches * size,
-            desc="find lr" if searches_lr(self.learn) else self.what,
+            desc=self.what,
             unit=self.unit,
         )
 
@@ -70,11 +65,9 @@ class FitBar(Callback):
             self.bar.update(self.dl.batch_len)
 
     def after_epoch(self) -> None:
-        if not searches_lr(self.learn):
-            metrics = list(latest_metrics(self.learn).items())[:4]
-            shown = [f"{name} {value:.3f}" for name, value in metrics]
-            epochs = f"epoch {self.epoch + 1} of {self.n_epoch}"
-            self.bar.set_postfix_str(f"{epochs}: {', '.join(shown)}")
+        metrics = list(latest_metrics(self.learn).items())[:4]
+        shown = [f"{name} {value:.3f}" for name, value in metrics]
+        self.bar.set_postfix_str(f"epoch {self.epoch + 1} of {self.n_epoch}: {', '.join(shown)}")
 
     def after_fit(self) -> None:
         self.bar.close()
@@ -115,10 +108,10 @@ class Curves(FitCallback):
 
     order = 62
     resumed = ("rows",)
+    rows: list[dict[str, float]]
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.rows: list[dict[str, float]] = []
 
     def before_fit(self) -> None:
         self.rows = []
@@ -166,9 +159,7 @@ class Steps(FitCallback):
 
     order = 10.5  # between fp16 (10), which restores the gradient's scale, and GradientClip (11)
     resumed = ("rows",)
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
+    rows: list[dict[str, float]]
 
     def before_fit(self) -> None:
         self.rows = []

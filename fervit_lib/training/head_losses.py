@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -17,8 +16,6 @@ from fervit_lib.models.attention import (
     head_similarity,
 )
 from fervit_lib.system.names import check_choice
-
-DISAGREEMENTS = ("none", *SIMILARITIES)
 
 
 def _pairs(similarity: Tensor) -> Tensor:
@@ -93,28 +90,24 @@ class HeadPenalty(Callback):
         self.heads = []  # frees the graph of this batch
 
 
-@dataclass(frozen=True)
-class HeadPenaltyConfig:
-    """Which penalties on similar heads are added to the loss; none by default."""
+def head_penalties(
+    disagreement: str = "none",
+    disagreement_weight: float = 0.1,
+    head_margin: float = 0.0,
+    margin_weight: float = 0.1,
+) -> list[HeadPenalty]:
+    """The callbacks for penalties on similar heads: none or one.
 
-    disagreement: str = "none"  # none, or what heads should differ in: subspace, position, output
-    disagreement_weight: float = 0.1
-    head_margin: float = 0.0  # distance that two attention maps should keep, 0 to 1; 0: off
-    margin_weight: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_choice("disagreement", self.disagreement, DISAGREEMENTS)
-        if not 0 <= self.head_margin <= 1:
-            raise ValueError(f"head_margin: expected 0 to 1, or 0 for off, got {self.head_margin}")
-
-
-def head_penalties(config: HeadPenaltyConfig) -> list[HeadPenalty]:
-    """The callbacks for `config`: none or one."""
+    Args:
+        disagreement: none, or what heads should differ in: subspace, position, output.
+        head_margin: distance that two attention maps should keep, 0 to 1; 0: off.
+    """
+    check_choice("disagreement", disagreement, ("none", *SIMILARITIES))
+    if not 0 <= head_margin <= 1:
+        raise ValueError(f"head_margin: expected 0 to 1, or 0 for off, got {head_margin}")
     terms: list[tuple[Callable[[Heads], Tensor], float]] = []
-    if config.disagreement != "none":
-        loss = partial(disagreement_loss, kind=config.disagreement)
-        terms.append((loss, config.disagreement_weight))
-    if config.head_margin:
-        loss = partial(margin_diversity_loss, margin=config.head_margin)
-        terms.append((loss, config.margin_weight))
+    if disagreement != "none":
+        terms.append((partial(disagreement_loss, kind=disagreement), disagreement_weight))
+    if head_margin:
+        terms.append((partial(margin_diversity_loss, margin=head_margin), margin_weight))
     return [HeadPenalty(terms)] if terms else []

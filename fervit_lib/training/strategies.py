@@ -1,14 +1,13 @@
 """Fine-tuning strategies: which parts of a model train, and at what learning rate."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from fervit_lib.models import PARTS, ExpressionModel
 from fervit_lib.system.names import check_choice
@@ -161,32 +160,29 @@ def model_table(model: nn.Module, groups: Sequence[ParameterGroup], inputs: Tens
         Columns part, output shape, parameters, trainable, learning-rate factor; by module. A module
         whose parameters belong to several parts has a row for each.
     """
-    modules = {n: m for n, m in model.named_modules() if n.count(".") < 2}
-    shapes: dict[str, str] = {}
+    shapes: dict[nn.Module, str] = {}
 
-    def note_shape(name: str, module: nn.Module, args: Any, output: Any) -> None:
+    def note_shape(module: nn.Module, args: Any, output: Any) -> None:
         outputs = output if isinstance(output, tuple) else (output,)
-        shapes[name] = ", ".join(f"{tuple(tensor.shape)}" for tensor in outputs)
+        shapes[module] = ", ".join(f"{tuple(tensor.shape)}" for tensor in outputs)
 
-    model.eval()
-    with ExitStack() as hooks:
-        for name, module in modules.items():
-            hook = module.register_forward_hook(partial(note_shape, name))
-            hooks.callback(hook.remove)
-        model(inputs)
+    with register_module_forward_hook(note_shape):  # of all modules
+        model.eval()(inputs)
     rows = []
-    for name, module in modules.items():
+    for name, module in model.named_modules():
+        if name.count(".") > 1:
+            continue
         # Modules below the second level count for the one on it.
         own = {id(parameter) for parameter in module.parameters(recurse=name.count(".") == 1)}
         for group in groups:
             size = sum(p.numel() for p in group.parameters if id(p) in own)
-            trainable = size if group.trains else 0
             factor = group.lr_factor if group.trains else 0.0
             if size:
-                shape = shapes.get(name, "")
+                trainable = size if group.trains else 0
+                shape = shapes.get(module, "")
                 rows.append((name or "model", group.part, shape, size, trainable, factor))
     columns = ["part", "output shape", "parameters", "trainable", "learning-rate factor"]
     table = pd.DataFrame(rows, columns=["module", *columns]).set_index("module")
     sums = table[["parameters", "trainable"]].sum()
-    table.loc["total"] = ["", shapes[""], *sums, float("nan")]
+    table.loc["total"] = ["", shapes[model], *sums, float("nan")]
     return table.astype({"parameters": int, "trainable": int})

@@ -74,7 +74,7 @@ def fit_case(name: str, store: Path, folder: Path, *cbs: Callback) -> nn.Module:
     best = training.SaveBest(
         lambda: models.save_model(folder / "best.safetensors", model, classes=dls.classes)
     )
-    penalties = training.head_penalties(training.HeadPenaltyConfig(**heads))
+    penalties = training.head_penalties(**heads)
     learn = training.build_learner(
         model,
         dls,

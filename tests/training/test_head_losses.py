@@ -8,7 +8,6 @@ from fervit_lib.models import LatentViT
 from fervit_lib.models.attention import SIMILARITIES, Heads, capture_heads, head_similarity
 from fervit_lib.system.runtime import seed_everything
 from fervit_lib.training import (
-    HeadPenaltyConfig,
     OptimConfig,
     build_learner,
     face_dls,
@@ -58,7 +57,7 @@ def train(
         plan,
         optim=OptimConfig(precision=precision),
         folder=folder,
-        cbs=head_penalties(HeadPenaltyConfig(**penalties)),
+        cbs=head_penalties(**penalties),
     )
     with learn.no_bar(), learn.no_logging():
         fit(learn, plan, epochs=3, lr=1e-3)
@@ -119,7 +118,7 @@ def test_bf16_and_a_penalty_change_the_same_forward_pass(make_store, tmp_path: P
 def test_a_failed_pass_leaves_no_hook(make_store, tmp_path: Path) -> None:
     model, plan = LatentViT(3, **OPTIONS), get_strategy("full")
     dls = face_dls(model, make_store(tmp_path / "store"), batch_size=32, device=torch.device("cpu"))
-    cbs = head_penalties(HeadPenaltyConfig(disagreement="output"))
+    cbs = head_penalties(disagreement="output")
     learn = build_learner(model, dls, plan, folder=tmp_path, cbs=cbs)
     model.transformer.norm = torch.nn.LayerNorm(7)
     with pytest.raises(RuntimeError), learn.no_bar(), learn.no_logging():
@@ -129,18 +128,18 @@ def test_a_failed_pass_leaves_no_hook(make_store, tmp_path: Path) -> None:
 
 
 def test_mistakes_are_named(make_store, tmp_path: Path) -> None:
-    assert head_penalties(HeadPenaltyConfig()) == []
+    assert head_penalties() == []
     with pytest.raises(ValueError, match="disagreement: expected one of none, .*, got 'x'"):
-        HeadPenaltyConfig(disagreement="x")
+        head_penalties(disagreement="x")
     with pytest.raises(ValueError, match="head_margin: expected 0 to 1, .* got 2"):
-        HeadPenaltyConfig(head_margin=2)
+        head_penalties(head_margin=2)
     store = make_store(tmp_path / "store")
     with pytest.raises(ValueError, match="num_heads: expected at least 2 .* got 1"):
         train(store, tmp_path, disagreement="output", num_heads=1)
     model = LatentViT(3, **OPTIONS)
     model.compile()
     dls = face_dls(model, store, batch_size=32, device=torch.device("cpu"))
-    cbs = head_penalties(HeadPenaltyConfig(disagreement="output"))
+    cbs = head_penalties(disagreement="output")
     learn = build_learner(model, dls, get_strategy("full"), folder=tmp_path, cbs=cbs)
     with pytest.raises(ValueError, match="compile: expected false"):
         fit(learn, get_strategy("full"), epochs=1)

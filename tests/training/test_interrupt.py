@@ -34,7 +34,7 @@ def make_learner(store: Path, folder: Path, *interrupts: FastaiCallback) -> Lear
     seed_everything(0)
     model = models.create_model("scratch", 3, embed_dim=32, depth=2, num_heads=2)
     dls = training.face_dls(model, store, batch_size=8, device=CPU)
-    heads = training.HeadPenaltyConfig(disagreement="output")
+    heads = training.head_penalties(disagreement="output")
     return training.build_learner(
         model,
         dls,
@@ -42,7 +42,7 @@ def make_learner(store: Path, folder: Path, *interrupts: FastaiCallback) -> Lear
         training.LossConfig(mixup=0.4),
         training.OptimConfig(ema=0.9, grad_clip=1.0, precision="bf16"),
         folder=folder,
-        cbs=[training.SaveBest(lambda: None), *training.head_penalties(heads), *interrupts],
+        cbs=[training.SaveBest(lambda: None), *heads, *interrupts],
     )
 
 

@@ -22,7 +22,6 @@ from fervit_lib.system.runtime import seed_everything
 from fervit_lib.training import (
     STRATEGIES,
     AugmentImages,
-    HeadPenaltyConfig,
     LossConfig,
     OptimConfig,
     TeacherConfig,
@@ -212,7 +211,7 @@ def test_every_strategy_and_a_penalty_on_heads_work_with_a_teacher(
     before = copy.deepcopy(student.state_dict())
     callbacks = [
         TeacherLoss(build_teacher("scratch"), TeacherConfig()),
-        *head_penalties(HeadPenaltyConfig(disagreement="output")),
+        *head_penalties(disagreement="output"),
     ]
     train(student, dls_of(student, store), tmp_path, callbacks, strategy=strategy, epochs=2)
     assert not torch.equal(before["head.weight"], student.head.weight)
