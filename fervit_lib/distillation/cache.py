@@ -57,10 +57,8 @@ class BoundedCache:
         size = _num_bytes(tensors)
         if size > self.max_bytes or key in self._entries:
             return
-        # A view would keep the memory of its whole batch allocated.
-        self._entries[key] = tuple(
-            t.clone() if t.untyped_storage().nbytes() > t.nbytes else t for t in tensors
-        )
+        # A copy: a view would keep the memory of its whole batch allocated.
+        self._entries[key] = tuple(tensor.clone() for tensor in tensors)
         self.bytes += size
         while self.bytes > self.max_bytes:
             _, dropped = self._entries.popitem(last=False)

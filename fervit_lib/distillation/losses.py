@@ -100,7 +100,7 @@ class DistillLoss(nn.Module):
 
     Attributes:
         temperature: of the KL term; a callback changes it each epoch.
-        terms: each term of the last batch before weighting, detached.
+        kl_term, mse_term, …: each term of the last batch before weighting, detached.
     """
 
     def __init__(self, weights: LossWeights, temperature: float = 3.0) -> None:
@@ -113,7 +113,6 @@ class DistillLoss(nn.Module):
         # Sums over the whole batch, so that images with few person pixels do not dominate. It is 0
         # for a batch without a person, of which only the other terms learn.
         self.dice = DiceLoss("binary", smooth=0.5, ignore_index=IGNORE)
-        self.terms: dict[str, Tensor] = {}
 
     def forward(
         self,
@@ -146,6 +145,7 @@ class DistillLoss(nn.Module):
             terms["mse"] = _mean(squared_error, valid)
         if features is not None and projected is not None:
             terms["feature"] = F.mse_loss(projected.float(), features.float())
-        self.terms = {name: term.detach() for name, term in terms.items()}
+        for name, term in terms.items():
+            setattr(self, f"{name}_term", term.detach())
         weights = asdict(self.weights).items()
         return torch.stack([weight * terms[name] for name, weight in weights if weight > 0]).sum()

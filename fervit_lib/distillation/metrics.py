@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from fastai.learner import Metric, ValueMetric
+from fastai.metrics import LossMetric
 from torch import Tensor
 
 from fervit_lib.datasets import IGNORE
@@ -87,7 +88,7 @@ def scores_from(counts: Tensor) -> dict[str, Tensor]:
 
 
 class ValidationScores(Metric):
-    """Collects pixel counts and loss terms of the validation images for all metrics of a Learner.
+    """Collects pixel counts of the validation images for all scores of a Learner.
 
     It is itself the metric of the first score; the others only read from it, so that each batch is
     counted once.
@@ -97,21 +98,13 @@ class ValidationScores(Metric):
 
     def reset(self) -> None:
         self.counts: list[Tensor] = []
-        self.terms: dict[str, list[tuple[float, int]]] = {}
 
     def accumulate(self, learn: Any) -> None:
         masks, teacher_logits, _ = learn.yb
         self.counts.append(count_pixels(learn.pred[0], masks, teacher_logits))
-        for name, value in learn.loss_func.terms.items():
-            self.terms.setdefault(name, []).append((value.item(), len(masks)))
 
     def score(self, name: str) -> float:
         return float(scores_from(torch.cat(self.counts))[name])
-
-    def term(self, name: str) -> float:
-        """Mean over the validation images."""
-        values = self.terms[name]
-        return sum(v * n for v, n in values) / sum(n for _, n in values)
 
     @property
     def value(self) -> float:
@@ -124,5 +117,5 @@ def all_metrics(terms: tuple[str, ...]) -> list[Metric]:
     return [
         collected,
         *(ValueMetric(partial(collected.score, name), name) for name in SCORES[1:]),
-        *(ValueMetric(partial(collected.term, name), f"{name}_term") for name in terms),
+        *(LossMetric(f"{name}_term") for name in terms),
     ]

@@ -1,6 +1,7 @@
 """A small teacher and a small detector, trained on the spot where nothing may be downloaded."""
 
 import json
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -30,35 +31,28 @@ TOY_TENSOR = "/neck/neck.2/Relu_output_0"
 _TEACHER_LR = 2e-2
 
 
-class ToyDetector(nn.Module):
+def build_toy_detector() -> nn.Sequential:
     """A person detector without anchors, of six convolutions.
 
     Images (B, 3, S, S) in [0, 1] → (B, 5, S/8, S/8): the share of a cell that is person (a logit),
     and left, top, right, bottom of the box around all persons in [0, 1].
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def block(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+        conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
 
-        def block(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
-            conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
-            return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
-
-        self.body = nn.Sequential(
-            block(3, 16, 2), block(16, 32, 2), block(32, 64, 2), block(64, 64, 1)
-        )
-        self.neck = block(64, 64, 1)
-        self.head = nn.Conv2d(64, 5, 1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.neck(self.body(images)))
+    blocks = (block(3, 16, 2), block(16, 32, 2), block(32, 64, 2), block(64, 64, 1))
+    body = nn.Sequential(*blocks)
+    parts = OrderedDict(body=body, neck=block(64, 64, 1), head=nn.Conv2d(64, 5, 1))
+    return nn.Sequential(parts)
 
 
 def detection_loss(predicted: Tensor, masks: Tensor, *_: Any) -> Tensor:
     """Cross-entropy of each cell's share of person, and L1 of the box in cells with a person.
 
     Args:
-        predicted: (B, 5, S/8, S/8), see `ToyDetector`.
+        predicted: (B, 5, S/8, S/8), see `build_toy_detector`.
         masks: (B, S, S) of 0, 1, 255.
     """
     # Imported here because torchvision.ops is slow to import.
@@ -84,7 +78,7 @@ def _path_for(folder: Path, name: str, suffix: str, settings: dict[str, Any]) ->
 def train_toy_detector(
     dls: DataLoaders, folder: Path, *, epochs: int, seed: int, settings: dict[str, Any]
 ) -> Path:
-    """Train a `ToyDetector` and write it to `folder` as ONNX, unless the file exists.
+    """Train the toy detector and write it to `folder` as ONNX, unless the file exists.
 
     Its only output comes after `TOY_TENSOR`, as in a published detector.
 
@@ -99,7 +93,7 @@ def train_toy_detector(
     if path.is_file():
         return path
     seed_everything(seed)
-    detector = ToyDetector().to(dls.device)
+    detector = build_toy_detector().to(dls.device)
     model = nn.Sequential(_Denormalise(), detector)
     learn = build_learner(
         model,
@@ -116,7 +110,7 @@ def train_toy_detector(
 
 
 @distributed.rank_zero_only
-def _export(detector: ToyDetector, path: Path, size: int) -> Path:
+def _export(detector: nn.Module, path: Path, size: int) -> Path:
     with atomic_write(path) as temporary:
         torch.onnx.export(
             detector.eval().cpu(),

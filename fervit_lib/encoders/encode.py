@@ -29,7 +29,6 @@ from fervit_lib.system.prefetch import PrefetchPool
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import has_fast_bf16
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 AHEAD = 3  # batches that are read while one is encoded
 
 
@@ -47,14 +46,14 @@ def prepare_encoder(
     Raises:
         ValueError: unknown dtype.
     """
-    check_choice("dtype", dtype, ("auto", *DTYPES))
+    check_choice("dtype", dtype, ("auto", "float32", "bfloat16"))
     if dtype == "auto":
         is_fast = isinstance(encoder, StyleEncoder) and has_fast_bf16(device)
         dtype = "bfloat16" if is_fast else "float32"
     encoder = encoder.eval().to(device)
     # Only the children: the mean code, a buffer of the encoder itself, stays float32.
     for part in encoder.children():
-        part.to(dtype=DTYPES[dtype], memory_format=torch.channels_last)
+        part.to(dtype=getattr(torch, dtype), memory_format=torch.channels_last)
     if compile:
         encoder.compile()
     return encoder

@@ -72,7 +72,8 @@ def _build(content: dict[str, Any], kind: str, stages: Sequence[tuple[int, int]]
         options = vars(options)
     _check_kind(options, kind)
     with torch.device("meta"):  # needs no memory for weights that the file replaces
-        model = StyleEncoder(kind, _output_size(options, kind), stages)
+        size = options.get("stylegan_size") or options.get("output_size") or OUTPUT_SIZE
+        model = StyleEncoder(kind, size, stages)
     model.latent_avg = torch.zeros(model.latent_avg.shape)
     model.load_state_dict(weights, strict=True, assign=True)
     model.starts_from_latent_avg = bool(options.get("start_from_latent_avg", True))
@@ -93,13 +94,6 @@ def _check_kind(options: dict[str, Any], kind: str) -> None:
         actual = "e4e"
     if actual != kind:
         raise ValueError(f"expected an encoder of kind {kind}, got {actual}")
-
-
-def _output_size(options: dict[str, Any], kind: str) -> int:
-    names = ["output_size", "stylegan_size"]
-    if kind == "e4e":
-        names.reverse()
-    return options.get(names[0]) or options.get(names[1]) or OUTPUT_SIZE
 
 
 def _split(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
