@@ -2,8 +2,8 @@
 
 They stand in for photographs of persons where none may be downloaded. A person is limbs, trunk and
 head in a random pose. Furniture, poles and balls of the same colours stand behind the persons and
-sometimes in front, so that colour alone does not find a person. Every shape is drawn twice: into
-the picture and into the mask.
+sometimes in front, so that colour alone does not find a person. The mask of the
+persons is the picture's alpha.
 """
 
 from collections.abc import Iterator
@@ -35,19 +35,16 @@ _SQUARE = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
 
 
 class _Scene:
-    """Draws shapes in pixels of a supersampled picture, and a mask: 255 for a person, else 0."""
+    """Draws shapes in pixels of a supersampled picture, whose alpha is 255 on a person, else 0."""
 
     def __init__(self, size: int, background: np.ndarray) -> None:
         self.pixels = size * SUPERSAMPLE
-        self.image = Image.new("RGB", (self.pixels, self.pixels), rgb(background))
-        self.mask = Image.new("L", self.image.size, 0)
-        self._draw_image = ImageDraw.Draw(self.image)
-        self._draw_mask = ImageDraw.Draw(self.mask)
+        self.image = Image.new("RGBA", (self.pixels, self.pixels), (*rgb(background), 0))
+        self._draw = ImageDraw.Draw(self.image)
 
     def polygon(self, points: ArrayLike, colour: np.ndarray, person: bool = True) -> None:
         corners = np.asarray(points, dtype=float).ravel().tolist()
-        self._draw_image.polygon(corners, fill=rgb(colour))
-        self._draw_mask.polygon(corners, fill=255 if person else 0)
+        self._draw.polygon(corners, fill=(*rgb(colour), 255 if person else 0))
 
     def ellipse(
         self, centre: np.ndarray, radius: ArrayLike, colour: np.ndarray, person: bool = True
@@ -162,10 +159,11 @@ def toy_person(rng: Generator, size: int = 96) -> tuple[Image.Image, Image.Image
             _draw_person(scene, rng)
         if rng.random() < 0.3:
             _draw_thing(scene, rng, 0.4 * side)
-        mask = scene.mask.reduce(SUPERSAMPLE).point(lambda value: 255 if value >= 128 else 0)
+        mask = scene.image.getchannel("A").reduce(SUPERSAMPLE)
+        mask = mask.point(lambda value: 255 if value >= 128 else 0)
         # A thing in front may hide the persons: then the scene is drawn again.
         if np.asarray(mask).mean() >= 2.55:
-            return shrink_and_light(scene.image, rng), mask
+            return shrink_and_light(scene.image.convert("RGB"), rng), mask
 
 
 def draw_toy_people(

@@ -32,23 +32,17 @@ class BoundedCache:
             is stored.
 
     Attributes:
-        hits, misses: calls of `get` that found an entry, and that did not.
         bytes: size of all entries.
     """
 
     def __init__(self, max_bytes: float) -> None:
         self.max_bytes = max_bytes
         self.bytes = 0
-        self.hits = 0
-        self.misses = 0
         self._entries: OrderedDict[Hashable, tuple[Tensor, ...]] = OrderedDict()
 
     def get(self, key: Hashable) -> tuple[Tensor, ...] | None:
         entry = self._entries.get(key)
-        if entry is None:
-            self.misses += 1
-        else:
-            self.hits += 1
+        if entry is not None:
             self._entries.move_to_end(key)
         return entry
 

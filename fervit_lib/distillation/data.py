@@ -82,7 +82,6 @@ class PeopleBatches(ShardedBatches):
 
     Args:
         augment: None: not augmented, in order, with the last incomplete batch.
-        memory: bytes of prepared images to cache.
 
     Attributes:
         last_names: file names of the latest batch, for error messages.
@@ -97,7 +96,6 @@ class PeopleBatches(ShardedBatches):
         bs: int,
         device: torch.device,
         augment: Augment | None = None,
-        memory: float = 2e9,
     ) -> None:
         if size < STRIDE or size % STRIDE:
             raise ValueError(f"image_size: expected a multiple of {STRIDE}, got {size}")
@@ -110,7 +108,7 @@ class PeopleBatches(ShardedBatches):
         self.resize = resize
         self.augment = augment
         self.epoch = 0
-        self.prepared = BoundedCache(memory)
+        self.prepared = BoundedCache(2e9)  # bytes
         training = augment is not None
         super().__init__(people, bs=bs, shuffle=training, drop_last=training, device=device)
 

@@ -120,8 +120,7 @@ class Autoencoder(nn.Module):
         images.append(self.to_rgb[1](x))
         x = F.interpolate(torch.cat([x, self.fine_map(fine)], dim=1), scale_factor=2)
         images.append(self.to_rgb[2](self.paint_fine(x)))
-        size = (self.img_size, self.img_size)
-        return [F.interpolate(image, size, mode="bilinear") for image in images]
+        return [F.interpolate(image, self.img_size, mode="bilinear") for image in images]
 
 
 @torch.inference_mode()

@@ -217,12 +217,8 @@ def _read_hyperband(spec: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:
     last one, with `s`, the number of comparisons. Each comparison keeps 1/eta of the trials.
     """
     where = "early_terminate"
-    check_keys(where, spec, ("type", "min_iter", "max_iter", "s", "eta", "strict"))
+    check_keys(where, spec, ("type", "min_iter", "max_iter", "s", "eta"))
     check_choice(f"{where}.type", spec.get("type"), ("hyperband",))
-    if spec.get("strict") is False:
-        raise ValueError(
-            f"{where}.strict: expected true (Optuna's hyperband keeps the best 1/eta), got false"
-        )
     for key, least in {"min_iter": 1, "max_iter": 1, "s": 1, "eta": 2}.items():
         value = spec.get(key, least)
         if type(value) is not int or not least <= value <= MAX_EPOCHS:

@@ -87,14 +87,11 @@ def pareto_front(table: pd.DataFrame, metric: str, cost: str, goal: str = "maxim
     Args:
         goal: whether the metric is better when high (`maximize`) or low; a cost is better when low.
     """
-    losses = table[metric].to_numpy(float)
-    if goal == "maximize":
-        losses = -losses
-    points = np.stack([losses, table[cost].to_numpy(float)], axis=1)
-    others = points[None]  # (1, rows, 2) against (rows, 1, 2)
-    own = points[:, None]
-    dominated = (np.all(others <= own, axis=2) & np.any(others < own, axis=2)).any(axis=1)
-    return pd.Series(~dominated & np.isfinite(points).all(axis=1), index=table.index)
+    sign = -1 if goal == "maximize" else 1
+    points = table[[metric, cost]].to_numpy(float) * (sign, 1)  # low is better in both columns
+    own = points[:, None]  # (rows, 1, 2) against (rows, 2)
+    dominated = ((points <= own).all(2) & (points < own).any(2)).any(1)
+    return pd.Series(~dominated & np.isfinite(points).all(1), index=table.index)
 
 
 def write_winner(file: Path, study: optuna.Study, sweep: Sweep) -> Path:
