@@ -10,6 +10,7 @@ from PIL import Image
 
 from fervit_lib.datasets.image_files import open_image
 from fervit_lib.datasets.skipped import Skipped
+from fervit_lib.system.names import check_share
 from fervit_lib.system.prefetch import PrefetchPool
 
 
@@ -86,8 +87,7 @@ class FaceDataset:
         Raises:
             ValueError: `fraction` is not in (0, 1].
         """
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fraction: expected a share in (0, 1], got {fraction}")
+        check_share("fraction", fraction)
         return self.subset(stratified_mask(self.labels, fraction, seed))
 
 

@@ -16,7 +16,7 @@ from fervit_lib.datasets.image_files import SUFFIXES, open_image
 from fervit_lib.datasets.splits import SPLITS
 from fervit_lib.datasets.toy_set import MARKER
 from fervit_lib.system.errors import check_symlink
-from fervit_lib.system.names import check_choice
+from fervit_lib.system.names import check_choice, check_share
 
 RESIZE = ("letterbox", "stretch")
 _SPLIT_SEED = 2017  # fixed: a test image must never become a training image in another run
@@ -83,8 +83,7 @@ class PeopleDataset:
         Raises:
             ValueError: `fraction` is not in (0, 1].
         """
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fraction: expected a share in (0, 1], got {fraction}")
+        check_share("fraction", fraction)
         # The first of one random order, so that a smaller part is nested in a larger one.
         order = np.random.default_rng(seed).permutation(len(self))
         return self.subset(np.sort(order[: max(1, round(fraction * len(self)))]))

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from fervit_lib.datasets.face_dataset import FaceDataset, stratified_mask
+from fervit_lib.system.names import check_range
 
 SPLITS = ("train", "val", "test")
 PRIVATE_TEST = "private_test"  # only in Kaggle's tables; no loop over SPLITS touches it
@@ -47,8 +48,7 @@ def move_to_train(
     Raises:
         ValueError: `share` is out of range, or so large that val would lose a class.
     """
-    if not 0 <= share < 1:
-        raise ValueError(f"val_to_train: expected a share in [0, 1), got {share}")
+    check_range("val_to_train", share, 0, 1)
     if not share:
         return dict(sets)
     val = sets["val"]

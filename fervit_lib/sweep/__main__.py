@@ -42,24 +42,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--trial", metavar="JSON", help="run one trial with these parameters, for W&B's agent"
     )
     options = parser.parse_args(arguments)
-    try:
-        _run(options)
-    except (ValueError, RuntimeError, FileNotFoundError) as error:
-        sys.exit(f"sweep: {error}")
-
-
-def _run(options: argparse.Namespace) -> None:
     file = resolve(options.file)
     reports = resolve(options.reports)
-    if options.trial:
-        train_wandb_trial(read_sweep(file), json.loads(options.trial), reports)
-    elif options.worker:
-        work(read_sweep(file), reports, seed=options.seed)
-    else:
-        run_sweep(
-            file, reports, workers=options.workers, storage=options.storage, seed=options.seed
-        )
-        write_report(file, reports)
+    seed = options.seed
+    try:
+        if options.trial:
+            train_wandb_trial(read_sweep(file), json.loads(options.trial), reports)
+        elif options.worker:
+            work(read_sweep(file), reports, seed=seed)
+        else:
+            run_sweep(file, reports, workers=options.workers, storage=options.storage, seed=seed)
+            write_report(file, reports)
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
+        sys.exit(f"sweep: {error}")
 
 
 def write_report(file: Path, reports: Path) -> None:

@@ -33,3 +33,9 @@ def check_range(argument: str, value: float, low: float, high: float = math.inf)
     """Raise a ValueError unless `value` is in [low, high), which never holds for NaN."""
     if not low <= value < high:
         raise ValueError(f"{argument}: expected a number in [{low}, {high}), got {value}")
+
+
+def check_share(argument: str, value: float) -> None:
+    """Raise a ValueError unless `value` is in (0, 1], which never holds for NaN."""
+    if not 0 < value <= 1:
+        raise ValueError(f"{argument}: expected a share in (0, 1], got {value}")

@@ -15,6 +15,7 @@ from fervit_lib.datasets import few_shot_mask, load_votes, soft_labels, stratifi
 from fervit_lib.inputs import inputs_for
 from fervit_lib.latents import LatentStore
 from fervit_lib.system import distributed
+from fervit_lib.system.names import check_share
 
 
 class ShardedBatches(DataLoader):
@@ -106,8 +107,7 @@ def training_subset(
             f"{store.folder}: no training code of {', '.join(empty)}; add faces of that class, or "
             f"remove its folder"
         )
-    if not 0 < fraction <= 1:
-        raise ValueError(f"data_fraction: expected a share in (0, 1], got {fraction}")
+    check_share("data_fraction", fraction)
     labels = store.labels.numpy()
     return few_shot_mask(labels, shots, seed) if shots else stratified_mask(labels, fraction, seed)
 

@@ -31,7 +31,7 @@ def test_a_share_of_val_moves_to_train_and_no_face_is_lost(tmp_path: Path, kind:
     for path, i, split in joined:
         (old, label), (new, new_label) = before[places[path][0]][places[path][1]], after[split][i]
         assert label == new_label and np.array_equal(np.asarray(old), np.asarray(new))
-    with pytest.raises(ValueError, match=r"val_to_train: expected a share in \[0, 1\), got 1"):
+    with pytest.raises(ValueError, match=r"val_to_train: expected a number in \[0, 1\), got 1"):
         move_to_train(before, 1.0, seed=0)
     with pytest.raises(ValueError, match="val_to_train: 0.99 leaves no face of angry in val"):
         move_to_train(before, 0.99, seed=0)
