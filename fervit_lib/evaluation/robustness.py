@@ -152,22 +152,21 @@ def evaluate_tta(
     flipped = dict(_predict_all(predictors, [ImageOps.mirror(image) for image in images]))
     image_models = {name: p for name, p in predictors.items() if p.encoder is None}
     crops = ten_crops(images) if image_models else []
-    crop_probs: dict[str, list[np.ndarray]] = {name: [] for name in image_models}
+    # Sums have the same largest class as means.
+    summed = {
+        "plain": plain,
+        "flip": {name: plain[name] + flipped[name] for name in predictors},
+        "ten_crop": dict.fromkeys(image_models, 0.0),
+    }
     for crop in progress(crops, desc="ten crops", unit=" crops"):
         for name, probs in _predict_all(image_models, crop):
-            crop_probs[name].append(probs)
-    rows = []
-    for name in predictors:
-        row = {
-            "run": name,
-            "plain": _accuracy(plain[name], labels),
-            # The sum has the same largest class as the mean.
-            "flip": _accuracy(plain[name] + flipped[name], labels),
-        }
-        if name in crop_probs:
-            row["ten_crop"] = _accuracy(np.mean(crop_probs[name], axis=0), labels)
-        rows.append(row)
-    return pd.DataFrame(rows, columns=["run", "plain", "flip", "ten_crop"])
+            summed["ten_crop"][name] = summed["ten_crop"][name] + probs
+    rows = [
+        {"run": run}
+        | {way: _accuracy(probs[run], labels) for way, probs in summed.items() if run in probs}
+        for run in predictors
+    ]
+    return pd.DataFrame(rows, columns=["run", *summed])
 
 
 def seen_in_training(faces: Mapping[str, FaceDataset]) -> np.ndarray:

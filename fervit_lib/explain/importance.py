@@ -40,48 +40,30 @@ def leave_one_out(
     """Accuracy without each layer, one row per layer: layer, band, accuracy, drop.
 
     `drop_low` and `drop_high` are the paired 95% CI of the drop in accuracy over faces.
+
+    Args:
+        fill: what replaces a layer: (layers, dim), or one for each of the codes.
     """
-
-    def remove(layer: int) -> Tensor:
-        return replace_layers(codes, [layer], fill)
-
-    return _drop_per_layer(predict, codes, labels, remove, 1)
-
-
-def permutation_importance(
-    predict: Predict, codes: Tensor, labels: np.ndarray, *, repeats: int = 3, seed: int = 0
-) -> pd.DataFrame:
-    """Accuracy when a layer is permuted among the faces; columns as in `leave_one_out`.
-
-    Every layer is still one of a real face, but no longer fits the other layers of its code. The CI
-    is over faces and repeats.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def permute(layer: int) -> Tensor:
-        order = torch.randperm(len(codes), generator=generator).to(codes.device)
-        return swap_layers(codes, codes[order], [layer])
-
-    return _drop_per_layer(predict, codes, labels, permute, repeats)
-
-
-def _drop_per_layer(
-    predict: Predict,
-    codes: Tensor,
-    labels: np.ndarray,
-    change: Callable[[int], Tensor],
-    repeats: int,
-) -> pd.DataFrame:
-    """Accuracy, and its drop, for the codes that `change` returns for each layer."""
-    before = np.tile(predict(codes).argmax(1) == labels, repeats)
+    before = predict(codes).argmax(1) == labels
     rows = []
     for layer in progress(range(codes.shape[1]), desc="layers", unit=" layers"):
-        changed = [predict(change(layer)).argmax(1) == labels for _ in range(repeats)]
-        after = np.concatenate(changed)
+        after = predict(replace_layers(codes, [layer], fill)).argmax(1) == labels
         drop = _mean_and_ci(before.astype(float) - after)
         rows.append((layer, band_of(layer), after.mean(), *drop))
     columns = ["layer", "band", "accuracy", "drop", "drop_low", "drop_high"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def permutation_importance(
+    predict: Predict, codes: Tensor, labels: np.ndarray, seed: int = 0
+) -> pd.DataFrame:
+    """Accuracy when a layer is permuted among the faces; columns as in `leave_one_out`.
+
+    Every layer is still one of a real face, but no longer fits the other layers of its code.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    permuted = [layer[torch.randperm(len(layer), generator=generator)] for layer in codes.unbind(1)]
+    return leave_one_out(predict, codes, labels, torch.stack(permuted, dim=1))
 
 
 def deletion_curve(

@@ -33,8 +33,8 @@ def table_of_scores(table: pd.DataFrame) -> Styler:
     for name in _SCORES:
         intervals = 100 * table[[name, f"{name}_low", f"{name}_high"]].to_numpy()
         shown[name] = [f"{value:.1f} ({low:.1f}–{high:.1f})" for value, low, high in intervals]
-    columns = {"arm": ("trained with", "{}"), "seeds": ("seeds", "{}")}
-    columns |= {name: (f"{label} in % (95% CI)", "{}") for name, label in _SCORES.items()}
+    columns = {"arm": "trained with", "seeds": "seeds"}
+    columns |= {name: f"{label} in % (95% CI)" for name, label in _SCORES.items()}
     return style_table(shown, columns)
 
 
@@ -44,8 +44,8 @@ def table_of_sizes(sizes: pd.DataFrame) -> Styler:
     The speed-up compares the same runtime. `sizes` from `evaluation.measure_segmenters`.
     """
     columns = {
-        "model": ("model", "{}"),
-        "runtime": ("runtime", "{}"),
+        "model": "model",
+        "runtime": "runtime",
         "parameters": ("parameters", "{:,}"),
         "gmac": ("GMACs", "{:.2f}"),
         "megabytes": ("size (MB)", "{:.1f}"),

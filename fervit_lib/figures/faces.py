@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from fervit_lib.figures.theme import (
-    GREY,
     INK,
     escape_label,
     escape_labels,
@@ -15,7 +15,8 @@ from fervit_lib.figures.theme import (
     require,
 )
 
-_GAP = 4  # pixels between the images of a contact sheet
+_GAP = 8  # pixels between the images of a sheet
+_TOP = 32  # pixels for its title
 
 
 def plot_class_counts(counts: pd.DataFrame) -> go.Figure:
@@ -42,72 +43,52 @@ def picture_grid(
     Args:
         size: side of a square in pixels, into which an image of any size is fitted.
     """
-    font = ImageFont.load_default(13)
-    title_font = ImageFont.load_default(17)
-    lines = max(caption.count("\n") for caption in captions) + 1
-    width = max(
-        size,
-        *(
-            round(
-                font.getlength(
-                    c,
-                )
-            )
-            for text in captions
-            for c in text.split("\n")
-        ),
-    )
-    width += 3 * _GAP
-    height = size + 18 * lines + 3 * _GAP
-    rows = -(-len(images) // 7)
-    columns = -(-len(images) // rows)  # ten images: two rows of five
-    left = max(columns * width, round(title_font.getlength(title)) + 16)
-    sheet = Image.new("RGB", (left, 32 + rows * height), "white")
-    draw = ImageDraw.Draw(sheet)
-    draw.text((8, 16), title, INK, title_font, anchor="lm")
-    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        row, column = divmod(i, columns)
-        x, y = 8 + column * width, 32 + row * height
-        tile = ImageOps.pad(image.convert("RGB"), (size, size), color="white")
-        sheet.paste(tile, (x, y))
-        draw.multiline_text((x, y + size + _GAP), caption, INK, font)
-    return sheet
+    num_rows = -(-len(images) // 7)
+    columns = -(-len(images) // num_rows)  # ten images: two rows of five
+    rows = [slice(start, start + columns) for start in range(0, len(images), columns)]
+    return _draw_rows([("", images[row], captions[row]) for row in rows], title, size)
 
 
 def contact_sheet(
-    images_by_class: Mapping[str, Sequence[Image.Image]],
-    size: int = 64,
-    columns: int = 10,
-    title: str = "Examples",
+    images_by_class: Mapping[str, Sequence[Image.Image]], size: int = 64, title: str = "Examples"
 ) -> Image.Image:
-    """Arrange images in rows, one or more per class, with the name of the class at the left.
+    """Images in rows of up to ten, one or more per class, with the class's name at the left.
 
     Args:
-        images_by_class: images of any size and mode; each is fitted into a square.
+        images_by_class: images of any size and mode, each is fitted into a square.
         size: side of a square in pixels.
-        columns: images per row.
     """
     require(len(images_by_class) > 0, "images_by_class", "at least one class", "none")
-    font = ImageFont.load_default(14)
-    title_font = ImageFont.load_default(17)
-    step = size + _GAP
-    left = max(round(font.getlength(name)) for name in images_by_class) + 20
-    longest = max(len(images) for images in images_by_class.values())
-    width = left + min(columns, max(1, longest)) * step
-    width = max(width, round(title_font.getlength(title)) + 16)
-    # Ceiling division; a class without images still gets a row.
-    rows = {name: max(1, -(-len(images) // columns)) for name, images in images_by_class.items()}
-    top = 32 if title else _GAP
-    sheet = Image.new("RGB", (width + _GAP, top + sum(rows.values()) * step), "white")
-    draw = ImageDraw.Draw(sheet)
-    draw.text((8, 16), title, INK, title_font, anchor="lm")
+    rows = []
     for name, images in images_by_class.items():
-        draw.text((8, top + size / 2), name, INK, font, anchor="lm")
-        if not images:
-            draw.text((left, top + size / 2), "none", GREY, font, anchor="lm")
-        for i, image in enumerate(images):
-            row, column = divmod(i, columns)
-            tile = ImageOps.pad(image.convert("RGB"), (size, size), color="white")
-            sheet.paste(tile, (left + column * step, top + row * step))
-        top += rows[name] * step
+        label = name if images else f"{name}: none"
+        for start in range(0, max(1, len(images)), 10):
+            part = images[start : start + 10]
+            rows.append(("" if start else label, part, [""] * len(part)))
+    return _draw_rows(rows, title, size)
+
+
+def _draw_rows(
+    rows: Sequence[tuple[str, Sequence[Image.Image], Sequence[str]]], title: str, size: int
+) -> Image.Image:
+    """Rows of images, each with a name at its left and a caption below every image."""
+    font = ImageFont.load_default(13)
+    title_font = ImageFont.load_default(17)
+    measure = ImageDraw.Draw(Image.new("1", (1, 1))).textbbox
+    boxes = [measure((0, 0), caption, font) for *_, captions in rows for caption in captions]
+    step, caption_height = np.max([(0, 0, size, 0), *boxes], axis=0).astype(int)[2:] + _GAP
+    height = size + caption_height
+    left = _GAP + max(round(font.getlength(name) + _GAP) for name, _, _ in rows)
+    width = left + step * max(len(images) for _, images, _ in rows)
+    width = max(width, round(title_font.getlength(title)) + 2 * _GAP)
+    sheet = Image.new("RGB", (width, _TOP + len(rows) * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_GAP, _TOP / 2), title, INK, title_font, anchor="lm")
+    for row, (name, images, captions) in enumerate(rows):
+        y = _TOP + row * height
+        draw.text((_GAP, y + size / 2), name, INK, font, anchor="lm")
+        for column, (image, caption) in enumerate(zip(images, captions, strict=True)):
+            x = left + column * step
+            sheet.paste(ImageOps.pad(image.convert("RGB"), (size, size), color="white"), (x, y))
+            draw.text((x, y + size), caption, INK, font)
     return sheet

@@ -39,7 +39,7 @@ def table_of_trials(table: pd.DataFrame, searched: Sequence[str], metric: str) -
         searched: names of the searched parameters.
         metric: the score that was optimised.
     """
-    columns = {"variant": ("trial", "{}"), "state": ("state", "{}"), "model": ("model", "{}")}
+    columns = {"variant": "trial", "state": "state", "model": "model"}
     for name in searched:
         if name not in ("approach", "model_name"):  # the column `model` shows both
             columns[name] = (name, "{:.2g}" if table[name].dtype == float else "{}")

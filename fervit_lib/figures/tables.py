@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from fervit_lib.figures.theme import require_columns
+from fervit_lib.figures.theme import require
 
-Format = str | Callable[[float], str]
+# A heading; or a heading with the format of the values.
+Column = str | tuple[str, str | Callable[[float], str]]
 
 
 def format_p(p: float) -> str:
@@ -15,18 +16,21 @@ def format_p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def style_table(rows: pd.DataFrame, columns: Mapping[str, tuple[str, Format]]) -> Styler:
+def style_table(rows: pd.DataFrame, columns: Mapping[str, Column]) -> Styler:
     """The chosen columns of `rows`, text to the left, a dash for a missing number.
 
     Args:
-        columns: per column its heading and format; several columns may have the same heading. A
-            column without any value is left out.
+        columns: per column its heading, and its format if it has numbers; several columns may have
+            the same heading. A column without any value is left out.
     """
-    require_columns("rows", rows, tuple(columns))
-    filled = [name for name in columns if rows[name].notna().any()]
-    shown = rows[filled].reset_index(drop=True)
+    expected = f"at least one row with columns {', '.join(columns)}"
+    complete = len(rows) > 0 and set(columns) <= set(rows)
+    require(complete, "rows", expected, f"{len(rows)} rows with {', '.join(map(str, rows))}")
+    filled = {name: column for name, column in columns.items() if rows[name].notna().any()}
+    headings = [column[0] if isinstance(column, tuple) else column for column in filled.values()]
+    shown = rows[list(filled)].reset_index(drop=True)
     text = [name for name in filled if pd.api.types.is_string_dtype(shown[name])]
-    formats = {name: columns[name][1] for name in filled}
+    formats = {name: column[1] for name, column in filled.items() if isinstance(column, tuple)}
     # escape: names of runs, files and classes are arbitrary text, which pandas would show as HTML.
     styler = shown.style.hide().format(formats, na_rep="–", escape="html")
     # Long names break, else the first column would fill a phone.
@@ -36,8 +40,6 @@ def style_table(rows: pd.DataFrame, columns: Mapping[str, tuple[str, Format]]) -
         styler = styler.set_properties(
             [name], **wrapped, **{"min-width": f"calc({min(longest, 22)}ch + 2rem)"}
         )
-    heads = [f"th.col{filled.index(name)}" for name in text]
+    heads = [f"th.col{number}" for number, name in enumerate(filled) if name in text]
     style = {"selector": ", ".join(heads) or "none", "props": "text-align: left"}
-    return styler.set_table_styles([style]).relabel_index(
-        [columns[name][0] for name in filled], axis="columns"
-    )
+    return styler.set_table_styles([style]).relabel_index(headings, axis="columns")

@@ -1,8 +1,7 @@
 """The look of all figures, and the parts that many of them share."""
 
-import importlib.util
-import re
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -95,14 +94,6 @@ def require(condition: bool, argument: str, expected: str, got: object) -> None:
         raise ValueError(f"{argument}: expected {expected}, got {got}")
 
 
-def require_columns(argument: str, frame: pd.DataFrame, columns: Sequence[str]) -> None:
-    """Raise ValueError, naming `argument`, if a column is missing or the table is empty."""
-    missing = [name for name in columns if name not in frame]
-    expected = f"columns {', '.join(columns)}"
-    require(not missing, argument, expected, f"none named {', '.join(missing)}")
-    require(len(frame) > 0, argument, "at least one row", "an empty table")
-
-
 def new_figure(title: str, subtitle: str = "", height: int = 400, **layout: Any) -> go.Figure:
     """An empty figure with this look.
 
@@ -187,16 +178,8 @@ def escape_labels(names: Iterable[object]) -> list[str]:
 
 
 def wrap_labels(names: Iterable[object], width: int = 34) -> list[str]:
-    """As `escape_labels`, in lines of about `width` characters, for ticks and menus."""
-    labels = []
-    for name in names:
-        lines = [""]
-        for part in re.split(r"(?<=[-_= ])", str(name)):
-            if lines[-1] and len(lines[-1] + part) > width:
-                lines.append("")
-            lines[-1] += part
-        labels.append("<br>".join(escape_labels(lines)))
-    return labels
+    """As `escape_labels`, in lines of at most `width` characters, for ticks and menus."""
+    return ["<br>".join(escape_labels(textwrap.wrap(str(name), width))) for name in names]
 
 
 def rows_height(labels: Iterable[str]) -> int:
@@ -211,13 +194,8 @@ def shorten(name: str, length: int = 44) -> str:
     return name if len(name) <= length else f"{name[:half]}…{name[-half:]}"
 
 
-def write_figure(figure: go.Figure, path: Path) -> list[Path]:
-    """Write a page that needs no network, and a PNG beside it if kaleido is installed."""
-    paths = [path]
+def write_figure(figure: go.Figure, path: Path) -> Path:
+    """Write a page that needs no network."""
     with atomic_write(path) as temporary:
         figure.write_html(temporary, include_plotlyjs=True, config=CONFIG)
-    if importlib.util.find_spec("kaleido"):
-        paths.append(path.with_suffix(".png"))
-        with atomic_write(paths[1]) as temporary:
-            figure.write_image(temporary, format="png", width=1000, scale=2)
-    return paths
+    return path

@@ -1,12 +1,9 @@
 """The attention explorer for JupyterLab: controls around plotly figures, by mouse or keyboard."""
 
-import io
 from collections.abc import Callable, Iterable, Sequence
-from html import escape
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
-from PIL import Image
 from torch import Tensor
 
 from fervit_lib.explain import METHODS, ExaminedRun, replace_layers, token_map
@@ -88,15 +85,9 @@ class Explorer:
     Args:
         runs: at least one, all over the same faces.
         faces: indices of the faces to select from.
-        images: one per face, if there are any.
     """
 
-    def __init__(
-        self,
-        runs: Sequence[ExaminedRun],
-        faces: Sequence[int],
-        images: Sequence[Image.Image] | None = None,
-    ) -> None:
+    def __init__(self, runs: Sequence[ExaminedRun], faces: Sequence[int]) -> None:
         self.first = runs[0]
         self.updating = True  # while several controls change, so that the figures change once
         self.method = widgets.Dropdown(options=list(METHODS), description="method")
@@ -112,12 +103,8 @@ class Explorer:
         self.panels = [Panel(runs, i, self.show) for i in range(min(2, len(runs)))]
         self.face.observe(lambda _: self.show(), "value")
         self.method.observe(lambda _: self.show(), "value")
-        self.thumbnails = [
-            self._thumbnail(i, names[i], image) for i, image in enumerate(images or [])
-        ]
         label = widgets.Label("layers removed:")
         rows = [
-            self.thumbnails,
             [self.face, self.method],
             [label, *self.bands.values(), self.restore],
             self.layers,
@@ -137,14 +124,6 @@ class Explorer:
         button = _narrow(widgets.Button, band, f"remove layers {layers[0]} to {layers[-1]}")
         button.on_click(lambda _: self.remove_layers([*self.removed, *layers]))
         return button
-
-    def _thumbnail(self, index: int, name: str, image: Image.Image) -> widgets.VBox:
-        png = io.BytesIO()
-        image.resize((72, 72)).save(png, "PNG")
-        button = widgets.Button(description=name, tooltip=escape(name))
-        button.layout.width = "92px"
-        button.on_click(lambda _: setattr(self.face, "index", index))
-        return widgets.VBox([widgets.Image(value=png.getvalue(), width=72, height=72), button])
 
     @property
     def removed(self) -> list[int]:

@@ -42,5 +42,5 @@ def show_predictions(files: Sequence[dict], predict: Predict) -> None:
     table = predict(list(images.values()))
     table.index = list(images)
     rows = {name: [image] for name, image in images.items()}
-    display(contact_sheet(rows, size=96, title=""))
+    display(contact_sheet(rows, size=96, title="Uploaded faces"))
     display(table_of_predictions(table))

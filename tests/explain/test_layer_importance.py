@@ -30,7 +30,7 @@ def test_every_ranking_finds_the_planted_layer(planted, predict) -> None:
     _, codes, labels = planted
     for result in (
         leave_one_out(predict, codes, labels.numpy(), torch.zeros(18, 512)),
-        permutation_importance(predict, codes, labels.numpy(), repeats=2),
+        permutation_importance(predict, codes, labels.numpy()),
     ):
         assert result["drop"].idxmax() == PLANTED
         assert result.loc[PLANTED, "drop_low"] > 0.2

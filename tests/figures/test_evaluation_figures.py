@@ -135,9 +135,9 @@ def test_a_table_leaves_out_columns_without_values() -> None:
 
 
 def test_a_written_figure_needs_no_network(tmp_path: Path) -> None:
-    paths = plots.write_figure(plots.plot_costs(RUNS), tmp_path / "a.html")
-    assert paths[0] == tmp_path / "a.html"
-    page = paths[0].read_text(encoding="utf-8")
+    path = plots.write_figure(plots.plot_costs(RUNS), tmp_path / "a.html")
+    assert path == tmp_path / "a.html"
+    page = path.read_text(encoding="utf-8")
     assert "Plotly.newPlot" in page
     assert '<script src="http' not in page
 

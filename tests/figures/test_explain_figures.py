@@ -39,11 +39,10 @@ def every_figure() -> dict:
         "attention": figures_explain.plot_attention(MAPS, NAMES, MAPS[..., 0, :] / 10),
         "layers": figures_explain.plot_layer_scores(scores, "Methods", "<b>a", "share (%)", ends),
         "removal": figures_explain.plot_removal_curves(
-            {"deletion": curves, "insertion": curves}, 9
+            {"deletion": curves, "insertion": curves}, "Removal", "accuracy", "layers", 9
         ),
         "heads": figures_explain.plot_heads(heads, "<b>a"),
         "similarity": figures_explain.plot_head_similarity({"output": RNG.random((2, 4, 4))}, 9),
-        "pruning": figures_explain.plot_pruning(np.linspace(1, 0, 9), RNG.random((3, 9)), 9),
         "cka": figures_explain.plot_cka(pairs, 9),
         "probes": figures_explain.plot_probes(probes, "n = 3"),
         "swaps": figures_explain.plot_swaps(swaps),
@@ -92,7 +91,7 @@ def test_a_menu_of_pairs_shows_one_at_a_time() -> None:
     assert [trace.visible for trace in figure.data] == [True, False]
     second = figure.layout.updatemenus[0].buttons[1]
     assert second.label == "a × c" and second.args[0]["visible"] == [False, True]
-    assert second.args[1]["xaxis.title.text"] == "c"
+    assert second.args[1]["title.subtitle.text"].startswith("a × c; n = 9 faces")
 
 
 def test_an_overlay_is_darkest_where_the_map_is_highest() -> None:

@@ -61,11 +61,11 @@ def test_curves_show_losses_and_scores_but_not_the_time() -> None:
 
 def test_contact_sheet_has_rows_per_class_and_wraps() -> None:
     red, grey = Image.new("RGB", (48, 24), "red"), Image.new("L", (10, 10), 128)
-    short = figures.contact_sheet({"happy": [red] * 3, "sad": [grey]}, size=32, columns=10)
-    tall = figures.contact_sheet({"happy": [red] * 3, "sad": [grey]}, size=32, columns=2)
+    short = figures.contact_sheet({"happy": [red] * 10, "sad": [grey]}, size=32)
+    tall = figures.contact_sheet({"happy": [red] * 11, "sad": [grey]}, size=32)
     assert short.mode == "RGB"
-    assert tall.height - short.height == 36
-    assert (np.asarray(short) == (255, 0, 0)).all(-1).sum() == pytest.approx(3 * 32 * 16, rel=0.02)
+    assert tall.height - short.height == 40
+    assert (np.asarray(short) == (255, 0, 0)).all(-1).sum() == pytest.approx(10 * 32 * 16, rel=0.02)
     empty = figures.contact_sheet({"disgust": []})
     assert (np.asarray(empty) < 100).any()  # its name and "none" are written
 

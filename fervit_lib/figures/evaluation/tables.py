@@ -3,18 +3,18 @@
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from fervit_lib.figures.tables import Format, style_table
+from fervit_lib.figures.tables import Column, style_table
 from fervit_lib.figures.theme import require
 
-_VARIANT = {"variant": ("run", "{}")}
-_RUN = {"run": ("run", "{}")}
+_VARIANT = {"variant": "run"}
+_RUN = {"run": "run"}
 _LATENCY = {
     "latency_p50_ms": ("latency p50 (ms)", "{:.2f}"),
     "latency_p95_ms": ("latency p95 (ms)", "{:.2f}"),
 }
 _INTERVAL = {"low": ("95% CI low", "{:.1%}"), "high": ("95% CI high", "{:.1%}")}
 _FACES = {"faces": ("n (faces)", "{:,}")}
-TABLES: dict[str, dict[str, tuple[str, Format]]] = {  # name: {column: (heading, format)}
+TABLES: dict[str, dict[str, Column]] = {  # name: {column: heading and format}
     "runs": {
         **_VARIANT,
         "accuracy": ("accuracy", "{:.1%}"),
@@ -28,8 +28,8 @@ TABLES: dict[str, dict[str, tuple[str, Format]]] = {  # name: {column: (heading,
         "roc_auc": ("ROC-AUC", "{:.3f}"),
     },
     "seeds": {
-        "recipe": ("recipe", "{}"),
-        "seeds": ("n (runs)", "{}"),
+        "recipe": "recipe",
+        "seeds": "n (runs)",
         "accuracy": ("accuracy", "{:.1%}"),
         "accuracy_sd": ("± SD", "{:.1%}"),
         "balanced_accuracy": ("balanced accuracy", "{:.1%}"),
@@ -37,10 +37,10 @@ TABLES: dict[str, dict[str, tuple[str, Format]]] = {  # name: {column: (heading,
         "macro_f1": ("macro-F1", "{:.3f}"),
         "macro_f1_sd": ("± SD", "{:.3f}"),
     },
-    "skipped": {**_RUN, "reason": ("reason", "{}")},
+    "skipped": {**_RUN, "reason": "reason"},
     "mistakes": {
-        "true": ("true label", "{}"),
-        "predicted": ("predicted label", "{}"),
+        "true": "true label",
+        "predicted": "predicted label",
         **_FACES,
         "share": ("share of the true class", "{:.0%}"),
     },
@@ -66,11 +66,11 @@ TABLES: dict[str, dict[str, tuple[str, Format]]] = {  # name: {column: (heading,
     },
     "speed": {
         **_VARIANT,
-        "machine": ("machine", "{}"),
+        "machine": "machine",
         "others_cpu": ("used by others (of a core)", "{:.0%}"),
         **_LATENCY,
         "throughput": ("throughput (faces/s)", "{:,.0f}"),
-        "best_batch": ("batch size", "{}"),
+        "best_batch": "batch size",
         "whole_p50_ms": ("p50 from file to label (ms)", "{:.2f}"),
         "whole_p95_ms": ("p95 from file to label (ms)", "{:.2f}"),
         "whole_throughput": ("from file to label (faces/s)", "{:,.0f}"),
@@ -100,11 +100,11 @@ TABLES: dict[str, dict[str, tuple[str, Format]]] = {  # name: {column: (heading,
         **_FACES,
     },
     "onnx": {
-        "what": ("part", "{}"),
-        "file": ("file", "{}"),
+        "what": "part",
+        "file": "file",
         "mb": ("size (MB)", "{:.1f}"),
         "difference": ("largest difference", "{:.1e}"),
-        "agrees": ("within 1e-4", "{}"),
+        "agrees": "within 1e-4",
         **_LATENCY,
     },
 }

@@ -2,7 +2,7 @@
 
 from fervit_lib.figures.explain.attention import overlay_map, plot_attention
 from fervit_lib.figures.explain.features import plot_features_by_block, plot_probes
-from fervit_lib.figures.explain.heads import plot_heads, plot_pruning
+from fervit_lib.figures.explain.heads import plot_heads
 from fervit_lib.figures.explain.layers import (
     plot_layer_scores,
     plot_removal_curves,

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
-from PIL import Image
-from plotly.colors import sample_colorscale
+from PIL import Image, ImageOps
 
 from fervit_lib.figures.codes import LAYERS, shade_bands
 from fervit_lib.figures.controls import add_menu, add_slider
@@ -152,9 +151,7 @@ def overlay_map(image: Image.Image, scores: np.ndarray) -> Image.Image:
     scores = np.asarray(scores, dtype=float)
     level = (scores - scores.min()) / max(np.ptp(scores), 1e-12)
     small = Image.fromarray((255 * level).astype(np.uint8))
-    smooth = np.asarray(small.resize(image.size, Image.Resampling.BICUBIC))
-    colors = sample_colorscale(SEQUENTIAL, np.linspace(0, 1, 256).tolist(), colortype="tuple")
-    weight = 0.6 * smooth[..., None] / 255
-    color = 255 * np.array(colors)[smooth]  # (height, width, 3)
-    pixels = (1 - weight) * np.asarray(image.convert("RGB")) + weight * color
-    return Image.fromarray(pixels.round().astype(np.uint8))
+    smooth = small.resize(image.size, Image.Resampling.BICUBIC)
+    (_, light), *_, (_, dark) = SEQUENTIAL
+    weight = smooth.point(lambda value: 0.6 * value)
+    return Image.composite(ImageOps.colorize(smooth, light, dark), image.convert("RGB"), weight)

@@ -57,21 +57,24 @@ def plot_layer_scores(
 
 
 def plot_removal_curves(
-    curves: Mapping[str, Mapping[str, np.ndarray]], num_faces: int
+    curves: Mapping[str, Mapping[str, np.ndarray]],
+    title: str,
+    score: str,
+    unit: str,
+    num_faces: int,
 ) -> go.Figure:
-    """Probability of the class as layers are removed or inserted, one panel each.
+    """A score as layers or heads are removed, one panel per experiment.
 
     Args:
         curves: by panel ("deletion", "insertion") and ranking, (steps,), or (repeats, steps) of
             random orders.
-        num_faces: number of faces over which the curves are means.
+        score: what the curves show, the mean over the faces.
+        unit: what is removed.
     """
     figure = new_panels(
-        "Deletion and insertion of layers",
-        f"mean probability of the class predicted from the whole code, n = {num_faces:,} faces; "
-        "grey: random orders, mean and range",
+        title,
+        f"n = {num_faces:,} faces, {largest_error(num_faces)}; grey: random orders, mean and range",
         470,
-        margin_t=100,
         cols=len(curves),
         shared_yaxes=True,
         subplot_titles=list(curves),
@@ -95,15 +98,13 @@ def plot_removal_curves(
                 name=name,
                 legendgroup=name,
                 showlegend=column == 1,
-                hovertemplate="%{x} layers: %{y:.1%}",
+                hovertemplate="%{x} " + unit + ": %{y:.1%}",
                 row=1,
                 col=column,
             )
+    figure.update_xaxes(title=unit, dtick=len(values) // 12 + 1)
     figure.update_yaxes(tickformat=PERCENT, rangemode="tozero")
-    figure.update_yaxes(title="probability", col=1)
-    for column, panel in enumerate(curves, 1):
-        title = "layers removed" if panel == "deletion" else "layers inserted"
-        figure.update_xaxes(title=title, dtick=3, row=1, col=column)
+    figure.update_yaxes(title=score, col=1)
     return figure
 
 

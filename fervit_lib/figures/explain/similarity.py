@@ -6,14 +6,13 @@ import numpy as np
 import plotly.graph_objects as go
 
 from fervit_lib.figures.codes import LAYERS
-from fervit_lib.figures.controls import add_menu, add_slider
+from fervit_lib.figures.controls import add_run_menu, add_slider
 from fervit_lib.figures.theme import (
     DIVERGING,
     draw_as_matrix,
-    escape_labels,
+    escape_label,
     new_figure,
     new_panels,
-    shorten,
     wrap_labels,
 )
 
@@ -27,14 +26,9 @@ def plot_cka(
         pairs: by pair ("rows × columns"): matrix, names of its rows, names of its columns.
         num_faces: number of faces on which the layers are compared.
     """
-    figure = new_figure(
-        "Similarity of layers of two models (CKA)",
-        f"1: equal up to rotation and scale; n = {num_faces:,} faces",
-        600,
-        margin_t=128,
-    )
-    updates: list[list[dict]] = []
-    for number, (pair, (matrix, rows, columns)) in enumerate(pairs.items()):
+    figure = new_figure("Similarity of layers of two models (CKA)", height=600, margin_t=128)
+    subtitles = {}
+    for pair, (matrix, rows, columns) in pairs.items():
         figure.add_heatmap(
             z=np.round(matrix, 3),
             x=list(columns),
@@ -42,17 +36,12 @@ def plot_cka(
             zmin=0,
             zmax=1,
             colorbar_title="CKA",
-            visible=number == 0,
             hovertemplate="%{y} and %{x}: %{z:.2f}<extra></extra>",
         )
-        visible = [other == number for other in range(len(pairs))]
-        titles = zip(("yaxis", "xaxis"), wrap_labels(pair.split(" × ")), strict=True)
-        updates.append([{"visible": visible}, {f"{axis}.title.text": t for axis, t in titles}])
+        subtitles[pair] = f"{escape_label(pair)}; n = {num_faces:,} faces, 1: equal up to rotation"
     draw_as_matrix(figure)
     figure.update_yaxes(autorange=True)  # the first block at the bottom, as papers show CKA
-    figure.update_layout({name.replace(".", "_"): text for name, text in updates[0][1].items()})
-    names = [" × ".join(shorten(name, 30) for name in pair.split(" × ")) for pair in pairs]
-    add_menu(figure, escape_labels(names), updates, x=0, xanchor="left", y=1.02, pad={"b": 4})
+    add_run_menu(figure, subtitles, 1)
     return figure
 
 
