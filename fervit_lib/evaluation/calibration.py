@@ -17,27 +17,14 @@ def reliability(labels: np.ndarray, probs: np.ndarray) -> pd.DataFrame:
         probs: (N, C).
 
     Returns:
-        One row per bin that is not empty: low and high (its edges), faces, confidence, accuracy.
+        One row per bin that is not empty: confidence, accuracy, faces; the index is the number of
+        the bin, from 1.
     """
     confidence = probs.max(1).astype(float)
-    correct = (probs.argmax(1) == labels).astype(float)
+    table = pd.DataFrame({"confidence": confidence, "accuracy": probs.argmax(1) == labels})
     # A confidence on an edge belongs to the lower bin (Guo et al. 2017, section 2).
-    bins = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
-    faces = np.bincount(bins, minlength=NUM_BINS)
-    filled = np.flatnonzero(faces)
-
-    def mean_per_bin(values: np.ndarray) -> np.ndarray:
-        return np.bincount(bins, values, NUM_BINS)[filled] / faces[filled]
-
-    return pd.DataFrame(
-        {
-            "low": filled / NUM_BINS,
-            "high": (filled + 1) / NUM_BINS,
-            "faces": faces[filled],
-            "confidence": mean_per_bin(confidence),
-            "accuracy": mean_per_bin(correct),
-        }
-    )
+    groups = table.groupby(np.ceil(confidence * NUM_BINS).clip(1, NUM_BINS))
+    return groups.mean().assign(faces=groups.size())
 
 
 def nll(labels: np.ndarray, probs: np.ndarray) -> float:

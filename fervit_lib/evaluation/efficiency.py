@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pandas as pd
 import torch
 from PIL import Image
@@ -26,7 +25,7 @@ WARM_UP = 5
 REPEATS = 50
 BATCHES = (1, 8, 32, 128, 512)
 BUSY = 0.2  # cores that other processes use, from which on times are measured again
-_CPU = torch.device("cpu")
+CPU = torch.device("cpu")
 
 
 def count_macs(model: nn.Module, inputs: Tensor) -> int:
@@ -66,7 +65,7 @@ def _time_one(call: Callable[[], Any], device: torch.device) -> float:
     return begin.elapsed_time(end) / 1000  # from milliseconds
 
 
-def _latency(
+def latency(
     call: Callable[[], Any], device: torch.device, name: str = "latency"
 ) -> dict[str, float]:
     """Median and 95th percentile of a call's time: `<name>_p50_ms` and `<name>_p95_ms`."""
@@ -93,7 +92,7 @@ def measure_model(predictor: Predictor, inputs: Tensor) -> dict[str, float | Non
     model = predictor.model.eval().to(device)
     one = inputs[:1].to(device)
     row: dict[str, float | None] = {"macs": count_macs(model, one)}
-    row |= _latency(partial(model, one), device)
+    row |= latency(partial(model, one), device)
     reset_peak_memory(device)
     best = 0.0
     best_batch = one
@@ -106,12 +105,13 @@ def measure_model(predictor: Predictor, inputs: Tensor) -> dict[str, float | Non
             best_batch = batch
         if saturated:
             break  # larger batches only take longer
-    row["throughput"] = best
-    row["best_batch"] = len(best_batch)
-    row["host_memory_gb"] = host_peak_memory()
-    row["gpu_memory_gb"] = peak_memory(device) if device.type == "cuda" else None
-    row["joules_per_face"] = _energy(partial(model, best_batch), len(best_batch), device)
-    return row
+    return row | {
+        "throughput": best,
+        "best_batch": len(best_batch),
+        "host_memory_gb": host_peak_memory(),
+        "gpu_memory_gb": peak_memory(device) if device.type == "cuda" else None,
+        "joules_per_face": _energy(partial(model, best_batch), len(best_batch), device),
+    }
 
 
 def _energy(call: Callable[[], Any], faces: int, device: torch.device) -> float | None:
@@ -144,8 +144,8 @@ def measure_end_to_end(predictor: Predictor, images: Sequence[Image.Image]) -> d
             image.save(file)
         next_file = itertools.cycle(files).__next__
         # Timed on the host: predict() returns when the label has arrived there.
-        row = _latency(lambda: predictor.predict([next_file()]), _CPU, "whole")
-        all_files = time_calls(lambda: predictor.predict(files), _CPU, 3)
+        row = latency(lambda: predictor.predict([next_file()]), CPU, "whole")
+        all_files = time_calls(lambda: predictor.predict(files), CPU, 3)
     return row | {"whole_throughput": len(files) / float(np.median(all_files))}
 
 
@@ -186,10 +186,3 @@ def cpu_of_others() -> float:
     user, nice, system, _, _, irq, softirq, steal = map(int, cores[:8])
     all_processes = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
     return all_processes - sum(os.times()[:4])
-
-
-def measure_onnx(path: Path, inputs: Tensor) -> dict[str, float]:
-    """Latency of an ONNX file at batch 1 in ONNX Runtime on the CPU."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    feed = {session.get_inputs()[0].name: inputs[:1].numpy()}
-    return _latency(lambda: session.run(None, feed), _CPU)

@@ -1,6 +1,6 @@
 """Trained models as ONNX files, alone or behind their encoder, checked against torch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fervit_lib.encoders import images_to_tensor
-from fervit_lib.evaluation.efficiency import measure_onnx
+from fervit_lib.evaluation.efficiency import CPU, latency
 from fervit_lib.evaluation.predict import Predictor
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import atomic_write
@@ -64,18 +64,30 @@ def write_onnx(
     return path
 
 
+def onnx_call(path: Path, inputs: Tensor, device: torch.device = CPU) -> Callable[[], Any]:
+    """A call of an ONNX file with `inputs`, for ONNX Runtime on `device`; returns its outputs."""
+    options = onnxruntime.SessionOptions()
+    # As many threads as torch; by default ONNX Runtime starts one per core of the machine.
+    options.intra_op_num_threads = torch.get_num_threads()
+    providers = ["CPUExecutionProvider"]
+    if device.type == "cuda":
+        providers.insert(0, "CUDAExecutionProvider")
+    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    feed = {session.get_inputs()[0].name: inputs.cpu().numpy()}
+    return lambda: session.run(None, feed)
+
+
 def onnx_difference(path: Path, model: nn.Module, inputs: Tensor) -> float:
     """Largest absolute difference between ONNX Runtime's and torch's logits, on the CPU.
 
     Args:
         inputs: (N, …) float32, as the ONNX file takes them.
     """
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     device = next(model.parameters()).device
     with torch.inference_mode():
         expected = model.eval().cpu()(inputs.cpu()).numpy()
     model.to(device)
-    [logits] = session.run(["logits"], {session.get_inputs()[0].name: inputs.cpu().numpy()})
+    [logits] = onnx_call(path, inputs)()
     return float(np.abs(logits - expected).max())
 
 
@@ -116,7 +128,7 @@ def export_run(predictor: Predictor, folder: Path, images: Sequence[Image.Image]
             "difference": difference,
             "agrees": difference < TOLERANCE,
         }
-        rows.append(row | measure_onnx(path, inputs))
+        rows.append(row | latency(onnx_call(path, inputs[:1]), CPU))
     return pd.DataFrame(rows)
 
 

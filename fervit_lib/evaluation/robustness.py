@@ -128,13 +128,10 @@ def evaluate_corruptions(
 
     Corruption `none` has level 0.
     """
-    rows = [
-        (run, "none", 0, _accuracy(probs, labels))
-        for run, probs in _predict_all(predictors, images)
-    ]
-    settings = list(itertools.product(CORRUPTIONS, LEVELS))
+    rows = []
+    settings = [("none", 0), *itertools.product(CORRUPTIONS, LEVELS)]
     for corruption, level in progress(settings, desc="corrupt", unit=" settings"):
-        corrupted = corrupt(images, corruption, level, seed)
+        corrupted = corrupt(images, corruption, level, seed) if level else images
         for run, probs in _predict_all(predictors, corrupted):
             rows.append((run, corruption, level, _accuracy(probs, labels)))
     return pd.DataFrame(rows, columns=["run", "corruption", "level", "accuracy"])

@@ -5,13 +5,12 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import onnxruntime
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from fervit_lib.evaluation.efficiency import count_macs
-from fervit_lib.evaluation.export import TOLERANCE, onnx_difference, write_onnx
+from fervit_lib.evaluation.export import TOLERANCE, onnx_call, onnx_difference, write_onnx
 from fervit_lib.system import distributed
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import has_fast_bf16
@@ -78,7 +77,7 @@ def measure_segmenters(
         calls[name, "torch"] = _torch_call(model, on_device)
         if has_fast_bf16(device):
             calls[name, "torch bf16"] = _torch_call(model, on_device, bf16=True)
-        calls[name, "ONNX Runtime"] = _onnx_call(file, images, device)
+        calls[name, "ONNX Runtime"] = onnx_call(file, images, device)
     ms = _median_ms(calls, repeats)
     reference = next(iter(models))
     return pd.DataFrame(
@@ -119,14 +118,3 @@ def _torch_call(model: nn.Module, images: Tensor, bf16: bool = False) -> Callabl
             torch.cuda.synchronize(images.device)
 
     return call
-
-
-def _onnx_call(path: Path, images: Tensor, device: torch.device) -> Callable[[], object]:
-    options = onnxruntime.SessionOptions()
-    # As many threads as torch; by default ONNX Runtime starts one per core of the machine.
-    options.intra_op_num_threads = torch.get_num_threads()
-    providers = ["CPUExecutionProvider"]
-    if device.type == "cuda":
-        providers.insert(0, "CUDAExecutionProvider")
-    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    return lambda: session.run(["logits"], {"images": images.numpy()})

@@ -96,11 +96,8 @@ def mean_over_seeds(runs: pd.DataFrame) -> pd.DataFrame:
     Args:
         runs: one row per run: recipe, seed and `SCORES`.
     """
-    groups = runs.groupby("recipe", sort=False)
-    table = groups.size().to_frame("seeds")
-    for score in SCORES:
-        table[score] = groups[score].mean()
-        table[f"{score}_sd"] = groups[score].std()
+    groups = runs.groupby("recipe", sort=False)[list(SCORES)]
+    table = groups.mean().join(groups.std(), rsuffix="_sd").assign(seeds=groups.size())
     return table.sort_values("accuracy", ascending=False).reset_index()
 
 

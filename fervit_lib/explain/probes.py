@@ -1,7 +1,6 @@
 """What a linear classifier can read from the features at each depth."""
 
 from collections import defaultdict
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -30,7 +29,7 @@ def probe_layers(
     test: dict[str, np.ndarray],
     test_labels: np.ndarray,
     *,
-    shots: Sequence[int] = (5, 20),
+    shots: int = 20,
     repeats: int = 3,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -42,8 +41,7 @@ def probe_layers(
         repeats: random draws of the training faces.
 
     Returns:
-        One row per layer and number of shots: layer, shots, accuracy (mean over draws), lowest,
-        highest.
+        One row per layer: layer, accuracy (mean over draws), lowest, highest.
     """
     # scikit-learn takes a second to import.
     from sklearn.linear_model import LogisticRegression
@@ -51,18 +49,17 @@ def probe_layers(
     from sklearn.preprocessing import StandardScaler
 
     rows = []
-    for number in shots:
-        draws = [few_shot_mask(train_labels, number, seed + i) for i in range(repeats)]
-        for name, features in progress(train.items(), desc="probe", unit=" layers"):
-            scores = []
-            for drawn in draws:
-                # Scaled, since features of different blocks differ in size, and with it the effect
-                # of the regularisation.
-                probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300, tol=1e-3))
-                probe.fit(features[drawn], train_labels[drawn])
-                scores.append(probe.score(test[name], test_labels))
-            rows.append((name, number, np.mean(scores), min(scores), max(scores)))
-    return pd.DataFrame(rows, columns=["layer", "shots", "accuracy", "lowest", "highest"])
+    draws = [few_shot_mask(train_labels, shots, seed + i) for i in range(repeats)]
+    for name, features in progress(train.items(), desc="probe", unit=" layers"):
+        scores = []
+        for drawn in draws:
+            # Scaled, since features of different blocks differ in size, and with it the effect of
+            # the regularisation.
+            probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300, tol=1e-3))
+            probe.fit(features[drawn], train_labels[drawn])
+            scores.append(probe.score(test[name], test_labels))
+        rows.append((name, np.mean(scores), min(scores), max(scores)))
+    return pd.DataFrame(rows, columns=["layer", "accuracy", "lowest", "highest"])
 
 
 def pca_points(vectors: np.ndarray) -> np.ndarray:

@@ -59,7 +59,6 @@ def plot_code_statistics(codes: np.ndarray) -> go.Figure:
         "Size and spread of the codes by layer",
         f"n = {len(codes):,} training faces; spread: over faces, mean of the 512 channels",
         height=460,
-        margin_t=88,
         rows=2,
         shared_xaxes=True,
         vertical_spacing=0.08,
@@ -96,7 +95,6 @@ def plot_code(codes: np.ndarray, title: str) -> go.Figure:
     figure = new_figure(
         title,
         f"difference from the mean of n = {len(codes)} codes, in SD of each number",
-        margin_t=64,
         xaxis={"title": f"channel (of {channels})", "showgrid": False},
         yaxis={"title": f"layer (of {layers})", "autorange": "reversed", "dtick": 2},
     )

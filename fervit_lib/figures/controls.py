@@ -39,10 +39,7 @@ def add_slider(
     slider = {
         "steps": _steps(labels, updates),
         "currentvalue": {"prefix": f"{name} ", "font": {"size": 13}},
-        "active": 0,
         "pad": {"t": 56, "b": 4},
-        "tickwidth": 0,
-        "minorticklen": 0,
         "ticklen": 0,
         **place,
     }

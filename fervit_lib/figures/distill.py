@@ -4,7 +4,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from pandas.io.formats.style import Styler
 
-from fervit_lib.figures.tables import style_table
+from fervit_lib.figures.tables import Column, style_table
 from fervit_lib.figures.theme import (
     GREY,
     PALETTE,
@@ -43,7 +43,7 @@ def table_of_sizes(sizes: pd.DataFrame) -> Styler:
 
     The speed-up compares the same runtime. `sizes` from `evaluation.measure_segmenters`.
     """
-    columns = {
+    columns: dict[str, Column] = {
         "model": "model",
         "runtime": "runtime",
         "parameters": ("parameters", "{:,}"),
@@ -103,7 +103,6 @@ def _plot_curves(curves: pd.DataFrame, names: tuple[str, ...], title: str) -> go
         title,
         f"mean over seeds, n = {curves['seed'].nunique()}",
         400,
-        margin_t=96,
         cols=len(names),
         subplot_titles=labels,
         horizontal_spacing=0.06,

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from optuna.trial import TrialState
 from pandas.io.formats.style import Styler
 
-from fervit_lib.figures.tables import style_table
+from fervit_lib.figures.tables import Column, style_table
 from fervit_lib.figures.theme import (
     GREY,
     PALETTE,
@@ -39,7 +39,7 @@ def table_of_trials(table: pd.DataFrame, searched: Sequence[str], metric: str) -
         searched: names of the searched parameters.
         metric: the score that was optimised.
     """
-    columns = {"variant": "trial", "state": "state", "model": "model"}
+    columns: dict[str, Column] = {"variant": "trial", "state": "state", "model": "model"}
     for name in searched:
         if name not in ("approach", "model_name"):  # the column `model` shows both
             columns[name] = (name, "{:.2g}" if table[name].dtype == float else "{}")
@@ -66,7 +66,6 @@ def plot_costs(table: pd.DataFrame, metric: str, fronts: Mapping[str, pd.Series]
         "Validation score against cost",
         f"n = {len(table)} trials, one seed each; dotted: Pareto front, no trial is better in both",
         460,
-        margin_t=74,
         cols=len(fronts),
         shared_yaxes=True,
         horizontal_spacing=0.04,

@@ -21,14 +21,8 @@ SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "x", "
 INK = "#222222"
 GREY = "#777777"
 # Lightness changes evenly in both: readable with any colour vision, and in grey.
-SEQUENTIAL = [
-    [0, "#F7FBFF"],
-    [0.25, "#C6DBEF"],
-    [0.5, "#6BAED6"],
-    [0.75, "#2171B5"],
-    [1, "#08306B"],
-]
-DIVERGING = [[0, "#B35806"], [0.5, "#F7F7F7"], [1, "#0B3C7D"]]
+SEQUENTIAL = ["#F7FBFF", "#C6DBEF", "#6BAED6", "#2171B5", "#08306B"]
+DIVERGING = ["#B35806", "#F7F7F7", "#0B3C7D"]
 # Format of percent axes. A fixed number of digits would repeat labels on a range of a few points.
 PERCENT = ".2~%"
 # Only a few of plotly's buttons: the others are in the way on a phone, and one uploads the data to
@@ -106,7 +100,7 @@ def new_figure(title: str, subtitle: str = "", height: int = 400, **layout: Any)
 
 
 def new_panels(
-    title: str, subtitle: str = "", height: int = 400, margin_t: int = 110, **grid: Any
+    title: str, subtitle: str = "", height: int = 400, margin_t: int = 92, **grid: Any
 ) -> go.Figure:
     """An empty figure of several panels; `grid` are the arguments of plotly's `make_subplots`."""
     figure = make_subplots(**grid)

@@ -13,8 +13,8 @@ from fervit_lib.figures.theme import GREY, PALETTE, PERCENT, new_figure
 from fervit_lib.latents import BANDS
 
 
-def _new_figure(title: str, height: int, top: int = 44) -> go.FigureWidget:
-    return go.FigureWidget(new_figure(title, height=height, margin={"t": top, "l": 8, "r": 8}))
+def _new_figure(title: str, height: int) -> go.FigureWidget:
+    return go.FigureWidget(new_figure(title, height=height, margin={"t": 56, "l": 8, "r": 8}))
 
 
 class Panel:
@@ -36,7 +36,7 @@ class Panel:
         )
         self.probs.update_xaxes(range=[0, 1], tickformat=PERCENT)
         self.probs.update_yaxes(autorange="reversed")
-        self.bars = _new_figure("From CLS", 250, top=56)
+        self.bars = _new_figure("From CLS", 250)
         positions = list(range(len(TOKENS)))
         self.bars.add_bar(
             x=positions, marker_color=GREY, hovertemplate="%{x}: %{y:.3f}<extra></extra>"

@@ -14,12 +14,12 @@ import yaml
 
 from fervit_lib.figures.distill import plot_differences
 from fervit_lib.figures.evaluation import (
-    plot_accuracy_by_parameters,
     plot_accuracy_intervals,
+    plot_costs,
     plot_learning_curves,
 )
 from fervit_lib.figures.explain import plot_layer_scores
-from fervit_lib.report.html import SYNTHETIC, figure_div, read_object, shown, write_html
+from fervit_lib.report.html import SYNTHETIC, figure_div, read_object, write_html
 from fervit_lib.system.atomic import atomic_write
 
 CONFIG = "config.yaml"  # of the experiment, stored beside its index
@@ -104,11 +104,10 @@ def _summary(runs: Sequence[RunPage], best: Mapping[str, Any]) -> str:
         summary += f", {len(incomplete)} incomplete ({', '.join(incomplete)})"
     if "accuracy" not in best:
         return f"{summary}."
-    low = shown(best.get("accuracy_low"), "{:.1%}")
-    high = shown(best.get("accuracy_high"), "{:.1%}")
     return (
         f"{summary}. Highest test accuracy: {best['variant']} with {best['accuracy']:.1%} "
-        f"(95% CI {low} – {high}, n = {shown(best.get('num_test'), '{:,}')} test faces), "
+        f"(95% CI {best['accuracy_low']:.1%} – {best['accuracy_high']:.1%}, "
+        f"n = {best['num_test']:,} test faces), "
         f"{best['above']:.1f} points above always predicting the most common class. "
         "Not tested: faces outside this test split."
     )
@@ -122,7 +121,7 @@ def _plot_results(
     if len(evaluated):
         best = evaluated.iloc[0]
         figures.append(plot_accuracy_intervals(evaluated, best["accuracy"] - best["above"] / 100))
-        figures.append(plot_accuracy_by_parameters(evaluated))
+        figures.append(plot_costs(evaluated, ["trainable_parameters"]))
     for evaluation in evaluations:
         if curves := evaluation.get("curves"):
             figures.append(plot_learning_curves(pd.DataFrame(curves)))

@@ -48,7 +48,7 @@ def every_figure() -> dict:
         "pairs": plots.plot_pairs(PAIRS, 800),
         "confidence": plots.plot_confidence({"a": CONFIDENCES, "b": CONFIDENCES[:1]}),
         "reliability": plots.plot_reliability({"a": (BINS, BINS), "b": (BINS, BINS)}),
-        "parameters": plots.plot_accuracy_by_parameters(RUNS),
+        "parameters": plots.plot_costs(RUNS, ["trainable_parameters"]),
         "costs": plots.plot_costs(RUNS),
         "curves": plots.plot_learning_curves(CURVES),
         "corruptions": plots.plot_corruptions(CORRUPTED, 200),
@@ -104,7 +104,7 @@ def test_only_significant_differences_are_written() -> None:
 
 def test_a_cost_that_was_not_measured_has_no_panel() -> None:
     titles = [axis.title.text for axis in plots.plot_costs(RUNS).select_xaxes() if axis.title.text]
-    assert titles == ["parameters", "MACs per face"]
+    assert titles == ["trained parameters", "parameters", "MACs per face"]
 
 
 def test_a_run_that_was_timed_on_a_busy_machine_is_hollow() -> None:

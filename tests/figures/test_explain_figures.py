@@ -36,7 +36,7 @@ def every_figure() -> dict:
     pairs = dict.fromkeys(["a × b", "a × c"], matrix)
     points = {"block 1": RNG.random((9, 2)), "block 2": RNG.random((9, 2))}
     return {
-        "attention": figures_explain.plot_attention(MAPS, NAMES, MAPS[..., 0, :] / 10),
+        "attention": figures_explain.plot_attention(MAPS, NAMES, MAPS[..., 0, :] / 10, "run"),
         "layers": figures_explain.plot_layer_scores(scores, "Methods", "<b>a", "share (%)", ends),
         "removal": figures_explain.plot_removal_curves(
             {"deletion": curves, "insertion": curves}, "Removal", "accuracy", "layers", 9
@@ -91,7 +91,7 @@ def test_a_menu_of_pairs_shows_one_at_a_time() -> None:
     assert [trace.visible for trace in figure.data] == [True, False]
     second = figure.layout.updatemenus[0].buttons[1]
     assert second.label == "a × c" and second.args[0]["visible"] == [False, True]
-    assert second.args[1]["title.subtitle.text"].startswith("a × c; n = 9 faces")
+    assert second.args[1]["title.subtitle.text"].startswith("a × c (rows × columns); n = 9 faces")
 
 
 def test_an_overlay_is_darkest_where_the_map_is_highest() -> None:
@@ -108,8 +108,11 @@ def test_an_overlay_is_darkest_where_the_map_is_highest() -> None:
 @pytest.mark.parametrize(
     ("argument", "call"),
     [
-        ("maps", lambda: figures_explain.plot_attention(np.ones((1, 1, 1, 17, 17)), ["all"])),
-        ("names", lambda: figures_explain.plot_attention(MAPS, ["all"])),
+        (
+            "maps",
+            lambda: figures_explain.plot_attention(np.ones((1, 1, 1, 17, 17)), ["all"], 0, "run"),
+        ),
+        ("names", lambda: figures_explain.plot_attention(MAPS, ["all"], 0, "run")),
     ],
 )
 def test_a_wrong_argument_is_named(argument: str, call) -> None:

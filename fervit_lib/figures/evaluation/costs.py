@@ -1,5 +1,8 @@
 """Accuracy against cost: parameters, operations, time, memory, energy."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -14,6 +17,7 @@ from fervit_lib.figures.theme import (
 )
 
 _COSTS = {  # column: axis title
+    "trainable_parameters": "trained parameters",
     "total_parameters": "parameters",
     "macs": "MACs per face",
     "train_seconds": "training time (s)",
@@ -26,55 +30,38 @@ _COSTS = {  # column: axis title
 }
 
 
-def plot_accuracy_by_parameters(runs: pd.DataFrame) -> go.Figure:
-    """Accuracy with 95% CI against trained parameters; colour: approach, shape: strategy.
+def plot_costs(runs: pd.DataFrame, costs: Sequence[str] = tuple(_COSTS)) -> go.Figure:
+    """Accuracy with 95% CI against each cost, one panel each; colour: approach, shape: strategy.
 
     Args:
         runs: columns approach, strategy, variant, num_test, accuracy, accuracy_low, accuracy_high,
-            trainable_parameters.
+            the costs (one without any value is left out), and, of measured runs, machine ("busy"
+            while a run was timed: its dots are hollow).
     """
+    shown = [name for name in costs if name in runs and runs[name].notna().any()]
+    rows = -(-len(shown) // 2)
+    hollow = "; hollow: machine busy while timed" if "machine" in runs else ""
     figure = new_panels(
-        "Accuracy against trained parameters", f"n = {_faces_of(runs)}, one dot per run", 440, 74
-    )
-    _add_cost(figure, runs, "trainable_parameters", "trained parameters")
-    return figure
-
-
-def plot_costs(runs: pd.DataFrame) -> go.Figure:
-    """Accuracy against each measured cost, one panel per cost; markers as by parameters.
-
-    Args:
-        runs: as for `plot_accuracy_by_parameters`, machine ("busy" while a run was timed: its dots
-            are hollow), and the costs; a cost without any value is left out.
-    """
-    costs = [name for name in _COSTS if name in runs and runs[name].notna().any()]
-    rows = -(-len(costs) // 2)
-    busy = (runs["machine"] == "busy").sum()
-    figure = new_panels(
-        "Accuracy against cost",
-        f"n = {_faces_of(runs)}, one run per recipe; further left is better, throughput: right; "
-        f"hollow: machine busy while timed ({busy} of {len(runs)})",
+        f"Accuracy against {'cost' if len(shown) > 1 else _COSTS[shown[0]]}",
+        f"n = {runs['num_test'].iloc[0]:,} test faces, 95% interval over them{hollow}",
         160 + 230 * rows,
-        margin_t=74,
         rows=rows,
-        cols=2,
+        cols=min(2, len(shown)),
         shared_yaxes="all",
         vertical_spacing=0.36 / rows,
         horizontal_spacing=0.04,
     )
-    for number, cost in enumerate(costs):
-        _add_cost(figure, runs, cost, _COSTS[cost], number // 2 + 1, number % 2 + 1)
+    for number, cost in enumerate(shown):
+        panel = {"row": number // 2 + 1, "col": number % 2 + 1}
+        _add_cost(figure, runs, cost, **panel, showlegend=number == 0)
+        figure.update_xaxes(title_text=_COSTS[cost], **log_axis(runs[cost]), **panel)
+    figure.update_yaxes(tickformat=PERCENT)
+    figure.update_yaxes(title_text="accuracy", col=1)
     return figure
 
 
-def _faces_of(runs: pd.DataFrame) -> str:
-    return f"{runs['num_test'].iloc[0]:,} test faces, 95% interval over them"
-
-
-def _add_cost(
-    figure: go.Figure, runs: pd.DataFrame, cost: str, title: str, row: int = 1, col: int = 1
-) -> None:
-    """Fill one panel; the first one has the legend."""
+def _add_cost(figure: go.Figure, runs: pd.DataFrame, cost: str, **trace: Any) -> None:
+    """Add the dots of one panel."""
     approaches = list(runs["approach"].unique())
     strategies = list(runs["strategy"].unique())
     for (approach, strategy), group in runs.groupby(["approach", "strategy"], sort=False):
@@ -93,12 +80,7 @@ def _add_cost(
             marker={"size": 10, "color": color, "symbol": symbols},
             name=name,
             legendgroup=name,
-            showlegend=row == col == 1,
             text=escape_labels(group["variant"]),
             hovertemplate="%{text}: %{y:.1%} at %{x:,.4g}<extra></extra>",
-            row=row,
-            col=col,
+            **trace,
         )
-    figure.update_xaxes(title_text=title, **log_axis(runs[cost]), row=row, col=col)
-    figure.update_yaxes(tickformat=PERCENT)
-    figure.update_yaxes(title_text="accuracy", col=1)

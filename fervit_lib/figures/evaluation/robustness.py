@@ -33,7 +33,6 @@ def plot_learning_curves(curves: pd.DataFrame) -> go.Figure:
         f"n = {_range(curves['runs'])} runs per point; bars: one SD over seeds and draws, "
         "or with one run the 95% interval over the test faces",
         470,
-        margin_t=74,
         cols=len(kinds),
         shared_yaxes=True,
         horizontal_spacing=0.04,
@@ -95,7 +94,6 @@ def plot_corruptions(table: pd.DataFrame, num_faces: int) -> go.Figure:
         "Accuracy under corruptions",
         f"level 0: unchanged, 3: strongest; n = {num_faces} faces, {largest_error(num_faces)}",
         150 + 200 * rows + 22 * len(clean),
-        margin_t=96,
         rows=rows,
         cols=3,
         shared_yaxes="all",

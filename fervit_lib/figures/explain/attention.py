@@ -25,10 +25,7 @@ TOKENS = ["CLS", *LAYERS]
 
 
 def plot_attention(
-    maps: np.ndarray,
-    names: Sequence[str],
-    half_width: np.ndarray | None = None,
-    run: str = "",
+    maps: np.ndarray, names: Sequence[str], half_width: np.ndarray, run: str
 ) -> go.Figure:
     """Attention from CLS as bars, above the whole map; a menu of groups, sliders of block and head.
 
@@ -43,7 +40,7 @@ def plot_attention(
     num_groups, depth, num_heads, num_tokens, _ = maps.shape
     require(num_tokens == len(TOKENS), "maps", f"{len(TOKENS)} tokens", num_tokens)
     require(len(names) == num_groups, "names", f"{num_groups} names", len(names))
-    widths = np.zeros(maps.shape[:-1]) if half_width is None else np.nan_to_num(half_width)
+    widths = np.nan_to_num(half_width)
     # The first "head" is the mean of all. The intervals of the heads do not apply to it, so it
     # has none.
     maps = np.concatenate([maps.mean(2, keepdims=True), maps], axis=2)
@@ -152,6 +149,6 @@ def overlay_map(image: Image.Image, scores: np.ndarray) -> Image.Image:
     level = (scores - scores.min()) / max(np.ptp(scores), 1e-12)
     small = Image.fromarray((255 * level).astype(np.uint8))
     smooth = small.resize(image.size, Image.Resampling.BICUBIC)
-    (_, light), *_, (_, dark) = SEQUENTIAL
+    colors = ImageOps.colorize(smooth, SEQUENTIAL[0], SEQUENTIAL[-1])
     weight = smooth.point(lambda value: 0.6 * value)
-    return Image.composite(ImageOps.colorize(smooth, light, dark), image.convert("RGB"), weight)
+    return Image.composite(colors, image.convert("RGB"), weight)

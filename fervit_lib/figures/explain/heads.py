@@ -15,7 +15,6 @@ def plot_heads(values: Mapping[str, np.ndarray], caption: str = "") -> go.Figure
         "What characterises each attention head",
         escape_label(caption),
         200 + 34 * max(depth, 3),
-        margin_t=110,
         cols=len(values),
         subplot_titles=list(values),
         horizontal_spacing=0.14,

@@ -38,7 +38,10 @@ def plot_cka(
             colorbar_title="CKA",
             hovertemplate="%{y} and %{x}: %{z:.2f}<extra></extra>",
         )
-        subtitles[pair] = f"{escape_label(pair)}; n = {num_faces:,} faces, 1: equal up to rotation"
+        models = escape_label(pair)
+        subtitles[pair] = (
+            f"{models} (rows × columns); n = {num_faces:,} faces; 1: equal up to rotation and scale"
+        )
     draw_as_matrix(figure)
     figure.update_yaxes(autorange=True)  # the first block at the bottom, as papers show CKA
     add_run_menu(figure, subtitles, 1)
