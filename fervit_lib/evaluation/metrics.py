@@ -86,11 +86,9 @@ def misclassified_faces(
     Returns:
         Up to `limit` images by `<true> as <predicted>`.
     """
-    classes = predictions.classes
+    table = predictions.to_frame().sort_values("confidence", ascending=False, kind="stable")
     images = {}
     for true, predicted in zip(mistakes["true"], mistakes["predicted"], strict=True):
-        is_true = predictions.labels == classes.index(true)
-        chosen = np.flatnonzero(is_true & (predictions.predicted == classes.index(predicted)))
-        by_confidence = chosen[np.argsort(-predictions.confidence[chosen], kind="stable")]
-        images[f"{true} as {predicted}"] = [faces[i][0] for i in by_confidence[:limit]]
+        chosen = table[(table["label"] == true) & (table["predicted"] == predicted)]
+        images[f"{true} as {predicted}"] = [faces[i][0] for i in chosen.index[:limit]]
     return images

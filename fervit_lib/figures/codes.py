@@ -104,7 +104,6 @@ def plot_code(codes: np.ndarray, title: str) -> go.Figure:
         zmin=-3,
         zmax=3,
         xgap=0,
-        ygap=1,
         colorbar={"title": "SD", "thickness": 10},
         hovertemplate="layer %{y}, channel %{x}: %{z} SD<extra></extra>",
     )

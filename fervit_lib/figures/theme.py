@@ -69,7 +69,6 @@ _TEMPLATE = go.layout.Template(
         # Farther off than plotly's, else the zeros of both axes touch.
         "xaxis": {**_AXIS, "ticklabelstandoff": 5},
         "yaxis": _AXIS,
-        "hoverlabel": {"font": {"family": _FONT}},
     },
 )
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,6 @@ def _duration(seconds: Any) -> str:
     return "–" if shown(seconds, "{}") == "–" else str(timedelta(seconds=round(seconds)))
 
 
-def _literal(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
 def _packed_plotly() -> str:
     """plotly.js compressed as `unpack.js` expects it: base64 of gzip."""
     from plotly.offline import get_plotlyjs
@@ -111,7 +108,7 @@ def write_html(page: Path, template: str, *, figures: bool, **content: Any) -> P
         "date": _date,
         "shown": shown,
         "duration": _duration,
-        "literal": _literal,
+        "literal": partial(json.dumps, ensure_ascii=False),
     }
     html = environment.get_template(template).render(
         code_css=_code_css(), plotly_js=_packed_plotly() if figures else "", **content
