@@ -53,13 +53,14 @@ def load_pixels(
     """
     faces = load_store_faces(store, indices)
     side = min(image_size, max(faces[0][0].size))
-    resize = _RESIZE[resize_method]
+
+    def read(index: int) -> Tensor:
+        return _to_pixels(faces[index][0], side, resize_method)
+
     with PrefetchPool() as pool:  # Pillow decodes and resizes without Python's lock
-        read = pool.map(
-            lambda index: _to_array(faces[index][0], side, resize), range(len(faces)), faces.file
-        )
-        arrays = list(progress(read, desc="read faces", unit=" faces", total=len(faces)))
-    return _to_batch(arrays)
+        pixels = pool.map(read, range(len(faces)), faces.file)
+        bar = progress(pixels, desc="read faces", unit=" faces", total=len(faces))
+        return torch.stack(list(bar))
 
 
 def pixels_to_images(pixels: Tensor) -> list[Image.Image]:
@@ -105,15 +106,12 @@ _RESIZE: dict[str, Callable[..., Image.Image]] = {
 def images_to_pixels(images: Sequence[Image.Image], image_size: int, resize_method: str) -> Tensor:
     """Images as `load_pixels` returns them; S is the first one's side, at most `image_size`."""
     side = min(image_size, max(images[0].size))
-    return _to_batch([_to_array(image, side, _RESIZE[resize_method]) for image in images])
+    return torch.stack([_to_pixels(image, side, resize_method) for image in images])
 
 
-def _to_batch(arrays: list[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()  # NHWC → NCHW
-
-
-def _to_array(image: Image.Image, side: int, resize: Callable[..., Image.Image]) -> np.ndarray:
+def _to_pixels(image: Image.Image, side: int, resize_method: str) -> Tensor:
+    """(3, S, S) uint8."""
     image = image.convert("RGB")
     if image.size != (side, side):
-        image = resize(image, (side, side), Image.Resampling.BICUBIC)
-    return np.asarray(image)
+        image = _RESIZE[resize_method](image, (side, side), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -320,21 +320,19 @@ def _read_header(file: Any) -> dict[str, Any]:
 def _read_shard(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: shard missing; run 01_encode, which encodes it again")
-    remedy = "delete it and run 01_encode"
     with (
-        explain_read_error(path, "not a complete shard", remedy),
+        explain_read_error(path, "not a complete shard", "delete it and run 01_encode"),
         safe_open(path, framework="pt") as file,
     ):
         codes = file.get_tensor("codes")
         labels = file.get_tensor("labels")
         paths = _read_header(file)["paths"]
-        if not isinstance(paths, list) or not all(isinstance(name, str) for name in paths):
-            raise TypeError("its paths are not a list of strings")
-    is_codes = codes.ndim == 3 and codes.is_floating_point()
-    is_labels = labels.ndim == 1 and labels.dtype == torch.int64 and (labels >= 0).all()
-    if not (is_codes and is_labels and len(codes) == len(labels) == len(paths)):
-        raise ValueError(
-            f"{path}: codes {tuple(codes.shape)} {codes.dtype} do not match its labels "
-            f"{tuple(labels.shape)} and {len(paths)} paths; {remedy}"
-        )
+        is_codes = codes.ndim == 3 and codes.is_floating_point()
+        is_labels = labels.ndim == 1 and labels.dtype == torch.int64 and (labels >= 0).all()
+        is_paths = isinstance(paths, list) and all(isinstance(name, str) for name in paths)
+        if not (is_codes and is_labels and is_paths and len(codes) == len(labels) == len(paths)):
+            raise TypeError(
+                f"codes {tuple(codes.shape)} {codes.dtype} do not match its labels "
+                f"{tuple(labels.shape)} and {len(paths)} paths"
+            )
     return {"codes": codes, "labels": labels, "paths": paths}

@@ -10,7 +10,6 @@ Each file is a dict `{"latent", "label", "img_path"}`, as earlier tools of this 
 import argparse
 import hashlib
 import io
-import pickle
 from collections.abc import Sequence
 from pathlib import Path, PosixPath, PurePath, WindowsPath
 from typing import Any
@@ -32,7 +31,7 @@ from fervit_lib.latents import (
     write_shard,
 )
 from fervit_lib.system.atomic import atomic_write
-from fervit_lib.system.errors import check_symlink
+from fervit_lib.system.errors import check_symlink, explain_read_error
 from fervit_lib.system.progress import progress
 
 # Codes (n, layers, 512) float16, labels (n,) and image paths of one split.
@@ -143,24 +142,17 @@ def _read_files(files: Sequence[Path], split: str, faces: Path, classes: Sequenc
 
 
 def _read_file(file: Path, classes: Sequence[str]) -> tuple[Tensor, int, str]:
-    try:
+    problem = "expected {latent, label, img_path} as plain values; refused without running it"
+    with (
+        explain_read_error(file, problem, "save it with plain values, or remove it"),
         # Some tools saved `img_path` as a pathlib path, of either operating system.
-        with torch.serialization.safe_globals([PosixPath, WindowsPath]):
-            content: Any = torch.load(file, map_location="cpu", weights_only=True)
+        torch.serialization.safe_globals([PosixPath, WindowsPath]),
+    ):
+        content: Any = torch.load(file, map_location="cpu", weights_only=True)
         latent = content["latent"]
         label = content["label"]
         img_path = content["img_path"]
         label = classes.index(label) if isinstance(label, str) else int(label)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{file}: refused without running it: expected a tensor, a number and a path "
-            f"({error}); save it with plain values, or remove it"
-        ) from error
-    except Exception as error:  # torch.load has no error type of its own for a damaged file
-        raise ValueError(
-            f"{file}: expected {{latent, label, img_path}}, but it is damaged or something else "
-            f"({error!r}); write it again, or remove it"
-        ) from error
     if not isinstance(latent, Tensor) or latent.layout != torch.strided:
         raise ValueError(
             f"{file}: latent: expected a dense tensor, got {type(latent).__name__}; write it again"
@@ -198,24 +190,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     to_store = commands.add_parser("import", help="convert a folder of .pt files to a store")
     to_store.add_argument("source", type=Path)
     to_store.add_argument("folder", type=Path, help="the store, data/latents/<dataset>/<encoder>")
-    to_store.add_argument("--faces", type=Path, required=True, help="the faces of the codes")
-    to_store.add_argument("--classes", default=",".join(EMOTIONS), help="names of labels 0, 1, …")
+    to_store.add_argument(
+        "--faces",
+        type=lambda path: Path(path).resolve(),
+        required=True,
+        help="the faces of the codes",
+    )
+    to_store.add_argument(
+        "--classes",
+        type=lambda names: names.split(","),
+        default=EMOTIONS,
+        help="names of labels 0, 1, …",
+    )
     to_store.add_argument("--encoder", default="psp", help="name of the encoder of the codes")
     to_files = commands.add_parser("export", help="convert a store to a folder of .pt files")
     to_files.add_argument("folder", type=Path, help="the store")
     to_files.add_argument("target", type=Path)
-    options = parser.parse_args(arguments)
+    options = vars(parser.parse_args(arguments))
+    convert = import_pt_folder if options.pop("command") == "import" else export_pt_folder
     try:
-        if options.command == "import":
-            num_codes = import_pt_folder(
-                options.source,
-                options.folder,
-                faces=options.faces.resolve(),
-                classes=options.classes.split(","),
-                encoder=options.encoder,
-            )
-        else:
-            num_codes = export_pt_folder(options.folder, options.target)
+        num_codes = convert(**options)
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
     print(", ".join(f"{n:,} {split}" for split, n in num_codes.items()), "codes")

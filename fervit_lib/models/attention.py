@@ -98,7 +98,7 @@ def capture_heads(model: nn.Module) -> Iterator[list[Heads]]:
             stack.callback(setattr, module, "fused_attn", getattr(module, "fused_attn", False))
             module.fused_attn = False
             for handle in _hook_heads(module, captured):
-                stack.callback(handle.remove)
+                stack.enter_context(handle)
         yield captured
 
 
@@ -156,8 +156,7 @@ def scale_heads(model: nn.Module, scales: Sequence[Tensor]) -> Iterator[None]:
 
     with ExitStack() as stack:
         for module, scale in zip(modules, scales, strict=True):
-            handle = module.proj.register_forward_pre_hook(partial(multiply, scale))
-            stack.callback(handle.remove)
+            stack.enter_context(module.proj.register_forward_pre_hook(partial(multiply, scale)))
         yield
 
 

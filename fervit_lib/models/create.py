@@ -23,7 +23,7 @@ from fervit_lib.system import distributed
 from fervit_lib.system.atomic import atomic_write, json_default
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
 from fervit_lib.system.errors import explain_read_error
-from fervit_lib.system.names import check_choice
+from fervit_lib.system.names import check_choice, check_range
 from fervit_lib.system.runtime import display_path
 
 APPROACHES: dict[str, type[ExpressionModel]] = {
@@ -63,9 +63,7 @@ def _check_range(name: str, value: Any, default: Any) -> None:
         if type(value) is not int or value < minimum:
             raise ValueError(f"{name}: expected an integer of at least {minimum}, got {value!r}")
     elif type(default) is float:
-        low, high = (0, 1) if default < 1 else (0.01, 100)
-        if not isinstance(value, int | float) or not low <= value < high:
-            raise ValueError(f"{name}: expected a number in [{low}, {high}), got {value!r}")
+        check_range(name, value, *((0, 1) if default < 1 else (0.01, 100)))
 
 
 def options_of(approach: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,7 +126,7 @@ def _check_rebuilt(model: ExpressionModel, description: dict[str, Any]) -> None:
     name = description["approach"]
     with (
         explain_read_error(
-            Path("model"),
+            "model",
             f"{name} cannot be built again from its code and arguments",
             "define the class and all that it uses at the top level of cells or of a module, and "
             "pass computed values as arguments of __init__",

@@ -10,6 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from fervit_lib.models import small_nets  # noqa: F401  (registers them in timm)
+from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.runtime import PROJECT_ROOT, display_path, resolve
 
 WEIGHTS = PROJECT_ROOT / "pretrained_models"
@@ -62,22 +63,16 @@ def create_timm(
     if published:
         options["num_classes"] = published.num_classes
     overlay = {"file": str(file)} if file else None
-    try:
+    # timm passes on anything from network errors to differing keys, with no type in common.
+    with explain_read_error(
+        file or "pretrained",
+        f"not the weights of timm's {model_name}" if file else "timm's hub gave no weights",
+        f"download model.safetensors of {model_name} from timm's hub and save it as "
+        f"{display_path(WEIGHTS)}/{model_name}.safetensors",
+    ):
         model = timm.create_model(
             model_name, pretrained=True, pretrained_cfg_overlay=overlay, **options
         )
-    # timm passes on anything from network errors to differing keys, with no type in common.
-    except Exception as error:
-        if file:
-            raise ValueError(
-                f"{display_path(file)}: not the weights of timm's {model_name} ({error}); download "
-                f"them again"
-            ) from error
-        raise ValueError(
-            f"pretrained: timm's hub gave no weights for {model_name} ({error}); download "
-            f"model.safetensors of {published.hf_hub_id} and save it as "
-            f"{display_path(WEIGHTS)}/{model_name}.safetensors"
-        ) from error
     model.reset_classifier(0)
     return model
 

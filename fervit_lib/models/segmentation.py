@@ -12,7 +12,7 @@ from timm.layers.activations import Swish
 from torch import Tensor, nn
 
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
-from fervit_lib.system.errors import describe_error, explain_read_error
+from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.names import check_choice
 from fervit_lib.system.runtime import display_path, resolve
 
@@ -84,20 +84,19 @@ def build_segmenter(
             f"encoder: segmentation_models.pytorch has no {encoder!r}; choose {STUDENT_ENCODER}, "
             f"{TEACHER_ENCODER} or another of smp.encoders.get_encoder_names()"
         )
-    try:
+    problem = f"cannot build {encoder} with weights={weights!r}"
+    with (
+        # A hub that cannot be reached raises many types.
+        explain_read_error("weights", problem, "connect to the network, or choose none"),
         # The library calls `timm-` encoders deprecated, but the published teacher needs them.
-        with warnings.catch_warnings(action="ignore"):
-            model = smp.Unet(
-                encoder,
-                encoder_weights=weights if weights == "imagenet" else None,
-                decoder_channels=DECODERS[decoder],
-                classes=1,
-            )
-    except Exception as error:  # a hub that cannot be reached raises many types
-        raise ValueError(
-            f"weights: cannot build {encoder} with weights={weights!r} ({describe_error(error)}); "
-            f"connect to the network, or choose none"
-        ) from error
+        warnings.catch_warnings(action="ignore"),
+    ):
+        model = smp.Unet(
+            encoder,
+            encoder_weights=weights if weights == "imagenet" else None,
+            decoder_channels=DECODERS[decoder],
+            classes=1,
+        )
     if decoder == "slim":
         model.decoder.blocks[-1] = SubPixelBlock(*DECODERS[decoder][-2:])
     _replace_swish(model)

@@ -16,11 +16,14 @@ MAX_PIXELS = 100_000_000
 
 
 @contextmanager
-def explain_read_error(path: Path, problem: str, remedy: str) -> Iterator[None]:
+def explain_read_error(path: Path | str, problem: str, remedy: str) -> Iterator[None]:
     """Turn any error of a file reader into a ValueError: `path: problem (error); remedy`.
 
     Errors of this project that already name the file pass unchanged, and so do errors of the
     operating system.
+
+    Args:
+        path: the file, or the name of an argument that stands for what is read.
     """
     try:
         yield

@@ -2,38 +2,15 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from multiprocessing import TimeoutError as ResultTimeout
 from multiprocessing.pool import AsyncResult, ThreadPool
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from fervit_lib.system.runtime import cpu_count, display_path
 
 R = TypeVar("R")
 T = TypeVar("T")
 TIMEOUT_SECONDS = 120.0  # per file: enough for a slow network share
-
-
-@dataclass
-class PendingRead(Generic[R]):
-    """A file that a thread is reading."""
-
-    file: str
-    pending: AsyncResult
-
-    def result(self) -> R:
-        """Wait for the content of the file, or raise the error of reading it.
-
-        Raises:
-            TimeoutError: the file was not read within `TIMEOUT_SECONDS`; names the file.
-        """
-        try:
-            return self.pending.get(TIMEOUT_SECONDS)
-        except ResultTimeout:
-            raise TimeoutError(
-                f"{display_path(self.file)}: not read within {TIMEOUT_SECONDS:g} s; check that its "
-                f"disk or network share responds, or remove the file, then run the same again"
-            ) from None
 
 
 class PrefetchPool:
@@ -53,10 +30,6 @@ class PrefetchPool:
     def __exit__(self, *error: object) -> None:
         self._pool.terminate()
 
-    def submit(self, file: Any, read: Callable[..., R], *arguments: Any) -> PendingRead[R]:
-        """Start `read(*arguments)` in a thread; `file` is the name for the timeout error."""
-        return PendingRead(str(file), self._pool.apply_async(read, arguments))
-
     def map(
         self, read: Callable[[T], R], items: Iterable[T], file: Callable[[T], Any], ahead: int = 256
     ) -> Iterator[R]:
@@ -64,12 +37,27 @@ class PrefetchPool:
 
         Args:
             file: returns the file of an item, for the timeout error.
+
+        Raises:
+            TimeoutError: a file was not read within `TIMEOUT_SECONDS`; names it.
         """
-        pending: deque[PendingRead[R]] = deque()
+        pending: deque[tuple[T, AsyncResult]] = deque()
+
+        def oldest() -> R:
+            item, result = pending.popleft()
+            try:
+                return result.get(TIMEOUT_SECONDS)
+            except ResultTimeout:
+                raise TimeoutError(
+                    f"{display_path(file(item))}: not read within {TIMEOUT_SECONDS:g} s; check "
+                    f"that its disk or network share responds, or remove the file, then run the "
+                    f"same again"
+                ) from None
+
         for item in items:
-            pending.append(self.submit(file(item), read, item))
+            pending.append((item, self._pool.apply_async(read, [item])))
             # Waiting for the oldest one keeps the order, however long each takes.
             if len(pending) > ahead:
-                yield pending.popleft().result()
+                yield oldest()
         while pending:
-            yield pending.popleft().result()
+            yield oldest()

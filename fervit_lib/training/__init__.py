@@ -15,7 +15,6 @@ from fervit_lib.training.pretrain import compare_reconstructions, fit_masked
 from fervit_lib.training.strategies import (
     STRATEGIES,
     Strategy,
-    check_start,
     get_strategy,
     model_table,
     parameter_groups,

@@ -138,11 +138,7 @@ class GrowImages(Callback):
             raise ValueError(
                 "grow_from: expected 0 for a model of one image size, such as a ViT; use a CNN"
             )
-        if not 32 <= side < model.image_size:
-            raise ValueError(
-                f"grow_from: expected 32 to {model.image_size - 1} pixels, below image_size, got "
-                f"{side}"
-            )
+        check_range("grow_from", side, 32, model.image_size)
         self.side = side
 
     def before_epoch(self) -> None:

@@ -100,21 +100,26 @@ class SaveBest(TrackerCallback):
             self.save()
 
 
-class Curves(FitCallback):
-    """Write `metrics.csv` after every epoch and `tensorboard/` after the fit.
+class RowsCallback(FitCallback):
+    """A callback that collects rows during a fit; a resumed fit keeps them."""
 
-    A resumed fit keeps all rows. fastai's CSVLogger restarts its file, and writes it on every rank.
-    """
-
-    order = 62
     resumed = ("rows",)
     rows: list[dict[str, float]]
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
     def before_fit(self) -> None:
         self.rows = []
+
+
+class Curves(RowsCallback):
+    """Write `metrics.csv` after every epoch and `tensorboard/` after the fit.
+
+    fastai's CSVLogger restarts its file, and writes it on every rank.
+    """
+
+    order = 62
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def before_epoch(self) -> None:
         self.started = time.perf_counter()
@@ -147,7 +152,7 @@ class Curves(FitCallback):
                         writer.add_scalar(name, value, int(row["epoch"]))
 
 
-class Steps(FitCallback):
+class Steps(RowsCallback):
     """Record learning rate and gradient norm over the steps of a fit.
 
     The norm is that before clipping. It stays on the device until the epoch ends.
@@ -158,11 +163,6 @@ class Steps(FitCallback):
     """
 
     order = 10.5  # between fp16 (10), which restores the gradient's scale, and GradientClip (11)
-    resumed = ("rows",)
-    rows: list[dict[str, float]]
-
-    def before_fit(self) -> None:
-        self.rows = []
 
     def before_train(self) -> None:
         self.rates: list[float] = []

@@ -15,7 +15,7 @@ from fervit_lib.datasets import few_shot_mask, load_votes, soft_labels, stratifi
 from fervit_lib.inputs import inputs_for
 from fervit_lib.latents import LatentStore
 from fervit_lib.system import distributed
-from fervit_lib.system.names import check_share
+from fervit_lib.system.names import check_choice, check_share
 
 
 class ShardedBatches(DataLoader):
@@ -140,8 +140,7 @@ def face_dls(
         ValueError: as `training_subset`; `batch_size` exceeds the split; the codes or labels do not
             fit the model; or the faces moved or differ from those of the votes.
     """
-    if labels not in ("hard", "soft"):
-        raise ValueError(f"labels: expected hard or soft, got {labels!r}")
+    check_choice("labels", labels, ("hard", "soft"))
     views = LatentStore.open_views(folder)
     val = LatentStore.open(folder, "val")
     chosen = np.flatnonzero(training_subset(views[0], **subset))

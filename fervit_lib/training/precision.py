@@ -22,10 +22,8 @@ def bf16_autocast(model: nn.Module, device: torch.device) -> Iterator[None]:
     with ExitStack() as stack:
         for module in model.modules() if device.type == "cpu" else ():
             if isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels:
-                before = module.register_forward_pre_hook(_leave_autocast)
-                after = module.register_forward_hook(_enter_autocast, always_call=True)
-                stack.callback(before.remove)
-                stack.callback(after.remove)
+                stack.enter_context(module.register_forward_pre_hook(_leave_autocast))
+                stack.enter_context(module.register_forward_hook(_enter_autocast, always_call=True))
         stack.enter_context(torch.autocast(device.type, torch.bfloat16))
         yield
 

@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
 from fervit_lib.models import MaskedAutoencoder
-from fervit_lib.system.checkpoints import save_checkpoint
+from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
 from fervit_lib.training.callbacks import FitBar
 from fervit_lib.training.data import TensorBatches
 from fervit_lib.training.learner import OptimConfig, build_learner, fit
@@ -68,28 +68,24 @@ def fit_masked(
         "precision": precision,
         "settings": settings or {},
     }
-    if complete := read_state(checkpoint, made_by):
-        tensors, metadata = complete
-        masked.load_state_dict(tensors)
-        state.unlink(missing_ok=True)
-        return masked, pd.DataFrame(metadata["curves"])
-    learn = build_learner(
-        masked,
-        dls,
-        single_group(masked),
-        lambda outputs, inputs: masked.loss(*outputs, inputs),
-        OptimConfig(precision=precision),
-        folder=folder / "masked",
-        metrics=[],
-        cbs=[_InputsAsTargets(), FitBar("pretrain")],
-    )
-    fit(learn, STRATEGIES["full"], epochs=epochs, lr=lr, state=state, settings=made_by)
-    curves = learn.curves.rows
-    save_checkpoint(
-        checkpoint, masked.state_dict(), {"kind": "masked", "fit": made_by, "curves": curves}
-    )
+    if not read_state(checkpoint, made_by):
+        learn = build_learner(
+            masked,
+            dls,
+            single_group(masked),
+            lambda outputs, inputs: masked.loss(*outputs, inputs),
+            OptimConfig(precision=precision),
+            folder=folder / "masked",
+            metrics=[],
+            cbs=[_InputsAsTargets(), FitBar("pretrain")],
+        )
+        fit(learn, STRATEGIES["full"], epochs=epochs, lr=lr, state=state, settings=made_by)
+        metadata = {"kind": "masked", "fit": made_by, "curves": learn.curves.rows}
+        save_checkpoint(checkpoint, masked.state_dict(), metadata)
+    tensors, metadata = load_checkpoint(checkpoint)
+    masked.load_state_dict(tensors)
     state.unlink(missing_ok=True)
-    return masked, pd.DataFrame(curves)
+    return masked, pd.DataFrame(metadata["curves"])
 
 
 def _sample(batches: TensorBatches) -> Tensor:

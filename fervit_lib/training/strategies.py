@@ -74,24 +74,22 @@ def single_group(model: nn.Module) -> list[ParameterGroup]:
     return [ParameterGroup("all", list(model.parameters()))]
 
 
-def get_strategy(name: str) -> Strategy:
-    check_choice("strategy", name, STRATEGIES)
-    return STRATEGIES[name]
-
-
-def check_start(strategy: str, pretrained: str) -> None:
-    """Refuse to freeze a transformer with random weights, unless `pretrained` is `random`.
+def get_strategy(name: str, pretrained: str = "imagenet") -> Strategy:
+    """The strategy `name` for a model that starts from `pretrained`.
 
     Raises:
-        ValueError: the strategy freezes blocks, and `pretrained` is `none`.
+        ValueError: no such strategy; or it freezes blocks, and `pretrained` is `none`: random
+            blocks are frozen only for a baseline, `random`.
     """
-    trains = get_strategy(strategy).trains
-    if pretrained == "none" and not {"lower_blocks", "transformer"} <= set(trains):
+    check_choice("strategy", name, STRATEGIES)
+    strategy = STRATEGIES[name]
+    if pretrained == "none" and not {"lower_blocks", "transformer"} <= set(strategy.trains):
         raise ValueError(
-            f"pretrained: expected weights for strategy {strategy}, which freezes blocks of the "
+            f"pretrained: expected weights for strategy {name}, which freezes blocks of the "
             f"transformer, got 'none'; use imagenet, a file or mae, or pretrained='random' for a "
             f"baseline with random frozen blocks"
         )
+    return strategy
 
 
 def parameter_groups(

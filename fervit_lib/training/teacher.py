@@ -83,10 +83,10 @@ def _ask(teacher: ExpressionModel, inputs: Tensor, bf16: bool) -> Tensor:
 def teacher_accuracy(teacher: ExpressionModel, dls: DataLoaders) -> float:
     """Accuracy on the validation split of `face_dls`."""
     store = dls.stores["val"]
+    teacher.to(dls.device)
     parts = inputs_for(teacher, store).split(256)
-    teacher = teacher.to(dls.device)
-    logits = torch.cat([_ask(teacher, part.to(dls.device), False).cpu() for part in parts])
-    return float((logits.argmax(-1) == store.labels).float().mean())
+    logits = torch.cat([_ask(teacher, part.to(dls.device), False) for part in parts])
+    return float((logits.argmax(-1).cpu() == store.labels).float().mean())
 
 
 class TeacherLoss(Callback):
@@ -165,10 +165,10 @@ class TeacherLoss(Callback):
         self.learn.loss = self.loss_grad.clone()
 
     def _teacher_loss(self) -> Tensor:
-        if self.config.distil == "token":
-            return F.cross_entropy(self.token_logits.float(), self.teacher_logits.argmax(-1))
-        if self.config.distil == "hard":
-            return F.cross_entropy(self.pred, self.teacher_logits.argmax(-1))
+        if self.config.distil != "soft":
+            is_token = self.config.distil == "token"
+            logits = self.token_logits.float() if is_token else self.pred
+            return F.cross_entropy(logits, self.teacher_logits.argmax(-1))
         temperature = self.config.temperature
         return temperature**2 * F.kl_div(
             (self.pred / temperature).log_softmax(-1),

@@ -100,7 +100,7 @@ def test_a_process_ends_though_a_file_hangs(faces: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from fervit_lib.system import prefetch; "
         "prefetch.TIMEOUT_SECONDS = 0.5; pool = prefetch.PrefetchPool(); "
-        "pool.submit(sys.argv[1], Path(sys.argv[1]).read_bytes).result()"
+        "next(pool.map(Path.read_bytes, [Path(sys.argv[1])], str))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, faces / FACE], capture_output=True, text=True, timeout=300

@@ -26,7 +26,6 @@ from fervit_lib.training import (
     OptimConfig,
     SaveBest,
     build_learner,
-    check_start,
     face_dls,
     fit,
     fit_autoencoder,
@@ -219,11 +218,11 @@ class TestStrategies:
     def test_a_random_transformer_is_frozen_only_by_name(self) -> None:
         for strategy in ("adapter", "linear_probe", "partial"):
             with pytest.raises(ValueError, match=f"pretrained: .* {strategy}"):
-                check_start(strategy, "none")
-            check_start(strategy, "random")
-            check_start(strategy, "mae")
-        check_start("full", "none")
-        check_start("gradual", "none")
+                get_strategy(strategy, "none")
+            get_strategy(strategy, "random")
+            get_strategy(strategy, "mae")
+        get_strategy("full", "none")
+        get_strategy("gradual", "none")
 
     def test_mistakes_are_named(self) -> None:
         scratch = create_model("scratch", 3, embed_dim=32, depth=4, num_heads=2)
