@@ -34,9 +34,9 @@ def execute(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
     shell.reset()
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            shell.run_cell(cell.source).raise_error()
+            shell.run_cell(cell.source, store_history=True).raise_error()
         for example in EXAMPLE.findall(cell.source) if examples else ():
-            shell.run_cell(example).raise_error()
+            shell.run_cell(example, store_history=True).raise_error()
     return shell.user_ns
 
 
