@@ -120,7 +120,7 @@ def plot_progress(study: optuna.Study, metric: str) -> list[go.Figure]:
 
 
 def plot_parameters(study: optuna.Study, metric: str) -> list[go.Figure]:
-    """Parallel coordinates, importance, slices, and contours of the three main parameters.
+    """Parallel coordinates, importance and slices of the parameters.
 
     An empty list if fewer than `MIN_TRIALS` trials completed: too few for conclusions.
     """
@@ -134,19 +134,13 @@ def plot_parameters(study: optuna.Study, metric: str) -> list[go.Figure]:
     importance.update_layout(xaxis_title="share of the variance", yaxis_title="parameter")
     parallel = views.plot_parallel_coordinate(study, target_name=name)
     slices = views.plot_slice(study, target_name=name)
-    figures = [
+    return [
         _restyle(
             parallel, "Parallel coordinates", f"{n}; drag along an axis to select trials", 460
         ),
         _restyle(importance, "Parameter importance", f"fANOVA, {n}"),
         _restyle(slices, "Slices", "one dot per trial; darker: later"),
     ]
-    top = importance.data[0].y[-3:]  # sorted, the most important last
-    if len(top) > 1:
-        contours = views.plot_contour(study, params=list(top), target_name=name)
-        subtitle = f"interpolated, {n}; unreliable where dots are sparse"
-        figures.append(_restyle(contours, "Contours", subtitle, 460 if len(top) == 2 else 780))
-    return figures
 
 
 def _restyle(figure: go.Figure, title: str, subtitle: str, height: int = 400) -> go.Figure:

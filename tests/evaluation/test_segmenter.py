@@ -47,5 +47,5 @@ def test_the_table_compares_models_and_marks_equal_runtimes(tmp_path: Path) -> N
 
     table["speedup"] = 4.25
     html = table_of_sizes(table).to_html()
-    assert "× teacher in the same runtime" in html
+    assert "speed-up over teacher" in html
     assert html.count("4.25") == 2 * n

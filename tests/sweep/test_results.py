@@ -100,7 +100,7 @@ def test_figures_show_every_trial(tmp_path: Path) -> None:
     assert (
         sum(len(trace.x) for trace in sweep_figures.plot_costs(table, "macro_f1", front).data) >= 8
     )
-    assert len(sweep_figures.plot_parameters(study, "macro_f1")) == 4
+    assert len(sweep_figures.plot_parameters(study, "macro_f1")) == 3
     assert len(sweep_figures.plot_progress(study, "macro_f1")) == 2
     few = optuna.create_study()
     assert sweep_figures.plot_parameters(few, "macro_f1") == []
