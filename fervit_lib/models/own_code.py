@@ -38,7 +38,7 @@ def code_of(definition: type | FunctionType) -> str:
     def add(name: str) -> None:
         if node := definitions.pop(name, None):
             # Sorted, so that equal code gives equal texts.
-            for used in sorted({part.id for part in ast.walk(node) if isinstance(part, ast.Name)}):
+            for used in sorted(_global_names(node)):
                 add(used)
             sources.append(ast.unparse(node))
         elif name in main and _is_constant(main[name]):
@@ -89,6 +89,15 @@ def _definitions(main: dict[str, Any]) -> dict[str, ast.stmt]:
                     names = [ast.unparse(target) for target in node.targets]
                 definitions |= dict.fromkeys(names, node)
     return definitions
+
+
+def _global_names(node: ast.stmt) -> set[str]:
+    """The names that a statement uses, without its arguments and variables."""
+    parts = list(ast.walk(node))
+    local = {part.arg for part in parts if isinstance(part, ast.arg)}
+    names = [part for part in parts if isinstance(part, ast.Name)]
+    local |= {name.id for name in names if isinstance(name.ctx, ast.Store)}
+    return {name.id for name in names} - local
 
 
 def _is_constant(value: object) -> bool:

@@ -73,7 +73,9 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> Cells:
 
 @pytest.fixture
 def saved(cells: Cells, tmp_path: Path) -> tuple[ExpressionModel, Path]:
-    model = cells(IMPORTS, "SCALE = 2", HEAD, MODEL, "m = OwnViT(3, width=48)")["m"]
+    # The last cell sets a variable of the notebook that has the name of an argument.
+    sources = (IMPORTS, "SCALE: int = 2", HEAD, MODEL, HEAD, "num_classes = 3")
+    model = cells(*sources, "m = OwnViT(3, width=48)")["m"]
     save_model(tmp_path / "best.safetensors", model, classes="abc")
     return model.eval(), tmp_path / "best.safetensors"
 
@@ -93,6 +95,7 @@ def test_elsewhere_it_needs_trust(saved: tuple[ExpressionModel, Path], cells: Ce
             load_model(path, trust)
     loaded, _ = load_model(path, trust_code=True)
     assert torch.equal(loaded(CODES), model(CODES))
+    assert "num_classes = 3" not in path.with_name("model.py").read_text()
     # The text needs nothing else of the notebook, and a model that is loaded can be saved again.
     (path.parent / "again").mkdir()
     again = path.parent / "again" / "best.safetensors"
