@@ -37,7 +37,7 @@ def fit_masked(
     folder: Path,
     *,
     epochs: int,
-    lr: float = 2e-3,
+    lr: float = 3e-3,
     mask_ratio: float = 0.5,
     precision: str = "auto",
     settings: dict[str, Any] | None = None,
