@@ -5,14 +5,13 @@ call of Snakemake and every kernel of a sweep waits for it.
 """
 
 import ast
-import difflib
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fervit_lib.system.names import check_name
+from fervit_lib.system.names import check_name, check_value, near
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = {
@@ -30,7 +29,6 @@ NAMED_BY = {
     "train": ["approach", "strategy", "seed"],
 }
 RESERVED = {"experiment", "variant", "reports", "data_dir", "latents", "interactive"}
-_TYPES: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool}
 
 
 class Parameter(NamedTuple):
@@ -55,22 +53,6 @@ def read_parameters(notebook: Path) -> dict[str, Parameter]:
         for line in ast.parse("".join(cell["source"])).body
         if isinstance(line, ast.AnnAssign) and line.value
     }
-
-
-def near(name: object, known: Iterable[str]) -> str:
-    """Suggest the known name that is closest to `name`, or list all of them."""
-    names = sorted(known)
-    match = difflib.get_close_matches(str(name), names, 1)
-    return f"did you mean {match[0]!r}?" if match else f"known are {', '.join(names)}"
-
-
-def check_value(where: str, value: object, expected: str) -> None:
-    """Raise a ValueError if `value` is not of the type that a notebook annotates."""
-    # In Python, True is an int.
-    if isinstance(value, bool) != (expected == "bool") or not isinstance(value, _TYPES[expected]):
-        is_number = isinstance(value, str) and expected == "float"
-        hint = " (in YAML, write 1.0e-4, not 1e-4)" if is_number else ""
-        raise ValueError(f"{where}: expected {expected}, got {value!r}{hint}")
 
 
 def check_block(where: str, notebook: str, block: Any, reserved: set[str] = RESERVED) -> None:

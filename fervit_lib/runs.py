@@ -1,5 +1,6 @@
 """Run directories: `reports/<experiment>/<step>/<variant>/`."""
 
+import ast
 import importlib.metadata
 import platform
 import shutil
@@ -15,7 +16,7 @@ from filelock import FileLock
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import read_json, remove_partial_writes, write_json
 from fervit_lib.system.locks import lock_holder, try_lock
-from fervit_lib.system.names import check_name
+from fervit_lib.system.names import TYPES, check_name, check_value, near
 from fervit_lib.system.runtime import PROJECT_ROOT, display_path
 
 REPORTED_PACKAGES = ("torch", "torchvision", "timm", "fastai", "numpy", "papermill", "plotly")
@@ -96,9 +97,23 @@ def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a notebook in its `globals()`: the variables with a type annotation.
 
     Variables of later cells are none, so running all cells twice gives the same parameters.
+
+    Raises:
+        ValueError: a value has another type than annotated, as the text "false" that papermill
+            makes of `-p flag false`; or papermill passed a name that the notebook does not have.
     """
-    values = {name: namespace[name] for name in namespace["__annotations__"]}
-    return {name: v for name, v in values.items() if isinstance(v, str | int | float | bool)}
+    kinds = {name: kind.__name__ for name, kind in namespace["__annotations__"].items()}
+    parameters = {name: namespace[name] for name, kind in kinds.items() if kind in TYPES}
+    for name, value in parameters.items():
+        check_value(name, value, kinds[name])
+    for cell in namespace.get("In", ()):
+        if not cell.startswith("# Parameters\n"):  # the cell that papermill adds
+            continue
+        for line in ast.parse(cell).body:
+            name = ast.unparse(line).partition(" = ")[0]
+            if name not in parameters:
+                raise ValueError(f"{name}: no parameter of this notebook; {near(name, parameters)}")
+    return parameters
 
 
 @distributed.rank_zero_only

@@ -63,6 +63,24 @@ def test_notebook_parameters_are_the_same_when_all_cells_are_run_again() -> None
         exec('hardware = "cpu"\nwidth = 3\nrows: list = []', namespace)
 
 
+@pytest.mark.parametrize(
+    ("injected", "problem"),
+    [
+        ('flag = "false"', "flag: expected bool, got 'false'"),
+        ('lr = "fast"', "lr: expected float"),
+        ("lr = True", "lr: expected float"),
+        ("epoch = 3", "epoch: no parameter .* 'epochs'"),
+    ],
+)
+def test_what_papermill_passes_is_checked(injected: str, problem: str) -> None:
+    cells = ["lr: float = 0.1\nepochs: int = 2\nflag: bool = True", f"# Parameters\n{injected}"]
+    namespace: dict = {"In": ["", *cells, "later = 1"]}
+    for cell in cells:
+        exec(cell, namespace)
+    with pytest.raises(ValueError, match=problem):
+        runs.notebook_parameters(namespace)
+
+
 def start_and_wait(reports: Path) -> None:
     run = start(reports)
     run.last_checkpoint.parent.mkdir()

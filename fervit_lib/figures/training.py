@@ -62,7 +62,7 @@ def plot_steps(steps: pd.DataFrame) -> go.Figure:
     """
     figure = new_panels(
         "Learning rate and gradient norm",
-        f"{steps['step'].max():,.0f} steps; learning rate of the head, norm before clipping",
+        "by training step; learning rate of the head, norm before clipping",
         440,
         rows=2,
         shared_xaxes=True,

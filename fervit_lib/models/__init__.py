@@ -17,4 +17,4 @@ from fervit_lib.models.image_vit import ImageModel
 from fervit_lib.models.latent_cnn import LatentCNN
 from fervit_lib.models.latent_vit import LatentViT
 from fervit_lib.models.masked import MaskedAutoencoder
-from fervit_lib.models.own_code import describe_own
+from fervit_lib.models.own_code import describe_object

@@ -121,7 +121,8 @@ def describe_model(model: ExpressionModel) -> dict[str, Any]:
 def _check_rebuilt(model: ExpressionModel, description: dict[str, Any]) -> None:
     """Raise ValueError if `description` does not build `model` again, whatever its weights."""
     structure = _structure(model)
-    if structure == model.__dict__.get("checked_structure"):
+    code = description.get("code")
+    if [*structure, code] == model.__dict__.get("checked"):
         return  # building a model takes up to a second
     name = description["approach"]
     with (
@@ -134,7 +135,7 @@ def _check_rebuilt(model: ExpressionModel, description: dict[str, Any]) -> None:
         torch.random.fork_rng(devices=[]),  # the run draws the same numbers as without this
         torch.no_grad(),
     ):
-        if code := description.get("code"):
+        if code:
             class_ = load_own_class(code, "model.py", name)
         else:
             class_ = vars(sys.modules[description["module"]])[name]
@@ -147,14 +148,13 @@ def _check_rebuilt(model: ExpressionModel, description: dict[str, Any]) -> None:
                     f"{got.strip()!r}: a part was replaced after it was built; write a subclass "
                     f"that builds the part in __init__"
                 )
-        if code:
-            # The code may be complete and yet not what ran, such as a function that was replaced.
-            rebuilt.load_state_dict(model.state_dict())
-            inputs = torch.rand(1, *model.input_shape)
-            logits = copy.deepcopy(model).cpu().eval()(inputs)
-            if not logits.allclose(rebuilt.eval()(inputs)):
-                raise ValueError("with the same weights it returns other logits")
-    model.__dict__["checked_structure"] = structure
+        # The code may be complete and yet not what ran, such as a method that was replaced.
+        rebuilt.load_state_dict(model.state_dict())
+        inputs = torch.rand(1, *model.input_shape)
+        logits = copy.deepcopy(model).cpu().eval()(inputs)
+        if not logits.allclose(rebuilt.eval()(inputs), rtol=1e-3, atol=1e-5):
+            raise ValueError("with the same weights it returns other logits")
+    model.__dict__["checked"] = [*structure, code]
 
 
 def _structure(model: ExpressionModel) -> list[str]:
@@ -181,9 +181,12 @@ def save_model(path: Path, model: ExpressionModel, *, classes: Sequence[str]) ->
         ValueError: see `describe_model`.
     """
     metadata = describe_model(model) | {"classes": list(classes)}
+    code_file = path.with_name("model.py")
     if code := metadata.pop("code", None):
-        with atomic_write(path.with_name("model.py")) as temporary:
+        with atomic_write(code_file) as temporary:
             temporary.write_text(code, encoding="utf-8")
+    else:
+        code_file.unlink(missing_ok=True)  # of an earlier fit with another class
     save_checkpoint(path, model.state_dict(), metadata)
 
 
@@ -220,12 +223,17 @@ def _open(
     code = path.with_name("model.py")
     # `is True`: the text "false" of a command line is not a consent.
     if trust_code is True and code.is_file():
-        class_ = load_own_class(code.read_text(encoding="utf-8"), str(code), name)
+        with explain_read_error(code, "it cannot be run", "train again"):
+            class_ = load_own_class(code.read_text(encoding="utf-8"), str(code), name)
     else:
         # Not getattr: a module may import others when it is asked for a name that it does not have.
         module = sys.modules.get(metadata["module"])
         class_ = vars(module).get(name) if module else None
-    if isinstance(class_, type) and issubclass(class_, ExpressionModel):
+    is_model = isinstance(class_, type) and issubclass(class_, ExpressionModel)
+    if is_model and is_own(class_) and code.is_file():
+        # A cell may have defined another class under this name since.
+        is_model = code_of(class_) == code.read_text(encoding="utf-8")
+    if is_model:
         return class_, tensors, metadata
     remedy = (
         f"read {display_path(code)}, then run it with trust_code=True"

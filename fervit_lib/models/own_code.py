@@ -1,11 +1,17 @@
 """Classes that a notebook defines: their source as text, and the class from that text again."""
 
 import ast
+import dataclasses
+import functools
+import hashlib
 import linecache
+import symtable
 import sys
 from contextlib import suppress
 from types import FunctionType, ModuleType
 from typing import Any
+
+from torch import nn
 
 HEADER = (
     "# Code of the notebook that trained the model beside this file. Nothing runs it unless a\n"
@@ -48,18 +54,35 @@ def code_of(definition: type | FunctionType) -> str:
     return "\n".join(dict.fromkeys(sources)) + "\n"
 
 
-def describe_own(*objects: Any) -> list[str]:
-    """The code and plain attributes of those objects and functions that a notebook defines.
+def describe_object(item: Any) -> str:
+    """A loss, callback or function as text: its name, plain attributes, weights, and own code.
 
-    A fit that was interrupted with others does not resume.
+    An interrupted fit does not resume with objects of another description.
+
+    Raises:
+        ValueError: a lambda, which has no name.
     """
-    described = []
-    for item in objects:
-        definition = item if isinstance(item, FunctionType) else type(item)
-        if is_own(definition):
-            attributes = {name: value for name, value in vars(item).items() if _is_constant(value)}
-            described.append(f"{code_of(definition)}{attributes}")
-    return described
+    if isinstance(item, functools.partial):
+        return f"partial({describe_object(item.func)}, {item.args}, {item.keywords})"
+    definition = item if isinstance(item, FunctionType) else type(item)
+    if definition.__name__ == "<lambda>":
+        raise ValueError(
+            "loss_func, augment and callbacks: expected functions with a name, got a lambda; "
+            "define it with def"
+        )
+    attributes = {name: _describe_value(value) for name, value in sorted(vars(item).items())}
+    code = code_of(definition) if is_own(definition) else ""
+    return f"{definition.__qualname__} {attributes} {_describe_value(item)}\n{code}"
+
+
+def _describe_value(value: Any) -> str:
+    """A constant, the fields of a dataclass or the hash of weights; empty for anything else."""
+    if isinstance(value, nn.Module):
+        weights = [part.detach().cpu().double().numpy() for part in value.state_dict().values()]
+        return hashlib.sha256(b"".join(part.tobytes() for part in weights)).hexdigest()
+    if _is_constant(value) or dataclasses.is_dataclass(value):
+        return repr(value)
+    return ""
 
 
 def load_own_class(text: str, file: str, name: str) -> Any:
@@ -85,19 +108,26 @@ def _definitions(main: dict[str, Any]) -> dict[str, ast.stmt]:
                     names = [(alias.asname or alias.name).split(".")[0] for alias in node.names]
                 elif isinstance(node, ast.ClassDef | ast.FunctionDef):
                     names = [node.name]
-                elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
+                elif isinstance(node, ast.Assign) and isinstance(
+                    node.value, ast.Name | ast.Attribute
+                ):
                     names = [ast.unparse(target) for target in node.targets]
                 definitions |= dict.fromkeys(names, node)
     return definitions
 
 
 def _global_names(node: ast.stmt) -> set[str]:
-    """The names that a statement uses, without its arguments and variables."""
-    parts = list(ast.walk(node))
-    local = {part.arg for part in parts if isinstance(part, ast.arg)}
-    names = [part for part in parts if isinstance(part, ast.Name)]
-    local |= {name.id for name in names if isinstance(name.ctx, ast.Store)}
-    return {name.id for name in names} - local
+    """The names in a statement that are neither local to a function of it nor attributes."""
+    top = symtable.symtable(ast.unparse(node), "cell", "exec")
+    tables = [top]
+    names = set()
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        for symbol in table.get_symbols():
+            if symbol.is_referenced() and (symbol.is_global() or table is top):
+                names.add(symbol.get_name())
+    return names
 
 
 def _is_constant(value: object) -> bool:

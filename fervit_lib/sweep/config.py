@@ -14,7 +14,7 @@ from typing import Any, Literal
 import optuna
 import yaml
 
-from fervit_lib.pipeline import NOTEBOOKS, check_block, check_value
+from fervit_lib.pipeline import NOTEBOOKS, check_block
 from fervit_lib.sweep.space import (
     MAX_GRID,
     CategoricalDistribution,
@@ -25,7 +25,7 @@ from fervit_lib.sweep.space import (
     read_distribution,
 )
 from fervit_lib.system.errors import explain_read_error
-from fervit_lib.system.names import check_choice, check_name
+from fervit_lib.system.names import check_choice, check_name, check_value
 from fervit_lib.system.runtime import PROJECT_ROOT, display_path
 
 TRAIN_NOTEBOOK = PROJECT_ROOT / NOTEBOOKS["train"]

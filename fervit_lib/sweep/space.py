@@ -6,8 +6,7 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from fervit_lib.pipeline import check_value, near
-from fervit_lib.system.names import check_choice
+from fervit_lib.system.names import check_choice, check_value, near
 
 MAX_GRID = 100_000  # points
 Distribution = CategoricalDistribution | IntDistribution | FloatDistribution

@@ -1,11 +1,13 @@
 """Check arguments: names, choices, ranges. Imports nothing heavy: the Snakefile uses it, too."""
 
+import difflib
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 # Safe as a folder name everywhere; 200 leaves room for suffixes below the usual limit of 255.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{,199}")
+TYPES = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
 
 
 def check_name(argument: str, name: object) -> str:
@@ -39,3 +41,19 @@ def check_share(argument: str, value: float) -> None:
     """Raise a ValueError unless `value` is in (0, 1], which never holds for NaN."""
     if not 0 < value <= 1:
         raise ValueError(f"{argument}: expected a share in (0, 1], got {value}")
+
+
+def check_value(where: str, value: object, expected: str) -> None:
+    """Raise a ValueError if `value` is not of the type that a notebook annotates."""
+    # In Python, True is an int.
+    if isinstance(value, bool) != (expected == "bool") or not isinstance(value, TYPES[expected]):
+        hints = {"float": " (in YAML, write 1.0e-4, not 1e-4)", "bool": " (write True or False)"}
+        hint = hints.get(expected, "") if isinstance(value, str) else ""
+        raise ValueError(f"{where}: expected {expected}, got {value!r}{hint}")
+
+
+def near(name: object, known: Iterable[str]) -> str:
+    """Suggest the known name that is closest to `name`, or list all of them."""
+    names = sorted(known)
+    match = difflib.get_close_matches(str(name), names, 1)
+    return f"did you mean {match[0]!r}?" if match else f"known are {', '.join(names)}"

@@ -8,9 +8,9 @@ import torch
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
 from fastai.vision.augment import Brightness, Contrast, Flip, Rotate, Zoom
 from fastai.vision.core import TensorImage
-from fastcore.basics import noop
 from torch import Tensor, nn
 
 from fervit_lib.models import ImageModel
@@ -29,11 +29,13 @@ class Batch(NamedTuple):
 @preserve_random_state()
 def preview_batch(dls: DataLoaders, augment: Sequence[Callback]) -> Batch:
     """A batch of `face_dls`, changed by the callbacks `augment`; a later fit draws the same."""
-    learn = Learner(dls, nn.Identity(), loss_func=noop, cbs=augment)
+    learn = Learner(dls, nn.Identity(), loss_func=CrossEntropyLossFlat(), cbs=augment)
     *inputs, targets = next(iter(dls.train))
     learn.training = True
     learn.xb = tuple(inputs)
     learn.yb = (targets,)
+    for callback in augment:  # fastai's MixUp draws its distribution here
+        callback("before_train")
     learn("before_batch")
     # A small training set is repeated in an epoch.
     faces = dls.chosen[dls.train.batch_indices.cpu().numpy() % len(dls.chosen)]
@@ -67,7 +69,9 @@ class AugmentCodes(Callback):
         """(B, 18, 512) → (B, 18, 512)."""
         if self.noise:
             # (18, 512) spreads: layers of a code differ tenfold in spread.
-            codes = codes + self.noise * codes.std(0, keepdim=True) * torch.randn_like(codes)
+            # Not corrected for the sample: a batch of one face has a spread of 0, not NaN.
+            spread = codes.std(0, correction=0, keepdim=True)
+            codes = codes + self.noise * spread * torch.randn_like(codes)
         if self.scale:
             uniform = 2 * torch.rand(len(codes), 1, 1, device=codes.device) - 1  # in [-1, 1)
             codes = codes * (1 + self.scale * uniform)
@@ -97,6 +101,7 @@ class AugmentImages(Callback):
     def __init__(self, strength: float = 1.0, noise: float = 0.0) -> None:
         if not 0 <= strength <= 3:
             raise ValueError(f"image_augment: expected a strength in [0, 3], got {strength}")
+        self.strength = strength
         self.transforms = [Flip(p=0.5)]
         if strength:
             zoom = 0.1 * strength

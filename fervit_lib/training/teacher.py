@@ -1,6 +1,7 @@
 """Distillation: a trained model teaches another one by its outputs (Hinton et al. 2015)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -64,17 +65,24 @@ def load_teacher(path: str, store: LatentStore) -> ExpressionModel:
     config = file.parents[1] / "config.json"
     if teacher.reads != "pixels" and config.is_file():
         latents = resolve(read_json(config)["parameters"]["latents"])
-        made_by = read_store(latents)["made_by"]
-        if made_by.get("sha256") != store.made_by.get("sha256"):  # of the encoder's checkpoint
+        if latents != store.folder and _encoding(latents) != _encoding(store.folder):
             raise ValueError(
                 f"teacher: expected a model of the codes in {display_path(store.folder)}, got one "
-                f"of {display_path(latents)}, which another encoder made; choose another run"
+                f"of {display_path(latents)}, which may be of another encoding; choose another run"
             )
     return teacher.requires_grad_(False)
 
 
+def _encoding(latents: Path) -> object:
+    """What two stores of one encoding have in common; never equal if the encoder is not known."""
+    store = read_store(latents)
+    made_by = store["made_by"]
+    # `object()` equals only itself.
+    return store["encoder"], made_by.get("sha256") or object(), made_by.get("landmarks")
+
+
 @torch.no_grad()
-def _ask(teacher: ExpressionModel, inputs: Tensor, bf16: bool) -> Tensor:
+def _logits(teacher: ExpressionModel, inputs: Tensor, bf16: bool) -> Tensor:
     """Inputs of the teacher (B, …) → its logits (B, C) float32."""
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
         return teacher(inputs).float()
@@ -85,7 +93,7 @@ def teacher_accuracy(teacher: ExpressionModel, dls: DataLoaders) -> float:
     store = dls.stores["val"]
     teacher.to(dls.device)
     parts = inputs_for(teacher, store).split(256)
-    logits = torch.cat([_ask(teacher, part.to(dls.device), False) for part in parts])
+    logits = torch.cat([_logits(teacher, part.to(dls.device), False) for part in parts])
     return float((logits.argmax(-1).cpu() == store.labels).float().mean())
 
 
@@ -133,22 +141,21 @@ class TeacherLoss(Callback):
                 "(teacher_once, or one of teacher and student reads codes and the other pixels), "
                 "because the teacher does not see mixed faces; set mixup=0 or teacher_once=false"
             )
-        if self.logits_of_faces is None:
-            self.logits_of_faces = self._ask_faces()
+        self.logits_of_faces = self._logits_of_faces()
 
-    def _ask_faces(self) -> Tensor:
+    def _logits_of_faces(self) -> Tensor:
         inputs = inputs_for(self.teacher, self.dls.stores["train"], self.dls.chosen)
         logits = []
         for part in progress(inputs.split(256), desc="teacher", unit=" batches"):
             part = part.to(self.dls.device)
-            logits.append(_ask(self.teacher, part, self.bf16))
+            logits.append(_logits(self.teacher, part, self.bf16))
             if self.teacher.reads == "pixels":
-                logits[-1] = (logits[-1] + _ask(self.teacher, part.flip(-1), self.bf16)) / 2
+                logits[-1] = (logits[-1] + _logits(self.teacher, part.flip(-1), self.bf16)) / 2
         return torch.cat(logits)
 
     def before_batch(self) -> None:
         if self.logits_of_faces is None:
-            self.teacher_logits = _ask(self.teacher, self.x, self.bf16)
+            self.teacher_logits = _logits(self.teacher, self.x, self.bf16)
         else:
             # `epoch_faces` repeats the chosen faces in their order.
             faces = self.dl.batch_indices % len(self.logits_of_faces)

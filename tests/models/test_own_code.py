@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from fervit_lib.models import (
     ExpressionModel,
     LatentViT,
     create_model,
-    describe_own,
+    describe_object,
     load_model,
     save_model,
 )
 from fervit_lib.runs import start_run
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
+from fervit_lib.training import AugmentCodes, AugmentImages, LossConfig
 
 IMPORTS = """
 import torch
@@ -122,7 +124,7 @@ def test_what_cannot_be_saved_is_refused(cells: Cells, tmp_path: Path) -> None:
     refused("ExpressionModel", nn.Linear(1, 1))
     space = cells("SCALE = torch.ones(1)")
     refused("SCALE.*arguments of __init__", space["OwnViT"](3))
-    space = cells("SCALE = 2", "squash = torch.sin")  # the text has the function of the first cell
+    space = cells("SCALE = 2", "squash = nn.Sigmoid()")  # the text has the function of the first cell
     refused("other logits.*arguments of __init__", space["OwnViT"](3))
 
     class Local(LatentViT):
@@ -131,15 +133,63 @@ def test_what_cannot_be_saved_is_refused(cells: Cells, tmp_path: Path) -> None:
     refused("Local", Local(3, **small))
 
 
-def test_own_losses_and_callbacks_are_told_apart(cells: Cells) -> None:
+def test_losses_and_callbacks_are_told_apart(cells: Cells) -> None:
     define = "class Loss:\n    def __init__(self, gamma):\n        self.gamma = gamma\n"
-    space = cells(define + "def focal(x):\n    return x")
-    once = describe_own(space["focal"], space["Loss"](2), nn.CrossEntropyLoss())
-    assert len(once) == 2
-    assert once == describe_own(space["focal"], space["Loss"](2))
-    assert once != describe_own(space["focal"], space["Loss"](3))
+    space = cells(define + "gamma = 2\ndef focal(x, gamma=gamma):\n    return x")
+    loss = space["Loss"]
+    weighted = (
+        nn.CrossEntropyLoss(weight=torch.ones(2)),
+        nn.CrossEntropyLoss(weight=torch.eye(2)[0]),
+    )
+    different = [
+        space["focal"],
+        partial(space["focal"], gamma=3),
+        loss(2),
+        loss(3),
+        *weighted,
+        LossConfig(),
+        LossConfig(label_smoothing=0.9),
+        AugmentCodes(0.1),
+        AugmentCodes(0.2),
+        AugmentImages(0.5),
+        AugmentImages(1.0),
+    ]
+    once = [describe_object(item) for item in different]
+    assert len(set(once)) == len(once)
+    assert [describe_object(item) for item in different] == once
+    space = cells("gamma = 9", "def focal(x, gamma=gamma):\n    return x")
+    assert describe_object(space["focal"]) != once[0]
     space = cells("def focal(x):\n    return 2 * x")
-    assert once != describe_own(space["focal"], space["Loss"](2))
+    assert describe_object(space["focal"]) != once[0]
+    with pytest.raises(ValueError, match="lambda"):
+        describe_object(lambda x: x)
+
+
+def test_a_class_that_was_defined_again_is_not_taken_for_the_saved_one(
+    saved: tuple[ExpressionModel, Path], cells: Cells, tmp_path: Path
+) -> None:
+    model, path = saved
+    cells(MODEL.replace("return SCALE", "return SCALE + 1"))
+    with pytest.raises(ValueError, match=r"OwnViT.*trust_code=True"):
+        load_model(path)
+    # Nor is its code saved beside the weights of the old one.
+    cells(MODEL.replace("Head(width, num_classes)", "nn.Linear(width, num_classes)"))
+    with pytest.raises(ValueError, match="OwnViT"):
+        save_model(tmp_path / "other.safetensors", model, classes="abc")
+
+
+def test_no_code_of_an_earlier_model_stays(saved: tuple[ExpressionModel, Path]) -> None:
+    _, path = saved
+    model = create_model("scratch", 3, embed_dim=32, depth=1, num_heads=2)
+    save_model(path, model, classes="abc")
+    assert not path.with_name("model.py").exists()
+
+
+def test_a_replaced_method_is_refused(tmp_path: Path) -> None:
+    model = create_model("scratch", 3, embed_dim=32, depth=1, num_heads=2)
+    model.forward_head = lambda tokens: model.head(tokens.mean(1))
+    with pytest.raises(ValueError, match="other logits"):
+        save_model(tmp_path / "m.safetensors", model, classes="abc")
 
 
 HOSTILE = {
