@@ -5,6 +5,7 @@ import pandas as pd
 RUNS = pd.DataFrame(
     {
         "variant": ["a", "b", "c"],
+        "recipe": ["scratch-full", "scratch-linear_probe", "hybrid-full"],
         "approach": ["scratch", "scratch", "hybrid"],
         "strategy": ["full", "linear_probe", "full"],
         "accuracy": [0.7, 0.5, 0.9],

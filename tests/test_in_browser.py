@@ -60,7 +60,9 @@ def rail(slider: int) -> str:
 
 def test_a_page_works_with_the_network_off(tmp_path: Path) -> None:
     maps = np.random.default_rng(0).random((2, 3, 2, 19, 19))
-    figure = json.loads(plot_attention(maps, ["all faces", "face 1"]).to_json())
+    names = ["all faces", "face 1"]
+    half_width = np.full(maps.shape[:-1], np.nan)
+    figure = json.loads(plot_attention(maps, names, half_width, "run").to_json())
     output = new_output("display_data", {"application/vnd.plotly.v1+json": figure})
     cell = new_code_cell("", outputs=[output], execution_count=1)
     nbformat.write(new_notebook(cells=[cell]), tmp_path / "notebook.ipynb")

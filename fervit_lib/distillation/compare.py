@@ -263,13 +263,15 @@ def summary(table: pd.DataFrame, pairs: pd.DataFrame, shipped: Mapping[str, Any]
     ]
     if arm == "none" and len(table) > 1:
         lines.append("The teacher did not help here: the masks alone gave the best student.")
+    # With one seed, the interval does not contain the difference that another seed would make.
+    over = "over images and seeds" if table["seeds"].max() > 1 else "over images, with one seed"
     for row in pairs.to_dict("records"):
         low = 100 * row["low"]
         high = 100 * row["high"]
         verdict = "no significant difference" if low <= 0 <= high else "significant"
         lines.append(
             f"{row['what']}: {100 * row['difference']:+.1f} points "
-            f"[{low:+.1f}, {high:+.1f}]: {verdict}."
+            f"[{low:+.1f}, {high:+.1f}]: {verdict} {over}."
         )
     lines.append(f"Seeds: {table['seeds'].max()}. Not tested: images outside this test split.")
     if toy:

@@ -5,6 +5,7 @@ from fervit_lib.explain.attention import (
     attention_rollout,
     gradient_maps,
     gradient_rollout,
+    reads_cls,
     summarise_attention,
 )
 from fervit_lib.explain.examined_run import (

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fervit_lib.models.attention import capture_heads
+from fervit_lib.models.latent_vit import CodeViT
 
 
 @contextmanager
@@ -39,6 +40,15 @@ def attention_maps(model: nn.Module, x: Tensor) -> list[Tensor]:
     with evaluating(model), capture_heads(model) as captured:
         model(to_device_of(model, x))
     return [heads.attn for heads in captured]
+
+
+@torch.no_grad()
+def reads_cls(model: CodeViT, x: Tensor) -> bool:
+    """Whether the logits depend on CLS after the last block, as all that is said of CLS assumes."""
+    with evaluating(model):
+        tokens = model.forward_features(to_device_of(model, x))  # (B, N, D)
+        changed = tokens.index_add(1, tokens.new_zeros(1, dtype=torch.long), tokens[:, :1] + 1)
+        return not torch.equal(model.forward_head(tokens), model.forward_head(changed))
 
 
 def gradient_maps(model: nn.Module, x: Tensor, target: Tensor | None = None) -> list[Tensor]:

@@ -59,10 +59,11 @@ def plot_differences(pairs: pd.DataFrame, seeds: int, images: int) -> go.Figure:
     """Differences in foreground IoU with 95% CI; `pairs` from `distillation.interval_table`."""
     pairs = pairs.iloc[::-1]  # plotly draws the first at the bottom
     points = 100 * pairs[["difference", "low", "high"]]
+    over = f"n = {images} test images"
+    over += f" and {seeds} seeds" if seeds > 1 else "; one seed, whose chance it does not contain"
     figure = new_figure(
         "Effect of loss terms on foreground IoU",
-        f"95% CI over seeds (n = {seeds}) and test images (n = {images}); "
-        "no effect is shown where it contains 0",
+        f"95% CI over {over}; no effect is shown where it contains 0",
         170 + 40 * len(pairs),
         xaxis_title="difference (points)",
     )

@@ -10,6 +10,7 @@ from fervit_lib.explain import (
     gradient_maps,
     gradient_rollout,
     image_maps,
+    reads_cls,
     summarise_attention,
 )
 from fervit_lib.models import ImageModel, LatentViT
@@ -28,6 +29,17 @@ def test_rows_of_maps_sum_to_1_and_the_mode_is_restored(planted) -> None:
         torch.equal(a, b) for a, b in zip(maps, attention_maps(model, codes[:4]), strict=True)
     )
     assert model.training and model.blocks.training and not model.transformer.norm.training
+
+
+def test_a_head_that_ignores_cls_is_recognised(planted) -> None:
+    model, codes, _ = planted
+    assert reads_cls(model, codes[:1])
+
+    class MeanViT(LatentViT):
+        def forward_head(self, tokens: torch.Tensor) -> torch.Tensor:
+            return self.head(tokens[:, 1:].mean(1))
+
+    assert not reads_cls(MeanViT(3, embed_dim=32, depth=1, num_heads=2), codes[:1])
 
 
 def test_rollout_is_the_product_of_the_blocks() -> None:

@@ -124,7 +124,9 @@ def test_what_cannot_be_saved_is_refused(cells: Cells, tmp_path: Path) -> None:
     refused("ExpressionModel", nn.Linear(1, 1))
     space = cells("SCALE = torch.ones(1)")
     refused("SCALE.*arguments of __init__", space["OwnViT"](3))
-    space = cells("SCALE = 2", "squash = nn.Sigmoid()")  # the text has the function of the first cell
+    space = cells(
+        "SCALE = 2", "squash = nn.Sigmoid()"
+    )  # the text has the function of the first cell
     refused("other logits.*arguments of __init__", space["OwnViT"](3))
 
     class Local(LatentViT):

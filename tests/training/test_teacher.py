@@ -303,17 +303,17 @@ class TestLoadTeacher:
         with pytest.raises(ValueError, match="teacher: expected the classes"):
             load_teacher(str(tmp_path), LatentStore.open(store, "train"))
 
-    def test_a_teacher_of_codes_of_another_encoder_is_an_error(
-        self, store: Path, tmp_path: Path
+    @pytest.mark.parametrize("made_by", [{"sha256": "another"}, {}])
+    def test_a_teacher_of_codes_of_another_encoding_is_an_error(
+        self, made_by: dict, store: Path, tmp_path: Path
     ) -> None:
         faces = LatentStore.open(store, "train")
         self.save(tmp_path, "scratch", faces.classes)
         latents = tmp_path / "other"
         write_json(tmp_path / "config.json", {"parameters": {"latents": str(latents)}})
         settings = {"classes": faces.classes, "encoder": "psp", "faces": faces.faces}
-        made_by = {"sha256": "another"}
         complete_store(latents, {"train": 1}, synthetic=True, made_by=made_by, **settings)
-        with pytest.raises(ValueError, match="teacher: .*another encoder"):
+        with pytest.raises(ValueError, match="teacher: .*another encoding"):
             load_teacher(str(tmp_path), faces)
         write_json(tmp_path / "config.json", {"parameters": {"latents": str(store)}})
         assert load_teacher(str(tmp_path), faces).reads == "codes"

@@ -11,6 +11,7 @@ from fervit_lib.figures.theme import (
     PERCENT,
     SYMBOLS,
     error_bars,
+    escape_label,
     escape_labels,
     log_axis,
     new_panels,
@@ -31,10 +32,10 @@ _COSTS = {  # column: axis title
 
 
 def plot_costs(runs: pd.DataFrame, costs: Sequence[str] = tuple(_COSTS)) -> go.Figure:
-    """Accuracy with 95% CI against each cost, one panel each; colour: approach, shape: strategy.
+    """Accuracy with 95% CI against each cost, one panel each; shape: strategy, colour: the rest.
 
     Args:
-        runs: columns approach, strategy, variant, num_test, accuracy, accuracy_low, accuracy_high,
+        runs: columns recipe, strategy, variant, num_test, accuracy, accuracy_low, accuracy_high,
             the costs (one without any value is left out), and, of measured runs, machine ("busy"
             while a run was timed: its dots are hollow).
     """
@@ -62,11 +63,13 @@ def plot_costs(runs: pd.DataFrame, costs: Sequence[str] = tuple(_COSTS)) -> go.F
 
 def _add_cost(figure: go.Figure, runs: pd.DataFrame, cost: str, **trace: Any) -> None:
     """Add the dots of one panel."""
-    approaches = list(runs["approach"].unique())
     strategies = list(runs["strategy"].unique())
-    for (approach, strategy), group in runs.groupby(["approach", "strategy"], sort=False):
-        name = f"{approach} {strategy}"
-        color = PALETTE[approaches.index(approach) % 8]
+    models: list[str] = []  # a recipe without its strategy, as hybrid-pretrained=mae
+    for (name, strategy), group in runs.groupby(["recipe", "strategy"], sort=False):
+        model = name.replace(f"-{strategy}", "", 1)
+        if model not in models:
+            models.append(model)
+        color = PALETTE[models.index(model) % 8]
         symbols = SYMBOLS[strategies.index(strategy) % 8]
         if "machine" in group:
             symbols = symbols + group["machine"].map({"": "", "busy": "-open"})
@@ -78,7 +81,7 @@ def _add_cost(figure: go.Figure, runs: pd.DataFrame, cost: str, **trace: Any) ->
             ),
             mode="markers",
             marker={"size": 10, "color": color, "symbol": symbols},
-            name=name,
+            name=escape_label(name),
             legendgroup=name,
             text=escape_labels(group["variant"]),
             hovertemplate="%{text}: %{y:.1%} at %{x:,.4g}<extra></extra>",
