@@ -97,7 +97,7 @@ def _add_traces(
         figure.add_bar(
             x=positions,
             y=values,
-            error_y={"array": errors[head], "color": INK},
+            error_y={"array": errors[head], "color": INK, "width": 0},
             marker_color=colors * num_groups,
             text=TOKENS * num_groups,
             textposition="none",
