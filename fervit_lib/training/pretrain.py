@@ -117,7 +117,8 @@ def compare_reconstructions(masked: MaskedAutoencoder, dls: DataLoaders) -> pd.D
         mask = torch.zeros(num_tokens, dtype=torch.bool).index_fill(0, hidden, True)
         by_model, _ = masked(inputs, mask.expand(len(inputs), -1).to(inputs.device))
         predicted["model"][:, mask] = by_model.float().cpu()[:, mask]
-        visible, seen = (tokens[:, ~mask].flatten(1).numpy() for tokens in (train, targets))
+        # Few faces and many dimensions: in float32, equal runs would differ in visible digits.
+        visible, seen = (t[:, ~mask].flatten(1).double().numpy() for t in (train, targets))
         for penalty in PENALTIES:
             ridge = Ridge(penalty, fit_intercept=False)
             by_ridge = ridge.fit(visible, train[:, mask].flatten(1).numpy()).predict(seen)
