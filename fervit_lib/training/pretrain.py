@@ -122,7 +122,8 @@ def compare_reconstructions(masked: MaskedAutoencoder, dls: DataLoaders) -> pd.D
         for penalty in PENALTIES:
             ridge = Ridge(penalty, fit_intercept=False)
             by_ridge = ridge.fit(visible, train[:, mask].flatten(1).numpy()).predict(seen)
-            predicted[penalty][:, mask] = torch.from_numpy(by_ridge).unflatten(1, (-1, token_dim))
+            by_ridge = torch.from_numpy(by_ridge).float()
+            predicted[penalty][:, mask] = by_ridge.unflatten(1, (-1, token_dim))
     total = targets.square().sum((0, 2))
     r2 = {name: 1 - (p - targets).square().sum((0, 2)) / total for name, p in predicted.items()}
     ridge_r2 = max((r2[penalty] for penalty in PENALTIES), key=torch.mean)
