@@ -116,7 +116,7 @@ def load_examined_run(run: Run, num_faces: int, seed: int, device: torch.device)
         ValueError: the transformer has registers, for which the figures have no place.
     """
     model, classes = load_model(run.best_checkpoint, run.trust_code)
-    if _is_code_vit(run) and model.tokens.num_prefix_tokens > 1:
+    if isinstance(model, CodeViT) and model.tokens.num_prefix_tokens > 1:
         raise ValueError(
             f"{run.variant}: expected tokens of CLS and 18 layers, got "
             f"{model.tokens.num_prefix_tokens - 1} registers, which are not supported here; "

@@ -8,7 +8,7 @@ import linecache
 import symtable
 import sys
 from contextlib import suppress
-from types import FunctionType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -64,6 +64,8 @@ def describe_object(item: Any) -> str:
     """
     if isinstance(item, functools.partial):
         return f"partial({describe_object(item.func)}, {item.args}, {item.keywords})"
+    if isinstance(item, MethodType):
+        return f"{describe_object(item.__self__)}.{describe_object(item.__func__)}"
     definition = item if isinstance(item, FunctionType) else type(item)
     if definition.__name__ == "<lambda>":
         raise ValueError(

@@ -97,7 +97,7 @@ class KeepLast(FitCallback):
         self.learn.first_epoch = 0
         if state := read_state(self.path, self.settings):
             self._restore(*state)
-            if distributed.rank() == 0:
+            if state[1]["epoch"] >= 0 and distributed.rank() == 0:
                 print(f"An interrupted fit continues after epoch {state[1]['epoch'] + 1}.")
         else:
             self._save(epoch=-1)  # an interrupt within the first epoch resumes from here

@@ -38,7 +38,7 @@ class TeacherConfig:
             raise ValueError(f"temperature: expected a number above 0, got {self.temperature}")
 
 
-def load_teacher(path: str, store: LatentStore) -> ExpressionModel:
+def load_teacher(path: str, store: LatentStore, trust_code: bool = False) -> ExpressionModel:
     """Load the model of a run of 02_train, in eval mode and without trainable parameters.
 
     No random numbers are drawn: a taught model starts from the weights, and sees the batches, of
@@ -47,6 +47,7 @@ def load_teacher(path: str, store: LatentStore) -> ExpressionModel:
     Args:
         path: the run's folder, or its checkpoint.
         store: codes, or their faces, that the teacher will see.
+        trust_code: see `models.load_model`.
 
     Raises:
         FileNotFoundError: no such run.
@@ -56,7 +57,7 @@ def load_teacher(path: str, store: LatentStore) -> ExpressionModel:
     if file.suffix != ".safetensors":
         file = file / "checkpoints" / "best.safetensors"
     with torch.random.fork_rng([]):
-        teacher, classes = load_model(file)
+        teacher, classes = load_model(file, trust_code)
     if classes != store.classes:
         raise ValueError(
             f"teacher: expected the classes {', '.join(store.classes)} of the faces, got "

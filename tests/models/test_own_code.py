@@ -137,6 +137,7 @@ def test_what_cannot_be_saved_is_refused(cells: Cells, tmp_path: Path) -> None:
 
 def test_losses_and_callbacks_are_told_apart(cells: Cells) -> None:
     define = "class Loss:\n    def __init__(self, gamma):\n        self.gamma = gamma\n"
+    define += "    def value(self, x):\n        return x\n"
     space = cells(define + "gamma = 2\ndef focal(x, gamma=gamma):\n    return x")
     loss = space["Loss"]
     weighted = (
@@ -155,6 +156,8 @@ def test_losses_and_callbacks_are_told_apart(cells: Cells) -> None:
         AugmentCodes(0.2),
         AugmentImages(0.5),
         AugmentImages(1.0),
+        loss(2).value,
+        loss(3).value,
     ]
     once = [describe_object(item) for item in different]
     assert len(set(once)) == len(once)
