@@ -30,7 +30,7 @@ def plot_learning_curves(curves: pd.DataFrame) -> go.Figure:
     kinds = [kind for kind in _SHARES if (curves["kind"] == kind).any()]
     figure = new_panels(
         "Accuracy with fewer training faces",
-        f"n = {_range(curves['runs'])} runs per point; bars: one SD over seeds and draws, "
+        f"runs per point: {_range(curves['runs'])}; bars: one SD over seeds and draws, "
         "or with one run the 95% interval over the test faces",
         470,
         cols=len(kinds),
