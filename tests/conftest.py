@@ -1,7 +1,7 @@
 """Fixtures of several tests, the order of the lanes, and the rule about skipped tests."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -12,6 +12,14 @@ import torch
 from fervit_lib.latents import complete_store, shard_path, write_shard
 
 CLASSES = ("angry", "happy", "sad")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Browsers and launchers leave temporary files behind: in pytest's folder, which is removed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
+        yield
 
 
 @pytest.fixture(scope="session")
