@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fervit_lib import pipeline
 from fervit_lib.pipeline import NOTEBOOKS
+from fervit_lib.report import failures, warm
 
 if not config:
     raise SystemExit("no configuration: run `snakemake --configfile configs/demo.yaml --cores all`")
@@ -73,21 +74,21 @@ def teacher_results(wildcards):
 
 
 onstart:
-    from fervit_lib import report
-
-    report.forget_failures(Path(EXPERIMENT), RUNS)
+    failures.forget_failures(Path(EXPERIMENT), RUNS)
+    if workflow.local_exec:
+        warm.start_server()
 
 
 # The Makefile shows this text last: Snakemake's own shows commands. The report holds the steps
 # that did run.
 onerror:
-    from fervit_lib import report
+    from fervit_lib.report.index import write_index
 
-    failures = report.describe_failures(Path(EXPERIMENT), RUNS)
+    text = failures.describe_failures(Path(EXPERIMENT), RUNS)
     for file in map(Path, workflow.configfiles[:1]):
-        Path(f".snakemake/{file.name}.failed").write_text(f"{failures}\n" if failures else "")
+        Path(f".snakemake/{file.name}.failed").write_text(f"{text}\n" if text else "")
         if Path(EXPERIMENT).is_dir():
-            report.write_index(Path(EXPERIMENT), file)
+            write_index(Path(EXPERIMENT), file)
 
 
 localrules:

@@ -21,7 +21,6 @@ import yaml
 from onnx import TensorProto, helper
 from PIL import Image
 
-from fervit_lib import report
 from fervit_lib.datasets import (
     audit_faces,
     draw_toy_faces,
@@ -37,6 +36,7 @@ from fervit_lib.evaluation.predict import load_predictor
 from fervit_lib.explain import attention_rollout
 from fervit_lib.models import create_model, load_model, save_model
 from fervit_lib.models.segmentation import load_student, load_teacher
+from fervit_lib.report.page import write_page
 from fervit_lib.sweep.config import read_sweep
 from fervit_lib.system.checkpoints import save_checkpoint
 from fervit_lib.training import STRATEGIES, fit
@@ -417,7 +417,7 @@ def test_a_detector_with_weights_outside_its_folder(tmp_path: Path) -> None:
 def test_notebooks(tmp_path: Path, content: str) -> None:
     path = write(tmp_path / "x.ipynb", content)
     with is_refused(tmp_path, "x.ipynb"):
-        report.write_page(path, tmp_path / "x.html")
+        write_page(path, tmp_path / "x.html")
 
 
 # Sweeps

@@ -30,7 +30,8 @@ from fervit_lib.figures.evaluation import table_of_predictions
 from fervit_lib.models import create_model
 from fervit_lib.models.segmentation import load_teacher
 from fervit_lib.notebook.upload import show_predictions
-from fervit_lib.report import write_index, write_page
+from fervit_lib.report.index import write_index
+from fervit_lib.report.page import write_page
 from fervit_lib.system.atomic import write_json
 from fervit_lib.system.names import check_name
 from fervit_lib.system.runtime import PROJECT_ROOT

@@ -17,7 +17,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from fervit_lib.figures.explain import plot_attention
-from fervit_lib.report import write_page
+from fervit_lib.report.page import write_page
 from fervit_lib.system.runtime import PROJECT_ROOT
 from tests.browser import CHROMIUM, check_page, open_browser
 

@@ -2,17 +2,18 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
-from fervit_lib.report.index import write_index
-from fervit_lib.report.page import write_page
-from fervit_lib.report.run import PAGE, describe_failure, reserve_gpus, run_notebook
-from fervit_lib.system import distributed
+from fervit_lib.report import warm
+from fervit_lib.report.failures import PAGE, describe_failure
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Execute the command in this process; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fervit_lib.report", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     page = commands.add_parser("page", help="write an executed notebook as one HTML page")
@@ -33,15 +34,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run.add_argument("parameters", type=json.loads, help="as JSON")
     options = parser.parse_args(arguments)
     if options.command == "page":
+        from fervit_lib.report.page import write_page
+
         write_page(options.notebook, options.page)
     elif options.command == "index":
+        from fervit_lib.report.index import write_index
+
         write_index(options.experiment_dir, options.config)
     else:
+        from fervit_lib.report.run import reserve_gpus
+
         with reserve_gpus(options.gpus):
-            _run(options)
+            return _run(options)
+    return 0
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> int:
+    from fervit_lib.report.run import run_notebook
+    from fervit_lib.system import distributed
+
     if options.launch and options.gpus > 1:
         from torch.distributed.run import main as torchrun
 
@@ -50,11 +61,15 @@ def _run(options: argparse.Namespace) -> None:
         step = [str(options.notebook), str(options.folder), json.dumps(options.parameters)]
         torchrun([*command, "run", *step])
     elif not run_notebook(options.notebook, options.folder, options.parameters):
-        if distributed.rank():
-            sys.exit(1)  # the first process describes the failure
-        page = options.folder / PAGE
-        sys.exit(f"{options.folder} {describe_failure(options.folder)}\n  See {page}")
+        if distributed.rank() == 0:  # it describes the failure for all
+            page = options.folder / PAGE
+            message = f"{options.folder} {describe_failure(options.folder)}\n  See {page}"
+            print(message, file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    os.environ[warm.STARTED] = datetime.now(UTC).isoformat()
+    code = warm.request(sys.argv[1:])
+    sys.exit(main() if code is None else code)

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,8 @@ def _duration(seconds: Any) -> str:
     return "–" if shown(seconds, "{}") == "–" else str(timedelta(seconds=round(seconds)))
 
 
-def _packed_plotly() -> str:
+@cache
+def packed_plotly() -> str:
     """plotly.js compressed as `unpack.js` expects it: base64 of gzip."""
     from plotly.offline import get_plotlyjs
 
@@ -111,7 +112,7 @@ def write_html(page: Path, template: str, *, figures: bool, **content: Any) -> P
         "literal": partial(json.dumps, ensure_ascii=False),
     }
     html = environment.get_template(template).render(
-        code_css=_code_css(), plotly_js=_packed_plotly() if figures else "", **content
+        code_css=_code_css(), plotly_js=packed_plotly() if figures else "", **content
     )
     with atomic_write(page) as temporary:
         temporary.write_text(html, encoding="utf-8")

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fervit_lib.report.failures import describe_failure
 from fervit_lib.report.index import write_index
-from fervit_lib.report.run import describe_failure, run_notebook
+from fervit_lib.report.run import run_notebook
 from fervit_lib.runs import Run
 from fervit_lib.sweep.config import read_sweep
 from fervit_lib.sweep.study import STORAGES

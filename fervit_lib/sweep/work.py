@@ -14,7 +14,8 @@ import optuna
 import pandas as pd
 from optuna.trial import TrialState
 
-from fervit_lib.report.run import describe_failure, run_notebook
+from fervit_lib.report.failures import describe_failure
+from fervit_lib.report.run import run_notebook
 from fervit_lib.runs import Run
 from fervit_lib.sweep import TRIAL_VARIABLE
 from fervit_lib.sweep.config import TRAIN_NOTEBOOK, Sweep, read_sweep

@@ -13,15 +13,11 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from fervit_lib import runs
 from fervit_lib.figures import evaluation as figures_evaluation
-from fervit_lib.report import (
-    describe_failure,
-    describe_failures,
-    forget_failures,
-    write_index,
-    write_page,
-)
 from fervit_lib.report.__main__ import main
+from fervit_lib.report.failures import describe_failure, describe_failures, forget_failures
 from fervit_lib.report.html import figure_div
+from fervit_lib.report.index import write_index
+from fervit_lib.report.page import write_page
 from fervit_lib.system import atomic
 from fervit_lib.system.atomic import write_json
 
@@ -352,15 +348,16 @@ def test_a_step_writes_its_notebook_page_and_log(
     )
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), source)
-    main(["run", str(source), str(tmp_path / "good"), '{"word": "right"}'])
+    assert main(["run", str(source), str(tmp_path / "good"), '{"word": "right"}']) == 0
     assert describe_failure(tmp_path / "good").startswith("stopped from outside")  # no cell failed
-    with pytest.raises(
-        SystemExit, match=r"bad failed in cell 3 of .*source.ipynb: AssertionError: wrong\n  See "
-    ):
-        main(["run", str(source), str(tmp_path / "bad"), '{"word": "wrong"}'])
+    assert capfd.readouterr().err == ""
+    assert main(["run", str(source), str(tmp_path / "bad"), '{"word": "wrong"}']) == 1
     assert "written to stderr" in (tmp_path / "bad" / "log.txt").read_text()
     assert "AssertionError: wrong" in (tmp_path / "bad" / "notebook.html").read_text()
-    assert capfd.readouterr().err == ""
+    message = capfd.readouterr().err
+    assert re.search(
+        r"bad failed in cell 3 of .*source.ipynb: AssertionError: wrong\n  See ", message
+    )
 
 
 def test_the_command_line(tmp_path: Path) -> None:

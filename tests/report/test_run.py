@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fervit_lib.report.run import list_gpus, reserve_gpus
+from fervit_lib.report.run import reserve_gpus
+from fervit_lib.report.warm import list_gpus
 from fervit_lib.system.runtime import PROJECT_ROOT
 
 HOLD = """
