@@ -17,6 +17,7 @@ from fervit_lib.inputs import inputs_for, load_face_images
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import load_class, load_model, load_untrained
 from fervit_lib.models.latent_vit import CodeViT
+from fervit_lib.models.layers import without_adapters
 from fervit_lib.runs import Run
 from fervit_lib.system.checkpoints import load_checkpoint
 from fervit_lib.system.runtime import resolve
@@ -156,7 +157,8 @@ def load_initial_model(examined: ExaminedRun) -> nn.Module:
         encoder = {
             n.removeprefix("encoder."): t for n, t in tensors.items() if n.startswith("encoder.")
         }
-        model.load_state_dict(encoder)
+        with without_adapters(model):
+            model.load_state_dict(encoder)
     return model.to(examined.device).eval()
 
 

@@ -2,6 +2,8 @@
 
 import math
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +39,18 @@ def with_adapters(blocks: nn.Sequential, embed_dim: int, bottleneck: int) -> nn.
         named = {"block": block, "adapter": Adapter(embed_dim, bottleneck)}
         adapted.append(nn.Sequential(OrderedDict(named)))
     return adapted
+
+
+@contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """Take the adapters out of `model`, and put them back at the end."""
+    with ExitStack() as stack:
+        for module in list(model.modules()):
+            blocks = dict(module.named_children()).get("blocks", ())
+            if any(hasattr(block, "adapter") for block in blocks):
+                module.blocks = nn.Sequential(*(block.block for block in blocks))
+                stack.callback(setattr, module, "blocks", blocks)
+        yield
 
 
 class ConvBlock(nn.Sequential):

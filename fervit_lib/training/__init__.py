@@ -11,7 +11,7 @@ from fervit_lib.training.callbacks import SaveBest, Steps
 from fervit_lib.training.data import face_dls
 from fervit_lib.training.head_losses import head_penalties
 from fervit_lib.training.learner import LossConfig, OptimConfig, build_learner, fit
-from fervit_lib.training.pretrain import compare_reconstructions, fit_masked
+from fervit_lib.training.pretrain import fit_masked
 from fervit_lib.training.strategies import (
     STRATEGIES,
     Strategy,

@@ -1,5 +1,9 @@
 """Pretrain a ViT on unlabelled inputs by masked-token modelling."""
 
+import hashlib
+import json
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +11,20 @@ import pandas as pd
 import torch
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
-from sklearn.linear_model import Ridge
+from sklearn.kernel_ridge import KernelRidge
 from torch import Tensor, nn
 
 from fervit_lib.models import MaskedAutoencoder
+from fervit_lib.models.layers import without_adapters
+from fervit_lib.system import distributed
+from fervit_lib.system.atomic import atomic_write
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
+from fervit_lib.system.locks import hold_lock
+from fervit_lib.system.runtime import seed_everything
 from fervit_lib.training.callbacks import FitBar
 from fervit_lib.training.data import TensorBatches
 from fervit_lib.training.learner import OptimConfig, build_learner, fit
-from fervit_lib.training.resume import preserve_random_state, read_state
+from fervit_lib.training.resume import preserve_random_state
 from fervit_lib.training.strategies import STRATEGIES, single_group
 
 SAMPLE = 1024  # inputs that give the scale of the targets, and that ridge regression is fitted on
@@ -35,57 +44,89 @@ def fit_masked(
     model: nn.Module,
     dls: DataLoaders,
     folder: Path,
+    shared: Path,
     *,
     epochs: int,
     lr: float = 3e-3,
     mask_ratio: float = 0.5,
     precision: str = "auto",
-    settings: dict[str, Any] | None = None,
-) -> tuple[MaskedAutoencoder, pd.DataFrame]:
+    seed: int = 0,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Pretrain `model` in place on the inputs of `dls`, and save it as `folder/masked.safetensors`.
 
-    If that file is the result of the same pretraining, it is loaded. An interrupted one resumes.
+    Adapters take no part: they start as identities behind the pretrained blocks. So runs of several
+    strategies share one pretraining: the first one fits it, the others load it. An interrupted one
+    resumes.
 
     Args:
         model: a ViT of this project, see `MaskedAutoencoder`.
+        shared: folder of pretrainings. A file's name has a hash of inputs, weights and settings.
         precision: see `OptimConfig`.
-        settings: everything else that determines the result, as JSON values.
+        seed: of the decoder and the masks.
 
     Returns:
-        The masked autoencoder around `model`, and the curves (epoch, train_loss, valid_loss).
+        The curves (epoch, train_loss, valid_loss), and the result of `compare_reconstructions`.
     """
     if not hasattr(model, "embed"):
         raise ValueError(f"pretrained: mae needs a ViT, got a {type(model).__name__}; use none")
-    # The decoder is trained with the model, and dropped afterwards.
-    masked = MaskedAutoencoder(model, mask_ratio=mask_ratio).to(dls.device)
-    masked.fit_scale(_sample(dls.train))
-    checkpoint = folder / "masked.safetensors"
-    state = folder / "masked_last.safetensors"
-    made_by = {
-        "epochs": epochs,
-        "lr": lr,
-        "mask_ratio": mask_ratio,
-        "precision": precision,
-        "settings": settings or {},
-    }
-    if not read_state(checkpoint, made_by):
-        learn = build_learner(
-            masked,
-            dls,
-            single_group(masked),
-            lambda outputs, inputs: masked.loss(*outputs, inputs),
-            OptimConfig(precision=precision),
-            folder=folder / "masked",
-            metrics=[],
-            cbs=[_InputsAsTargets(), FitBar("pretrain")],
-        )
-        fit(learn, STRATEGIES["full"], epochs=epochs, lr=lr, state=state, settings=made_by)
-        metadata = {"kind": "masked", "fit": made_by, "curves": learn.curves.rows}
-        save_checkpoint(checkpoint, masked.state_dict(), metadata)
-    tensors, metadata = load_checkpoint(checkpoint)
-    masked.load_state_dict(tensors)
-    state.unlink(missing_ok=True)
-    return masked, pd.DataFrame(metadata["curves"])
+    seed_everything(seed)
+    with without_adapters(model):
+        # The decoder is trained with the model, and dropped afterwards.
+        masked = MaskedAutoencoder(model, mask_ratio=mask_ratio).to(dls.device)
+        masked.fit_scale(_sample(dls.train))
+        made_by = {"epochs": epochs, "lr": lr, "precision": precision, "seed": seed}
+        made_by |= {"batch_size": dls.train.bs, "mask_ratio": mask_ratio}
+        checkpoint = shared / f"masked-{_digest(masked, dls, made_by)[:16]}.safetensors"
+        # Another run of the same pretraining may be fitting it now. One lock per launch.
+        lock_file = checkpoint.with_name(f".{checkpoint.name}.lock")
+        with hold_lock(lock_file) if distributed.rank() == 0 else nullcontext():
+            if not distributed.rank_zero_only(checkpoint.is_file)():
+                _fit(masked, dls, checkpoint, epochs, lr, precision)
+        tensors, metadata = load_checkpoint(checkpoint)
+        masked.load_state_dict(tensors)
+        _copy(checkpoint, folder / "masked.safetensors")
+    return pd.DataFrame(metadata["curves"]), pd.DataFrame(metadata["r2"]).rename_axis("token")
+
+
+def _fit(
+    masked: MaskedAutoencoder,
+    dls: DataLoaders,
+    checkpoint: Path,
+    epochs: int,
+    lr: float,
+    precision: str,
+) -> None:
+    state = checkpoint.with_suffix(".last")
+    learn = build_learner(
+        masked,
+        dls,
+        single_group(masked),
+        lambda outputs, inputs: masked.loss(outputs[0], outputs[1], inputs),
+        OptimConfig(precision=precision),
+        folder=checkpoint.with_suffix(""),
+        metrics=[],
+        cbs=[_InputsAsTargets(), FitBar("pretrain")],
+    )
+    fit(learn, STRATEGIES["full"], epochs=epochs, lr=lr, state=state)
+    r2 = compare_reconstructions(masked, dls).to_dict("list")
+    metadata = {"kind": "masked", "curves": learn.curves.rows, "r2": r2}
+    save_checkpoint(checkpoint, masked.state_dict(), metadata)
+    distributed.rank_zero_only(state.unlink)()
+
+
+@distributed.rank_zero_only  # all ranks must agree on it
+def _digest(masked: MaskedAutoencoder, dls: DataLoaders, made_by: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(made_by).encode())
+    for tensor in (*masked.state_dict().values(), *dls.train.views, *dls.valid.views):
+        digest.update(str(tuple(tensor.shape)).encode())
+        digest.update(tensor.cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+@distributed.rank_zero_only
+def _copy(source: Path, target: Path) -> None:
+    with atomic_write(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def _sample(batches: TensorBatches) -> Tensor:
@@ -119,9 +160,12 @@ def compare_reconstructions(masked: MaskedAutoencoder, dls: DataLoaders) -> pd.D
         predicted["model"][:, mask] = by_model.float().cpu()[:, mask]
         # Few faces and many dimensions: in float32, equal runs would differ in visible digits.
         visible, seen = (t[:, ~mask].flatten(1).double().numpy() for t in (train, targets))
+        # Inputs are fewer than their dimensions: products of inputs take a quarter of the time.
+        kernel, seen_kernel = visible @ visible.T, seen @ visible.T
+        hidden_train = train[:, mask].flatten(1).double().numpy()
         for penalty in PENALTIES:
-            ridge = Ridge(penalty, fit_intercept=False)
-            by_ridge = ridge.fit(visible, train[:, mask].flatten(1).numpy()).predict(seen)
+            ridge = KernelRidge(alpha=penalty, kernel="precomputed")
+            by_ridge = ridge.fit(kernel, hidden_train).predict(seen_kernel)
             by_ridge = torch.from_numpy(by_ridge).float()
             predicted[penalty][:, mask] = by_ridge.unflatten(1, (-1, token_dim))
     total = targets.square().sum((0, 2))
