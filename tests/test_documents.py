@@ -165,7 +165,7 @@ def test_a_command_does_what_it_is_said_to(command: str, lab: Path) -> None:
 @pytest.mark.notebooks
 def test_by_hand(lab: Path) -> None:
     """The way by papermill and Python alone: codes, a training, a reading of a face."""
-    small = {"toy_faces": 140, "epochs": 1, "num_views": 1, "img_size": 32}
+    small = {"toy_faces": 140, "num_views": 1, "img_size": 32}
     options = " ".join(f"-p {name} {value}" for name, value in small.items())
     run(f".venv/bin/papermill notebooks/01_encode.ipynb codes.ipynb -k python3 {options}", lab)
     [by_hand] = [

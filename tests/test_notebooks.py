@@ -182,7 +182,7 @@ class TestTinyExperiment:
         winner = {"winner": str(folder / "winner.yaml")}
         data = {"data_dir": str(folder / "data")}
         codes = {"latents": str(folder / "data" / "latents" / "toy" / "autoencoder")}
-        encode = {"toy_faces": 140, "epochs": 1, "num_views": 3, "img_size": 32}
+        encode = {"toy_faces": 140, "num_views": 3, "img_size": 32}
         explain = {"num_faces": 20, "shots": 2, "repeats": 1, "interactive": False}
         steps = {"encode": ("01_encode", encode | data)}
         teacher = str(folder / "reports" / "tiny" / "train" / "image-full-seed0")

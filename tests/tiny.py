@@ -7,7 +7,7 @@ import yaml
 SMALL = {"embed_dim": 32, "depth": 1, "num_heads": 2, "epochs": 1}
 TINY = {
     "experiment": "tiny",
-    "encode": {"toy_faces": 140, "epochs": 1, "num_views": 3, "img_size": 32},
+    "encode": {"toy_faces": 140, "num_views": 3, "img_size": 32},
     "train": [
         SMALL | {"approach": "scratch", "strategy": "full"},
         SMALL | {"approach": "scratch", "strategy": "gradual", "depth": 2, "epochs": 2, "lr": 1e-3},

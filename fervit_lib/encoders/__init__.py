@@ -3,6 +3,7 @@
 from fervit_lib.encoders.autoencoder import (
     Autoencoder,
     decode_images,
+    fit_autoencoder,
     reconstruct,
     reconstruction_error,
 )

@@ -1,12 +1,14 @@
-"""The encoder that needs no download: a small network over the training images.
+"""The encoder that needs no download: it is computed from the training images in closed form.
 
-Its codes have pSp's shape (18 codes of 512; coarse, middle and fine from feature maps of increasing
-size; Richardson et al. 2021, section 3.1) and none of its prior: they belong to no StyleGAN. Its
-decoder draws coarse, then middle, then fine, so each band learns what the bands before it cannot
-represent.
+Its codes have pSp's shape (18 codes of 512; Richardson et al. 2021, section 3.1) and none of its
+prior: they belong to no StyleGAN. As there, each band sees the face at a scale of its own. It keeps
+two descriptions: how the picture looks at this scale, as principal components of the pixels
+(eigenfaces, Turk and Pentland 1991), and where its edges run, as principal components of histograms
+of oriented gradients (Dalal and Triggs 2005), which light hardly changes. The decoder draws the
+pixels: coarse, then what middle and fine add.
 """
 
-from collections import OrderedDict
+import hashlib
 from pathlib import Path
 
 import torch
@@ -16,43 +18,72 @@ from torch import Tensor, nn
 
 from fervit_lib.encoders.images import tensor_to_images
 from fervit_lib.latents import BANDS, LATENT_DIM
+from fervit_lib.system import distributed
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
 from fervit_lib.system.errors import explain_read_error
+from fervit_lib.system.locks import hold_lock
+from fervit_lib.system.runtime import seed_everything
+
+FIT_FACES = 2048  # images that the components are computed from, and their mirror images
+COMPONENTS = 256  # of the pixels of a band, and as many of its edges
+DIRECTIONS = 8  # of gradients
+_WINDOW = 9  # pixels whose contrast gradients are divided by
 
 
-def _conv(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.LeakyReLU(0.1),
-    )
+class _Components(nn.Module):
+    """Principal components of (N, dim), scaled to a mean variance of 1.
 
-
-def _map_to_codes(in_channels: int, map_size: int, channels: int, num_codes: int) -> nn.Sequential:
-    """A feature map to the codes of one band, (B, C, S, S) → (B, num_codes, 512).
-
-    The last batch norm gives every dimension mean 0 and variance 1 over the training set, a scale
-    at which a transformer's linear input layer trains well.
+    They are half whitened (divided by the square root of their spread): an expression differs in
+    components of less variance than light and skin do.
     """
-    dim = num_codes * LATENT_DIM
-    layers = OrderedDict(
-        reduce=_conv(in_channels, channels, stride=2),
-        flatten=nn.Flatten(),
-        linear=nn.Linear(channels * (map_size // 2) ** 2, dim),
-        norm=nn.BatchNorm1d(dim, affine=False),
-        unflatten=nn.Unflatten(1, (num_codes, LATENT_DIM)),
-    )
-    return nn.Sequential(layers)
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        number = min(dim, COMPONENTS)
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("basis", torch.eye(dim, number))
+        self.register_buffer("scale", torch.ones(number))
+
+    def fit(self, inputs: Tensor) -> None:
+        self.mean.copy_(inputs.mean(0))
+        most = min(*inputs.shape, self.basis.shape[1])
+        _, singular, basis = torch.svd_lowrank(inputs - self.mean, q=most)
+        spread = singular / len(inputs) ** 0.5
+        # Few images have fewer components: without this, rounding errors would be scaled up.
+        number = int((spread > 0.005 * spread[0]).sum())
+        spread = spread[:number]
+        self.basis.zero_()[:, :number] = basis[:, :number]
+        self.scale[:number] = (spread * spread.sum() / len(self.scale)).rsqrt()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (inputs - self.mean) @ self.basis * self.scale
+
+    def inverse(self, components: Tensor) -> Tensor:
+        return components / self.scale @ self.basis.T + self.mean
 
 
-def _codes_to_map(num_codes: int, channels: int, map_size: int) -> nn.Sequential:
-    """The codes of one band to a feature map, (B, num_codes, 512) → (B, C, S, S)."""
-    layers = OrderedDict(
-        flatten=nn.Flatten(),
-        linear=nn.Linear(num_codes * LATENT_DIM, channels * map_size**2),
-        unflatten=nn.Unflatten(1, (channels, map_size, map_size)),
-    )
-    return nn.Sequential(layers)
+class _Band(nn.Module):
+    """Pixels (B, P) and edges (B, E) ↔ the codes (B, num_codes, 512) of a band.
+
+    Each code is another rotation of all components, of mean 0 and variance 1.
+    """
+
+    def __init__(self, num_codes: int, pixels: int, edges: int) -> None:
+        super().__init__()
+        self.pixels, self.edges = _Components(pixels), _Components(edges)
+        number = len(self.pixels.scale) + len(self.edges.scale)
+        self.register_buffer("rotation", torch.empty(num_codes, number, LATENT_DIM))
+        for code in self.rotation:
+            nn.init.orthogonal_(code)
+        self.variance = number / LATENT_DIM  # of a rotated component
+
+    def forward(self, pixels: Tensor, edges: Tensor) -> Tensor:
+        components = torch.cat([self.pixels(pixels), self.edges(edges)], dim=1)
+        return torch.einsum("bk,nkd->bnd", components, self.rotation) / self.variance**0.5
+
+    def decode(self, codes: Tensor) -> Tensor:
+        components = torch.einsum("bnd,nkd->bk", codes, self.rotation) * self.variance**0.5
+        return self.pixels.inverse(components[:, : len(self.pixels.scale)] / codes.shape[1])
 
 
 class Autoencoder(nn.Module):
@@ -68,34 +99,39 @@ class Autoencoder(nn.Module):
         if img_size % 16 or img_size < 32:
             raise ValueError(f"img_size: expected a multiple of 16 of at least 32, got {img_size}")
         self.img_size = img_size
-        eighth = img_size // 8
-        # Coarse codes from maps of S/8 pixels, middle from S/4, fine from S/2: as pSp, one scale
-        # per band.
-        num_codes = {name: band.stop - band.start for name, band in BANDS.items()}
-        self.fine_features = nn.Sequential(_conv(3, 32, stride=2), _conv(32, 32))
-        self.middle_features = nn.Sequential(_conv(32, 64, stride=2), _conv(64, 64))
-        self.coarse_features = nn.Sequential(_conv(64, 128, stride=2), _conv(128, 128))
-        self.coarse_codes = _map_to_codes(128, eighth, 64, num_codes["coarse"])
-        self.middle_codes = _map_to_codes(64, 2 * eighth, 16, num_codes["middle"])
-        self.fine_codes = nn.Sequential(
-            _conv(32, 32, stride=2), _map_to_codes(32, 2 * eighth, 16, num_codes["fine"])
-        )
-        self.coarse_map = _codes_to_map(num_codes["coarse"], 64, eighth // 2)
-        self.middle_map = _codes_to_map(num_codes["middle"], 16, eighth)
-        self.fine_map = _codes_to_map(num_codes["fine"], 16, eighth)
-        self.paint_coarse = _conv(64, 64)
-        self.paint_middle = _conv(64 + 16, 48)
-        self.paint_fine = nn.Sequential(
-            _conv(48 + 16, 48), nn.Upsample(scale_factor=2), _conv(48, 32)
-        )
-        self.to_rgb = nn.ModuleList(
-            nn.Conv2d(channels, 3, 3, padding=1) for channels in (64, 48, 32)
-        )
+        self.bands = nn.ModuleDict()
+        for scale, (name, band) in zip((4, 2, 1), BANDS.items(), strict=True):
+            pixels = 3 * (img_size // scale) ** 2
+            edges = DIRECTIONS * (16 // scale) ** 2
+            self.bands[name] = _Band(band.stop - band.start, pixels, edges)
 
     @property
     def weight(self) -> Tensor:
-        """A parameter, for the dtype and device that inputs are moved to."""
-        return self.to_rgb[0].weight
+        """A tensor of the model, for the dtype and device that inputs are moved to."""
+        return self.bands["coarse"].rotation
+
+    @torch.no_grad()
+    def fit(self, images: Tensor) -> None:
+        """Compute the components of images (N, 3, S, S) in [-1, 1] and their mirror images."""
+        images = torch.cat([images, images.flip(-1)])
+        for band, (pixels, edges) in zip(self.bands.values(), self._describe(images), strict=True):
+            band.pixels.fit(pixels)
+            band.edges.fit(edges)
+
+    def _describe(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Pixels and edges of each band, (B, P) and (B, E).
+
+        Pixels of middle and fine are what the band before does not show.
+        """
+        coarse, middle = F.avg_pool2d(images, 4), F.avg_pool2d(images, 2)
+        pixels = (coarse, middle - _double(coarse), images - _double(middle))
+        gradients = _gradients(images)
+        cells = (self.img_size // 4, self.img_size // 8, self.img_size // 16)
+        return [
+            # The square root of a histogram: large gradients count less (as in RootSIFT).
+            (part.flatten(1), F.avg_pool2d(gradients, cell).sqrt().flatten(1))
+            for part, cell in zip(pixels, cells, strict=True)
+        ]
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode images of any height and width."""
@@ -103,24 +139,60 @@ class Autoencoder(nn.Module):
         images = images.to(self.weight)
         if images.shape[-2:] != size:
             images = F.interpolate(images, size, mode="bilinear", antialias=True)
-        fine = self.fine_features(images)  # (B, 32, S/2, S/2)
-        middle = self.middle_features(fine)  # (B, 64, S/4, S/4)
-        coarse = self.coarse_features(middle)  # (B, 128, S/8, S/8)
-        bands = (self.coarse_codes(coarse), self.middle_codes(middle), self.fine_codes(fine))
-        return torch.cat(bands, dim=1).float()
+        described = zip(self.bands.values(), self._describe(images), strict=True)
+        return torch.cat([band(*parts) for band, parts in described], dim=1).float()
 
     def decode(self, w_plus: Tensor) -> list[Tensor]:
         """`w_plus` (B, 18, 512) → three images (B, 3, S, S): coarse, + middle, + fine codes."""
         w_plus = w_plus.to(self.weight)
-        # (B, 3, 512), (B, 4, 512), (B, 11, 512)
-        coarse, middle, fine = (w_plus[:, band] for band in BANDS.values())
-        x = self.paint_coarse(F.interpolate(self.coarse_map(coarse), scale_factor=2))
-        images = [self.to_rgb[0](x)]
-        x = self.paint_middle(torch.cat([x, self.middle_map(middle)], dim=1))
-        images.append(self.to_rgb[1](x))
-        x = F.interpolate(torch.cat([x, self.fine_map(fine)], dim=1), scale_factor=2)
-        images.append(self.to_rgb[2](self.paint_fine(x)))
+        images: list[Tensor] = []
+        for (name, band), scale in zip(self.bands.items(), (4, 2, 1), strict=True):
+            side = self.img_size // scale
+            part = band.decode(w_plus[:, BANDS[name]]).unflatten(1, (3, side, side))
+            images.append(_double(images[-1]) + part if images else part)
         return [F.interpolate(image, self.img_size, mode="bilinear") for image in images]
+
+
+def _double(images: Tensor) -> Tensor:
+    return F.interpolate(images, scale_factor=2, mode="bilinear")
+
+
+def _gradients(images: Tensor) -> Tensor:
+    """Gradients (B, 8, S, S) of the brightness in eight directions, as a share of local contrast.
+
+    In each direction only rises count; falls are rises in the opposite one.
+    """
+    grey = images.mean(1, keepdim=True)
+    around = nn.AvgPool2d(_WINDOW, stride=1, padding=_WINDOW // 2)
+    mean, square = around(grey), around(grey.square())
+    contrast = ((square - mean.square()).clamp(min=0) + 0.01).sqrt()
+    padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
+    across = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / contrast
+    down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / contrast
+    angles = torch.arange(DIRECTIONS, device=images.device) * (2 * torch.pi / DIRECTIONS)
+    angles = angles.to(images.dtype)[:, None, None]
+    return F.relu(across * angles.cos() + down * angles.sin())
+
+
+@distributed.rank_zero_only
+def fit_autoencoder(images: Tensor, checkpoint: Path, *, seed: int = 0) -> None:
+    """Compute an autoencoder from images (N, 3, S, S) in [-1, 1] and save it to `checkpoint`.
+
+    If `checkpoint` was computed from the same images, it is kept. Of more than `FIT_FACES` images,
+    as many are used, evenly spaced.
+    """
+    chosen = torch.linspace(0, len(images) - 1, min(len(images), FIT_FACES)).long()
+    images = images[chosen].contiguous()
+    digest = hashlib.sha256(f"closed form 1, seed {seed}, {tuple(images.shape)}".encode())
+    digest.update(images.numpy())
+    # Another step that encodes the same faces may be computing it now.
+    with hold_lock(checkpoint.with_name(f".{checkpoint.name}.lock")):
+        if checkpoint.is_file() and load_autoencoder(checkpoint)[1] == digest.hexdigest():
+            return
+        seed_everything(seed)
+        model = Autoencoder(images.shape[-1])
+        model.fit(images)
+        save_autoencoder(checkpoint, model, digest.hexdigest())
 
 
 @torch.inference_mode()

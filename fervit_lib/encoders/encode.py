@@ -61,7 +61,7 @@ def prepare_encoder(
 
 def encoder_dtype(encoder: nn.Module) -> torch.dtype:
     """The dtype of an encoder's weights; float32 if it has none."""
-    return next((parameter.dtype for parameter in encoder.parameters()), torch.float32)
+    return next((tensor.dtype for tensor in encoder.state_dict().values()), torch.float32)
 
 
 @torch.inference_mode()

@@ -6,7 +6,6 @@ with warnings.catch_warnings(action="ignore", category=FutureWarning):
     import fastai.learner  # noqa: F401  (its import calls torch.jit, which torch has deprecated)
 
 from fervit_lib.training.augment import AugmentCodes, AugmentImages, GrowImages, preview_batch
-from fervit_lib.training.autoencoder import fit_autoencoder
 from fervit_lib.training.callbacks import SaveBest, Steps
 from fervit_lib.training.data import face_dls
 from fervit_lib.training.head_losses import head_penalties

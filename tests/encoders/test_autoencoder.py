@@ -3,7 +3,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from fervit_lib.encoders.autoencoder import Autoencoder, load_autoencoder, save_autoencoder
+from fervit_lib.encoders.autoencoder import (
+    Autoencoder,
+    fit_autoencoder,
+    load_autoencoder,
+    reconstruction_error,
+    save_autoencoder,
+)
 from fervit_lib.encoders.load import load_encoder
 from fervit_lib.latents import BANDS
 from fervit_lib.system.checkpoints import save_checkpoint
@@ -24,6 +30,56 @@ def test_a_band_changes_only_its_own_image_and_later_ones() -> None:
         changed[:, band] += 1
         same = [torch.equal(a, b) for a, b in zip(before, model.decode(changed), strict=True)]
         assert same == [image < first for image in range(3)]
+
+
+def draw_bars(number: int, size: int = 32) -> torch.Tensor:
+    """Pictures (number, 3, size, size) of a bar at a random height under a random light."""
+    generator = torch.Generator().manual_seed(number)
+    heights = torch.randint(4, size - 4, (number, 1, 1, 1), generator=generator)
+    rows = torch.arange(size).view(1, 1, size, 1)
+    light = 0.5 * torch.rand(number, 3, 1, 1, generator=generator)
+    bars = ((rows - heights).abs() < 3).float() * (0.5 + light) - 0.5
+    return bars.expand(number, 3, size, size).contiguous()
+
+
+@pytest.mark.parametrize("number", [10, 200])
+def test_it_rebuilds_images_that_it_was_not_fitted_to(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "checkpoints" / "a.safetensors"
+    fit_autoencoder(draw_bars(number), path)
+    model = load_encoder(path, "autoencoder")
+    new = draw_bars(150)
+    error = reconstruction_error(model, new)
+    share = error / (new - new.mean(0)).square().mean().item()
+    assert share < (0.05 if number == 200 else 0.9)
+    codes = model(new)
+    assert codes.abs().max() < 20
+    if number == 200:
+        assert codes.mean((0, 2)).abs().max() < 0.3
+        assert (codes.std((0, 2)) > 0.7).all() and (codes.std((0, 2)) < 1.4).all()
+        # What is rebuilt has the same code: nothing of the code's pixels is lost on the way.
+        again = model(model.decode(codes)[-1])
+        assert torch.nn.functional.cosine_similarity(again, codes, dim=-1).mean() > 0.8
+
+
+def test_it_is_computed_again_only_for_other_images(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    images = draw_bars(40)
+    written = []
+    for fitted, seed in ((images, 0), (images.clone(), 0), (images.flip(2), 0), (images, 1)):
+        fit_autoencoder(fitted, path, seed=seed)
+        written.append(path.stat().st_mtime_ns)
+    assert written[0] == written[1] and len(set(written)) == 3
+    fit_autoencoder(images, tmp_path / "b.safetensors", seed=1)
+    assert (tmp_path / "b.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_light_hardly_changes_what_the_codes_say_about_edges() -> None:
+    images = draw_bars(8)
+    lit = 0.6 * images + 0.1
+    described = (Autoencoder(32)._describe(pictures) for pictures in (images, lit))
+    for (pixels, edges), (lit_pixels, lit_edges) in zip(*described, strict=True):
+        assert (edges - lit_edges).norm() < 0.15 * edges.norm()
+        assert (pixels - lit_pixels).norm() > 0.3 * pixels.norm()
 
 
 def test_checkpoint_round_trip(tmp_path: Path) -> None:

@@ -73,7 +73,6 @@ class Step:
 def encode(folder: Path) -> None:
     parameters = {
         "toy_faces": 140,
-        "epochs": 2,
         "num_views": 2,
         "img_size": 32,
         "data_dir": str(folder / "data"),

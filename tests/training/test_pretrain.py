@@ -8,10 +8,10 @@ from fastai.data.core import DataLoaders
 from torch import Tensor
 
 from fervit_lib.datasets import draw_toy_faces, load_faces
-from fervit_lib.encoders import images_to_tensor
+from fervit_lib.encoders import fit_autoencoder, images_to_tensor, load_encoder
 from fervit_lib.models import ExpressionModel, create_model
 from fervit_lib.system.runtime import seed_everything
-from fervit_lib.training import fit_autoencoder, fit_masked
+from fervit_lib.training import fit_masked
 from fervit_lib.training.data import TensorBatches
 
 CPU = torch.device("cpu")
@@ -111,9 +111,8 @@ class TestMaskedPretraining:
             split: images_to_tensor([face for face, _ in load_faces(faces, split)], 32)
             for split in ("train", "val")
         }
-        encoder = fit_autoencoder(
-            images["train"], images["val"], tmp_path / "a" / "b.safetensors", epochs=5, device=CPU
-        )
+        fit_autoencoder(images["train"], tmp_path / "a.safetensors")
+        encoder = load_encoder(tmp_path / "a.safetensors", "autoencoder")
         with torch.inference_mode():
             codes = {split: encoder(images[split]) for split in images}
         dls = batches(codes["train"], codes["val"])

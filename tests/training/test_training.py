@@ -28,7 +28,6 @@ from fervit_lib.training import (
     build_learner,
     face_dls,
     fit,
-    fit_autoencoder,
     get_strategy,
     model_table,
     parameter_groups,
@@ -646,31 +645,6 @@ class TestAugmentation:
         nearest = torch.cdist(first.flatten(1), originals.flatten(1)).min(1).values
         mirrored = torch.cdist(first.flatten(1), originals.flip(-1).flatten(1)).min(1).values
         assert torch.minimum(nearest, mirrored).median() > 0.5  # moved and lit otherwise, too
-
-
-class TestAutoencoder:
-    def test_the_autoencoder_learns_and_is_not_trained_twice(self, tmp_path: Path) -> None:
-        seed_everything(0)
-        rows = torch.linspace(-1, 1, 32).view(1, 1, 32, 1).expand(1, 3, 32, 32)
-        images = (
-            rows * torch.rand(96, 1, 1, 1) * torch.where(torch.rand(96, 1, 1, 1) < 0.5, -1.0, 1.0)
-        )
-        checkpoint = tmp_path / "checkpoints" / "best.safetensors"
-
-        def fit_again(epochs: int) -> nn.Module:
-            return fit_autoencoder(
-                images[:80], images[80:], checkpoint, epochs=epochs, batch_size=16, device=CPU
-            )
-
-        model = fit_again(12)
-        with torch.inference_mode():
-            error = (model.decode(model(images[80:]))[-1] - images[80:]).square().mean()
-        assert error < 0.5 * images[80:].square().mean()
-        written = checkpoint.stat().st_mtime_ns
-        assert torch.equal(fit_again(12)(images[:2]), model(images[:2]))
-        assert checkpoint.stat().st_mtime_ns == written
-        fit_again(1)
-        assert checkpoint.stat().st_mtime_ns != written
 
 
 def test_few_faces_are_repeated_until_an_epoch_is_long_enough(
