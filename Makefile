@@ -27,7 +27,7 @@ endef
 # One worker per core, with one thread each. The tests of a file run in one worker and share its fixtures.
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
-.PHONY: help setup run demo fer2013 fer2013_small sweep lab test test-all cluster-test soak audit lint format lock clean
+.PHONY: help setup run demo fer2013 fer2013_small sweep lab test test-all test-gpu cluster-test soak gpu-figures audit lint format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -69,6 +69,12 @@ test-all: setup ## all tests but soak and cluster; reports the quick and the slo
 		[ $${PIPESTATUS[0]} = 0 ] || status=1; \
 		summary+="$$lane: $$(tail -n 1 .pytest_cache/lane.txt)"$$'\n'; \
 	done; echo; echo "$$summary"; exit $$status
+
+test-gpu: setup ## the tests that need a GPU; the last line says how many ran
+	$(BIN)/python -m pytest -m gpu -rs
+
+gpu-figures: setup ## speed of this machine's GPU: encode, train, distil, latency (at most 20 min): reports/gpu/index.html
+	$(BIN)/python -W ignore benchmarks/gpu_figures.py
 
 cluster-test: setup ## an experiment on a SLURM of two nodes, started on this machine (needs slurm-wlm, munge)
 	$(BIN)/python -m pytest -m cluster -rs

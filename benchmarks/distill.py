@@ -74,9 +74,13 @@ def write_detector(path: Path, size: int, tail: int) -> None:
     )
 
 
-def build_step(model: nn.Module, bf16: bool) -> Callable[..., float]:
+def build_step(
+    model: nn.Module,
+    bf16: bool,
+    weights: distillation.LossWeights = distillation.LossWeights(),  # noqa: B008  (frozen)
+) -> Callable[..., float]:
     """Forward pass, loss, backward pass and AdamW step of a student."""
-    loss_func = distillation.DistillLoss(distillation.LossWeights())
+    loss_func = distillation.DistillLoss(weights)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     device = next(model.parameters()).device
 

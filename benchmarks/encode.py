@@ -142,16 +142,23 @@ def time_network(arguments: argparse.Namespace, device: torch.device) -> None:
         )
 
 
-def seconds_per_face(
-    encoder: nn.Module, batch_size: int, repeats: int, device: torch.device
-) -> float:
-    images = torch.randn(batch_size, 3, IMG_SIZE, IMG_SIZE, device=device)
+def network_call(
+    encoder: nn.Module, batch_size: int, device: torch.device
+) -> Callable[[], torch.Tensor]:
+    """A forward pass of images that are on the device, in the encoder's layout and precision."""
+    size = encoder.img_size
+    images = torch.randn(batch_size, 3, size, size, device=device)
     weight = next(encoder.parameters())
     if weight.is_contiguous(memory_format=torch.channels_last):
         images = images.to(memory_format=torch.channels_last)
-    images = images.to(encoder_dtype(encoder))
-    encoder(images)  # warm up
-    run = partial(encoder, images)
+    return partial(encoder, images.to(encoder_dtype(encoder)))
+
+
+def seconds_per_face(
+    encoder: nn.Module, batch_size: int, repeats: int, device: torch.device
+) -> float:
+    run = network_call(encoder, batch_size, device)
+    run()  # warm up
     return min(measure_seconds(run, device) for _ in range(1 + repeats)) / batch_size
 
 

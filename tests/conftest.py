@@ -62,7 +62,14 @@ LONG = ("notebooks", "launched", "browser")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files with long tests first, so that no worker is left with one at the end."""
+    """Skip what needs a GPU where there is none.
+
+    Run the files with long tests first, so that no worker is left with one at the end.
+    """
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no GPU"))
     long_files = {
         item.path for item in items if any(item.get_closest_marker(name) for name in LONG)
     }

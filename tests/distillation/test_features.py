@@ -12,7 +12,6 @@ from fervit_lib.models.segmentation import denormalise
 
 MIDDLE = "/0/Conv_output_0"
 CPU = torch.device("cpu")
-NEEDS_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def detector(model: nn.Module, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_middle_tensor_equals_torch_and_survives_the_next_call(
     model: nn.Module, detector: Path, device: str
 ) -> None:
