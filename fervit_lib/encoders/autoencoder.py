@@ -25,65 +25,64 @@ from fervit_lib.system.locks import hold_lock
 from fervit_lib.system.runtime import seed_everything
 
 FIT_FACES = 2048  # images that the components are computed from, and their mirror images
-COMPONENTS = 256  # of the pixels of a band, and as many of its edges
+COMPONENTS = 48  # of the pixels of a band, and as many of its edges
+_OTHERS = 0.7  # weight of components outside of a code's own range
 DIRECTIONS = 8  # of gradients
 _WINDOW = 9  # pixels whose contrast gradients are divided by
 
 
 class _Components(nn.Module):
-    """Principal components of (N, dim), scaled to a mean variance of 1.
-
-    They are half whitened (divided by the square root of their spread): an expression differs in
-    components of less variance than light and skin do.
-    """
+    """The first principal components of (N, dim), together of variance 1."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        number = min(dim, COMPONENTS)
         self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("basis", torch.eye(dim, number))
-        self.register_buffer("scale", torch.ones(number))
+        self.register_buffer("basis", torch.eye(dim, COMPONENTS))
+        self.register_buffer("spread", torch.ones(()))
 
     def fit(self, inputs: Tensor) -> None:
         self.mean.copy_(inputs.mean(0))
-        most = min(*inputs.shape, self.basis.shape[1])
-        _, singular, basis = torch.svd_lowrank(inputs - self.mean, q=most)
-        spread = singular / len(inputs) ** 0.5
-        # Few images have fewer components: without this, rounding errors would be scaled up.
-        number = int((spread > 0.005 * spread[0]).sum())
-        spread = spread[:number]
-        self.basis.zero_()[:, :number] = basis[:, :number]
-        self.scale[:number] = (spread * spread.sum() / len(self.scale)).rsqrt()
+        # Few images have fewer components; the others stay 0.
+        number = min(*inputs.shape, COMPONENTS)
+        _, singular, basis = torch.svd_lowrank(inputs - self.mean, q=number)
+        self.basis.zero_()[:, :number] = basis
+        self.spread.copy_(singular.norm() / len(inputs) ** 0.5)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return (inputs - self.mean) @ self.basis * self.scale
+        return (inputs - self.mean) @ self.basis / self.spread
 
     def inverse(self, components: Tensor) -> Tensor:
-        return components / self.scale @ self.basis.T + self.mean
+        return self.spread * components @ self.basis.T + self.mean
 
 
 class _Band(nn.Module):
-    """Pixels (B, P) and edges (B, E) ↔ the codes (B, num_codes, 512) of a band.
+    """Pixels (B, P) and edges (B, E) ↔ components (B, num_codes, 2 · COMPONENTS) of a band.
 
-    Each code is another rotation of all components, of mean 0 and variance 1.
+    Every code has all components, and weighs a range of its own more: the first code those of the
+    largest spread. So the codes of a band differ, and tell of each other, as those of a photograph.
     """
 
     def __init__(self, num_codes: int, pixels: int, edges: int) -> None:
         super().__init__()
         self.pixels, self.edges = _Components(pixels), _Components(edges)
-        number = len(self.pixels.scale) + len(self.edges.scale)
-        self.register_buffer("rotation", torch.empty(num_codes, number, LATENT_DIM))
-        for code in self.rotation:
-            nn.init.orthogonal_(code)
-        self.variance = number / LATENT_DIM  # of a rotated component
+        ranges = torch.arange(2 * COMPONENTS) * num_codes // (2 * COMPONENTS)
+        own = ranges == torch.arange(num_codes)[:, None]
+        self.register_buffer("gains", torch.where(own, 1.0, _OTHERS))
+
+    def fit(self, pixels: Tensor, edges: Tensor) -> None:
+        self.pixels.fit(pixels)
+        self.edges.fit(edges)
+        spread = self(pixels, edges).square().sum(2).mean(0).sqrt()
+        self.gains *= (LATENT_DIM**0.5 / spread)[:, None]
 
     def forward(self, pixels: Tensor, edges: Tensor) -> Tensor:
-        components = torch.cat([self.pixels(pixels), self.edges(edges)], dim=1)
-        return torch.einsum("bk,nkd->bnd", components, self.rotation) / self.variance**0.5
+        components = torch.stack([self.pixels(pixels), self.edges(edges)], dim=2).flatten(1)
+        return components[:, None] * self.gains
 
-    def decode(self, codes: Tensor) -> Tensor:
-        components = torch.einsum("bnd,nkd->bk", codes, self.rotation) * self.variance**0.5
-        return self.pixels.inverse(components[:, : len(self.pixels.scale)] / codes.shape[1])
+    def decode(self, components: Tensor) -> Tensor:
+        """The pixels (B, P): the least-squares solution, as the codes may be of several faces."""
+        weighted = (components * self.gains).sum(1) / self.gains.square().sum(0)
+        return self.pixels.inverse(weighted[:, ::2])
 
 
 class Autoencoder(nn.Module):
@@ -104,19 +103,21 @@ class Autoencoder(nn.Module):
             pixels = 3 * (img_size // scale) ** 2
             edges = DIRECTIONS * (16 // scale) ** 2
             self.bands[name] = _Band(band.stop - band.start, pixels, edges)
+        # One rotation for all layers, as all layers of `w+` are of one space.
+        self.register_buffer("rotation", torch.empty(2 * COMPONENTS, LATENT_DIM))
+        nn.init.orthogonal_(self.rotation)
 
     @property
     def weight(self) -> Tensor:
         """A tensor of the model, for the dtype and device that inputs are moved to."""
-        return self.bands["coarse"].rotation
+        return self.rotation
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
         """Compute the components of images (N, 3, S, S) in [-1, 1] and their mirror images."""
         images = torch.cat([images, images.flip(-1)])
         for band, (pixels, edges) in zip(self.bands.values(), self._describe(images), strict=True):
-            band.pixels.fit(pixels)
-            band.edges.fit(edges)
+            band.fit(pixels, edges)
 
     def _describe(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Pixels and edges of each band, (B, P) and (B, E).
@@ -140,15 +141,16 @@ class Autoencoder(nn.Module):
         if images.shape[-2:] != size:
             images = F.interpolate(images, size, mode="bilinear", antialias=True)
         described = zip(self.bands.values(), self._describe(images), strict=True)
-        return torch.cat([band(*parts) for band, parts in described], dim=1).float()
+        components = torch.cat([band(*parts) for band, parts in described], dim=1)
+        return (components @ self.rotation).float()
 
     def decode(self, w_plus: Tensor) -> list[Tensor]:
         """`w_plus` (B, 18, 512) → three images (B, 3, S, S): coarse, + middle, + fine codes."""
-        w_plus = w_plus.to(self.weight)
+        components = w_plus.to(self.weight) @ self.rotation.T
         images: list[Tensor] = []
         for (name, band), scale in zip(self.bands.items(), (4, 2, 1), strict=True):
             side = self.img_size // scale
-            part = band.decode(w_plus[:, BANDS[name]]).unflatten(1, (3, side, side))
+            part = band.decode(components[:, BANDS[name]]).unflatten(1, (3, side, side))
             images.append(_double(images[-1]) + part if images else part)
         return [F.interpolate(image, self.img_size, mode="bilinear") for image in images]
 
