@@ -151,7 +151,7 @@ def _count_split(model: nn.Module, batches: PeopleBatches, targets: Targets) -> 
         logits = model(images).float()
         counts_of_shard = count_pixels(logits, masks, targets.logits(images, keys))
         counts.append(distributed.gather(counts_of_shard, batches.batch_len))
-    return torch.cat(counts)
+    return torch.cat(counts).cpu()
 
 
 def teacher_iou(batches: PeopleBatches, targets: Targets) -> float:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +84,7 @@ class PeopleBatches(ShardedBatches):
         augment: None: not augmented, in order, with the last incomplete batch.
 
     Attributes:
-        last_names: file names of the latest batch, for error messages.
+        own: this rank's images (B,) of each batch of the epoch.
     """
 
     def __init__(
@@ -128,15 +128,19 @@ class PeopleBatches(ShardedBatches):
             self.prepared.put((index, view), result)
         return *result, content_key(result[0])
 
+    def image_names(self, batch: int) -> list[str]:
+        """File names of a batch of the running epoch, for error messages."""
+        return [self.people.images[i].name for i in self.own[batch]]
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
         batches = list(self.global_batches())
-        own = [distributed.shard(indices).tolist() for indices in batches]
+        self.own = [distributed.shard(indices) for indices in batches]
         with PrefetchPool(min(16, cpu_count())) as pool:
-            samples = pool.map(self.prepare, chain(*own), self.people.files, ahead=2 * self.bs)
-            for indices, own_indices in zip(batches, own, strict=True):
+            order = torch.cat(self.own).tolist()
+            samples = pool.map(self.prepare, order, self.people.files, ahead=2 * self.bs)
+            for indices, own_indices in zip(batches, self.own, strict=True):
                 images, masks, keys = zip(*islice(samples, len(own_indices)), strict=True)
                 self.batch_len = len(indices)
-                self.last_names = tuple(self.people.images[i].name for i in own_indices)
                 images = torch.stack(images).to(self.device, non_blocking=True)
                 masks = torch.stack(masks).to(self.device, non_blocking=True)
                 yield normalise(images), masks, keys

@@ -78,7 +78,9 @@ class Targets:
         missing = [i for i, value in enumerate(values) if value is None]
         if missing:
             # The batch itself if all are missing: a copy would be another memory format.
-            chosen = images if len(missing) == len(images) else images[missing]
+            chosen = (
+                images if len(missing) == len(images) else torch.stack([images[i] for i in missing])
+            )
             for i, value in zip(missing, compute(chosen), strict=True):
                 values[i] = value
                 self.cache.put(full_keys[i], (value,))

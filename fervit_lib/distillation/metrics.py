@@ -40,7 +40,7 @@ def count_pixels(logits: Tensor, masks: Tensor, teacher_logits: Tensor | None = 
         masks: (B, S, S) of 0, 1, 255.
 
     Returns:
-        (B, 11) float64 on the CPU: true positives, false positives and false negatives, each for
+        (B, 11) float64: true positives, false positives and false negatives, each for
         person, background and boundary; pixels where student and teacher agree (NaN without a
         teacher); valid pixels.
     """
@@ -59,7 +59,7 @@ def count_pixels(logits: Tensor, masks: Tensor, teacher_logits: Tensor | None = 
     if teacher_logits is not None:
         agree = ((predicted == (teacher_logits[:, 0] > 0)) & valid).sum((1, 2))
     totals = torch.stack([agree, valid.sum((1, 2))], 1)
-    return torch.cat([tp, fp, fn, totals], 1).double().cpu()
+    return torch.cat([tp, fp, fn, totals], 1).double()
 
 
 def region_ious(counts: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class ValidationScores(Metric):
         self.counts.append(count_pixels(learn.pred[0], masks, teacher_logits))
 
     def score(self, name: str) -> float:
-        return float(scores_from(torch.cat(self.counts))[name])
+        return float(scores_from(torch.cat(self.counts).cpu())[name])
 
     @property
     def value(self) -> float:

@@ -100,7 +100,7 @@ def train_toy_detector(
         dls,
         single_group(model),
         detection_loss,
-        OptimConfig(fused=False, precision="float32"),
+        OptimConfig(precision="float32"),
         folder=folder / "toy_detector",
         metrics=[],
         cbs=[CountEpochs(), FitBar("toy detector", " images")],

@@ -94,29 +94,40 @@ class MaskedAutoencoder(nn.Module):
         # → (B, rows · columns, C · height · width)
         return patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
 
-    def draw_mask(self, batch_size: int, num_tokens: int, device: torch.device) -> Tensor:
-        """(B, N) bool, True where hidden: as many in every row, at least one and not all."""
+    def draw_visible(self, batch_size: int, num_tokens: int, device: torch.device) -> Tensor:
+        """(B, V) the visible tokens of each row: as many in all, at least one hidden, not all."""
         num_hidden = min(max(1, round(self.mask_ratio * num_tokens)), num_tokens - 1)
-        # The rank of each random number in its row: the tokens of the lowest ranks are hidden.
-        ranks = torch.rand(batch_size, num_tokens, device=device).argsort(1).argsort(1)
-        return ranks < num_hidden
+        order = torch.rand(batch_size, num_tokens, device=device).argsort(1)
+        return order[:, num_hidden:].sort(1).values
 
-    def forward(self, inputs: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Inputs of the encoder → reconstructed tokens (B, N, T), and the mask (B, N)."""
+    def forward(self, inputs: Tensor, visible: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Reconstruct hidden tokens.
+
+        Args:
+            inputs: of the encoder, (B, …).
+            visible: (B, V) the tokens that the encoder sees; None: drawn.
+
+        Returns:
+            The reconstructed tokens (B, N, T), and a mask (B, N), True where they were hidden.
+        """
         prefix, tokens = self.encoder.embed(inputs)
-        batch_size, num_tokens, width = tokens.shape
-        if mask is None:
-            mask = self.draw_mask(batch_size, num_tokens, tokens.device)
-        visible = tokens[~mask].view(batch_size, -1, width)
-        encoded = self.enc_to_dec(self.encoder.encode(torch.cat([prefix, visible], dim=1)))
+        batch_size, num_tokens = tokens.shape[:2]
+        if visible is None:
+            visible = self.draw_visible(batch_size, num_tokens, tokens.device)
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        mask.scatter_(1, visible, False)
+        # Indices, because a GPU would have to count the elements of a mask before it goes on.
+        chosen = torch.arange(batch_size, device=tokens.device)[:, None], visible
+        encoded = self.enc_to_dec(self.encoder.encode(torch.cat([prefix, tokens[chosen]], dim=1)))
         decoder_tokens = self.mask_token.to(encoded.dtype).repeat(batch_size, num_tokens, 1)
         if prefix.shape[1]:
             # CLS, which the head will read, has to hold what is needed to paint the hidden tokens.
             decoder_tokens = decoder_tokens + encoded[:, :1]
-        decoder_tokens[~mask] = encoded[:, prefix.shape[1] :].flatten(0, 1)
+        decoder_tokens[chosen] = encoded[:, prefix.shape[1] :]
         decoded = self.norm(self.decoder(decoder_tokens + self.pos_embed))
         return self.to_targets(decoded), mask
 
     def loss(self, reconstructed: Tensor, mask: Tensor, inputs: Tensor) -> Tensor:
         """Mean squared error over the hidden tokens."""
-        return (reconstructed.float() - self.targets(inputs))[mask].square().mean()
+        errors = (reconstructed.float() - self.targets(inputs)).square().mean(-1)  # (B, N)
+        return (errors * mask).sum() / mask.sum()

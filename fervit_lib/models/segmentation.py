@@ -190,4 +190,4 @@ def denormalise(images: Tensor) -> Tensor:
 
 
 def _per_channel(values: tuple[float, ...], images: Tensor) -> Tensor:
-    return torch.tensor(values, device=images.device).view(1, 3, 1, 1)
+    return torch.tensor(values).to(images.device, non_blocking=True).view(1, 3, 1, 1)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,8 +22,14 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping
     The metadata is one JSON string: safetensors writes several entries in random order, and equal
     checkpoints should be equal files.
     """
-    # safetensors refuses tensors that are not contiguous.
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    # safetensors refuses tensors that are not contiguous. Copies of a GPU's tensors go to pinned
+    # memory, all at once; elsewhere such a copy would not be safe.
+    tensors = {
+        name: tensor.detach().contiguous().to("cpu", non_blocking=tensor.is_cuda)
+        for name, tensor in tensors.items()
+    }
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, {"fervit": json.dumps(metadata, default=json_default)})
 

@@ -9,7 +9,7 @@ from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
-from fastai.vision.augment import Brightness, Contrast, Flip, Rotate, Zoom
+from fastai.vision.augment import Brightness, Contrast, Flip, Rotate, Zoom, setup_aug_tfms
 from fastai.vision.core import TensorImage
 from torch import Tensor, nn
 
@@ -102,16 +102,19 @@ class AugmentImages(Callback):
         if not 0 <= strength <= 3:
             raise ValueError(f"image_augment: expected a strength in [0, 3], got {strength}")
         self.strength = strength
-        self.transforms = [Flip(p=0.5)]
+        # Bicubic: fastai reads a value of the zoom of every batch to interpolate bilinearly.
+        self.transforms = [Flip(p=0.5, mode="bicubic", pad_mode="border")]
         if strength:
             zoom = 0.1 * strength
             lighting = min(0.2 * strength, 0.9)  # fastai takes the logarithm of 1 - it
             self.transforms += [
-                Rotate(max_deg=10 * strength, p=0.75, pad_mode="border"),
-                Zoom(min_zoom=1 - zoom, max_zoom=1 + zoom, p=0.75, pad_mode="border"),
+                Rotate(max_deg=10 * strength, p=0.75),
+                Zoom(min_zoom=1 - zoom, max_zoom=1 + zoom, p=0.75),
                 Brightness(max_lighting=lighting, p=0.75),
                 Contrast(max_lighting=lighting, p=0.75),
             ]
+            # As the first: together they interpolate once.
+            self.transforms = setup_aug_tfms(self.transforms)
         check_range("image_noise", noise, 0, 1)
         self.noise = noise
 

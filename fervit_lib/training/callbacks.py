@@ -243,19 +243,44 @@ class Ema(FitCallback):
 class StopOnNan(FitCallback):
     """Raise a ValueError if the training loss is NaN or inf; the last checkpoint is kept.
 
-    fastai's TerminateOnNaNCallback ends the fit without an error.
+    From the batch of that loss on, AdamW skips its updates, so no weight becomes NaN. The host does
+    not wait for the loss of each batch: on a GPU, it may see it some batches later, and at the
+    latest at the end of the epoch, before anything is saved.
+
+    fastai's TerminateOnNaNCallback waits for every batch, and ends the fit without an error.
     """
 
+    def before_fit(self) -> None:
+        # AdamW skips an update where `found_inf` is 1; torch has it for the gradients of fp16.
+        self.bad = self.opt.opt.found_inf = torch.zeros((), device=self.dls.device)
+        self.on_host = torch.zeros((), pin_memory=self.bad.is_cuda)
+        self.seen = self.on_host.numpy()  # the same memory
+
     def before_backward(self) -> None:
-        # Before the step, which would make all weights NaN.
-        if math.isfinite(self.loss.item()):
-            return
-        names = getattr(self.dl, "last_names", ())
-        images = f"; the images: {', '.join(names)}" if names else ""
+        self.bad.logical_or_(~self.loss.isfinite())
+        self.on_host.copy_(self.bad, non_blocking=True)
+        # What has arrived so far. Several ranks would see it in different batches, and wait for
+        # each other.
+        if self.seen and distributed.world_size() == 1:
+            self._stop()
+
+    def after_train(self) -> None:
+        # A finite loss may have a gradient that is not.
+        norm = torch.nn.utils.get_total_norm([p.detach() for p in self.model.parameters()])
+        if self.bad + ~norm.isfinite():
+            self._stop()
+
+    def after_fit(self) -> None:
+        self.opt.opt.found_inf = None
+
+    def _stop(self) -> None:
+        batch = sum(map(math.isfinite, self.recorder.losses))
+        images = ""
+        if hasattr(self.dl, "image_names") and batch < self.n_iter:
+            images = f"; the images: {', '.join(self.dl.image_names(batch))}"
         raise ValueError(
-            f"loss is {self.loss.item()} in epoch {self.epoch}, batch {self.iter}: the learning "
-            f"rate is too high, or the inputs are not finite; lower lr, or set grad_clip=1"
-            f"{images}"
+            f"loss is NaN or inf in epoch {self.epoch}, batch {batch}: the learning rate is too "
+            f"high, or the inputs are not finite; lower lr, or set grad_clip=1{images}"
         )
 
 

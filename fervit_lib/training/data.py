@@ -37,8 +37,9 @@ class ShardedBatches(DataLoader):
                 yield indices
 
     def to_detach(self, batch: Any, cpu: bool = True, gather: bool = True) -> Any:
-        # fastai's metrics call this; `DataParallel` has gathered the batch before.
-        return to_detach(batch, cpu=cpu, gather=False)
+        # fastai's metrics call this for every batch: they accumulate on the device until `Recorder`
+        # reads them. `DataParallel` has gathered the batch before.
+        return to_detach(batch, cpu=False, gather=False)
 
 
 class TensorBatches(ShardedBatches):
@@ -76,8 +77,10 @@ class TensorBatches(ShardedBatches):
             indices = self.batch_indices = distributed.shard(indices)
             inputs = self.views[0][indices]  # (B, …)
             for number, view in enumerate(self.views[1:], start=1):
-                of_view = (drawn == number).to(indices.device)  # (B,)
-                inputs[of_view] = view[indices[of_view]]
+                of_view = (drawn == number).to(indices.device, non_blocking=True)
+                # Not by a mask as the index: a GPU would have to count it first.
+                of_view = of_view.view(-1, *[1] * (inputs.ndim - 1))
+                inputs = torch.where(of_view, view[indices], inputs)
             # Codes are stored in half precision; mixup and the layers compute in float32.
             inputs = inputs.float() if inputs.dtype == torch.float16 else inputs
             yield inputs, self.targets[indices]

@@ -20,7 +20,7 @@ from fervit_lib.system.names import check_choice
 
 def _pairs(similarity: Tensor) -> Tensor:
     """(H, H) → the similarity of each pair of different heads, (H · (H - 1) / 2,)."""
-    row, column = torch.triu_indices(*similarity.shape, offset=1)
+    row, column = torch.triu_indices(*similarity.shape, offset=1, device=similarity.device)
     return similarity[row, column]
 
 

@@ -17,6 +17,7 @@ from fastai.callback.progress import ProgressCallback
 from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner, Metric
+from fastai.learner import Recorder as FastaiRecorder
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import noop
@@ -28,7 +29,7 @@ from fervit_lib.system.names import check_choice, check_range
 from fervit_lib.system.runtime import use_bf16
 from fervit_lib.training.callbacks import Curves, Ema, FitBar, KeepFrozenStill, StopOnNan
 from fervit_lib.training.data_parallel import DataParallel
-from fervit_lib.training.metrics import classification_metrics
+from fervit_lib.training.metrics import Recorder, classification_metrics
 from fervit_lib.training.precision import PRECISIONS, Bf16, Fp16
 from fervit_lib.training.resume import KeepLast, ResumableLearner, read_state
 from fervit_lib.training.schedule import EarlyStopping, Phase, Plateau, Schedule, lr_shape
@@ -69,7 +70,6 @@ class OptimConfig:
     weight_decay: float = 0.01  # of all parameters but position embeddings and CLS
     grad_clip: float = 0.0  # largest norm of the gradient; 0: not clipped
     ema: float = 0.0  # decay of a moving average of the weights, validated and saved; 0: none
-    fused: bool = True  # AdamW in one kernel; faster, rounds differently
     precision: str = "auto"  # auto (bf16 where the device is fast in it), float32, bf16, fp16 (GPU)
 
     def __post_init__(self) -> None:
@@ -98,6 +98,11 @@ class OptimConfig:
 
 class _MixUp(MixUp):
     stack_y = False  # fastai reads it even if a fit is interrupted before it is set
+
+    def before_batch(self) -> None:
+        # Drawn on the device: fastai would wait for a GPU to bring the draws to it.
+        with self.dls.device:
+            super().before_batch()
 
 
 def class_weights(labels: Tensor, num_classes: int) -> Tensor:
@@ -142,7 +147,7 @@ def build_learner(
     callbacks = [KeepFrozenStill(), StopOnNan(), DataParallel(), Curves(folder)]
     if isinstance(loss, LossConfig):
         if loss.mixup:
-            callbacks.append(_MixUp(loss.mixup))
+            callbacks.append(_MixUp(torch.tensor(loss.mixup, device=dls.device)))
         loss = loss.build(dls)
     callbacks += [*optim.build_callbacks(dls.device), *cbs]
     if not any(isinstance(callback, FitBar) for callback in callbacks):
@@ -151,7 +156,7 @@ def build_learner(
         dls,
         model,
         loss_func=loss,
-        opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=optim.fused),
+        opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, fused=True),
         splitter=lambda _: [group.parameters for group in groups],
         metrics=classification_metrics() if metrics is None else metrics,
         wd=[optim.weight_decay if group.weight_decay else 0.0 for group in groups],
@@ -159,7 +164,9 @@ def build_learner(
         path=folder,
         cbs=callbacks,
     )
-    learn.remove_cb(ProgressCallback)  # `FitBar` and `Curves` show what it and the logger print
+    # `FitBar` and `Curves` show what the ProgressCallback and the logger print.
+    learn.remove_cbs([FastaiRecorder, ProgressCallback])
+    learn.add_cb(Recorder())
     learn.logger = noop
     learn.groups = groups
     return learn

@@ -1,12 +1,16 @@
-"""Metrics of the validation split, computed over the whole split after every epoch."""
+"""Metrics of the validation split, and the Recorder, which reads them and losses once an epoch."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
-from fastai.learner import AvgMetric, Metric
-from fastai.metrics import accuracy, skm_to_fastai
+import torch
+from fastai.learner import AvgMetric, AvgSmoothLoss, Metric
+from fastai.learner import Recorder as FastaiRecorder
+from fastai.metrics import AccumMetric, accuracy, skm_to_fastai
 from scipy.special import softmax
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
+from torch import Tensor
 
 
 def classification_metrics() -> list[Metric]:
@@ -40,3 +44,38 @@ def roc_auc(labels: np.ndarray, logits: np.ndarray) -> float:
         if 0 < (labels == c).sum() < len(labels)
     ]
     return float(np.mean(areas)) if areas else float("nan")
+
+
+class _SmoothLoss(AvgSmoothLoss):
+    val: Tensor
+
+    def accumulate(self, learn: Any) -> None:
+        self.count += 1
+        loss = learn.loss.detach()
+        self.val = torch.lerp(loss, self.val.to(loss.device), self.beta)
+
+
+class Recorder(FastaiRecorder):
+    """fastai's Recorder without a copy to the host per batch, for which a GPU would have to finish.
+
+    Attributes:
+        losses: of the batches of the running epoch, smoothed over the epoch, on the device; during
+            `lr_find`, of all batches.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.smooth_loss = _SmoothLoss()
+
+    def before_train(self) -> None:
+        super().before_train()
+        if not hasattr(self.learn, "lr_finder"):
+            self.losses: list[Tensor] = []
+            self.smooth_loss.reset()
+
+    def after_validate(self) -> None:
+        for metric in self._valid_mets:
+            if isinstance(metric, AccumMetric):  # those of scikit-learn need NumPy
+                metric.preds = [torch.cat(metric.preds).cpu()]
+                metric.targs = [torch.cat(metric.targs).cpu()]
+        super().after_validate()

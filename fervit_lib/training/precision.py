@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelStepException
 from fastai.callback.fp16 import MixedPrecision
 from torch import Tensor, nn
 
@@ -63,6 +63,14 @@ class Fp16(MixedPrecision):
 
     def before_batch(self) -> None:
         pass  # `around_forward` enters autocast
+
+    def before_step(self) -> None:
+        # As in fastai, without its list of scales: a second value read per batch. The first is
+        # GradScaler's own, whether the gradients have overflowed.
+        self.skipped = True
+        self.scaler.step(self)
+        if self.skipped:
+            raise CancelStepException
 
     def after_loss(self) -> None:
         pass  # and leaves it, even if the batch is interrupted

@@ -156,7 +156,8 @@ def compare_reconstructions(masked: MaskedAutoencoder, dls: DataLoaders) -> pd.D
     order = torch.randperm(num_tokens, generator=torch.Generator().manual_seed(0))
     for hidden in order.split(max(1, round(masked.mask_ratio * num_tokens))):
         mask = torch.zeros(num_tokens, dtype=torch.bool).index_fill(0, hidden, True)
-        by_model, _ = masked(inputs, mask.expand(len(inputs), -1).to(inputs.device))
+        visible_tokens = (~mask).nonzero().T.expand(len(inputs), -1)
+        by_model, _ = masked(inputs, visible_tokens.to(inputs.device))
         predicted["model"][:, mask] = by_model.float().cpu()[:, mask]
         # Few faces and many dimensions: in float32, equal runs would differ in visible digits.
         visible, seen = (t[:, ~mask].flatten(1).double().numpy() for t in (train, targets))

@@ -125,8 +125,6 @@ class KeepLast(FitCallback):
                     tensors[f"{callback.name}.{name}"] = tensor
         random_tensors, random_values = get_random_state()
         tensors |= {f"random.{name}": tensor for name, tensor in random_tensors.items()}
-        # The train_loss in metrics.csv is a moving average over batches, of earlier epochs as well.
-        smooth = self.recorder.smooth_loss
         metadata = {
             "kind": "training state",
             "fit": self.settings,
@@ -134,7 +132,6 @@ class KeepLast(FitCallback):
             "epoch": epoch,
             "callbacks": counters,
             "random": random_values,
-            "smooth_loss": [float(smooth.val), smooth.count],
         }
         save_checkpoint(self.path, tensors, metadata)
 
@@ -159,9 +156,6 @@ class KeepLast(FitCallback):
                 setattr(callback, name, value)
             if hasattr(type(callback), "load_tensors"):
                 callback.load_tensors(select(f"{callback.name}."))
-        value, count = metadata["smooth_loss"]
-        self.recorder.smooth_loss.val = torch.tensor(value)
-        self.recorder.smooth_loss.count = count
         self.learn.first_epoch = metadata["epoch"] + 1
         # Last, because nothing may draw random numbers between here and the first batch.
         set_random_state(select("random."), metadata["random"])

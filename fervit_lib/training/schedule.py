@@ -3,17 +3,11 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from fastai.callback.core import CancelFitException
-from fastai.callback.schedule import (
-    ParamScheduler,
-    SchedCos,
-    SchedLin,
-    SchedNo,
-    combine_scheds,
-    combined_cos,
-)
+from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin, SchedNo
 from fastai.callback.tracker import TrackerCallback
 
 from fervit_lib.system.names import check_choice, check_range
@@ -24,7 +18,7 @@ SCHEDULES = ("one_cycle", "cosine", "plateau", "none")
 _DIV = 25.0
 _DIV_FINAL = 1e5
 _PCT_START = 0.25
-_MOMENTUM = (0.95, 0.85, 0.95)
+_MOMENTUM = (0.95, 0.85)
 PLATEAU_FACTOR = 0.5
 PLATEAU_PATIENCE = 5  # epochs
 
@@ -38,6 +32,16 @@ class Phase:
     frozen_groups: int  # that many of the first parameter groups are frozen
 
 
+def _in_turn(
+    share: float, first: Callable[[float], float], second: Callable[[float], float]
+) -> Callable[[float], float]:
+    """`first` for that share of the progress, then `second`.
+
+    fastai's `combine_scheds` reads tensors before every batch.
+    """
+    return lambda p: first(p / share) if p < share else second((p - share) / (1 - share))
+
+
 def lr_shape(schedule: str, warmup: float) -> Callable[[float], float]:
     """A function from progress in [0, 1] to a multiple of the peak rate.
 
@@ -48,9 +52,9 @@ def lr_shape(schedule: str, warmup: float) -> Callable[[float], float]:
     check_choice("schedule", schedule, SCHEDULES)
     check_range("warmup", warmup, 0, 1)
     if schedule == "one_cycle":
-        return combined_cos(_PCT_START, 1 / _DIV, 1.0, 1 / _DIV_FINAL)
+        return _in_turn(_PCT_START, SchedCos(1 / _DIV, 1.0), SchedCos(1.0, 1 / _DIV_FINAL))
     rest = SchedCos(1.0, 0.0) if schedule == "cosine" else SchedNo(1.0, 1.0)
-    return combine_scheds([warmup, 1 - warmup], [SchedLin(0.0, 1.0), rest]) if warmup else rest
+    return _in_turn(warmup, SchedLin(0.0, 1.0), rest)
 
 
 class Schedule(ParamScheduler):
@@ -66,9 +70,10 @@ class Schedule(ParamScheduler):
         self.phases = list(phases)
         self.level = 1.0
         self.shape = lr_shape(schedule, warmup)
-        scheds = {"lr": self.rates}
+        scheds: dict[str, Callable[[float], Any]] = {"lr": self.rates}
         if schedule == "one_cycle":
-            momentum = combined_cos(_PCT_START, *_MOMENTUM)
+            high, low = _MOMENTUM
+            momentum = _in_turn(_PCT_START, SchedCos(high, low), SchedCos(low, high))
             scheds["mom"] = lambda progress: momentum(self.locate(progress)[1])
         super().__init__(scheds)
 

