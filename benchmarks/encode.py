@@ -148,8 +148,8 @@ def network_call(
     """A forward pass of images that are on the device, in the encoder's layout and precision."""
     size = encoder.img_size
     images = torch.randn(batch_size, 3, size, size, device=device)
-    weight = next(encoder.parameters())
-    if weight.is_contiguous(memory_format=torch.channels_last):
+    weight = next(encoder.parameters(), None)  # the autoencoder has none
+    if weight is not None and weight.is_contiguous(memory_format=torch.channels_last):
         images = images.to(memory_format=torch.channels_last)
     return partial(encoder, images.to(encoder_dtype(encoder)))
 
