@@ -9,9 +9,12 @@ import json
 import sys
 from pathlib import Path
 
+from snakemake.logging import logger
+
 from fervit_lib import pipeline
 from fervit_lib.pipeline import NOTEBOOKS
-from fervit_lib.report import failures, warm
+from fervit_lib.report import terminal, warm
+from fervit_lib.report.failures import describe_failures
 
 if not config:
     raise SystemExit("no configuration: run `snakemake --configfile configs/demo.yaml --cores all`")
@@ -23,7 +26,6 @@ except ValueError as error:  # one line, without a stack trace
 REPORTS = config.get("reports", "reports")
 DATA = config.get("data_dir", "data")
 EXPERIMENT = f"{REPORTS}/{config['experiment']}"
-RUNS = [(step, variant) for step in NOTEBOOKS for variant in VARIANTS[step]]
 [(ENCODE, ENCODE_PARAMETERS)] = VARIANTS["encode"].items()
 LATENTS = f"{DATA}/latents/{ENCODE_PARAMETERS.get('dataset', 'toy')}/{ENCODE}"
 STORE = f"{LATENTS}/store.json"
@@ -38,10 +40,11 @@ TRAIN_THREADS = max(1, min(8, CORES // max(1, taught, len(TEACHERS) - taught)))
 # Each step reserves its GPUs in Python: `--resources gpu=2` runs two steps at once, on a GPU
 # each. With several GPUs, as `--set-resources train:gpu=4` gives them, a step with --launch is
 # one run of as many processes. The executed notebook and its page are logs, because Snakemake
-# keeps the logs of a failed step and removes its outputs.
+# keeps the logs of a failed step and removes its outputs. Only the lines of `StepLines` are for
+# stdout.
 RUN = (
     f"{sys.executable} -m fervit_lib.report run --gpus {{resources.gpu}} {{params.launch}}"
-    ' {input.notebook} "$(dirname {log.notebook:q})" {params.json:q}'
+    ' {input.notebook} "$(dirname {log.notebook:q})" {params.json:q} >&2'
 )
 
 
@@ -73,22 +76,35 @@ def teacher_results(wildcards):
     return [f"{folder('train', teacher)}/result.json" for teacher in TEACHERS[wildcards.variant]]
 
 
+# Files for the Makefile, which shows what a call ended with: Snakemake's messages are in a log.
+CALL = f".snakemake/{Path(*workflow.configfiles[:1]).name}"
+TIMES = Path(f"{CALL}.times.json")
+
+
 onstart:
-    failures.forget_failures(Path(EXPERIMENT), RUNS)
+    global STEP_LINES
+    jobs = workflow.dag.needrun_jobs()
+    seconds = json.loads(TIMES.read_text()) if TIMES.is_file() else {}
+    STEP_LINES = terminal.StepLines([terminal.step_name(j.log) for j in jobs if j.log], seconds)
+    logger.addHandler(STEP_LINES)
     if workflow.local_exec:
         warm.start_server()
 
 
-# The Makefile shows this text last: Snakemake's own shows commands. The report holds the steps
-# that did run.
+onsuccess:
+    TIMES.write_text(json.dumps(STEP_LINES.seconds))
+    lines = [*terminal.headlines(Path(EXPERIMENT)), f"Report: {EXPERIMENT}/index.html", ""]
+    Path(f"{CALL}.done").write_text("\n".join(lines))
+
+
+# The report holds the steps that did run.
 onerror:
     from fervit_lib.report.index import write_index
 
-    text = failures.describe_failures(Path(EXPERIMENT), RUNS)
-    for file in map(Path, workflow.configfiles[:1]):
-        Path(f".snakemake/{file.name}.failed").write_text(f"{text}\n" if text else "")
-        if Path(EXPERIMENT).is_dir():
-            write_index(Path(EXPERIMENT), file)
+    text = describe_failures(Path(EXPERIMENT), STEP_LINES.failed, STEP_LINES.waiting)
+    Path(f"{CALL}.failed").write_text(text and f"{text}\n")
+    if Path(EXPERIMENT).is_dir():
+        write_index(Path(EXPERIMENT), *map(Path, workflow.configfiles[:1]))
 
 
 localrules:
@@ -106,8 +122,6 @@ rule experiment:
 
 
 rule index:
-    message:
-        f"report: {EXPERIMENT}/index.html"
     input:
         [results(step) for step in NOTEBOOKS],
         config=workflow.configfiles[:1],
@@ -125,8 +139,6 @@ rule index:
 # scheduler. --set-threads and --set-resources change them. A training that reaches its time limit
 # resumes after its last complete epoch when it is run again.
 rule encode:
-    message:
-        f"encode: faces into codes ({ENCODE})"
     input:
         notebook=NOTEBOOKS["encode"],
     output:
@@ -148,8 +160,6 @@ rule encode:
 
 # A small model on a CPU, whatever the machine has.
 use rule encode as tour with:
-    message:
-        "tour: one face through every step"
     input:
         STORE,
         notebook=NOTEBOOKS["tour"],
@@ -168,8 +178,6 @@ use rule encode as tour with:
 
 
 use rule encode as train with:
-    message:
-        "train: {wildcards.variant}"
     input:
         STORE,
         teacher_results,
@@ -189,8 +197,6 @@ use rule encode as train with:
 
 
 use rule encode as distill with:
-    message:
-        "distill: {wildcards.variant}"
     input:
         notebook=NOTEBOOKS["distill"],
     output:
@@ -207,8 +213,6 @@ use rule encode as distill with:
 
 
 use rule encode as evaluate with:
-    message:
-        "evaluate: every training run on the test split"
     input:
         results("train"),
         notebook=NOTEBOOKS["evaluate"],
@@ -226,8 +230,6 @@ use rule encode as evaluate with:
 
 
 use rule evaluate as explain with:
-    message:
-        "explain: what the models look at"
     input:
         results("train"),
         notebook=NOTEBOOKS["explain"],

@@ -306,7 +306,9 @@ def test_an_experiment_with_a_failed_step_continues_when_it_is_run_again(
     failed, passed = (experiment / "train" / f"scratch-full-seed{seed}" for seed in (0, 1))
     (failed / "metrics.csv").mkdir(parents=True)  # training fails when it writes this file
 
-    assert snakemake(*call).returncode != 0
+    call_failed = snakemake(*call)
+    assert call_failed.returncode != 0
+    assert re.search(r"^train/scratch-full-seed0 +failed .*of 5$", call_failed.stdout, re.MULTILINE)
     page = (failed / "notebook.html").read_text(encoding="utf-8")
     assert "training faces" in page and "IsADirectoryError" in page
     finished = {path.parent for path in experiment.rglob("result.json")}
@@ -325,6 +327,12 @@ def test_an_experiment_with_a_failed_step_continues_when_it_is_run_again(
     before = {folder: (folder / "result.json").stat().st_mtime_ns for folder in finished}
     done = snakemake(*call)
     assert done.returncode == 0, done.stderr[-3000:]
+    ended = [line.split()[:2] for line in done.stdout.splitlines()]
+    assert sorted(ended) == [[f"{name}", "done"] for name in ("evaluate/all", "explain/all")] + [
+        ["train/scratch-full-seed0", "done"]
+    ]
+    outcome = (PROJECT_ROOT / ".snakemake" / f"{config.name}.done").read_text()
+    assert "Best model: scratch-full-seed" in outcome and f"{experiment}/index.html" in outcome
     assert {folder: (folder / "result.json").stat().st_mtime_ns for folder in finished} == before
     index = (experiment / "index.html").read_text(encoding="utf-8")
     assert 'href="explain/all/notebook.html"' in index
@@ -336,6 +344,6 @@ def test_an_experiment_with_a_failed_step_continues_when_it_is_run_again(
 
     (passed / "result.json").unlink()
     plan = snakemake(*call, "--dry-run")
-    jobs = re.findall(r"^Job \d+: (.*)$", plan.stdout + plan.stderr, re.MULTILINE)
-    assert sorted(job.split(":")[0] for job in jobs) == ["evaluate", "explain", "report", "train"]
-    assert "train: scratch-full-seed1" in jobs
+    rules = re.findall(r"^(?:local)?rule (\w+):$", plan.stdout + plan.stderr, re.MULTILINE)
+    assert sorted(rules) == ["evaluate", "experiment", "explain", "index", "train"]
+    assert f"{passed}/log.txt" in plan.stdout + plan.stderr

@@ -1,4 +1,4 @@
-"""`python -m fervit_lib.report page|index|run`: a page, the index or one step of an experiment."""
+"""`python -m fervit_lib.report index|run`: the index or one step of an experiment."""
 
 import argparse
 import json
@@ -16,9 +16,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Execute the command in this process; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fervit_lib.report", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    page = commands.add_parser("page", help="write an executed notebook as one HTML page")
-    page.add_argument("notebook", type=Path)
-    page.add_argument("page", type=Path)
     index = commands.add_parser("index", help="write index.html of an experiment")
     index.add_argument("experiment_dir", type=Path)
     index.add_argument(
@@ -33,11 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.add_argument("folder", type=Path)
     run.add_argument("parameters", type=json.loads, help="as JSON")
     options = parser.parse_args(arguments)
-    if options.command == "page":
-        from fervit_lib.report.page import write_page
-
-        write_page(options.notebook, options.page)
-    elif options.command == "index":
+    if options.command == "index":
         from fervit_lib.report.index import write_index
 
         write_index(options.experiment_dir, options.config)

@@ -23,35 +23,19 @@ def describe_failure(folder: Path) -> str:
     return f"stopped from outside, or before its first cell{last_line}"
 
 
-def forget_failures(experiment: Path, runs: Sequence[tuple[str, str]]) -> None:
-    """Remove the logs of runs without a result: a log found later is of the call that follows."""
-    for step, variant in runs:
-        if not (experiment / step / variant / "result.json").is_file():
-            (experiment / step / variant / LOG).unlink(missing_ok=True)
-
-
-def describe_failures(experiment: Path, runs: Sequence[tuple[str, str]]) -> str:
-    """Describe the failures of an experiment.
-
-    Each failed run with its cell, reason and page, then the runs that were not started.
+def describe_failures(experiment: Path, failed: Sequence[str], waiting: Sequence[str]) -> str:
+    """Each failed run with its cell, reason and page, then the runs that were not started.
 
     Args:
         experiment: `reports/<experiment>`.
-        runs: (step, variant) of all runs; one with a log but without a result has failed, one
-            with neither has not started.
+        failed, waiting: names of runs, such as train/scratch-full-seed0.
     """
-    failed = []
-    waiting = []
-    for step, variant in runs:
-        folder = experiment / step / variant
-        if (folder / "result.json").is_file():
-            continue
-        if not (folder / LOG).is_file():
-            waiting.append(f"{step}/{variant}")
-            continue
-        reason = describe_failure(folder).replace("\n", "\n  ")
+    lines = []
+    for run in failed:
+        folder = experiment / run
         page = folder / PAGE if (folder / PAGE).is_file() else folder / LOG
-        failed.append(f"{step}/{variant} {reason}\n  See {page}")
-    if failed and waiting:
-        failed.append(f"Not run yet: {', '.join(waiting)}")
-    return "\n".join(failed)
+        reason = describe_failure(folder).replace("\n", "\n  ")
+        lines.append(f"{run} {reason}\n  See {page}")
+    if lines and waiting:
+        lines.append(f"Not run yet: {', '.join(waiting)}")
+    return "\n".join(lines)

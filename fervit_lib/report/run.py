@@ -25,7 +25,7 @@ GRACE = 10.0
 def run_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) -> bool:
     """Execute `notebook` with papermill into `folder` and write its page, even if a cell fails.
 
-    What papermill and the kernel print outside of cells goes to `log.txt` in the folder. The
+    What papermill and the kernel write to stderr goes to `log.txt` in the folder. The
     notebook's metadata has, under `fervit`, when the command was started and the seconds that the
     page took. In a launch of several processes each of them executes the notebook; the first
     one's is kept.
@@ -47,7 +47,7 @@ def run_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) ->
         executed.unlink(missing_ok=True)  # it may show an earlier failure
         # Emptied rather than removed: another process of the launch may have opened it already.
         (folder / LOG).write_text("")
-    with _output_to(folder / LOG) as log:
+    with _stderr_to(folder / LOG) as log:
         try:
             papermill.execute_notebook(
                 notebook,
@@ -75,24 +75,18 @@ def run_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) ->
 
 
 @contextmanager
-def _output_to(path: Path) -> Iterator[TextIO]:
-    """Redirect the output of this process, and of those that it starts, to the end of a file."""
-    originals = {number: os.dup(number) for number in (1, 2)}
+def _stderr_to(path: Path) -> Iterator[TextIO]:
+    """Redirect stderr of this process, and of those that it starts, to the end of a file."""
+    sys.stderr.flush()
+    original = os.dup(2)
     try:
         with path.open("a", encoding="utf-8") as log:
-            _redirect(dict.fromkeys(originals, log.fileno()))
+            os.dup2(log.fileno(), 2)
             yield log
     finally:
-        _redirect(originals)
-        for descriptor in originals.values():
-            os.close(descriptor)
-
-
-def _redirect(targets: Mapping[int, int]) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    for number, target in targets.items():
-        os.dup2(target, number)
+        sys.stderr.flush()
+        os.dup2(original, 2)
+        os.close(original)
 
 
 @contextmanager

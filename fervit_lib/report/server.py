@@ -34,6 +34,9 @@ MODULES = (
 
 def _serve(descriptor: str, folder: str) -> None:
     """Fork for every request until stdin is closed."""
+    # Optional for nbformat's jsonschema, unused by notebooks: it compiles a grammar when imported,
+    # which takes longer than torch.
+    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
     for module in MODULES:
         importlib.import_module(module)
     packed_plotly()  # cached: every page contains it

@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from fervit_lib import runs
 from fervit_lib.figures import evaluation as figures_evaluation
 from fervit_lib.report.__main__ import main
-from fervit_lib.report.failures import describe_failure, describe_failures, forget_failures
+from fervit_lib.report.failures import describe_failure, describe_failures
 from fervit_lib.report.html import figure_div
 from fervit_lib.report.index import write_index
 from fervit_lib.report.page import write_page
@@ -294,29 +294,21 @@ class TestFailures:
 
     def test_the_message_names_cell_reason_page_and_steps_that_wait(self, tmp_path: Path) -> None:
         self.fail(tmp_path / "train" / "a")
-        write_json(tmp_path / "train" / "b" / "result.json", {})
-        message = describe_failures(tmp_path, [("train", "a"), ("train", "b"), ("evaluate", "all")])
+        message = describe_failures(tmp_path, ["train/a"], ["evaluate/all", "explain/all"])
         first, second, third = message.splitlines()
         assert (
             first
             == "train/a failed in cell 2 of notebooks/02_train.ipynb: ValueError: lr: expected more"
         )
         assert second == f"  See {tmp_path}/train/a/notebook.html"
-        assert third == "Not run yet: evaluate/all"
-
-    def test_an_earlier_failure_is_not_reported_again(self, tmp_path: Path) -> None:
-        self.fail(tmp_path / "train" / "a")
-        self.fail(tmp_path / "train" / "b")
-        write_json(tmp_path / "train" / "b" / "result.json", {})
-        forget_failures(tmp_path, [("train", "a"), ("train", "b"), ("train", "c")])
-        assert describe_failures(tmp_path, [("train", "a"), ("train", "b")]) == ""
-        assert (tmp_path / "train" / "b" / "log.txt").is_file()
+        assert third == "Not run yet: evaluate/all, explain/all"
+        assert describe_failures(tmp_path, [], ["evaluate/all"]) == ""
 
     def test_a_step_that_ran_no_cell_reports_the_end_of_its_log(self, tmp_path: Path) -> None:
         folder = tmp_path / "train" / "a"
         folder.mkdir(parents=True)
         (folder / "log.txt").write_text("\nNo such kernel named python3\n\n")
-        message = describe_failures(tmp_path, [("train", "a")])
+        message = describe_failures(tmp_path, ["train/a"], [])
         assert message.splitlines()[0].endswith(
             "before its first cell: No such kernel named python3"
         )
@@ -362,6 +354,6 @@ def test_a_step_writes_its_notebook_page_and_log(
 
 def test_the_command_line(tmp_path: Path) -> None:
     notebook = write_notebook(tmp_path / "train" / "a")
-    main(["page", str(notebook), str(notebook.with_suffix(".html"))])
+    write_page(notebook, notebook.with_suffix(".html"))
     main(["index", str(tmp_path)])
     assert {path.name for path in tmp_path.rglob("*.html")} == {"notebook.html", "index.html"}
