@@ -6,12 +6,13 @@ rate, and its bytes at the second.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import encode
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from fervit_lib.evaluation.efficiency import time_calls
 from fervit_lib.system import runtime
@@ -57,7 +58,8 @@ class CountCost(FlopCounterMode):
     """
 
     def __init__(self, samples: int) -> None:
-        super().__init__(display=False)
+        mapping = {aten.convolution_backward: _conv_backward_flops}
+        super().__init__(display=False, custom_mapping=mapping)
         self.samples = samples
         self.traffic = _CountBytes()
 
@@ -73,6 +75,17 @@ class CountCost(FlopCounterMode):
     @property
     def cost(self) -> Cost:
         return Cost(self.get_total_flops() / self.samples, self.traffic.total / self.samples)
+
+
+def _conv_backward_flops(
+    gradient: list[int], inputs: list[int], weight: list[int], *arguments: Any, **_: Any
+) -> int:
+    """As many as forward for each of the two gradients.
+
+    torch's own formula counts a convolution in groups as one without.
+    """
+    transposed, (to_inputs, to_weight, _) = arguments[4], arguments[7]
+    return (to_inputs + to_weight) * conv_flop_count(inputs, weight, gradient, transposed)
 
 
 class _CountBytes(TorchDispatchMode):

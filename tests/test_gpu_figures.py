@@ -47,6 +47,14 @@ class TestCost:
             layer(inputs).sum().backward()
         assert count.cost.flops == 3 * 2 * 30 * 20
 
+    @pytest.mark.parametrize("groups", [1, 16])
+    def test_so_does_one_of_a_convolution_in_groups(self, card: ModuleType, groups: int) -> None:
+        conv = nn.Conv2d(16, 16, 3, padding=1, groups=groups)
+        images = torch.ones(2, 16, 8, 8, requires_grad=True)
+        with card.CountCost(2) as count:
+            conv(images).sum().backward()
+        assert count.cost.flops == 3 * 2 * 8 * 8 * 16 * 9 * 16 / groups
+
     def test_a_fused_optimiser_reads_and_writes_its_state(self, card: ModuleType) -> None:
         weight = nn.Parameter(torch.ones(1000))
         optimiser = torch.optim.AdamW([weight], fused=True)
