@@ -25,8 +25,8 @@ from fervit_lib.system.locks import hold_lock
 from fervit_lib.system.runtime import seed_everything
 
 FIT_FACES = 2048  # images that the components are computed from, and their mirror images
-COMPONENTS = 48  # of the pixels of a band, and as many of its edges
-_OTHERS = 0.7  # weight of components outside of a code's own range
+COMPONENTS = 56  # of the pixels of a band, and as many of its edges
+REACH = 4  # ranges of components from which on a code has none of them
 DIRECTIONS = 8  # of gradients
 _WINDOW = 9  # pixels whose contrast gradients are divided by
 
@@ -58,22 +58,23 @@ class _Components(nn.Module):
 class _Band(nn.Module):
     """Pixels (B, P) and edges (B, E) ↔ components (B, num_codes, 2 · COMPONENTS) of a band.
 
-    Every code has all components, and weighs a range of its own more: the first code those of the
-    largest spread. So the codes of a band differ, and tell of each other, as those of a photograph.
+    Each code has a range of the components, the first code those of the largest spread, and less
+    and less of the ranges beside it. So the codes of a band differ, and yet tell of each other.
     """
 
     def __init__(self, num_codes: int, pixels: int, edges: int) -> None:
         super().__init__()
         self.pixels, self.edges = _Components(pixels), _Components(edges)
         ranges = torch.arange(2 * COMPONENTS) * num_codes // (2 * COMPONENTS)
-        own = ranges == torch.arange(num_codes)[:, None]
-        self.register_buffer("gains", torch.where(own, 1.0, _OTHERS))
+        distance = (ranges - torch.arange(num_codes)[:, None]).abs()
+        self.register_buffer("gains", (1 - distance / REACH).clamp(min=0))
 
     def fit(self, pixels: Tensor, edges: Tensor) -> None:
         self.pixels.fit(pixels)
         self.edges.fit(edges)
         spread = self(pixels, edges).square().sum(2).mean(0).sqrt()
-        self.gains *= (LATENT_DIM**0.5 / spread)[:, None]
+        # Few images leave components without spread, which are rounding errors.
+        self.gains *= (LATENT_DIM**0.5 / spread.clamp(min=0.05))[:, None]
 
     def forward(self, pixels: Tensor, edges: Tensor) -> Tensor:
         components = torch.stack([self.pixels(pixels), self.edges(edges)], dim=2).flatten(1)

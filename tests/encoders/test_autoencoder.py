@@ -55,7 +55,7 @@ def test_it_rebuilds_images_that_it_was_not_fitted_to(tmp_path: Path, number: in
     assert codes.abs().max() < 20
     if number == 200:
         assert codes.mean((0, 2)).abs().max() < 0.3
-        assert (codes.std((0, 2)) > 0.7).all() and (codes.std((0, 2)) < 1.4).all()
+        assert (codes.std((0, 2)) > 0.7).all() and (codes.std((0, 2)) < 2).all()
         # What is rebuilt has the same code: nothing of the code's pixels is lost on the way.
         again = model(model.decode(codes)[-1])
         assert torch.nn.functional.cosine_similarity(again, codes, dim=-1).mean() > 0.8
