@@ -47,7 +47,7 @@ def fit_masked(
     shared: Path,
     *,
     epochs: int,
-    lr: float = 3e-3,
+    lr: float = 4e-3,
     mask_ratio: float = 0.5,
     precision: str = "auto",
     seed: int = 0,
