@@ -31,11 +31,13 @@ LATENTS = f"{DATA}/latents/{ENCODE_PARAMETERS.get('dataset', 'toy')}/{ENCODE}"
 STORE = f"{LATENTS}/store.json"
 
 # Trainings run side by side and share the cores of a machine; a single one gets up to eight, as
-# any other step. Those with a teacher wait for it, and do not run beside it.
+# any other step. Those with a teacher wait for it, and do not run beside it. Encoding and
+# distillation need nothing of each other: each gets half of the cores.
 TEACHERS = pipeline.find_teachers(VARIANTS["train"], Path(EXPERIMENT, "train"))
 CORES = workflow.resource_settings.cores or 1
 taught = sum(map(bool, TEACHERS.values()))
 TRAIN_THREADS = max(1, min(8, CORES // max(1, taught, len(TEACHERS) - taught)))
+ENCODE_THREADS = max(1, min(8, CORES // 2 if VARIANTS["distill"] else CORES))
 
 # Each step reserves its GPUs in Python: `--resources gpu=2` runs two steps at once, on a GPU
 # each. With several GPUs, as `--set-resources train:gpu=4` gives them, a step with --launch is
@@ -149,7 +151,7 @@ rule encode:
         json=parameters("encode", data_dir=DATA),
     log:
         **logs("encode", ENCODE),
-    threads: 8
+    threads: ENCODE_THREADS
     resources:
         gpu=1,
         mem_mb=16_000,
@@ -223,6 +225,7 @@ use rule encode as evaluate with:
         json=parameters("evaluate"),
     log:
         **logs("evaluate"),
+    threads: 8
     resources:
         gpu=1,
         mem_mb=16_000,
