@@ -82,7 +82,8 @@ def _conv_backward_flops(
 ) -> int:
     """As many as forward for each of the two gradients.
 
-    torch's own formula counts a convolution in groups as one without.
+    torch's own formula counts a convolution in groups as one without: 3.2 times too much for a step
+    of the student of 03_distill.
     """
     transposed, (to_inputs, to_weight, _) = arguments[4], arguments[7]
     return (to_inputs + to_weight) * conv_flop_count(inputs, weight, gradient, transposed)
