@@ -7,12 +7,12 @@ forward pass of every training batch for its metrics. Throughput is that of the 
 included: the best of `--repeats` epochs after one to warm up.
 
 Measured in CPU seconds, in one run on a busy AMD machine limited to AVX2 by
-`ATEN_CPU_CAPABILITY=avx2 DNNL_MAX_CPU_ISA=AVX2`: one thread, float32, 64 samples, best of two epochs
-after one to warm up. Plain torch has 1.38 and the Learner 1.37 times the baseline's throughput.
-Matrix products are 78 % of a training step, and without its second forward pass the baseline has
-three quarters of them: 1.33 is what that alone can give. The masks of dropout are another 8 %.
-Fused attention made no difference beyond the noise. `torch.compile` did not finish in the three
-minutes given to it.
+`ATEN_CPU_CAPABILITY=avx2 DNNL_MAX_CPU_ISA=AVX2`: one thread, float32, 64 samples, best of two
+epochs after one to warm up. Plain torch has 1.38 times and the Learner 1.37 times the baseline's
+throughput. Matrix products are 78 % of a training step, and without its second forward pass the
+baseline has three quarters of them: 1.33 is what that alone can give. The masks of dropout are
+another 8 %. Fused attention made no difference beyond the noise. `torch.compile` did not finish in
+the three minutes given to it.
 """
 
 import argparse
