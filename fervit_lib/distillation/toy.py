@@ -133,8 +133,8 @@ class _Denormalise(nn.Module):
 def train_toy_teacher(
     dls: DataLoaders,
     folder: Path,
+    unet: dict[str, str],
     *,
-    encoder: str,
     epochs: int,
     precision: str = "auto",
     seed: int,
@@ -146,18 +146,18 @@ def train_toy_teacher(
 
     Args:
         dls: see `people_dls`.
-        encoder: of the U-Net, see `build_segmenter`.
+        unet: encoder and decoder, see `build_segmenter`.
         settings: what the images are made from, JSON.
 
     Returns:
         The file of weights.
     """
-    own = {"encoder": encoder, "epochs": epochs, "precision": precision, "seed": seed}
-    path = _path_for(folder, "toy_teacher", ".pth", {**own, **settings})
+    own = {"images": settings, **unet, "epochs": epochs, "precision": precision, "seed": seed}
+    path = _path_for(folder, "toy_teacher", ".pth", own)
     if path.is_file():
         return path
     seed_everything(seed)
-    teacher = build_segmenter(encoder)
+    teacher = build_segmenter(**unet)
     # `path` appears when the training is complete: until then the best weights are beside it.
     unfinished = path.with_suffix(".best")
 

@@ -360,3 +360,21 @@ def test_a_feature_map_of_another_size_is_an_error(detector: Path) -> None:
     student = build_segmenter("mobilenet_v2", "slim")
     with pytest.raises(ValueError, match=r"tensor: expected .*\(4, 4\).*\(1, 16, 16, 16\)"):
         distillation.build_tapped_student(student, source, "decoder", 32)
+
+
+def test_a_toy_teacher_is_trained_once_for_each_of_its_settings(
+    folder: Path, tmp_path: Path
+) -> None:
+    def train(decoder: str = "slim", seed: int = 0) -> Path:
+        unet = {"encoder": "mobilenet_v2", "decoder": decoder}
+        images = {"folder": folder.name, "seed": 0}  # a seed of the images is not the teacher's
+        return distillation.train_toy_teacher(
+            make_dls(folder), tmp_path, unet, epochs=1, seed=seed, settings=images
+        )
+
+    first = train()
+    written = first.stat().st_mtime_ns
+    assert train() == first
+    assert first.stat().st_mtime_ns == written
+    assert len({first, train(seed=1), train("full")}) == 3
+    segmentation.load_teacher(first, "mobilenet_v2", "slim")
