@@ -159,7 +159,7 @@ def test_onnx_runtime_computes_on_the_gpu_what_torch_does(tmp_path: Path) -> Non
     runtime.seed_everything(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(18 * 512, 64), nn.GELU(), nn.Linear(64, 7)).eval()
     inputs = torch.randn(5, 18, 512)
-    path = write_onnx(model, inputs[:2], "w_plus", tmp_path / "model.onnx", dynamo=False)
+    path = write_onnx(model, inputs[:2], "w_plus", tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(str(path), providers=["CUDAExecutionProvider"])
     assert "CUDAExecutionProvider" in session.get_providers()  # it falls back silently
     [logits] = onnx_call(path, inputs, GPU)()

@@ -26,9 +26,10 @@ class FaceCanvas:
 
     def __init__(self, rng: Generator, size: int) -> None:
         pixels = size * SUPERSAMPLE
-        self.roll = rng.normal(0.0, 0.08)  # radians, as yaw and pitch
-        self.yaw = rng.normal(0.0, 0.12)
-        self.pitch = rng.normal(0.0, 0.08)
+        # Cosine and sine of roll, yaw and pitch.
+        self.roll, self.yaw, self.pitch = (
+            (np.cos(angle), np.sin(angle)) for angle in rng.normal(0.0, (0.08, 0.12, 0.08))
+        )
         self.unit = pixels * rng.uniform(0.355, 0.39)  # pixels per face unit
         self.centre = pixels * (np.array([0.5, 0.51]) + rng.normal(0.0, 0.016, 2))
         background = rng.uniform(110, 200) + rng.normal(0, 10, 3)
@@ -40,15 +41,16 @@ class FaceCanvas:
 
         The face is a dome: its middle moves most when the head turns.
         """
-        x = np.asarray(x, dtype=float)
-        y = np.asarray(y, dtype=float)
-        depth = 0.75 * np.clip(1 - 0.8 * x**2 - 0.45 * y**2, 0, None)
-        x = x * np.cos(self.yaw) + depth * np.sin(self.yaw)
-        y = y * np.cos(self.pitch) + depth * np.sin(self.pitch)
-        cos = np.cos(self.roll)
-        sin = np.sin(self.roll)
-        turned = np.stack([cos * x - sin * y, sin * x + cos * y], axis=1)
-        return (turned * self.unit + self.centre).ravel().tolist()
+        flat_x = np.asarray(x, dtype=float)
+        flat_y = np.asarray(y, dtype=float)
+        depth = 0.75 * np.maximum(1 - 0.8 * flat_x**2 - 0.45 * flat_y**2, 0)
+        turned_x = flat_x * self.yaw[0] + depth * self.yaw[1]
+        turned_y = flat_y * self.pitch[0] + depth * self.pitch[1]
+        cos, sin = self.roll
+        corners = np.empty((len(flat_x), 2))
+        corners[:, 0] = cos * turned_x - sin * turned_y
+        corners[:, 1] = sin * turned_x + cos * turned_y
+        return (corners * self.unit + self.centre).ravel().tolist()
 
     def polygon(self, x: ArrayLike, y: ArrayLike, colour: ArrayLike) -> None:
         self.draw.polygon(self.to_pixels(x, y), fill=rgb(colour))

@@ -127,12 +127,11 @@ class Autoencoder(nn.Module):
         """
         coarse, middle = F.avg_pool2d(images, 4), F.avg_pool2d(images, 2)
         pixels = (coarse, middle - _double(coarse), images - _double(middle))
-        gradients = _gradients(images)
-        cells = (self.img_size // 4, self.img_size // 8, self.img_size // 16)
+        histograms = F.avg_pool2d(_gradients(images), self.img_size // 16)
         return [
             # The square root of a histogram: large gradients count less (as in RootSIFT).
-            (part.flatten(1), F.avg_pool2d(gradients, cell).sqrt().flatten(1))
-            for part, cell in zip(pixels, cells, strict=True)
+            (part.flatten(1), F.avg_pool2d(histograms, scale).sqrt().flatten(1))
+            for part, scale in zip(pixels, (4, 2, 1), strict=True)
         ]
 
     def forward(self, images: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def export_segmenter(model: nn.Module, path: Path, size: int) -> Path:
 
     Its input is `images` (batch, 3, size, size), normalised; its output `logits`.
     """
-    return write_onnx(model, torch.zeros(2, 3, size, size), "images", path, dynamo=False)
+    return write_onnx(model, torch.zeros(2, 3, size, size), "images", path)
 
 
 def segmenter_difference(path: Path, model: nn.Module, images: Tensor) -> float:

@@ -123,7 +123,7 @@ class LayerwiseNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_tokens, latent_dim))
 
     def forward(self, w_plus: Tensor) -> Tensor:
-        return F.layer_norm(w_plus, w_plus.shape[-1:]) * self.weight + self.bias
+        return F.layer_norm(w_plus, self.weight.shape[1:]) * self.weight + self.bias
 
 
 class LayerGates(nn.Module):
