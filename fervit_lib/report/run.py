@@ -35,7 +35,7 @@ def run_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) ->
     """
     import papermill  # slow to import
 
-    from fervit_lib.report.kernel import KernelManager
+    from fervit_lib.report.kernel import ENGINE, KernelManager
 
     started = os.environ.get(STARTED, datetime.now(UTC).isoformat())
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,6 +53,7 @@ def run_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) ->
                 notebook,
                 executed,
                 parameters,
+                engine_name=ENGINE,
                 kernel_name="python3",
                 kernel_manager_class=KernelManager,
                 progress_bar=False,
