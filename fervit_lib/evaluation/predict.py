@@ -100,7 +100,7 @@ class Encoder:
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
         """Images of any size → codes (N, 18, 512) float32 on the CPU."""
-        device = next(self.network.buffers()).device  # the autoencoder has no parameters
+        device = next(iter(self.network.state_dict().values())).device  # some have no parameters
         codes = []
         starts = range(0, len(images), 128)
         for start in progress(starts, desc="encode", unit=" batches"):
