@@ -324,7 +324,7 @@ class TestParametersAreData:
         assert done.returncode == 0, done.stderr
         output = done.stdout + done.stderr
         commands = re.findall(
-            r"-m fervit_lib\.report run (.*?\}')$", output, re.DOTALL | re.MULTILINE
+            r"-m fervit_lib\.report run (.*?\}') >&2$", output, re.DOTALL | re.MULTILINE
         )
         assert len(commands) >= 4
         # After the options: the notebook, its folder and its parameters.

@@ -52,7 +52,7 @@ def test_the_winner_is_a_valid_config_with_the_same_codes(tmp_path: Path) -> Non
     used = {
         "dataset": "toy",
         "toy_faces": 140,
-        "num_views": 2,
+        "num_views": 4,
         "experiment": "demo",
         "data_dir": str(tmp_path),
     }
