@@ -14,7 +14,7 @@ from fervit_lib.datasets import draw_toy_faces, load_faces
 from tests.faults.conftest import encode_train, same_weights
 
 LIBRARY = Path(fervit_lib.__file__).parent
-ALLOWED = {"locks.py", "run.py", "runs.py"}  # they record when a run started and ended
+ALLOWED = {"__main__.py", "locks.py", "run.py", "runs.py"}  # when a run began and ended
 IN_2040 = 2_208_988_800
 
 
