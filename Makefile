@@ -31,7 +31,7 @@ define experiment
 	echo "Finished steps are kept. Fix the error, then continue with: make $@$(if $(CONFIG), CONFIG=$(CONFIG))"; \
 	echo "Snakemake's messages: $(RUN).log"; exit 1; }
 @! grep -q "^Nothing to be done" $(RUN).log || echo "All steps of $(1) are done already."
-@cat $(RUN).done
+@[ ! -f $(RUN).done ] || cat $(RUN).done
 endef
 
 # One worker per core, with one thread each. The tests of a file run in one worker and share its fixtures.

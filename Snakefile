@@ -7,6 +7,7 @@ Each variant of a step is one papermill run into reports/<experiment>/<step>/<va
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from snakemake.logging import logger
@@ -15,6 +16,7 @@ from fervit_lib import pipeline
 from fervit_lib.pipeline import NOTEBOOKS
 from fervit_lib.report import terminal, warm
 from fervit_lib.report.failures import describe_failures
+from fervit_lib.system.atomic import write_json
 
 if not config:
     raise SystemExit("no configuration: run `snakemake --configfile configs/demo.yaml --cores all`")
@@ -86,7 +88,9 @@ TIMES = Path(f"{CALL}.times.json")
 onstart:
     global STEP_LINES
     jobs = workflow.dag.needrun_jobs()
-    seconds = json.loads(TIMES.read_text()) if TIMES.is_file() else {}
+    seconds = {}
+    with suppress(OSError, ValueError):  # none yet, or damaged: then the time left is not shown
+        seconds = json.loads(TIMES.read_text())
     STEP_LINES = terminal.StepLines([terminal.step_name(j.log) for j in jobs if j.log], seconds)
     logger.addHandler(STEP_LINES)
     if workflow.local_exec:
@@ -94,8 +98,9 @@ onstart:
 
 
 onsuccess:
-    TIMES.write_text(json.dumps(STEP_LINES.seconds))
-    lines = [*terminal.headlines(Path(EXPERIMENT)), f"Report: {EXPERIMENT}/index.html", ""]
+    write_json(TIMES, STEP_LINES.seconds)
+    shown = [Path(path) for step in ("evaluate", "distill") for path in results(step)]
+    lines = [*terminal.headlines(shown), f"Report: {EXPERIMENT}/index.html", ""]
     Path(f"{CALL}.done").write_text("\n".join(lines))
 
 

@@ -161,7 +161,10 @@ def main() -> None:
             beside = f" beside {arguments.busy} other processes" if arguments.busy else ""
             print(f"the demo: {seconds:.0f} s{beside}; on two plain cores {TOTAL} s are allowed")
         print(budget_table(experiment).to_string())
-        print(promises(experiment).round(3).to_string())
+        kept = promises(experiment)
+        print(kept.round(3).to_string())
+        if (kept["reached"] < kept["least"]).any():
+            sys.exit("a promise is not kept")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ class _Components(nn.Module):
         number = min(*inputs.shape, COMPONENTS)
         _, singular, basis = torch.svd_lowrank(inputs - self.mean, q=number)
         self.basis.zero_()[:, :number] = basis
-        self.spread.copy_(singular.norm() / len(inputs) ** 0.5)
+        # Images without edges have no spread of them.
+        self.spread.copy_((singular.norm() / len(inputs) ** 0.5).clamp(min=1e-2))
 
     def forward(self, inputs: Tensor) -> Tensor:
         return (inputs - self.mean) @ self.basis / self.spread
@@ -115,8 +116,17 @@ class Autoencoder(nn.Module):
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
-        """Compute the components of images (N, 3, S, S) in [-1, 1] and their mirror images."""
+        """Compute the components of images (N, 3, S, S) in [-1, 1] and their mirror images.
+
+        Raises:
+            ValueError: all images are equal.
+        """
         images = torch.cat([images, images.flip(-1)])
+        if images.std(0).max() < 1e-3:
+            raise ValueError(
+                "faces: expected different faces to compute an autoencoder from, got equal ones; "
+                "look at the pictures, and give others"
+            )
         for band, (pixels, edges) in zip(self.bands.values(), self._describe(images), strict=True):
             band.fit(pixels, edges)
 
@@ -189,7 +199,9 @@ def fit_autoencoder(images: Tensor, checkpoint: Path, *, seed: int = 0) -> None:
     digest.update(images.numpy())
     # Another step that encodes the same faces may be computing it now.
     with hold_lock(checkpoint.with_name(f".{checkpoint.name}.lock")):
-        if checkpoint.is_file() and load_autoencoder(checkpoint)[1] == digest.hexdigest():
+        # Only the metadata is read: the weights of an earlier version had other names.
+        made = load_checkpoint(checkpoint)[1] if checkpoint.is_file() else {}
+        if made.get("trained_on") == digest.hexdigest():
             return
         seed_everything(seed)
         model = Autoencoder(images.shape[-1])
@@ -244,7 +256,7 @@ def load_autoencoder(path: Path) -> tuple[Autoencoder, str]:
             f"{path}: expected an autoencoder, got a checkpoint of kind {metadata.get('kind')!r}; "
             f"give one that 01_encode wrote"
         )
-    remedy = "remove it and run 01_encode, which trains one"
+    remedy = "remove it and run 01_encode, which computes one"
     with explain_read_error(path, "not the weights of this autoencoder", remedy):
         model = Autoencoder(metadata["img_size"])
         model.load_state_dict(tensors)

@@ -51,8 +51,8 @@ def prepare_encoder(
         is_fast = isinstance(encoder, StyleEncoder) and has_fast_bf16(device)
         dtype = "bfloat16" if is_fast else "float32"
     encoder = encoder.eval().to(device)
-    # Only the children: the mean code, a buffer of the encoder itself, stays float32.
-    for part in encoder.children():
+    # The mean code, a buffer of the style encoder itself, stays float32.
+    for part in encoder.children() if isinstance(encoder, StyleEncoder) else [encoder]:
         part.to(dtype=getattr(torch, dtype), memory_format=torch.channels_last)
     if compile:
         encoder.compile()

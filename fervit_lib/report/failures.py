@@ -18,7 +18,8 @@ def describe_failure(folder: Path) -> str:
         executed = folder / NOTEBOOK
         if executed.is_file() and (failure := find_failure(executed)):
             return f"failed in cell {failure.number} of {failure.notebook}: {failure.message}"
-    text = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip()
+    log = folder / LOG
+    text = log.read_text(encoding="utf-8", errors="replace").strip() if log.is_file() else ""
     last_line = f": {text.splitlines()[-1]}" if text else ""
     return f"stopped from outside, or before its first cell{last_line}"
 

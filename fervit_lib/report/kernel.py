@@ -13,6 +13,8 @@ import psutil
 from jupyter_client.manager import AsyncKernelManager
 from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 
+from fervit_lib.report.warm import socket_base
+
 
 class KernelManager(AsyncKernelManager):
     """Fork the kernel, which then has all modules of this process.
@@ -22,7 +24,7 @@ class KernelManager(AsyncKernelManager):
 
     def __init__(self, **traits: Any) -> None:
         # TCP ports are open to other users of the machine, and two kernels may choose the same.
-        self._folder = tempfile.TemporaryDirectory(prefix="fervit-")
+        self._folder = tempfile.TemporaryDirectory(prefix="fervit-", dir=socket_base())
         file = f"{self._folder.name}/kernel.json"
         super().__init__(transport="ipc", connection_file=file, **traits)
 

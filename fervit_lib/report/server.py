@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import sys
+from contextlib import suppress
 
 from fervit_lib.report.__main__ import main
 from fervit_lib.report.html import packed_plotly
@@ -48,12 +49,12 @@ def _serve(descriptor: str, folder: str) -> None:
             listener.close()
             return _execute(connection)
         connection.close()
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _execute(connection: socket.socket) -> None:
     """Execute a command in the place of the process that requested it; end if that ends."""
-    content, descriptors, *_ = socket.recv_fds(connection, 2**18, 3)
+    content, descriptors, *_ = socket.recv_fds(connection, 2**22, 3)
     folder, environment, arguments = json.loads(content)
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
@@ -64,10 +65,12 @@ def _execute(connection: socket.socket) -> None:
     signal.signal(signal.SIGIO, signal.default_int_handler)
     fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(connection, fcntl.F_SETFL, os.O_ASYNC)  # SIGIO when the other end is closed
-    code = main(arguments)
-    signal.signal(signal.SIGIO, signal.SIG_IGN)
-    sys.stdout.flush()
-    connection.send(bytes([code]))
+    with suppress(BrokenPipeError):  # the command has ended while the server imported
+        connection.send(b"\0")  # taken
+        code = main(arguments)
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
+        sys.stdout.flush()
+        connection.send(bytes([code]))
 
 
 if __name__ == "__main__":

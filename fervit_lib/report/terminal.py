@@ -45,6 +45,9 @@ class StepLines(logging.Handler):
         event = getattr(record, "event", "")
         if event == "job_info" and (step := step_name(record.log)):
             self._running[record.jobid] = step, time.monotonic()
+            if step in self.failed:  # Snakemake tries it again
+                self.failed.remove(step)
+                self.waiting.append(step)
         elif event == "job_finished" and record.job_id in self._running:
             self._end(record.job_id, "done")
         elif event == "job_error" and record.jobid in self._running:
@@ -72,11 +75,19 @@ def _clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def headlines(experiment: Path) -> list[str]:
-    """The main results in words: the best model, what pretraining adds, the student that ships."""
+def headlines(results: Iterable[Path]) -> list[str]:
+    """The main results in words: the best model, what pretraining adds, the student that ships.
+
+    Args:
+        results: `result.json` of 04_evaluate and of 03_distill.
+    """
     lines = []
-    for path in experiment.glob("evaluate/*/result.json"):
-        runs = {run["variant"]: run for run in json.loads(path.read_text("utf-8"))["runs"]}
+    for result in (json.loads(path.read_text("utf-8")) for path in results):
+        if "arms" in result:
+            [arm] = [arm for arm in result["arms"] if arm["arm"] == result["shipped"]["arm"]]
+            lines.append(f"Student: {arm['arm']}, {_with_interval(arm, 'fg_iou')}")
+            continue
+        runs = {run["variant"]: run for run in result["runs"]}
         ranked = sorted(runs, key=lambda name: -runs[name]["accuracy"])
         lines.append(f"Best model: {ranked[0]}, {_with_interval(runs[ranked[0]], 'accuracy')}")
         for name in ranked:
@@ -85,10 +96,6 @@ def headlines(experiment: Path) -> list[str]:
                 scores = [_with_interval(run, "accuracy") for run in (runs[name], control)]
                 lines.append(f"Pretraining: {name}, {scores[0]}; random weights: {scores[1]}")
                 break
-    for path in experiment.glob("distill/*/result.json"):
-        result = json.loads(path.read_text("utf-8"))
-        [arm] = [arm for arm in result["arms"] if arm["arm"] == result["shipped"]["arm"]]
-        lines.append(f"Student: {arm['arm']}, {_with_interval(arm, 'fg_iou')}")
     return lines
 
 

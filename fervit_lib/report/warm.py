@@ -24,6 +24,12 @@ def list_gpus() -> list[str]:
         return []
 
 
+def socket_base() -> str:
+    """A folder for temporary files whose path is short: that of a socket has at most 107 bytes."""
+    base = tempfile.gettempdir()
+    return base if len(base) < 60 else "/tmp"
+
+
 def start_server() -> int | None:
     """Start the server for the commands that this process starts. It ends with this process.
 
@@ -35,7 +41,7 @@ def start_server() -> int | None:
     """
     if sys.platform != "linux" or list_gpus():
         return None
-    folder = tempfile.mkdtemp(prefix="fervit-")  # readable by this user alone
+    folder = tempfile.mkdtemp(prefix="fervit-", dir=socket_base())  # readable by this user alone
     os.environ[SOCKET] = f"{folder}/socket"
     # Without these, NumPy and ONNX Runtime start threads when they are imported.
     single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
@@ -68,6 +74,8 @@ def request(arguments: list[str]) -> int | None:
         try:
             connection.connect(os.environ[SOCKET])
             socket.send_fds(connection, [content.encode()], [0, 1, 2])
+            if not connection.recv(1):  # no fork has taken the request: the server has ended
+                return None
         except (KeyError, OSError):
             return None
         answer = connection.recv(1)

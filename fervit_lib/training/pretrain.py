@@ -76,6 +76,9 @@ def fit_masked(
         masked.fit_scale(_sample(dls.train))
         made_by = {"epochs": epochs, "lr": lr, "precision": precision, "seed": seed}
         made_by |= {"batch_size": dls.train.bs, "mask_ratio": mask_ratio}
+        # What no tensor shows: heads, dropout, the kind of attention.
+        arguments, options = model.built_with
+        made_by["model"] = [type(model).__name__, arguments, {**options, "adapter_dim": 0}]
         checkpoint = shared / f"masked-{_digest(masked, dls, made_by)[:16]}.safetensors"
         # Another run of the same pretraining may be fitting it now. One lock per launch.
         lock_file = checkpoint.with_name(f".{checkpoint.name}.lock")
@@ -116,7 +119,7 @@ def _fit(
 
 @distributed.rank_zero_only  # all ranks must agree on it
 def _digest(masked: MaskedAutoencoder, dls: DataLoaders, made_by: dict[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(made_by).encode())
+    digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode())
     for tensor in (*masked.state_dict().values(), *dls.train.views, *dls.valid.views):
         digest.update(str(tuple(tensor.shape)).encode())
         digest.update(tensor.cpu().contiguous().numpy())

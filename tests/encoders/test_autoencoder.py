@@ -10,6 +10,7 @@ from fervit_lib.encoders.autoencoder import (
     reconstruction_error,
     save_autoencoder,
 )
+from fervit_lib.encoders.encode import prepare_encoder
 from fervit_lib.encoders.load import load_encoder
 from fervit_lib.latents import BANDS
 from fervit_lib.system.checkpoints import save_checkpoint
@@ -59,6 +60,41 @@ def test_it_rebuilds_images_that_it_was_not_fitted_to(tmp_path: Path, number: in
         # What is rebuilt has the same code: nothing of the code's pixels is lost on the way.
         again = model(model.decode(codes)[-1])
         assert torch.nn.functional.cosine_similarity(again, codes, dim=-1).mean() > 0.8
+
+
+def test_images_without_edges_have_finite_codes_and_equal_ones_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    images = torch.linspace(-1, 1, 12).view(12, 1, 1, 1).expand(12, 3, 32, 32).contiguous()
+    fit_autoencoder(images, path)
+    model = load_encoder(path, "autoencoder")
+    for pictures in (images, draw_bars(4)):
+        assert model(pictures).abs().max() < 60_000  # a store holds float16
+    torch.testing.assert_close(model.decode(model(images))[-1], images, atol=1e-3, rtol=0)
+    for equal in (torch.full((12, 3, 32, 32), -1.0), draw_bars(1).expand(12, -1, -1, -1)):
+        with pytest.raises(ValueError, match="faces: "):
+            fit_autoencoder(equal, tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_the_encoder_of_an_earlier_version_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, {"old": torch.zeros(1)}, {"kind": "autoencoder", "trained_on": "x"})
+    fit_autoencoder(draw_bars(20), path)
+    assert load_encoder(path, "autoencoder").img_size == 32
+
+
+def test_bf16(tmp_path: Path) -> None:
+    fit_autoencoder(draw_bars(100), tmp_path / "a.safetensors")
+    images = draw_bars(8)
+    exact, rounded = (
+        prepare_encoder(
+            load_encoder(tmp_path / "a.safetensors", "autoencoder"),
+            torch.device("cpu"),
+            dtype=dtype,
+        )(images)
+        for dtype in ("float32", "bfloat16")
+    )
+    assert torch.nn.functional.cosine_similarity(exact, rounded, dim=-1).mean() > 0.98
 
 
 def test_it_is_computed_again_only_for_other_images(tmp_path: Path) -> None:

@@ -61,6 +61,15 @@ class TestStepLines:
         lines.emit(SimpleNamespace(event="job_finished", job_id=1))
         assert "left" not in capsys.readouterr().out
 
+    def test_a_step_that_is_tried_again(self, capsys: pytest.CaptureFixture[str]) -> None:
+        lines = terminal.StepLines(STEPS, {})
+        start(lines, 1, STEPS[0])
+        lines.emit(SimpleNamespace(event="job_error", jobid=1))
+        assert lines.failed == [STEPS[0]] and STEPS[0] not in lines.waiting
+        start(lines, 1, STEPS[0])
+        lines.emit(SimpleNamespace(event="job_finished", job_id=1))
+        assert not lines.failed and "done" in capsys.readouterr().out
+
     def test_other_records_and_jobs_are_not_shown(self, capsys: pytest.CaptureFixture[str]) -> None:
         lines = terminal.StepLines(STEPS, {})
         start(lines, 0, "")  # the index
@@ -84,12 +93,13 @@ class TestHeadlines:
         ]
         result = {"arms": arms, "shipped": {"arm": "outputs"}}
         write_json(tmp_path / "distill" / "all" / "result.json", result)
-        best, pair, student = terminal.headlines(tmp_path)
+        files = sorted(tmp_path.glob("*/*/result.json"), reverse=True)
+        best, pair, student = terminal.headlines(files)
         assert "image" in best and "70.0% [65.0%, 75.0%]" in best
         assert "hybrid-pretrained=mae" in pair and "50.0%" in pair and "40.0%" in pair
         assert "outputs" in student and "20.0%" in student
 
     def test_steps_that_an_experiment_lacks(self, tmp_path: Path) -> None:
-        assert terminal.headlines(tmp_path) == []
-        write_json(tmp_path / "evaluate" / "all" / "result.json", {"runs": [self.row("a", 0.5)]})
-        assert len(terminal.headlines(tmp_path)) == 1
+        assert terminal.headlines([]) == []
+        write_json(tmp_path / "result.json", {"runs": [self.row("a", 0.5)]})
+        assert len(terminal.headlines([tmp_path / "result.json"])) == 1

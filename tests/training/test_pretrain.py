@@ -37,8 +37,8 @@ def codes_of_few_factors(num_faces: int) -> Tensor:
 
 def small_vit(latent_dim: int = 512, **options: Any) -> ExpressionModel:
     seed_everything(0)
-    options |= {"latent_dim": latent_dim, "embed_dim": 64, "depth": 1, "num_heads": 2}
-    return create_model("scratch", drop_rate=0.0, **options)
+    small = {"latent_dim": latent_dim, "embed_dim": 64, "depth": 1, "num_heads": 2}
+    return create_model("scratch", **small | {"drop_rate": 0.0} | options)
 
 
 class TestMaskedPretraining:
@@ -78,11 +78,12 @@ class TestMaskedPretraining:
                 assert torch.equal(tensor, expected[name.replace(".block.", ".")])
         assert not adapted.transformer.blocks[0].adapter.up.weight.any()
 
-    @pytest.mark.parametrize("change", ["weights", "inputs", "epochs", "seed"])
+    @pytest.mark.parametrize("change", ["weights", "inputs", "epochs", "seed", "heads", "dropout"])
     def test_another_pretraining_is_not_loaded(self, tmp_path: Path, change: str) -> None:
         codes = torch.randn(160, 18, 64, generator=torch.Generator().manual_seed(0))
         for changed in ("", change):
-            model = small_vit(64)
+            options = {"heads": {"num_heads": 4}, "dropout": {"drop_rate": 0.5}}
+            model = small_vit(64, **options.get(changed, {}))
             if changed == "weights":
                 with torch.no_grad():
                     model.tokens.pos_embed[0, 3] += 0.1
