@@ -161,9 +161,9 @@ def main() -> None:
             beside = f" beside {arguments.busy} other processes" if arguments.busy else ""
             print(f"the demo: {seconds:.0f} s{beside}; on two plain cores {TOTAL} s are allowed")
         print(budget_table(experiment).to_string())
-        kept = promises(experiment)
-        print(kept.round(3).to_string())
-        if (kept["reached"] < kept["least"]).any():
+        table = promises(experiment)
+        print(table.round(3).to_string())
+        if (table["reached"] < table["least"]).any():
             sys.exit("a promise is not kept")
 
 

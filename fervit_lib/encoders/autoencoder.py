@@ -200,8 +200,8 @@ def fit_autoencoder(images: Tensor, checkpoint: Path, *, seed: int = 0) -> None:
     # Another step that encodes the same faces may be computing it now.
     with hold_lock(checkpoint.with_name(f".{checkpoint.name}.lock")):
         # Only the metadata is read: the weights of an earlier version had other names.
-        made = load_checkpoint(checkpoint)[1] if checkpoint.is_file() else {}
-        if made.get("trained_on") == digest.hexdigest():
+        metadata = load_checkpoint(checkpoint)[1] if checkpoint.is_file() else {}
+        if metadata.get("trained_on") == digest.hexdigest():
             return
         seed_everything(seed)
         model = Autoencoder(images.shape[-1])
