@@ -243,9 +243,9 @@ class Ema(FitCallback):
 class StopOnNan(FitCallback):
     """Raise a ValueError if the training loss is NaN or inf; the last checkpoint is kept.
 
-    From the batch of that loss on, AdamW skips its updates, so that no weight becomes NaN by it. The
-    host does not wait for the loss of each batch: on a GPU, it may see it some batches later, and at the
-    latest at the end of the epoch, before anything is saved.
+    From the batch of that loss on, AdamW skips its updates, so that no weight becomes NaN by it.
+    The host does not wait for the loss of each batch: on a GPU, it may see it some batches later,
+    and at the latest at the end of the epoch, before anything is saved.
 
     fastai's TerminateOnNaNCallback waits for every batch, and ends the fit without an error.
     """
