@@ -1,5 +1,6 @@
 """One step of an experiment: reserve GPUs, execute a notebook and write its page."""
 
+import json
 import os
 import sys
 import time
@@ -14,7 +15,7 @@ from fervit_lib.report.failures import LOG, NOTEBOOK, PAGE
 from fervit_lib.report.page import write_page
 from fervit_lib.report.warm import STARTED, list_gpus
 from fervit_lib.system import distributed
-from fervit_lib.system.atomic import read_json, write_json
+from fervit_lib.system.atomic import atomic_write, read_json
 from fervit_lib.system.locks import try_lock
 
 # Seconds that another process of a launch waits after an error: the same error may end the first
@@ -71,7 +72,9 @@ def run_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) ->
                 "started": started,
                 "page_seconds": time.perf_counter() - page_start,
             }
-            write_json(executed, content)
+            # Not write_json, which waits for the other processes of a launch.
+            with atomic_write(executed) as temporary:
+                temporary.write_text(json.dumps(content), encoding="utf-8")
     return succeeded
 
 
