@@ -304,7 +304,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str, dict[str, Any]]] = {
     "encoder of other weights": (
         load_autoencoder,
         "Missing key",
-        {"kind": "autoencoder", "img_size": 32, "trained_on": ""},
+        {"kind": "autoencoder", "img_size": 32, "fingerprint": ""},
     ),
     "segmenter of another kind": (load_student, "person segmenter", {"approach": "x"}),
     "segmenter without options": (load_student, "a.safetensors", SEGMENTER),

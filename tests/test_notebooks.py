@@ -328,9 +328,8 @@ def test_an_experiment_with_a_failed_step_continues_when_it_is_run_again(
     done = snakemake(*call)
     assert done.returncode == 0, done.stderr[-3000:]
     ended = [line.split()[:2] for line in done.stdout.splitlines()]
-    assert sorted(ended) == [[f"{name}", "done"] for name in ("evaluate/all", "explain/all")] + [
-        ["train/scratch-full-seed0", "done"]
-    ]
+    steps = ("evaluate/all", "explain/all", "train/scratch-full-seed0")
+    assert sorted(ended) == [[step, "done"] for step in steps]
     outcome = (PROJECT_ROOT / ".snakemake" / f"{config.name}.done").read_text()
     assert "Best model: scratch-full-seed" in outcome and f"{experiment}/index.html" in outcome
     assert {folder: (folder / "result.json").stat().st_mtime_ns for folder in finished} == before

@@ -201,7 +201,7 @@ def fit_autoencoder(images: Tensor, checkpoint: Path, *, seed: int = 0) -> None:
     with hold_lock(checkpoint.with_name(f".{checkpoint.name}.lock")):
         # Only the metadata is read: the weights of an earlier version had other names.
         metadata = load_checkpoint(checkpoint)[1] if checkpoint.is_file() else {}
-        if metadata.get("trained_on") == digest.hexdigest():
+        if metadata.get("fingerprint") == digest.hexdigest():
             return
         seed_everything(seed)
         model = Autoencoder(images.shape[-1])
@@ -233,18 +233,18 @@ def reconstruction_error(model: Autoencoder, images: Tensor) -> float:
     return total / len(images)
 
 
-def save_autoencoder(path: Path, model: Autoencoder, trained_on: str) -> None:
+def save_autoencoder(path: Path, model: Autoencoder, fingerprint: str) -> None:
     """Write the weights as safetensors.
 
     Args:
-        trained_on: fingerprint of images and settings, to avoid the same training twice.
+        fingerprint: of the images that it was computed from.
     """
-    metadata = {"kind": "autoencoder", "img_size": model.img_size, "trained_on": trained_on}
+    metadata = {"kind": "autoencoder", "img_size": model.img_size, "fingerprint": fingerprint}
     save_checkpoint(path, model.state_dict(), metadata)
 
 
-def load_autoencoder(path: Path) -> tuple[Autoencoder, str]:
-    """Load an autoencoder in eval mode, and the fingerprint of what it was trained on.
+def load_autoencoder(path: Path) -> Autoencoder:
+    """Load an autoencoder in eval mode.
 
     Raises:
         FileNotFoundError: no such file.
@@ -260,4 +260,4 @@ def load_autoencoder(path: Path) -> tuple[Autoencoder, str]:
     with explain_read_error(path, "not the weights of this autoencoder", remedy):
         model = Autoencoder(metadata["img_size"])
         model.load_state_dict(tensors)
-    return model.eval(), metadata["trained_on"]
+    return model.eval()

@@ -15,7 +15,7 @@ from fervit_lib.system.names import check_choice
 # reconstruct images has `decode`, as `Autoencoder`; one for a StyleGAN has `latent_avg` and
 # `w_distance`, as `StyleEncoder`.
 ENCODERS: dict[str, Callable[[Path], nn.Module]] = {
-    "autoencoder": lambda checkpoint: load_autoencoder(checkpoint)[0],
+    "autoencoder": load_autoencoder,
     **{kind: partial(load_style_encoder, kind=kind) for kind in STYLE_KINDS},
 }
 

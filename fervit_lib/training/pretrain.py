@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 from fervit_lib.models import MaskedAutoencoder
 from fervit_lib.models.layers import without_adapters
 from fervit_lib.system import distributed
-from fervit_lib.system.atomic import atomic_write
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
 from fervit_lib.system.locks import hold_lock
 from fervit_lib.system.runtime import seed_everything
@@ -87,7 +85,7 @@ def fit_masked(
                 _fit(masked, dls, checkpoint, epochs, lr, precision)
         tensors, metadata = load_checkpoint(checkpoint)
         masked.load_state_dict(tensors)
-        _copy(checkpoint, folder / "masked.safetensors")
+        save_checkpoint(folder / "masked.safetensors", tensors, metadata)
     return pd.DataFrame(metadata["curves"]), pd.DataFrame(metadata["r2"]).rename_axis("token")
 
 
@@ -124,12 +122,6 @@ def _digest(masked: MaskedAutoencoder, dls: DataLoaders, made_by: dict[str, Any]
         digest.update(str(tuple(tensor.shape)).encode())
         digest.update(tensor.cpu().contiguous().numpy())
     return digest.hexdigest()
-
-
-@distributed.rank_zero_only
-def _copy(source: Path, target: Path) -> None:
-    with atomic_write(target) as temporary:
-        shutil.copyfile(source, temporary)
 
 
 def _sample(batches: TensorBatches) -> Tensor:

@@ -13,7 +13,7 @@ from fervit_lib.encoders.autoencoder import (
 from fervit_lib.encoders.encode import prepare_encoder
 from fervit_lib.encoders.load import load_encoder
 from fervit_lib.latents import BANDS
-from fervit_lib.system.checkpoints import save_checkpoint
+from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
 
 
 def test_codes_have_the_shape_of_w_plus_for_any_image_size() -> None:
@@ -78,7 +78,7 @@ def test_images_without_edges_have_finite_codes_and_equal_ones_are_refused(tmp_p
 
 def test_the_encoder_of_an_earlier_version_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    save_checkpoint(path, {"old": torch.zeros(1)}, {"kind": "autoencoder", "trained_on": "x"})
+    save_checkpoint(path, {"old": torch.zeros(1)}, {"kind": "autoencoder", "fingerprint": "x"})
     fit_autoencoder(draw_bars(20), path)
     assert load_encoder(path, "autoencoder").img_size == 32
 
@@ -121,9 +121,9 @@ def test_light_hardly_changes_what_the_codes_say_about_edges() -> None:
 def test_checkpoint_round_trip(tmp_path: Path) -> None:
     model = Autoencoder(32).eval()
     save_autoencoder(tmp_path / "a.safetensors", model, "abc")
-    loaded, trained_on = load_autoencoder(tmp_path / "a.safetensors")
+    loaded = load_autoencoder(tmp_path / "a.safetensors")
     images = torch.rand(2, 3, 32, 32)
-    assert trained_on == "abc"
+    assert load_checkpoint(tmp_path / "a.safetensors")[1]["fingerprint"] == "abc"
     assert not loaded.training
     assert torch.equal(loaded(images), model(images))
     assert torch.equal(
