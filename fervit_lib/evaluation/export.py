@@ -45,6 +45,7 @@ def write_onnx(model: nn.Module, example: Tensor, name: str, path: Path) -> Path
     with atomic_write(path) as temporary, warnings.catch_warnings(), torch.no_grad():
         # The shapes of layers and images are constants on purpose.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", "Constant folding")  # it only says what it leaves out
         torch.onnx.export(
             model.eval().cpu(),
             (example.cpu(),),
