@@ -38,5 +38,5 @@ def describe_failures(experiment: Path, failed: Sequence[str], waiting: Sequence
         reason = describe_failure(folder).replace("\n", "\n  ")
         lines.append(f"{run} {reason}\n  See {page}")
     if lines and waiting:
-        lines.append(f"Not run yet: {', '.join(waiting)}")
+        lines.append(f"Not run yet: {', '.join(sorted(waiting))}")
     return "\n".join(lines)
