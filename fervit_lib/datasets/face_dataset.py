@@ -29,6 +29,11 @@ class FaceDataset:
     synthetic: bool = False  # drawn by code: SYNTHETIC.json lies beside the splits
     pixels: np.ndarray | None = None  # (N, 48, 48) uint8 grey of a table; None for a folder
     soft_labels: np.ndarray | None = None  # (N, C) float32, rows sum to 1; None for hard labels
+    # (N,) str, the split in which the set publishes a face: train, val, test; "" where it has none.
+    published: np.ndarray | None = None
+    subjects: np.ndarray | None = None  # (N,) str, the person in each face; None: unknown
+    # (N, 4) int64, the face in its picture: left, top, right, bottom in pixels; None: all of it.
+    boxes: np.ndarray | None = None
     skipped: tuple[Skipped, ...] = ()  # faces that were left out of this split, and why
 
     def __len__(self) -> int:
@@ -38,6 +43,8 @@ class FaceDataset:
         """Raises OSError, which names the file, where it is missing, truncated or no image."""
         if self.pixels is None:
             image = _read_face(self.file(index))
+            if self.boxes is not None:
+                image = image.crop(tuple(self.boxes[index].tolist()))
         else:
             image = Image.fromarray(self.pixels[index])
         if self.soft_labels is None:
@@ -61,8 +68,8 @@ class FaceDataset:
         return replace(self, paths=paths, **arrays)
 
     def _arrays(self) -> dict[str, Any]:
-        """The fields that hold one value per face; pixels and soft labels only where there are."""
-        names = ("labels", "pixels", "soft_labels")
+        """The fields that hold one value per face, where there are any."""
+        names = ("labels", "pixels", "soft_labels", "published", "subjects", "boxes")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def without(self, left_out: np.ndarray, reason: str) -> Self:

@@ -1,0 +1,49 @@
+"""The names and numbers by which the published sets call the emotions.
+
+Seven emotions have the names of `EMOTIONS`; contempt is the eighth.
+"""
+
+import re
+
+from fervit_lib.datasets.action_units import EMOTIONS
+
+EIGHT_EMOTIONS = tuple(sorted((*EMOTIONS, "contempt")))
+# In lower case, as FER2013, FER+, AffectNet, RAF-DB, CK+, ExpW, SFEW and JAFFE have them in
+# folders, columns, tables and file names.
+_SYNONYMS = {
+    "angry": ("anger", "an", "ang"),
+    "contempt": ("contemptuous", "co", "con"),
+    "disgust": ("disgusted", "di", "dis"),
+    "fear": ("fearful", "afraid", "fe", "fea"),
+    "happy": ("happiness", "joy", "ha", "hap"),
+    "neutral": ("neutrality", "ne", "neu"),
+    "sad": ("sadness", "sa"),
+    "surprise": ("surprised", "suprise", "su", "sur"),
+}
+_EMOTION_OF = {name: name for name in EIGHT_EMOTIONS} | {
+    synonym: name for name, synonyms in _SYNONYMS.items() for synonym in synonyms
+}
+
+
+def _numbered(names: str, first: int = 0) -> dict[int, str]:
+    return dict(enumerate(names.split(), start=first))
+
+
+# The emotion of each number, by set.
+SCHEMES: dict[str, dict[int, str]] = {
+    # Contempt: in tables that extend FER2013's, such as ckextended.csv.
+    "fer2013": _numbered("angry disgust fear happy sad surprise neutral contempt"),
+    "ferplus": _numbered("neutral happy surprise sad angry disgust fear contempt"),
+    "raf-db": _numbered("surprise fear disgust happy sad angry neutral", first=1),
+    "affectnet": _numbered("neutral happy sad surprise fear disgust angry contempt"),
+    "ck+": _numbered("neutral angry contempt disgust fear happy sad surprise"),
+    "expw": _numbered("angry disgust fear happy sad surprise neutral"),
+}
+
+
+def emotion_of(name: str) -> str | None:
+    """The emotion that a name of a published set means, in any case; None if it is unknown.
+
+    A leading number is ignored: `0_Anger` is angry.
+    """
+    return _EMOTION_OF.get(re.sub(r"^\d+[ _.-]+", "", name.strip().lower()))
