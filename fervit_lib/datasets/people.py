@@ -12,7 +12,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from fervit_lib.datasets.coco import IGNORE, CocoMask, find_coco_files, read_coco
-from fervit_lib.datasets.image_files import SUFFIXES, open_image
+from fervit_lib.datasets.image_files import (
+    SUFFIXES,
+    read_image,
+    to_grey_or_rgb,
+    turn,
+)
 from fervit_lib.datasets.splits import SPLITS
 from fervit_lib.datasets.toy_set import MARKER
 from fervit_lib.system.errors import check_symlink
@@ -46,16 +51,14 @@ class PeopleDataset:
         """
         path = self.images[index]
         mask = self.masks[index]
-        with open_image(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB")
-            exif = file.info.get("exif", b"")
+        image = read_image(path).convert("RGB")
         if isinstance(mask, Path):
             name = str(mask)
             values = _read_mask(mask)
         else:
             name = f"{path}: the annotations"
             values = mask.draw(str(path))
-        values = _turn_mask(values, image.size, exif, name)
+        values = _turn_mask(values, image, name)
         if not self.allow_empty and not (values == 1).any():
             raise ValueError(
                 f"{name}: no pixel of a person in it, expected at least one; mark the person, "
@@ -92,8 +95,10 @@ class PeopleDataset:
 def load_people(path: Path | str, split: str, allow_empty: bool = False) -> PeopleDataset:
     """Load one split of a set of person photographs.
 
-    Masks are grey 0/255 or 0/1, an alpha channel, or a palette: index 0 no person, 255 ignored, any
-    other a person.
+    Masks are grey 0/255 or 0/1 (with a 1 in it, 255 is ignored), of 1, 8 or 16 bits; or an alpha
+    channel; or have a palette. A palette of greys is read as grey. Of a palette of colours, as
+    Pascal VOC's, index 255 is ignored, black (index 0 where no pixel is black) is no person, and
+    any other colour a person. A palette of one colour means nothing: its indices are read so.
 
     Args:
         path: a folder with `{train,val,test}/{images,masks}/*`; or with `images/` and `masks/`
@@ -169,37 +174,47 @@ def _by_stem(files: Path, root: Path) -> dict[str, Path]:
 
 def _read_mask(path: Path) -> np.ndarray:
     """(H, W) uint8 of 0, 1 and 255, from any of the forms in which masks are stored."""
-    with open_image(path, "a mask") as file:
-        mask = ImageOps.exif_transpose(file)
-        mask.load()
-    if mask.mode == "P":
-        indices = np.asarray(mask)
-        return np.where(indices == IGNORE, IGNORE, indices > 0).astype(np.uint8)
-    if mask.mode in ("LA", "RGBA", "PA"):
+    mask = read_image(path, kind="a mask", as_stored=True)
+    if mask.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in mask.info:
         alpha = np.asarray(mask.convert("RGBA").getchannel("A"))
         # If every pixel is opaque, the mask is in the colours.
         if alpha.min() < 255:
             return (alpha > 127).astype(np.uint8)
-    grey = np.asarray(mask.convert("L"))
+    if mask.mode == "P":
+        palette = np.array(mask.getpalette()).reshape(-1, 3)
+        is_one_colour = (palette == palette[0]).all()
+        if is_one_colour or (palette != palette[:, :1]).any():
+            return _read_indices(mask, is_one_colour)
+    # 16-bit masks of 0 and 1, or 0 and 255, are not scaled: they would be black.
+    grey = np.asarray(mask if mask.mode[0] in "IF" else to_grey_or_rgb(mask).convert("L"))
     if set(np.unique(grey)) <= {0, 1, IGNORE} and (grey == 1).any():
-        return grey.copy()
-    return (grey > 127).astype(np.uint8)
+        return grey.astype(np.uint8)
+    return (grey > (127 if grey.max() <= 255 else grey.max() / 2)).astype(np.uint8)
 
 
-def _turn_mask(mask: np.ndarray, size: tuple[int, int], exif: bytes, name: str) -> np.ndarray:
-    """The mask (H, W) of an upright image of `size` (width, height).
+def _read_indices(mask: Image.Image, is_one_colour: bool) -> np.ndarray:
+    """(H, W) uint8 of 0, 1 and 255 from a mask with a palette of colours, or of one colour."""
+    indices = np.asarray(mask)
+    background = indices == 0
+    if not is_one_colour:
+        black = (np.asarray(mask.convert("RGB")) == 0).all(-1) & (indices != IGNORE)
+        # A tool that chose the palette's order may put any colour first.
+        background = black if black.any() else background
+    return np.where(indices == IGNORE, IGNORE, ~background).astype(np.uint8)
 
-    A mask that was drawn on the pixels as stored is rotated as the `exif` of the image says. It is
-    recognised by its shape, so only if it is rotated by 90°.
+
+def _turn_mask(mask: np.ndarray, image: Image.Image, name: str) -> np.ndarray:
+    """The mask (H, W) of an image that `read_image` has turned.
+
+    A mask that was drawn on the pixels as stored is turned as the image was. It is recognised by
+    its shape, so only if it is rotated by 90°.
     """
-    if mask.shape[::-1] != size:
-        stored = Image.fromarray(mask)
-        stored.info["exif"] = exif
-        mask = np.asarray(ImageOps.exif_transpose(stored))
-    if mask.shape[::-1] != size:
+    if mask.shape[::-1] != image.size:
+        mask = np.asarray(turn(Image.fromarray(mask), image.info["orientation"]))
+    if mask.shape[::-1] != image.size:
         raise ValueError(
-            f"{name}: {mask.shape[1]}x{mask.shape[0]} pixels, expected {size[0]}x{size[1]} as its "
-            f"image; draw it again at the size of the image"
+            f"{name}: {mask.shape[1]}x{mask.shape[0]} pixels, expected {image.size[0]}x"
+            f"{image.size[1]} as its image; draw it again at the size of the image"
         )
     return mask
 

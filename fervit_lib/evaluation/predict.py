@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fervit_lib.datasets import face_crop
+from fervit_lib.datasets.image_files import read_image, to_grey_or_rgb
 from fervit_lib.encoders import images_to_tensor, load_encoder
 from fervit_lib.inputs import images_to_pixels
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import load_model
 from fervit_lib.runs import Run
 from fervit_lib.system.atomic import atomic_write
-from fervit_lib.system.errors import check_image_size, explain_read_error
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import display_path, get_device, resolve
 
@@ -190,8 +189,10 @@ class Predictor:
         return ImagePredictions(table, None if self.encoder is None else inputs)
 
 
-def open_image(image: Image.Image | Path | str | BytesIO, name: str = "image") -> Image.Image:
-    """A PIL image unchanged; a file, or the content of one, as an RGB image.
+def open_image(image: Image.Image | Path | str | bytes, name: str = "") -> Image.Image:
+    """A face to predict, in mode L or RGB: a PIL image, a file, or the content of one.
+
+    Files are read by `read_image`, as the faces of a data set are.
 
     Args:
         name: of the file whose content is given, for error messages.
@@ -201,13 +202,13 @@ def open_image(image: Image.Image | Path | str | BytesIO, name: str = "image") -
         ValueError: the file is damaged, not an image, or too large.
     """
     if isinstance(image, Image.Image):
-        return image
-    path = Path(name if isinstance(image, BytesIO) else image)
-    with (
-        explain_read_error(path, "expected an image, but it cannot be opened", "give an image"),
-        Image.open(image) as file,
-    ):
-        return check_image_size(file).convert("RGB")
+        return to_grey_or_rgb(image)
+    try:
+        return read_image(image, name)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"{error}; give another image") from error
 
 
 def load_predictor(

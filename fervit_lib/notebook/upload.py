@@ -1,6 +1,5 @@
 """Predict the expressions in uploaded images."""
 
-import io
 from collections.abc import Callable, Sequence
 
 import ipywidgets
@@ -36,7 +35,7 @@ def show_predictions(files: Sequence[dict], predict: Predict) -> None:
     Raises:
         ValueError: a file is not an image, or too large.
     """
-    images = {file["name"]: open_image(io.BytesIO(file["content"]), file["name"]) for file in files}
+    images = {file["name"]: open_image(bytes(file["content"]), file["name"]) for file in files}
     if not images:
         return
     table = predict(list(images.values()))

@@ -38,6 +38,58 @@ def test_masks_in_every_form_that_people_store(tmp_path: Path) -> None:
         assert np.array_equal(found, expected), name
 
 
+# Pascal VOC's first colours and its void, from the devkit's VOClabelcolormap.
+VOC = bytes(3 * 256)
+VOC = bytes([0, 0, 0, 128, 0, 0, 0, 128, 0]) + VOC[9:45] + bytes([192, 128, 128]) + VOC[48:765]
+VOC += bytes([224, 224, 192])
+GREYS = bytes(value for level in range(256) for value in (level,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("palette", "indices", "expected"),
+    [
+        (VOC, (0, 15, 255), (0, 1, 255)),
+        (VOC, (0, 1, 2), (0, 1, 1)),  # one number for each person
+        (VOC, (15, 15, 15), (1, 1, 1)),
+        (GREYS, (0, 255, 255), (0, 1, 1)),
+        (GREYS, (0, 1, 255), (0, 1, 255)),
+        (GREYS, (3, 250, 255), (0, 1, 1)),
+        (bytes([255] * 3 + [0] * 3), (1, 0, 0), (0, 1, 1)),  # white comes first
+        (bytes([0] * 3 + [255] * 3), (0, 1, 1), (0, 1, 1)),
+        (bytes([255, 0, 0, 0, 0, 0]), (1, 0, 0), (0, 1, 1)),  # red on black
+        (bytes(768), (0, 15, 255), (0, 1, 255)),
+    ],
+)
+def test_a_palette_is_read_by_its_colours(
+    tmp_path: Path, palette: bytes, indices: tuple, expected: tuple
+) -> None:
+    mask = Image.fromarray(np.repeat(np.array(indices, np.uint8)[None], 6, 0))
+    mask.putpalette(palette)
+    write_pair(tmp_path / "train", "one", mask, (3, 6))
+    assert (load_people(tmp_path, "train")[0][1] == expected).all()
+
+
+@pytest.mark.parametrize("values", [(0, 1), (0, 255), (0, 65535), (200, 65000)])
+def test_a_mask_of_16_bits(tmp_path: Path, values: tuple[int, int]) -> None:
+    mask = Image.fromarray(np.array([values] * 6, np.uint16))
+    write_pair(tmp_path / "train", "one", mask, (2, 6))
+    assert (load_people(tmp_path, "train")[0][1] == (0, 1)).all()
+
+
+def test_a_mask_of_one_bit_or_turned_by_exif(tmp_path: Path) -> None:
+    truth = np.zeros((6, 8), bool)
+    truth[0, :3] = True
+    write_pair(tmp_path / "bit" / "train", "one", Image.fromarray(truth))
+    assert np.array_equal(load_people(tmp_path / "bit", "train")[0][1], truth)
+    write_pair(tmp_path / "turned" / "train", "one", Image.new("L", (1, 1)))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(truth[::-1, ::-1]).save(
+        tmp_path / "turned" / "train" / "masks" / "one.png", exif=exif
+    )
+    assert np.array_equal(load_people(tmp_path / "turned", "train")[0][1], truth)
+
+
 def test_a_rotated_photograph_is_rotated_like_its_mask(tmp_path: Path) -> None:
     pixels = np.zeros((6, 8, 3), np.uint8)
     pixels[0, 0] = 255
