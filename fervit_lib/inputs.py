@@ -7,9 +7,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from fervit_lib.datasets import FaceDataset, load_faces
+from fervit_lib.datasets import FaceDataset, Protocol, load_faces
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import ExpressionModel
+from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.prefetch import PrefetchPool
 from fervit_lib.system.progress import progress
 
@@ -84,10 +85,12 @@ def load_store_faces(store: LatentStore, indices: np.ndarray) -> FaceDataset:
         ValueError: a face was removed after encoding.
     """
     wanted = [store.paths[i] for i in indices]
-    faces = load_faces(store.faces, store.split)
+    with explain_read_error(store.folder / "store.json", "protocol", "run 01_encode"):
+        protocol = Protocol(**store.protocol)
+    faces = load_faces(store.faces, store.split, protocol=protocol)
     if store.split == "train" and not set(wanted) <= set(faces.paths):
         # `val_to_train` of 01_encode moves faces of val to train.
-        faces = faces.joined(load_faces(store.faces, "val"))
+        faces = faces.joined(load_faces(store.faces, "val", protocol=protocol))
     position = {path: i for i, path in enumerate(faces.paths)}
     if missing := [path for path in wanted if path not in position]:
         raise ValueError(

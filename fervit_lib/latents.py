@@ -143,6 +143,7 @@ def complete_store(
     faces: Path,
     synthetic: bool,
     made_by: Mapping[str, str] | None = None,
+    protocol: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `store.json`, which turns the shards in `folder` into a complete store.
 
@@ -153,6 +154,7 @@ def complete_store(
         faces: where `datasets.load_faces` finds the faces.
         made_by: checkpoint, sha256 of the checkpoint and landmarks, to encode more faces in the
             same way, and the folder of the run that encoded these; None: unknown.
+        protocol: fields of the `datasets.Protocol` by which the faces were loaded; None: default.
     """
     for split, n in num_codes.items():
         current = {shard_path(folder, split, i) for i in range(_num_shards(n))}
@@ -165,6 +167,7 @@ def complete_store(
         "synthetic": synthetic,
         "num_codes": num_codes,
         "made_by": dict(made_by or {}),
+        "protocol": dict(protocol or {}),
     }
     write_json(folder / "store.json", content)
     remove_partial_writes(folder)
@@ -185,6 +188,7 @@ class LatentStore:
     faces: Path
     synthetic: bool
     made_by: dict[str, str]
+    protocol: dict[str, Any]
     shards: tuple[dict[str, Any], ...]
 
     @classmethod
@@ -223,6 +227,7 @@ class LatentStore:
             faces=resolve(store["faces"]),
             synthetic=store["synthetic"],
             made_by=store["made_by"],
+            protocol=store["protocol"],
             shards=shards,
         )
 
@@ -299,6 +304,7 @@ def read_store(folder: Path) -> dict[str, Any]:
         "synthetic": bool,
         "num_codes": dict,
         "made_by": dict,
+        "protocol": dict,
     }
     invalid = [name for name, type_ in types.items() if not isinstance(store.get(name), type_)]
     if not invalid and not all(isinstance(n, int) and n > 0 for n in store["num_codes"].values()):

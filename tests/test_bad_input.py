@@ -97,7 +97,7 @@ def test_folders_that_are_not_faces(tmp_path: Path) -> None:
     with is_refused(tmp_path, "train", "no class folders"):
         load_faces(tmp_path, "train")
     write_faces(tmp_path / "faces")
-    with is_refused(tmp_path, "private_test"):
+    with is_refused(tmp_path, "split"):
         load_faces(tmp_path / "faces", "private_test")
     with is_refused(tmp_path, "faces", "another folder"):
         draw_toy_faces(tmp_path / "faces", 28)

@@ -16,7 +16,6 @@ from PIL import Image
 
 from fervit_lib.datasets import load_faces, load_people
 from fervit_lib.datasets.fer_plus import read_votes
-from fervit_lib.datasets.kaggle_tables import KAGGLE_EMOTIONS
 from fervit_lib.distillation import OnnxFeatures
 from fervit_lib.encoders import load_encoder
 from fervit_lib.evaluation.predict import open_image
@@ -61,11 +60,7 @@ def loads_or_refuses(load: Callable[[], Any], *names: str) -> None:
 
 
 def table(folder: Path) -> tuple[Path, Callable]:
-    rows = [
-        f"{n},{' '.join(['7'] * 2304)},Training"
-        for n in range(len(KAGGLE_EMOTIONS))
-        for _ in range(2)
-    ]
+    rows = [f"{n},{' '.join(['7'] * 2304)},Training" for n in range(7) for _ in range(2)]
     (folder / "fer2013.csv").write_text("\n".join(["emotion,pixels,Usage", *rows]))
     return folder / "fer2013.csv", lambda: load_faces(folder / "fer2013.csv", "train")
 
@@ -79,8 +74,9 @@ def votes(folder: Path) -> tuple[Path, Callable]:
 
 
 def store(folder: Path) -> tuple[Path, Callable]:
-    content = {"encoder": "psp", "classes": ["a"], "faces": "f", "synthetic": False, "made_by": {}}
-    write_json(folder / "store.json", content | {"num_codes": {"train": 1}})
+    content = {"encoder": "psp", "classes": ["a"], "faces": "f", "synthetic": False}
+    content |= {"num_codes": {"train": 1}, "made_by": {}, "protocol": {}}
+    write_json(folder / "store.json", content)
     write_shard(
         folder / "train-00000.safetensors",
         torch.zeros(1, 3, 4),

@@ -5,10 +5,10 @@ from fervit_lib.datasets.alignment import FaceCrop, dlib_detector, face_crop, ff
 from fervit_lib.datasets.audit import Audit, audit_faces
 from fervit_lib.datasets.coco import IGNORE
 from fervit_lib.datasets.face_dataset import FaceDataset, few_shot_mask, stratified_mask
-from fervit_lib.datasets.faces import load_faces
+from fervit_lib.datasets.faces import load_faces, load_splits
 from fervit_lib.datasets.fer_plus import load_votes, majority_labels, soft_labels, votes_path
 from fervit_lib.datasets.people import PeopleDataset, load_people, resize_image_and_mask
 from fervit_lib.datasets.skipped import list_skipped
-from fervit_lib.datasets.splits import PRIVATE_TEST, SPLITS, move_to_train, val_mask
+from fervit_lib.datasets.splits import SPLITS, Protocol, deal, move_to_train, val_mask
 from fervit_lib.datasets.toy_faces import draw_toy_faces, toy_face
 from fervit_lib.datasets.toy_people import draw_toy_people, toy_person

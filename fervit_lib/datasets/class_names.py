@@ -4,6 +4,7 @@ Seven emotions have the names of `EMOTIONS`; contempt is the eighth.
 """
 
 import re
+from collections.abc import Sequence
 
 from fervit_lib.datasets.action_units import EMOTIONS
 
@@ -47,3 +48,30 @@ def emotion_of(name: str) -> str | None:
     A leading number is ignored: `0_Anger` is angry.
     """
     return _EMOTION_OF.get(re.sub(r"^\d+[ _.-]+", "", name.strip().lower()))
+
+
+def rename_classes(names: Sequence[str], class_names: str, source: str) -> list[str]:
+    """The name of each class of a source, by `Protocol.class_names`.
+
+    Raises:
+        ValueError: names are unknown; lists them.
+    """
+    if class_names == "own":
+        return list(names)
+    if class_names == "emotions":
+        renamed = [emotion_of(name) for name in names]
+        expected = f"emotions ({', '.join(EIGHT_EMOTIONS)}, or a synonym of them)"
+        remedy = (
+            f"rename them, name the meaning of numbers with class_names ({', '.join(SCHEMES)}), "
+            f"leave them out with leave_out, or keep these names with class_names: own"
+        )
+    else:
+        scheme = SCHEMES[class_names]
+        renamed = [scheme.get(int(name)) if name.isdecimal() else None for name in names]
+        expected = f"numbers of {class_names} ({min(scheme)} to {max(scheme)})"
+        remedy = "choose another value of class_names"
+    if unknown := [name for name, new in zip(names, renamed, strict=True) if new is None]:
+        raise ValueError(
+            f"{source}: classes: expected {expected}, got {', '.join(unknown[:20])}; {remedy}"
+        )
+    return [name for name in renamed if name]

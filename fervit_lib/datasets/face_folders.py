@@ -1,90 +1,161 @@
-"""Faces in folders: `{train,val,test}/{class}/*`."""
+"""Faces in folders: `{train,val,test}/{class}/*`, or `{class}/*` for a set without splits."""
 
-from pathlib import Path
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePath
 
 import numpy as np
 
+from fervit_lib.datasets.class_names import emotion_of
 from fervit_lib.datasets.face_dataset import FaceDataset
-from fervit_lib.datasets.image_files import SUFFIXES
-from fervit_lib.datasets.skipped import HIDDEN, NOT_A_FILE, UNKNOWN_SUFFIX, Skipped
-from fervit_lib.datasets.splits import PRIVATE_TEST, part_of_train
+from fervit_lib.datasets.image_files import SUFFIXES, is_ignored
+from fervit_lib.datasets.skipped import (
+    HIDDEN,
+    NO_CLASS,
+    NO_SPLIT,
+    NOT_A_FILE,
+    UNKNOWN_SUFFIX,
+    Skipped,
+)
+from fervit_lib.datasets.splits import split_of
 from fervit_lib.datasets.toy_set import MARKER
 from fervit_lib.system.errors import check_symlink
 
 
-def load_face_folder(root: Path, split: str) -> FaceDataset:
-    """One split of `root`. Classes are the folders of train, in alphabetical order.
+def load_face_folder(root: Path) -> FaceDataset:
+    """All images in the class folders of `root`. Opens none.
 
-    Without a val folder a fixed eighth of train is val.
+    `published` is the split whose folder an image is in, by any name that `splits.split_of` knows.
+    `subjects` is the folder within the class folder, if there is one: `train/sad/S05/1.png`.
 
     Raises:
-        ValueError: no such split, a class without images, a class that train does not have, or a
-            symbolic link that leads out of `root`.
+        ValueError: no splits or no classes, or a symbolic link that leads out of `root`.
     """
-    if not (root / "train").is_dir():
-        raise ValueError(
-            f"{root}: no folder 'train' in it, found {sorted(p.name for p in root.iterdir())[:5]}; "
-            f"expected {{train,val,test}}/{{class}}/ with images; if the faces are in a CSV file, "
-            f"give that file"
-        )
-    classes = _subfolders(check_symlink(root / "train", root), root)
-    if not classes:
-        raise ValueError(f"{root / 'train'}: no class folders in it, expected one for each class")
-    if split in ("train", "val") and not (root / "val").is_dir():
-        return part_of_train(list_images(root, "train", classes), split)
-    return list_images(root, split, classes)
-
-
-def list_images(root: Path, split: str, classes: tuple[str, ...]) -> FaceDataset:
-    """The images in the folder of a split, and the files there that are skipped. Opens no image."""
-    folder = check_symlink(root / split, root)
-    if not folder.is_dir():
-        remedy = f"add {split}/{{class}}/ with images"
-        if split == PRIVATE_TEST:
-            remedy = "only Kaggle's tables have it"
-        raise ValueError(f"split: {root} has no folder {split!r}; {remedy}")
-    if unknown := set(_subfolders(folder, root)) - set(classes):
-        raise ValueError(
-            f"{folder}: class folders {sorted(unknown)[:5]} are not in train, which has "
-            f"{', '.join(classes)}; rename or remove them"
-        )
-    paths = []
-    labels = []
-    skipped = []
-    for label, name in enumerate(classes):
-        # Sorted, because the order of a file system differs between machines, and with it the
-        # shards and every random part of the set.
-        for file in sorted((folder / name).glob("*")):
-            path = f"{split}/{name}/{file.name}"
-            if reason := _skip_reason(file):
-                skipped.append(Skipped(path, reason))
+    folder, within, splits, skipped = _enter(root)
+    rows = []
+    classes = set()
+    for name, split in splits.items():
+        start = f"{within}{name}/" if name else within
+        for entry in _entries(folder / name, root):
+            if not _is_folder(entry):
+                # Beside the classes of a set without splits there are also tables and the like.
+                if split or _is_image(entry):
+                    reason = HIDDEN if entry.name.startswith(".") else NO_CLASS
+                    skipped.append(Skipped(start + entry.name, reason))
                 continue
-            check_symlink(file, root)
-            paths.append(path)
-            labels.append(label)
-        if label not in labels:
-            raise ValueError(
-                f"{folder / name}: expected images of class {name!r} "
-                f"({', '.join(SUFFIXES)}), found none; add some, or remove the class from "
-                f"every split"
-            )
-    synthetic = (root / MARKER).is_file()
+            classes.add(entry.name)
+            for path, file in _walk(entry, f"{start}{entry.name}/", root):
+                if reason := _skip_reason(file):
+                    skipped.append(Skipped(path, reason))
+                    continue
+                inner = path.removeprefix(f"{start}{entry.name}/").split("/")
+                subject = inner[0] if len(inner) > 1 else ""
+                rows.append((path, split, entry.name, subject))
+    if not rows:
+        raise ValueError(
+            f"{folder}: no images in class folders of {', '.join(filter(None, splits)) or 'it'}; "
+            f"expected {{class}}/ with images ({', '.join(SUFFIXES)}), or no class folders found"
+        )
+    paths, published, names, subjects = zip(*rows, strict=True)
+    position = {name: i for i, name in enumerate(sorted(classes))}
     return FaceDataset(
-        classes, np.array(labels, np.int64), tuple(paths), root, synthetic, skipped=tuple(skipped)
+        tuple(position),
+        np.array([position[name] for name in names], np.int64),
+        paths,
+        root,
+        synthetic=(root / MARKER).is_file(),
+        published=np.array(published) if any(published) else None,
+        subjects=np.array(subjects) if any(subjects) else None,
+        skipped=tuple(skipped),
     )
 
 
-def _skip_reason(file: Path) -> str:
+def _enter(root: Path) -> tuple[Path, str, dict[str, str], list[Skipped]]:
+    """Find the folders of the splits in `root`, or in the only folder in it, such as `archive`.
+
+    Returns:
+        The folder that holds them, its image ID with a slash, the split of each of them by name
+        ({"": ""}: none, it holds the classes), and what is skipped on the way.
+    """
+    folder, within = root, ""
+    skipped: list[Skipped] = []
+    while True:
+        entries = _entries(folder, root)
+        names = [entry.name for entry in entries if _is_folder(entry)]
+        splits = {name: split for name in names if (split := split_of(name))}
+        if not splits and any(emotion_of(name) or name.isdecimal() for name in names):
+            return folder, within, {"": ""}, skipped
+        enter = splits or dict.fromkeys(names if len(names) == 1 else [])
+        for entry in entries:
+            if entry.name in enter:
+                continue
+            if _is_folder(entry):
+                files = _walk(entry, f"{within}{entry.name}/", root)
+                skipped += [Skipped(path, NO_SPLIT) for path, _ in files]
+            elif _is_image(entry) or entry.is_dir():
+                reason = HIDDEN if entry.name.startswith(".") else NO_SPLIT
+                skipped.append(Skipped(within + entry.name, reason))
+        if splits:
+            _check_splits(folder, splits)
+            return folder, within, splits, skipped
+        if not enter:
+            inside = [entry.name for entry in entries[:5]]
+            raise ValueError(
+                f"{folder}: no folder 'train' in it, found {inside}; expected "
+                f"{{train,val,test}}/{{class}}/ or {{class}}/ with images; if the faces are in a "
+                f"CSV file, give that file"
+            )
+        folder, within = folder / names[0], f"{within}{names[0]}/"
+
+
+def _check_splits(folder: Path, splits: dict[str, str]) -> None:
+    if "train" not in splits.values():
+        raise ValueError(
+            f"{folder}: no folder 'train' in it, found {', '.join(splits)}; expected "
+            f"{{train,val,test}}/{{class}}/ with images"
+        )
+    for split in splits.values():
+        if len(same := [name for name in splits if splits[name] == split]) > 1:
+            raise ValueError(
+                f"{folder}: folders {' and '.join(same)} both mean {split}; merge them, or move "
+                f"one of them away"
+            )
+
+
+def _entries(folder: Path | str, root: Path) -> list[os.DirEntry]:
+    """What is in a folder, sorted: the order of a file system differs between machines."""
+    with os.scandir(folder) as iterator:
+        entries = [entry for entry in iterator if not is_ignored(entry.name)]
+    for entry in entries:
+        if entry.is_symlink():
+            check_symlink(Path(entry.path), root)
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def _walk(folder: os.DirEntry, within: str, root: Path) -> Iterator[tuple[str, os.DirEntry]]:
+    """Image ID and entry of every file below `folder`; `within` is its image ID with a slash."""
+    for entry in _entries(folder.path, root):
+        # A link to a folder could lead back up, and be followed for ever.
+        if _is_folder(entry) and not entry.is_symlink():
+            yield from _walk(entry, f"{within}{entry.name}/", root)
+        else:
+            yield within + entry.name, entry
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    return entry.is_dir() and not entry.name.startswith(".")
+
+
+def _is_image(entry: os.DirEntry) -> bool:
+    return PurePath(entry.name).suffix.lower() in SUFFIXES
+
+
+def _skip_reason(file: os.DirEntry) -> str:
     """Why a file in a class folder is skipped; empty if it is not."""
     if file.name.startswith("."):
         return HIDDEN
-    if file.suffix.lower() not in SUFFIXES:
-        return UNKNOWN_SUFFIX
     if not file.is_file():  # opening a pipe would wait for ever
         return NOT_A_FILE
+    if not _is_image(file):
+        return UNKNOWN_SUFFIX
     return ""
-
-
-def _subfolders(folder: Path, root: Path) -> tuple[str, ...]:
-    folders = (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    return tuple(sorted(check_symlink(p, root).name for p in folders))

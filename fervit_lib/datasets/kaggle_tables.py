@@ -1,7 +1,8 @@
-"""Kaggle's tables of FER2013, `fer2013.csv` and `icml_face_data.csv`, plain or packed.
+"""Kaggle's tables of FER2013, `fer2013.csv` and `icml_face_data.csv`, and tables like them.
 
-`Training` is train and val, `PublicTest` is test, `PrivateTest` is private_test. Every row is
-checked: a damaged one is an error, none is skipped.
+`Training` is train, `PublicTest` is val, `PrivateTest` is test. Emotion 7, where a table has it, is
+contempt; a column `subject` names the person. Every row is checked: a damaged one is an error, none
+is skipped.
 """
 
 import csv
@@ -12,21 +13,18 @@ import zipfile
 from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fervit_lib.datasets.action_units import EMOTIONS
+from fervit_lib.datasets.class_names import SCHEMES
 from fervit_lib.datasets.face_dataset import FaceDataset
-from fervit_lib.datasets.splits import PRIVATE_TEST, part_of_train
+from fervit_lib.datasets.splits import split_of
 from fervit_lib.datasets.toy_set import MARKER
 from fervit_lib.system.errors import explain_read_error
 
-USAGES = {"train": "Training", "val": "Training", "test": "PublicTest", PRIVATE_TEST: "PrivateTest"}
-# Position: the number in the tables.
-KAGGLE_EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-_EMOTION_OF = {str(number): emotion for number, emotion in enumerate(KAGGLE_EMOTIONS)}
-COLUMNS = ("emotion", "pixels", "Usage")
+_EMOTION_OF = SCHEMES["fer2013"]
+COLUMNS = ("emotion", "pixels", "usage")  # in lower case
 SIDE = 48  # of the images, in pixels
 MAX_LINE = 1 << 16  # characters; a row of FER2013 has at most 9,300
 MAX_RATIO = 100  # unpacked over packed size; FER2013's is 3
@@ -34,63 +32,91 @@ MIN_LIMIT = 4_000_000  # characters; a table is never refused below
 REMEDY = "the file is damaged: correct or delete the row, or download the file again"
 
 
-def load_kaggle_table(path: Path, split: str) -> FaceDataset:
-    """One split of a table. Classes are `EMOTIONS`.
+class Row(NamedTuple):
+    """A row of a table."""
+
+    path: str  # image ID
+    split: str
+    emotion: str
+    pixels: np.ndarray  # (48, 48) uint8
+    subject: str
+
+
+def load_kaggle_table(path: Path) -> FaceDataset:
+    """All faces of a table.
 
     Raises:
-        ValueError: no table, a damaged row, or a class without a row of this split.
+        ValueError: no table, or a damaged row.
     """
-    usage = USAGES[split]
     remedy = "expected Kaggle's fer2013.csv; download it again"
     with explain_read_error(path, "cannot be read as a CSV file", remedy):
-        rows = list(_read_rows(path, usage))
-    if missing := set(EMOTIONS) - {emotion for emotion, _, _ in rows}:
-        raise ValueError(
-            f"{path}: no row with Usage {usage!r} of class {', '.join(sorted(missing))}; expected "
-            f"all of {', '.join(EMOTIONS)}; download the whole file, or use folders for a set with "
-            f"fewer classes"
-        )
-    emotions, pixels, paths = zip(*rows, strict=True)
-    labels = np.array([EMOTIONS.index(emotion) for emotion in emotions], np.int64)
-    synthetic = (path.parent / MARKER).is_file()
-    faces = FaceDataset(EMOTIONS, labels, paths, path, synthetic, np.stack(pixels))
-    return part_of_train(faces, split)
+        rows = [_parse_row(row, name, line, path) for row, name, line in _read_rows(path)]
+    if not rows:
+        raise ValueError(f"{path}: no row with Usage 'Training'; download the whole file")
+    paths, splits, emotions, pixels, subjects = zip(*rows, strict=True)
+    classes = tuple(sorted(set(emotions)))
+    return FaceDataset(
+        classes,
+        np.array([classes.index(emotion) for emotion in emotions], np.int64),
+        paths,
+        path,
+        synthetic=(path.parent / MARKER).is_file(),
+        pixels=np.stack(pixels),
+        published=np.array(splits),
+        subjects=np.array(subjects) if any(subjects) else None,
+    )
 
 
-def _read_rows(path: Path, usage: str) -> Iterator[tuple[str, np.ndarray, str]]:
-    """Emotion, pixels (48, 48) uint8 and image ID of each row of one usage; checks every row."""
+def _read_rows(path: Path) -> Iterator[tuple[dict[str, str], str, int]]:
+    """The cells of each row by column name, the table's file name, and the row's line."""
     other_tables = []
     limit = max(MIN_LIMIT, MAX_RATIO * path.stat().st_size)
     for member, file in _csv_files(path):
         # As of the unpacked file, so that packing does not change an image ID.
         name = PurePosixPath(member).name
-        rows = csv.DictReader(_lines(file, limit), skipinitialspace=True)
-        header = rows.fieldnames or []
+        lines = _lines(file, limit)
+        first = next(lines, "")
+        # Excel writes semicolons where a comma is the decimal sign.
+        delimiter = max(",;\t", key=first.count)
+        header = [column.strip(' "\r\n').lower() for column in first.split(delimiter)]
         if not set(COLUMNS) <= set(header):
             other_tables.append(f"{name} with {header[:5]}"[:200])
             continue
+        rows = csv.DictReader(lines, header, delimiter=delimiter, skipinitialspace=True)
         for row in rows:
-            where = f"{path}, row {rows.line_num}"
+            line = rows.line_num + 1  # the header is line 1
             # csv gives superfluous fields the key None, and missing fields the value None.
             if None in row or None in row.values():
-                raise ValueError(f"{where}: fields: expected {len(header)} of them; {REMEDY}")
-            if row["emotion"] not in _EMOTION_OF:
-                raise ValueError(
-                    f"{where}: emotion is {row['emotion']!r}, expected 0 to 6; {REMEDY}"
-                )
-            if row["Usage"].strip() not in USAGES.values():
-                expected = ", ".join(sorted(set(USAGES.values())))
-                raise ValueError(
-                    f"{where}: Usage is {row['Usage']!r}, expected {expected}; {REMEDY}"
-                )
-            if row["Usage"].strip() == usage:
-                pixels = _parse_pixels(row["pixels"], where)
-                yield _EMOTION_OF[row["emotion"]], pixels, f"{name}:{rows.line_num}"
+                expected = f"fields: expected {len(header)} of them"
+                raise ValueError(f"{path}, row {line}: {expected}; {REMEDY}")
+            yield row, name, line
         return
     raise ValueError(
         f"{path}: expected a CSV file with the columns {', '.join(COLUMNS)}, found "
-        f"{other_tables[:5] or 'none'}; give Kaggle's fer2013.csv or icml_face_data.csv"
+        f"{other_tables[:5] or 'none'}; give Kaggle's fer2013.csv or icml_face_data.csv. The "
+        f"competition's train.csv has no Usage, and its test.csv has no labels: take "
+        f"icml_face_data.csv"
     )
+
+
+def _parse_row(row: dict[str, str], name: str, line: int, path: Path) -> Row:
+    where = f"{path}, row {line}"
+    try:
+        number = float(row["emotion"])  # some tables write 3.0
+        emotion = _EMOTION_OF[int(number) if number.is_integer() else -1]
+    except (ValueError, KeyError):
+        numbers = ", ".join(f"{number} {name}" for number, name in _EMOTION_OF.items())
+        raise ValueError(
+            f"{where}: emotion is {row['emotion']!r}, expected one of {numbers}; correct it"
+        ) from None
+    split = split_of(row["usage"])
+    if split is None:
+        raise ValueError(
+            f"{where}: Usage is {row['usage']!r}, expected Training, PublicTest or PrivateTest; "
+            f"{REMEDY}"
+        )
+    pixels = _parse_pixels(row["pixels"], where)
+    return Row(f"{name}:{line}", split, emotion, pixels, (row.get("subject") or "").strip())
 
 
 def _parse_pixels(text: str, where: str) -> np.ndarray:

@@ -3,29 +3,36 @@
 A face is a file in a class folder of a split, such as `train/happy/1.png`, or a row of a table.
 `01_encode` lists it as skipped, with one of these reasons:
 
-| reason              | when                                          | decided by                 |
-|---------------------|-----------------------------------------------|----------------------------|
-| HIDDEN, NOT_A_FILE, | its name, type or suffix                      | `face_folders.list_images` |
-| UNKNOWN_SUFFIX      |                                               |                            |
-| NO_CLEAR_VOTE       | `load_faces` with `labels` majority or soft   | `faces.label_by_votes`     |
-| UNREADABLE          | Pillow cannot decode it                       | `Audit.clean`              |
-| DUPLICATE           | `drop_duplicates: true`: a later split has it | `Audit.clean`              |
+| reason              | when                                           | decided by                |
+|---------------------|------------------------------------------------|---------------------------|
+| HIDDEN, NOT_A_FILE, | its name, type or suffix                       | `face_folders`            |
+| UNKNOWN_SUFFIX      |                                                |                           |
+| NO_CLASS, NO_SPLIT  | it lies beside the class folders, or in a      | `face_folders`            |
+|                     | folder beside the splits                       |                           |
+| LEFT_OUT            | `leave_out` has its class                      | `splits.deal`             |
+| NOT_USED            | it is of the set's own val, and                | `splits.deal`             |
+|                     | `val: split_of_train`                          |                           |
+| NO_CLEAR_VOTE       | `load_faces` with `labels` majority or soft    | `faces.label_by_votes`    |
+| UNREADABLE          | Pillow cannot decode it                        | `Audit.clean`             |
+| DUPLICATE           | `drop_duplicates: true`: a later split has it  | `Audit.clean`             |
 
-Each adds to `FaceDataset.skipped`; `list_skipped(sets)` shows them all, one row per face.
+Each adds to `FaceDataset.skipped`; `list_skipped(sets)` shows them all, one row per face. What an
+operating system writes beside files (`image_files.is_ignored`) is no face and is not listed.
 
 A face that is not in that list can still be missing from a training:
 
 - A parameter chose other faces: `fraction` of `01_encode` (`FaceDataset.stratified`), or
   `data_fraction` or `shots` of `02_train` (`training.data.training_subset`).
-- It is a face of val: a set without a val folder gives an eighth of train to val
-  (`splits.part_of_train`). With `val_to_train` the reverse happens (`splits.move_to_train`).
+- It is a face of val: a set without a val split gives an eighth of train to val, and a set without
+  any splits is dealt to three (`splits.deal`). With `val_to_train` the reverse happens
+  (`splits.move_to_train`).
 - `labels: soft` of `02_train` leaves out faces without a clear vote (`training.data.face_dls`).
 - It was added after `01_encode` had run: a training reads the codes, not the folder.
 - An epoch leaves out its last batch if that is not full; other faces each epoch.
 
-What raises an error is not skipped: a damaged row of a table, a class folder that train does not
-have. A face that the landmark detector does not find stays in the set, resized but not cropped
-(`FaceCrop`).
+What raises an error is not skipped: a damaged row of a table, a class of unknown name, a class that
+train does not have. A face that the landmark detector does not find stays in the set, resized but
+not cropped (`FaceCrop`).
 """
 
 from collections.abc import Mapping
@@ -35,7 +42,11 @@ import pandas as pd
 
 HIDDEN = "hidden file"
 UNKNOWN_SUFFIX = "unknown suffix"  # see `image_files.SUFFIXES`
-NOT_A_FILE = "not a regular file"  # a folder within a class folder, or a pipe
+NOT_A_FILE = "not a regular file"  # a pipe, or a link to a folder
+NO_CLASS = "in no class folder"
+NO_SPLIT = "in no folder of a split"
+LEFT_OUT = "class left out"
+NOT_USED = "val of the set, not used"
 NO_CLEAR_VOTE = "no clear vote"
 UNREADABLE = "unreadable"  # the error is in `Audit.unreadable`
 DUPLICATE = "also in another split"  # which one is in `Audit.duplicates`

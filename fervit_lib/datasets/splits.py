@@ -1,17 +1,190 @@
-"""Train, val and test: their names, and how val is cut from train or moved to it."""
+"""Train, val and test: how a protocol deals the faces of a source to them."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from fervit_lib.datasets.class_names import SCHEMES, emotion_of, rename_classes
 from fervit_lib.datasets.face_dataset import FaceDataset, stratified_mask
-from fervit_lib.system.names import check_range
+from fervit_lib.datasets.skipped import LEFT_OUT, NOT_USED, Skipped
+from fervit_lib.system.names import check_choice, check_range
 
 SPLITS = ("train", "val", "test")
-PRIVATE_TEST = "private_test"  # only in Kaggle's tables; no loop over SPLITS touches it
+# What published sets and copies of them call a split, in lower case. PublicTest is the val of
+# FER2013's field: models are chosen on it and reported on PrivateTest.
+_SPLIT_NAMES = {
+    "train": ("train", "training", "train_set", "training_set"),
+    "val": ("val", "valid", "validation", "dev", "val_set", "validation_set", "publictest"),
+    "test": ("test", "testing", "test_set", "privatetest"),
+}
+_SPLIT_OF = {name: split for split, names in _SPLIT_NAMES.items() for name in names}
 _VAL_FRACTION = 1 / 8
 _VAL_SEED = 2013  # fixed: a validation image must never become a training image in another run
+# How subjects, or the faces of each class, are dealt one after the other if a set has no splits of
+# its own: 7 of 10 are train. Three subjects are enough.
+_MADE = ("test", "val", "train", "train", "train", "test", "train", "train", "train", "train")
+_MADE_VAL = ("val", *["train"] * 7)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Which faces of a source are train, val and test, and of which classes.
+
+    Raises:
+        ValueError: a value is unknown or out of range.
+    """
+
+    # emotions: the eight names of `class_names`; own: as the source has them; else a scheme of
+    # `class_names.SCHEMES` for classes that are numbers.
+    class_names: str = "emotions"
+    # public: the set's own val, or an eighth of train where it has none; split_of_train: always an
+    # eighth of train. The set's own val is then not used at all.
+    val: str = "public"
+    leave_out: str = ""  # classes to leave out, separated by commas
+    folds: int = 0  # cross-validation by subject: the number of folds; 0: the splits of the set
+    fold: int = 0  # the fold that is test; the next one is val
+
+    def __post_init__(self) -> None:
+        check_choice("class_names", self.class_names, ("emotions", "own", *SCHEMES))
+        check_choice("val", self.val, ("public", "split_of_train"))
+        if self.folds and self.folds < 3:
+            raise ValueError(
+                f"folds: expected 0 or at least 3 (test, val and train), got {self.folds}"
+            )
+        check_range("fold", self.fold, 0, max(self.folds, 1))
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder or a value of a table means, in any case; None if it is unknown."""
+    return _SPLIT_OF.get(re.sub("[ _-]+", "_", name.strip().lower()))
+
+
+def deal(faces: FaceDataset, protocol: Protocol) -> dict[str, FaceDataset]:
+    """The splits of all `faces` of a source: those of train, val and test that it has.
+
+    Splits are, in this order of preference: folds by subject, if the protocol has some; those that
+    the set publishes; else made ones, by subject where subjects are known.
+
+    Raises:
+        ValueError: a class is unknown, no training face of it is left, or the faces cannot be dealt
+            as the protocol says.
+    """
+    faces = _name_classes(faces, protocol)
+    if protocol.folds:
+        places = _folds(faces, protocol)
+    elif faces.published is not None and faces.published.astype(bool).any():
+        places = _published(faces, faces.published.astype("<U5"), protocol)
+    else:
+        places = _made(faces)
+    faces = faces.without(places == "", NOT_USED)
+    places = places[places != ""]
+    sets = {}
+    for split in SPLITS:
+        if (places == split).any() or split == "train":
+            skipped = tuple(face for face in faces.skipped if _place_of(face) == split)
+            sets[split] = replace(faces.subset(places == split), skipped=skipped)
+    _check_classes(sets, protocol)
+    return sets
+
+
+def _place_of(face: Skipped) -> str:
+    """The split to list a skipped face with: by a folder in its path, else train."""
+    return next(filter(None, map(split_of, face.path.split("/")[:-1])), "train")
+
+
+def _name_classes(faces: FaceDataset, protocol: Protocol) -> FaceDataset:
+    """The faces with the class names of the protocol, without the classes that it leaves out."""
+    left_out = {name.strip() for name in protocol.leave_out.split(",")} - {""}
+    left_out |= {emotion for name in left_out if (emotion := emotion_of(name))}
+    # Classes that are left out need no known name.
+    own_names = [name for name in faces.classes if name not in left_out]
+    names = rename_classes(own_names, protocol.class_names, str(faces.source))
+    known = {*faces.classes, *names}
+    if unknown := {name for name in left_out if name not in known and not emotion_of(name)}:
+        raise ValueError(
+            f"leave_out: expected classes of {faces.source}, which are {', '.join(sorted(known))}, "
+            f"got {', '.join(sorted(unknown))}"
+        )
+    new_name = dict(zip(own_names, names, strict=True))
+    classes = tuple(sorted(set(names) - left_out))
+    if not classes:
+        raise ValueError(f"leave_out: no class of {faces.source} is left, {', '.join(names)}")
+    # (classes of the source,) the new label of each; -1: left out
+    positions = {name: position for position, name in enumerate(classes)}
+    new_label = np.array([positions.get(new_name.get(name, ""), -1) for name in faces.classes])
+    labels = new_label[faces.labels].astype(np.int64)
+    return replace(faces, classes=classes, labels=labels).without(labels < 0, LEFT_OUT)
+
+
+def _folds(faces: FaceDataset, protocol: Protocol) -> np.ndarray:
+    """(N,) split of each face: subjects by ascending ID, every k-th is in the same fold."""
+    subjects = [] if faces.subjects is None else faces.subjects[faces.subjects != ""]
+    if len(subjects) < len(faces):
+        raise ValueError(
+            f"folds: expected faces whose subjects are known, got {len(faces) - len(subjects)} of "
+            f"{len(faces)} in {faces.source} without one; put each class's faces into one folder "
+            f"per subject, or add a column 'subject' to the table"
+        )
+    if protocol.folds > (num_subjects := len(set(subjects))):
+        raise ValueError(
+            f"folds: expected at most {num_subjects}, the number of subjects in {faces.source}, "
+            f"got {protocol.folds}"
+        )
+    pattern = ["train"] * protocol.folds
+    pattern[protocol.fold] = "test"
+    pattern[(protocol.fold + 1) % protocol.folds] = "val"
+    return _deal_in_turn(subjects, pattern)
+
+
+def _published(faces: FaceDataset, places: np.ndarray, protocol: Protocol) -> np.ndarray:
+    """(N,) split of each face, from those that the set publishes; "" for one that is not used."""
+    if protocol.val == "split_of_train":
+        places[places == "val"] = ""
+    if not (places == "val").any():
+        train = faces.subset(places == "train")
+        if train.subjects is None or not train.subjects.astype(bool).any():
+            _check_counts(train, 2, "the set has no val split and a part of train becomes one")
+            places[places == "train"] = np.where(val_mask(train.labels), "val", "train")
+        else:
+            places[places == "train"] = _deal_in_turn(_groups(train), _MADE_VAL)
+    return places
+
+
+def _made(faces: FaceDataset) -> np.ndarray:
+    """(N,) split of each face of a set that publishes none."""
+    if faces.subjects is not None:
+        return _deal_in_turn(_groups(faces), _MADE)
+    _check_counts(faces, 3, "the set has no splits, and each class is divided into three")
+    places = np.empty(len(faces), "<U5")
+    # In the order of a hash, so that no split holds the first pictures of a film or a camera.
+    hashes = [hashlib.blake2b(path.encode(), digest_size=8).digest() for path in faces.paths]
+    order = np.array(sorted(range(len(faces)), key=hashes.__getitem__), int)
+    for label in range(len(faces.classes)):
+        members = order[faces.labels[order] == label]
+        places[members] = np.resize(_MADE, len(members))
+    return places
+
+
+def _groups(faces: FaceDataset) -> list[str]:
+    """The subject of each face; a face whose subject is unknown is one of its own."""
+    subjects = [""] * len(faces) if faces.subjects is None else faces.subjects
+    return [subject or path for subject, path in zip(subjects, faces.paths, strict=True)]
+
+
+def _deal_in_turn(groups: Sequence[str], pattern: Sequence[str]) -> np.ndarray:
+    """(N,) split of each face: its group's place in ascending order, modulo `pattern`."""
+    names = sorted(set(groups), key=_as_numbers)
+    split = {name: pattern[i % len(pattern)] for i, name in enumerate(names)}
+    return np.array([split[name] for name in groups], "<U5")
+
+
+def _as_numbers(name: str) -> list[str | int]:
+    """A sort key by which subject 10 comes after subject 9."""
+    # Parts of odd index are the numbers.
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def val_mask(labels: np.ndarray) -> np.ndarray:
@@ -19,25 +192,29 @@ def val_mask(labels: np.ndarray) -> np.ndarray:
     return stratified_mask(labels, _VAL_FRACTION, _VAL_SEED)
 
 
-def part_of_train(faces: FaceDataset, split: str) -> FaceDataset:
-    """The train or the val part of all training `faces`; other splits are returned unchanged.
-
-    Raises:
-        ValueError: a class has fewer than 2 faces.
-    """
-    if split not in ("train", "val"):
-        return faces
+def _check_counts(faces: FaceDataset, at_least: int, reason: str) -> None:
     counts = np.bincount(faces.labels, minlength=len(faces.classes))
-    if counts.min() < 2:
+    if counts.min() < at_least:
         raise ValueError(
             f"{faces.source}: class {faces.classes[counts.argmin()]!r} has {counts.min()} training "
-            f"image, expected at least 2, since the set has no val split and a part of train "
-            f"becomes one; add images or a val folder"
+            f"image, expected at least {at_least}, since {reason}; add images"
         )
-    in_val = val_mask(faces.labels)
-    if split == "train":
-        return faces.subset(~in_val)
-    return replace(faces.subset(in_val), skipped=())  # they are listed once, with train
+
+
+def _check_classes(sets: Mapping[str, FaceDataset], protocol: Protocol) -> None:
+    """Raise a ValueError if a split lacks a class: train always, others where they are published.
+
+    Splits by subject may lack one in val or test: CK+'s tenth fold has no fear.
+    """
+    for split, faces in sets.items():
+        counts = np.bincount(faces.labels, minlength=len(faces.classes))
+        missing = [name for name, n in zip(faces.classes, counts, strict=True) if n == 0]
+        by_subject = protocol.folds or faces.subjects is not None
+        if missing and (split == "train" or not by_subject):
+            raise ValueError(
+                f"{faces.source}: expected images of every class in {split}, found none of "
+                f"{', '.join(missing)}; add some, or leave the class out with leave_out"
+            )
 
 
 def move_to_train(

@@ -53,7 +53,7 @@ def test_majority_and_soft_labels() -> None:
 
 
 def test_faces_with_votes_have_their_labels_and_unclear_ones_are_skipped(tmp_path: Path) -> None:
-    rows, _ = table_rows({"Training": 3, "PublicTest": 3})
+    rows, _ = table_rows({"Training": 3, "PublicTest": 2, "PrivateTest": 1})
     source = write_table(tmp_path / "fer2013.csv", rows)
     given = [{"happiness": 6, "sadness": 4} if i % 3 else {"NF": 10} for i in range(42)]
     votes(*given).to_csv(tmp_path / "fer2013new.csv", index=False)

@@ -18,7 +18,7 @@ def test_every_face_that_is_left_out_is_listed_once_with_its_reason(tmp_path: Pa
     test, unclear, broken, leak = files[0], files[3], files[4], files[5]
     broken.write_bytes(broken.read_bytes()[:100])
     leak.write_bytes(test.read_bytes())
-    (root / "val" / "sad" / "Thumbs.db").touch()
+    (root / "val" / "sad" / "notes.txt").touch()
     votes = pd.DataFrame([VOTES] * len(files))
     votes.loc[3, ["neutral", "unknown"]] = [0, 9]
     votes.to_csv(root / "fer2013new.csv", index=False)
@@ -32,7 +32,7 @@ def test_every_face_that_is_left_out_is_listed_once_with_its_reason(tmp_path: Pa
         str(unclear.relative_to(root)): "no clear vote",
         str(broken.relative_to(root)): "unreadable",
         str(leak.relative_to(root)): "also in another split",
-        "val/sad/Thumbs.db": "unknown suffix",
+        "val/sad/notes.txt": "unknown suffix",
     }
     assert skipped["split"].tolist() == ["train", "train", "train", "val"]
     assert num_loaded - sum(map(len, sets.values())) == 2

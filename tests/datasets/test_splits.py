@@ -13,7 +13,8 @@ def test_a_share_of_val_moves_to_train_and_no_face_is_lost(tmp_path: Path, kind:
         source = write_folder(tmp_path, {"train": 4, "val": 8, "test": 1})
     else:
         source = write_table(
-            tmp_path / "fer2013.csv", table_rows({"Training": 32, "PublicTest": 1})[0]
+            tmp_path / "fer2013.csv",
+            table_rows({"Training": 4, "PublicTest": 8, "PrivateTest": 1})[0],
         )
     before = {split: load_faces(source, split) for split in SPLITS}
     after = move_to_train(before, 0.75, seed=0)
