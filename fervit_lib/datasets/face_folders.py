@@ -125,7 +125,7 @@ def _check_splits(folder: Path, splits: dict[str, str]) -> None:
 def _entries(folder: Path | str, root: Path) -> list[os.DirEntry]:
     """What is in a folder, sorted: the order of a file system differs between machines."""
     with os.scandir(folder) as iterator:
-        entries = [entry for entry in iterator if not is_ignored(entry.name)]
+        entries = [entry for entry in iterator if not is_ignored(Path(entry.name))]
     for entry in entries:
         if entry.is_symlink():
             check_symlink(Path(entry.path), root)

@@ -58,14 +58,6 @@ _TURNS = {
 # Files that operating systems put beside others, in lower case.
 _SYSTEM_FILES = {".ds_store", "thumbs.db", "desktop.ini", "__macosx"}
 
-# What operating systems write beside files, in lower case; `._x` is a part of x on macOS.
-_IGNORED = (".ds_store", "thumbs.db", "desktop.ini", "__macosx")
-
-
-def is_ignored(name: str) -> bool:
-    """Whether a file or folder of this name is no part of any set, and is not even listed."""
-    return name.startswith("._") or name.lower() in _IGNORED
-
 
 def is_ignored(path: Path) -> bool:
     """Whether a file, or a folder, is the work of an operating system: `._x`, `Thumbs.db`, …
