@@ -14,11 +14,12 @@ Faces, people, masks, `predict` and the upload of a notebook read every file her
 - CMYK is converted without a colour profile; the inverted CMYK of a JPEG is recognised.
 """
 
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from fervit_lib.system.errors import check_image_size
 
@@ -39,24 +40,12 @@ SUFFIXES = (
 # What is found under the name of an image, by the first bytes.
 _OTHERS = {
     b"%!PS": "a PostScript file",
-    b"\xc5\xd0\xd3\xc6": "a PostScript file",
     b"%PDF": "a PDF file",
-    b"8BPS": "a Photoshop file",
     b"version https://git-lfs": "a pointer of Git LFS; run `git lfs pull`",
     b"<": "a text in HTML or XML, such as the page of a failed download",
 }
-_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 # Files that operating systems put beside others, in lower case.
-_SYSTEM_FILES = {".ds_store", "thumbs.db", "desktop.ini", "__macosx"}
+_IGNORED = (".ds_store", "thumbs.db", "desktop.ini", "__macosx")
 
 
 def is_ignored(path: Path) -> bool:
@@ -64,7 +53,7 @@ def is_ignored(path: Path) -> bool:
 
     These are ignored without a word; everything else that is not read is listed.
     """
-    return any(part.startswith("._") or part.lower() in _SYSTEM_FILES for part in path.parts)
+    return any(part.startswith("._") or part.lower() in _IGNORED for part in path.parts)
 
 
 def read_image(
@@ -72,7 +61,7 @@ def read_image(
 ) -> Image.Image:
     """An image file, or the content of one, upright, in mode L (grey) or RGB.
 
-    EXIF's orientation, by which it was turned, is its `.info["orientation"]`.
+    The EXIF by which it was turned is its `.info["stored_exif"]`.
 
     Args:
         name: of the file whose content is given, for error messages.
@@ -87,12 +76,10 @@ def read_image(
     try:
         with Image.open(file, formats=FORMATS) as image:
             check_image_size(image).load()
-            orientation = _orientation(image)
-            upright = turn(image, orientation)
-            # Without EXIF, by which the next reader would turn it again.
-            used = {"transparency"} & image.info.keys()
-            upright.info = {"orientation": orientation, **{key: image.info[key] for key in used}}
-            return upright if as_stored else to_grey_or_rgb(upright)
+            image.info["stored_exif"] = image.info.get("exif", b"")
+            with suppress(Exception):  # of damaged EXIF: the pixels are fine
+                ImageOps.exif_transpose(image, in_place=True)
+            return image if as_stored else to_grey_or_rgb(image)
     # On damaged bytes Pillow raises anything from SyntaxError to struct.error.
     except Exception as error:
         reason = str(error)
@@ -104,19 +91,6 @@ def read_image(
         raise (FileNotFoundError if missing else OSError)(
             f"{name or file}: cannot be read as {kind} ({reason})"
         ) from error
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation of an image, 1 to 8; 1, upright, where it has none or damaged EXIF."""
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # as of damaged pixels; the pixels of this image are fine
-        return 1
-
-
-def turn(image: Image.Image, orientation: int) -> Image.Image:
-    """The upright form of an image that is stored with this EXIF orientation."""
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def to_grey_or_rgb(image: Image.Image) -> Image.Image:
@@ -157,7 +131,7 @@ def _describe(content: bytes) -> str:
     """What a file is that is of no accepted format."""
     if not content:
         return "the file is empty"
-    if content[4:8] == b"ftyp" and content[8:12] in _HEIC:
-        return "a HEIC image; convert it to JPEG"
+    if content[4:8] == b"ftyp":
+        return "a HEIC or AVIF image; convert it to JPEG"
     names = [name for start, name in _OTHERS.items() if content.startswith(start)]
     return f"{(*names, 'no known image')[0]}; accepted are {', '.join(FORMATS)}"

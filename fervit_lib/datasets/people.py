@@ -16,7 +16,6 @@ from fervit_lib.datasets.image_files import (
     SUFFIXES,
     read_image,
     to_grey_or_rgb,
-    turn,
 )
 from fervit_lib.datasets.splits import SPLITS
 from fervit_lib.datasets.toy_set import MARKER
@@ -210,7 +209,9 @@ def _turn_mask(mask: np.ndarray, image: Image.Image, name: str) -> np.ndarray:
     its shape, so only if it is rotated by 90°.
     """
     if mask.shape[::-1] != image.size:
-        mask = np.asarray(turn(Image.fromarray(mask), image.info["orientation"]))
+        stored = Image.fromarray(mask)
+        stored.info["exif"] = image.info["stored_exif"]
+        mask = np.asarray(ImageOps.exif_transpose(stored))
     if mask.shape[::-1] != image.size:
         raise ValueError(
             f"{name}: {mask.shape[1]}x{mask.shape[0]} pixels, expected {image.size[0]}x"
