@@ -6,6 +6,7 @@ Each variant of a step is one papermill run into reports/<experiment>/<step>/<va
 """
 
 import json
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -28,14 +29,22 @@ except ValueError as error:  # one line, without a stack trace
 REPORTS = config.get("reports", "reports")
 DATA = config.get("data_dir", "data")
 EXPERIMENT = f"{REPORTS}/{config['experiment']}"
-[(ENCODE, ENCODE_PARAMETERS)] = VARIANTS["encode"].items()
-LATENTS = f"{DATA}/latents/{ENCODE_PARAMETERS.get('dataset', 'toy')}/{ENCODE}"
-STORE = f"{LATENTS}/store.json"
+# The stores of codes, by variant of encode. With several data sets the name of a variant begins with
+# its data set, the name of its store does not: `encode/<dataset>-<store>`, `latents/<dataset>/<store>`.
+STORES = {v: pipeline.store_folder(DATA, v, p) for v, p in VARIANTS["encode"].items()}
+DATASETS = sorted(set(map(pipeline.dataset_of, VARIANTS["encode"].values())))
+[ENCODED, STORE] = (
+    ["{variant}", f"{DATASETS[0]}/{{variant}}"]
+    if len(DATASETS) == 1
+    else ["{dataset}-{store}", "{dataset}/{store}"]
+)
+FIRST = next(iter(STORES.values()))
 
 # Trainings run side by side and share the cores of a machine; a single one gets up to eight, as
 # any other step. Those with a teacher wait for it, and do not run beside it. Encoding and
 # distillation need nothing of each other: each gets half of the cores.
-TEACHERS = pipeline.find_teachers(VARIANTS["train"], Path(EXPERIMENT, "train"))
+TEACHERS = pipeline.find_sources(VARIANTS["train"], Path(EXPERIMENT, "train"), "teacher")
+ENCODERS = pipeline.find_sources(VARIANTS["encode"], Path(EXPERIMENT, "encode"), "checkpoint")
 CORES = workflow.resource_settings.cores or 1
 taught = sum(map(bool, TEACHERS.values()))
 TRAIN_THREADS = max(1, min(8, CORES // max(1, taught, len(TEACHERS) - taught)))
@@ -69,11 +78,19 @@ def parameters(step, **paths):
     """The parameters of a run, as JSON, from its wildcards."""
 
     def as_json(wildcards):
-        variant = wildcards.get("variant", ENCODE)
+        variant = "-".join(wildcards)
         names = {"experiment": config["experiment"], "variant": variant, "reports": REPORTS}
         return json.dumps(names | paths | VARIANTS[step][variant])
 
     return as_json
+
+
+def encoder_results(wildcards):
+    return [f"{folder('encode', v)}/result.json" for v in ENCODERS["-".join(wildcards)]]
+
+
+def codes(wildcards):
+    return f"{VARIANTS['train'][wildcards.variant]['latents']}/store.json"
 
 
 def teacher_results(wildcards):
@@ -123,7 +140,7 @@ localrules:
 # requested or out of date.
 rule experiment:
     input:
-        STORE,
+        [f"{store}/store.json" for store in STORES.values()],
         [results(step) for step in NOTEBOOKS],
         f"{EXPERIMENT}/index.html",
 
@@ -147,15 +164,18 @@ rule index:
 # resumes after its last complete epoch when it is run again.
 rule encode:
     input:
+        encoder_results,
         notebook=NOTEBOOKS["encode"],
     output:
-        f"{folder('encode', ENCODE)}/result.json",
-        STORE,
+        f"{folder('encode', ENCODED)}/result.json",
+        f"{DATA}/latents/{STORE}/store.json",
     params:
         launch="--launch",
         json=parameters("encode", data_dir=DATA),
     log:
-        **logs("encode", ENCODE),
+        **logs("encode", ENCODED),
+    wildcard_constraints:
+        dataset="|".join(map(re.escape, DATASETS)),
     threads: ENCODE_THREADS
     resources:
         gpu=1,
@@ -168,13 +188,13 @@ rule encode:
 # A small model on a CPU, whatever the machine has.
 use rule encode as tour with:
     input:
-        STORE,
+        f"{FIRST}/store.json",
         notebook=NOTEBOOKS["tour"],
     output:
         f"{folder('tour')}/result.json",
     params:
         launch="",
-        json=parameters("tour", latents=LATENTS, device="cpu"),
+        json=parameters("tour", latents=FIRST, device="cpu"),
     log:
         **logs("tour"),
     threads: 1
@@ -186,14 +206,14 @@ use rule encode as tour with:
 
 use rule encode as train with:
     input:
-        STORE,
+        codes,
         teacher_results,
         notebook=NOTEBOOKS["train"],
     output:
         f"{folder('train')}/result.json",
     params:
         launch="--launch",
-        json=parameters("train", latents=LATENTS),
+        json=parameters("train"),
     log:
         **logs("train"),
     threads: TRAIN_THREADS
@@ -222,6 +242,7 @@ use rule encode as distill with:
 use rule encode as evaluate with:
     input:
         results("train"),
+        results("encode") if len(STORES) > 1 else [],
         notebook=NOTEBOOKS["evaluate"],
     output:
         f"{folder('evaluate')}/result.json",

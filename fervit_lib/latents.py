@@ -71,6 +71,11 @@ def store_fingerprint(folder: Path | str) -> str:
     return hashlib.sha256(json.dumps(fingerprints).encode()).hexdigest()
 
 
+def store_encoding(folder: Path) -> str:
+    """Identifies weights, precision and alignment that made a store's codes; empty if unknown."""
+    return read_store(folder)["made_by"].get("encoding", "")
+
+
 def claim_shards(folder: Path, split: str, indices: Sequence[int]) -> Iterator[int]:
     """Iterate over the shards at `indices`, holding the lock of each until the next is requested.
 
@@ -153,7 +158,7 @@ def complete_store(
         num_codes: number of codes per split.
         faces: where `datasets.load_faces` finds the faces.
         made_by: checkpoint, sha256 of the checkpoint and landmarks, to encode more faces in the
-            same way, and the folder of the run that encoded these; None: unknown.
+            same way, the run's folder, `encoding` (see `store_encoding`); None: unknown.
         protocol: fields of the `datasets.Protocol` by which the faces were loaded; None: default.
     """
     for split, n in num_codes.items():

@@ -7,11 +7,12 @@ call of Snakemake and every kernel of a sweep waits for it.
 import ast
 import itertools
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fervit_lib.system.names import check_name, check_value, near
+from fervit_lib.system.names import check_name, check_value, near, split_names
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = {
@@ -23,11 +24,14 @@ NOTEBOOKS = {
     "explain": "notebooks/05_attention_explorer.ipynb",
 }
 KEYS = (*NOTEBOOKS, "experiment", "question", "reports", "data_dir")
-# The parameters whose values name a variant, as in hybrid-adapter-seed0.
+# The parameters whose values name a variant, as in hybrid-adapter-seed0. Where an experiment has
+# several data sets, the name of each variant of `encode` begins with its data set.
 NAMED_BY = {
     "encode": ["encoder"],
     "train": ["approach", "strategy", "seed"],
 }
+LEARNED = "autoencoder"  # the encoder that 01_encode computes; others are files
+_FOLD = re.compile(r"-fold=\d+")  # in the name of a variant
 RESERVED = {"experiment", "variant", "reports", "data_dir", "latents", "interactive"}
 
 
@@ -83,6 +87,30 @@ def check_block(where: str, notebook: str, block: Any, reserved: set[str] = RESE
             check_value(f"{where}.{name}", entry, known[name].type)
 
 
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _expand(step: str, blocks: Any) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    """The parameters of every variant, and the names of those that its block gives as lists."""
+    for block in _as_list(blocks):
+        check_block(step, NOTEBOOKS[step], block)
+        axes = {key: _as_list(value) for key, value in sorted(block.items())}
+        varied = [key for key in block if isinstance(block[key], list)]
+        for values in itertools.product(*axes.values()):
+            yield dict(zip(axes, values, strict=True)), varied
+
+
+def _add(plan: dict[str, dict[str, Any]], step: str, name: str, parameters: dict[str, Any]) -> None:
+    """Add a variant. Raises ValueError if its name is taken, or cannot be that of a folder."""
+    if check_name(step, name) in plan:
+        raise ValueError(
+            f"{step}: two blocks make the variant {name!r}; "
+            "write what tells them apart as a list, which becomes part of the name"
+        )
+    plan[name] = parameters
+
+
 def variants(step: str, blocks: Any) -> dict[str, dict[str, Any]]:
     """The variants of one step as {name: parameters}.
 
@@ -96,26 +124,143 @@ def variants(step: str, blocks: Any) -> dict[str, dict[str, Any]]:
     """
     known = read_parameters(PROJECT_ROOT / NOTEBOOKS[step])
     named_by = NAMED_BY.get(step, [])
+    expanded = list(_expand(step, blocks))
+    if step == "encode" and len({dataset_of(parameters) for parameters, _ in expanded}) > 1:
+        named_by = ["dataset", *named_by]
     variants_of_step: dict[str, dict[str, Any]] = {}
-    for block in blocks if isinstance(blocks, list) else [blocks]:
-        check_block(step, NOTEBOOKS[step], block)
-        axes = {key: v if isinstance(v, list) else [v] for key, v in sorted(block.items())}
-        varied = [key for key in block if isinstance(block[key], list)]
-        for values in itertools.product(*axes.values()):
-            parameters = dict(zip(axes, values, strict=True))
-            words = []
-            for key in named_by:
-                value = parameters.get(key, known[key].default)
-                words.append(f"seed{value}" if key == "seed" else str(value))
-            words += [f"{key}={parameters[key]}" for key in varied if key not in named_by]
-            name = check_name(step, "-".join(words) or "all")
-            if name in variants_of_step:
-                raise ValueError(
-                    f"{step}: two blocks make the variant {name!r}; "
-                    "write what tells them apart as a list, which becomes part of the name"
-                )
-            variants_of_step[name] = parameters
+    for parameters, varied in expanded:
+        words = []
+        for key in named_by:
+            value = parameters.get(key, known[key].default)
+            words.append(f"seed{value}" if key == "seed" else str(value))
+        words += [f"{key}={parameters[key]}" for key in varied if key not in named_by]
+        _add(variants_of_step, step, "-".join(words) or "all", parameters)
     return variants_of_step
+
+
+def dataset_of(parameters: Mapping[str, Any]) -> str:
+    """The data set of a variant of `encode`."""
+    return parameters.get("dataset", "toy")
+
+
+def store_folder(data_dir: str, variant: str, parameters: Mapping[str, Any]) -> str:
+    """Where a variant of `encode` writes its codes, as 01_encode names the folder."""
+    dataset = dataset_of(parameters)
+    return f"{data_dir}/latents/{dataset}/{variant.removeprefix(f'{dataset}-')}"
+
+
+def encodings_by_name(encodings: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
+    """By each name that a config may use, {variant without its fold: variants with that name}.
+
+    Names are those of variants, with or without their fold, and of data sets.
+    """
+    by_name: dict[str, dict[str, list[str]]] = {}
+    for variant, parameters in encodings.items():
+        encoding = _FOLD.sub("", variant)
+        for name in {variant, encoding, dataset_of(parameters)}:
+            by_name.setdefault(name, {}).setdefault(encoding, []).append(variant)
+    return by_name
+
+
+def find_encodings(where: str, name: object, encodings: Mapping[str, Any]) -> list[str]:
+    """The variants of `encode` that `name` stands for: one, or one for each fold.
+
+    Args:
+        where: the key with that name, for error messages.
+        name: see `encodings_by_name`.
+
+    Raises:
+        ValueError: `name` is unknown, or a data set with several encodings.
+    """
+    by_name = encodings_by_name(encodings)
+    if not isinstance(name, str) or name not in by_name:
+        raise ValueError(f"{where}: no such variant of encode: {name!r}; {near(name, by_name)}")
+    matches = by_name[name]
+    if len(matches) > 1 and name not in matches:
+        raise ValueError(
+            f"{where}: {name} has several encodings; write one of {', '.join(matches)}"
+        )
+    return matches.get(name) or next(iter(matches.values()))
+
+
+def _with_folds(block: Any) -> list[Any]:
+    """The block, where it has folds and names none, with the numbers of all of them."""
+    folds = block.get("folds", 0) if isinstance(block, dict) else 0
+    counts = _as_list(folds)
+    if "fold" in block or not all(type(k) is int and k > 0 for k in counts):
+        return [block]
+    # A list stays one, which puts the number of folds into the name.
+    given = [[k] if isinstance(folds, list) else k for k in counts]
+    return [
+        block | {"folds": k, "fold": [*range(count)]}
+        for k, count in zip(given, counts, strict=True)
+    ]
+
+
+def plan_encodings(blocks: Any, folder: Path) -> dict[str, dict[str, Any]]:
+    """The variants of `encode`, each of which is a store of codes.
+
+    `folds: k` without `fold` stands for k variants. `encoder: autoencoder@<name>` is the one that
+    the variant or data set of that name computes, given to 01_encode by its checkpoint.
+
+    Args:
+        folder: `reports/<experiment>/encode`.
+
+    Raises:
+        ValueError: see `variants`; or there is no variant, or no encoder of that name.
+    """
+    encodings = variants("encode", [b for block in _as_list(blocks) for b in _with_folds(block)])
+    if not encodings:
+        raise ValueError("encode: expected at least one block of parameters, got []")
+    computed = {v: p for v, p in encodings.items() if p.get("encoder", LEARNED) == LEARNED}
+    for variant, parameters in encodings.items():
+        kind, at, source = parameters.get("encoder", "").partition("@")
+        if not at:
+            continue
+        if kind != LEARNED:
+            raise ValueError(
+                f"encode.encoder: expected {LEARNED}@<data set>, got {kind}@{source}; other "
+                f"encoders do not depend on a data set: write {kind}"
+            )
+        sources = find_encodings("encode.encoder", source, computed)
+        if len(sources) > 1:
+            raise ValueError(f"encode.encoder: write one of {', '.join(sources)}, got {source}")
+        checkpoint = str(folder / sources[0] / "checkpoints" / "best.safetensors")
+        encodings[variant] = parameters | {"encoder": kind, "checkpoint": checkpoint}
+    return encodings
+
+
+def plan_trainings(
+    blocks: Any, encodings: Mapping[str, Any], data_dir: str
+) -> dict[str, dict[str, Any]]:
+    """The variants of `train`, each with its codes as `latents`.
+
+    A block names them by `encode`, as `find_encodings` takes it; the default is the first. A block
+    on the codes of several folds has a variant for each.
+
+    Raises:
+        ValueError: see `variants` and `find_encodings`.
+    """
+    first = _FOLD.sub("", next(iter(encodings)))
+    trainings: dict[str, dict[str, Any]] = {}
+    for block in _as_list(blocks):
+        names = block.get("encode", first) if isinstance(block, dict) else first
+        if names == []:
+            raise ValueError("train.encode: expected a name or a list of names, got []")
+        if isinstance(block, dict):
+            block = {key: value for key, value in block.items() if key != "encode"}
+        chosen = [
+            (f"-encode={name}" if isinstance(names, list) else "", name) for name in _as_list(names)
+        ]
+        for variant, parameters in variants("train", block).items():
+            for suffix, name in chosen:
+                stores = find_encodings("train.encode", name, encodings)
+                for store in stores:
+                    fold = f"-fold={encodings[store]['fold']}" if len(stores) > 1 else ""
+                    latents = store_folder(data_dir, store, encodings[store])
+                    added = {"latents": latents} | parameters
+                    _add(trainings, "train", f"{variant}{suffix}{fold}", added)
+    return trainings
 
 
 def read_config(config: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -134,30 +279,36 @@ def read_config(config: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]
         raise ValueError("expected `experiment: <name>`, which names the folder under reports/")
     check_name("experiment", config["experiment"])
     blocks = {"tour": [], "distill": []} | dict(config)
-    plan = {}
-    for step in NOTEBOOKS:
-        block = blocks.get(step)
-        plan[step] = variants(step, {} if block is None else block)
-    if len(plan["encode"]) != 1:
-        raise ValueError(
-            f"encode: expected one encoder, got {', '.join(plan['encode']) or 'none'}; "
-            "write one configuration for each"
-        )
-    return plan
+    blocks = {step: {} if blocks.get(step) is None else blocks[step] for step in NOTEBOOKS}
+    reports = Path(config.get("reports", "reports"), config["experiment"])
+    encodings = plan_encodings(blocks["encode"], reports / "encode")
+    data_dir = config.get("data_dir", "data")
+    trainings = plan_trainings(blocks["train"], encodings, data_dir)
+    plan = {"encode": encodings, "train": trainings}
+    plan |= {step: variants(step, blocks[step]) for step in NOTEBOOKS if step not in plan}
+    known = encodings_by_name(encodings)
+    for parameters in plan["evaluate"].values():
+        for name in split_names(parameters.get("test_on", "")):
+            if name not in known:
+                raise ValueError(
+                    f"evaluate.test_on: no such data set: {name!r}; {near(name, known)}"
+                )
+    return {step: plan[step] for step in NOTEBOOKS}
 
 
-def find_teachers(trainings: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[str, list[str]]:
-    """The variants of `train` that each variant waits for: its teacher, or none.
+def find_sources(
+    plan: Mapping[str, Mapping[str, Any]], folder: Path, parameter: str
+) -> dict[str, list[str]]:
+    """The variants of a step that each of its variants waits for: one, or none.
 
     Args:
-        trainings: {variant: parameters}, as in `read_config`.
-        folder: `reports/<experiment>/train`. A teacher outside of it has to exist already.
+        plan: {variant: parameters} of the step, as in `read_config`.
+        folder: `reports/<experiment>/<step>`. A path outside of it has to exist already.
+        parameter: path of another run, or of a file in it: a `teacher`, an encoder's `checkpoint`.
     """
-    teachers = {}
-    for variant, parameters in trainings.items():
-        path = Path(PROJECT_ROOT, parameters.get("teacher", "")).resolve()
+    sources = {}
+    for variant, parameters in plan.items():
+        path = Path(PROJECT_ROOT, parameters.get(parameter, "")).resolve()
         above = {path, *path.parents}
-        teachers[variant] = [
-            v for v in trainings if Path(PROJECT_ROOT, folder, v).resolve() in above
-        ]
-    return teachers
+        sources[variant] = [v for v in plan if Path(PROJECT_ROOT, folder, v).resolve() in above]
+    return sources

@@ -12,7 +12,7 @@ from fervit_lib.pipeline import (
     NAMED_BY,
     NOTEBOOKS,
     PROJECT_ROOT,
-    find_teachers,
+    find_sources,
     near,
     read_config,
     read_parameters,
@@ -28,7 +28,7 @@ CONFIGS = sorted(
 def test_every_config_is_valid(path: Path) -> None:
     plan = read_config(yaml.safe_load(path.read_text()))
     assert list(plan) == list(NOTEBOOKS)
-    assert len(plan["encode"]) == 1 and plan["train"]
+    assert plan["encode"] and plan["train"]
 
 
 def test_the_default_is_one_variant_of_each_step_but_tour_and_distill() -> None:
@@ -72,10 +72,10 @@ def test_a_training_waits_for_its_teacher_in_the_same_experiment(tmp_path: Path)
     blocks += [{"teacher": str(tmp_path / "other" / "cnn"), "seed": [2]}, {"seed": [3]}]
     trainings = {f"vit{block['seed'][0]}": block for block in blocks} | {"cnn": {}}
     expected = {"vit0": ["cnn"], "vit1": ["cnn"], "vit2": [], "vit3": [], "cnn": []}
-    assert find_teachers(trainings, folder) == expected
+    assert find_sources(trainings, folder, "teacher") == expected
     relative = Path("reports/x/train")
     trainings = {"vit": {"teacher": "reports/x/train/cnn"}, "cnn": {}, "cn": {}}
-    assert find_teachers(trainings, relative) == {"vit": ["cnn"], "cnn": [], "cn": []}
+    assert find_sources(trainings, relative, "teacher") == {"vit": ["cnn"], "cnn": [], "cn": []}
 
 
 def test_the_vit_of_fer2013_cpu_is_taught_by_the_cnn_before_it() -> None:
@@ -83,7 +83,79 @@ def test_the_vit_of_fer2013_cpu_is_taught_by_the_cnn_before_it() -> None:
     trainings = read_config(config)["train"]
     folder = Path("reports", config["experiment"], "train")
     cnn, vit = "image-full-seed0", "image-full-seed0-distil=soft"
-    assert find_teachers(trainings, folder) == {cnn: [], vit: [cnn]}
+    assert find_sources(trainings, folder, "teacher") == {cnn: [], vit: [cnn]}
+
+
+SETS = [{"dataset": name, "faces": f"data/{name}"} for name in ("raf", "ck")]
+
+
+class TestSeveralEncodings:
+    def test_one_data_set_names_its_stores_as_a_single_block_does(self) -> None:
+        for blocks, latents in (
+            ({}, "data/latents/toy/autoencoder"),
+            ({"dataset": "fer2013", "encoder": "psp"}, "data/latents/fer2013/psp"),
+        ):
+            plan = read_config({"experiment": "x", "encode": blocks})
+            [name] = plan["encode"]
+            assert "/" + name == latents[latents.rindex("/") :]
+            assert [p["latents"] for p in plan["train"].values()] == [latents]
+
+    def test_a_training_is_named_after_the_codes_that_it_names_in_a_list(self) -> None:
+        train = [{"approach": "image", "encode": ["raf", "ck-autoencoder"]}, {"encode": "ck"}]
+        config = {"experiment": "x", "encode": SETS, "train": train, "data_dir": "d"}
+        plan = read_config(config)
+        assert list(plan["encode"]) == ["raf-autoencoder", "ck-autoencoder"]
+        assert {name: p["latents"] for name, p in plan["train"].items()} == {
+            "image-full-seed0-encode=raf": "d/latents/raf/autoencoder",
+            "image-full-seed0-encode=ck-autoencoder": "d/latents/ck/autoencoder",
+            "scratch-full-seed0": "d/latents/ck/autoencoder",
+        }
+        assert all("encode" not in p for p in plan["train"].values())
+        with pytest.raises(ValueError, match="^train: two blocks"):
+            read_config(config | {"train": [{"encode": "raf"}, {"encode": "ck"}]})
+
+    def test_variants_of_one_data_set_are_told_apart_by_what_varies(self) -> None:
+        plan = read_config({"experiment": "x", "encode": {"landmarks": ["none", "dlib"]}})
+        assert list(plan["encode"]) == ["autoencoder-landmarks=none", "autoencoder-landmarks=dlib"]
+        [training] = plan["train"].values()
+        assert training["latents"] == "data/latents/toy/autoencoder-landmarks=none"
+
+    def test_a_learned_encoder_is_that_of_the_set_it_names_and_waits_for_it(self) -> None:
+        blocks = [*SETS, SETS[1] | {"encoder": "autoencoder@raf"}]
+        plan = read_config({"experiment": "x", "encode": blocks, "reports": "r"})
+        borrowed = plan["encode"]["ck-autoencoder@raf"]
+        folder = Path("r", "x", "encode")
+        assert borrowed["encoder"] == "autoencoder"
+        checkpoint = folder / "raf-autoencoder" / "checkpoints" / "best.safetensors"
+        assert borrowed["checkpoint"] == str(checkpoint)
+        assert find_sources(plan["encode"], folder, "checkpoint") == {
+            "raf-autoencoder": [],
+            "ck-autoencoder": [],
+            "ck-autoencoder@raf": ["raf-autoencoder"],
+        }
+        # The set's own name would be its own encoder or the other one's.
+        with pytest.raises(ValueError, match="^train.encode: ck has several encodings"):
+            read_config({"experiment": "x", "encode": blocks, "train": {"encode": "ck"}})
+
+    def test_folds_are_a_store_and_a_training_each(self) -> None:
+        expected = {f"autoencoder-fold={i}": {"folds": 3, "fold": i} for i in range(3)}
+        for block in ({"folds": 3}, {"folds": 3, "fold": [0, 1, 2]}):
+            plan = read_config({"experiment": "x", "encode": block, "train": {"seed": [0, 1]}})
+            assert plan["encode"] == expected
+            assert {name: p["latents"] for name, p in plan["train"].items()} == {
+                f"scratch-full-seed{seed}-fold={i}": f"data/latents/toy/autoencoder-fold={i}"
+                for seed in (0, 1)
+                for i in range(3)
+            }
+        one = {"encode": block, "train": {"encode": "autoencoder-fold=1"}}
+        [training] = read_config({"experiment": "x"} | one)["train"].values()
+        assert training["latents"].endswith("fold=1")
+
+    def test_two_numbers_of_folds_have_all_their_folds(self) -> None:
+        plan = read_config({"experiment": "x", "encode": {"folds": [3, 4]}})
+        assert [(p["folds"], p["fold"]) for p in plan["encode"].values()] == [
+            (3, 0), (3, 1), (3, 2), (4, 0), (4, 1), (4, 2), (4, 3),
+        ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -104,8 +176,21 @@ def test_the_vit_of_fer2013_cpu_is_taught_by_the_cnn_before_it() -> None:
         ({"train": {"approach": "../../up"}}, "^train: "),
         ({"train": [{"seed": 0}, {"seed": 0}]}, "^train: .*'scratch-full-seed0'"),
         ({"encode": {"latents": "x"}}, "^encode.latents: "),  # set by the Snakefile
-        ({"encode": {"encoder": ["psp", "e4e"]}}, "^encode: expected one encoder, got psp, e4e"),
-        ({"encode": []}, "^encode: expected one encoder, got none"),
+        ({"encode": []}, r"^encode: .*got \[\]"),
+        ({"encode": [{}, {"landmarks": "dlib"}]}, "^encode: .*'autoencoder'"),
+        ({"encode": {"encoder": "autoencoder@toi"}}, "^encode.encoder: .*'toi'.* none"),
+        (
+            {"encode": [SETS[0], SETS[1] | {"encoder": "autoencoder@rav"}]},
+            "^encode.encoder: .*'rav'.*'raf'",
+        ),
+        ({"encode": {"encoder": "psp@toy"}}, "^encode.encoder: .*psp@toy"),
+        ({"train": {"encode": "autoencoder@toy"}}, "^train.encode: .*did you mean 'autoencoder'"),
+        ({"train": {"encode": []}}, r"^train.encode: .*got \[\]"),
+        ({"train": {"encode": 3}}, "^train.encode: .*3"),
+        (
+            {"encode": {"landmarks": ["none", "dlib"]}, "train": {"encode": "toy"}},
+            "^train.encode: toy has several encodings",
+        ),
     ],
 )
 def test_a_mistake_is_named(changes: dict, message: str) -> None:

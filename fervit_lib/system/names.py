@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable
 
 # Safe as a folder name everywhere; 200 leaves room for suffixes below the usual limit of 255.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{,199}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=@-]{,199}")
 TYPES = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
 
 
@@ -18,8 +18,8 @@ def check_name(argument: str, name: object) -> str:
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(
-            f"{argument}: expected letters, digits, '.', '_', '=' and '-', at most 200 characters "
-            f"(it names a folder), got {name!r}"
+            f"{argument}: expected letters, digits, '.', '_', '=', '@' and '-', at most 200 "
+            f"characters (it names a folder), got {name!r}"
         )
     return name
 
@@ -56,4 +56,9 @@ def near(name: object, known: Iterable[str]) -> str:
     """Suggest the known name that is closest to `name`, or list all of them."""
     names = sorted(known)
     match = difflib.get_close_matches(str(name), names, 1)
-    return f"did you mean {match[0]!r}?" if match else f"known are {', '.join(names)}"
+    return f"did you mean {match[0]!r}?" if match else f"known are {', '.join(names) or 'none'}"
+
+
+def split_names(text: str) -> list[str]:
+    """The names in a parameter that holds several, separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,7 +1,6 @@
 """Distillation: a trained model teaches another one by its outputs (Hinton et al. 2015)."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,7 @@ from fastai.data.core import DataLoaders
 from torch import Tensor
 
 from fervit_lib.inputs import inputs_for
-from fervit_lib.latents import LatentStore, read_store
+from fervit_lib.latents import LatentStore, store_encoding
 from fervit_lib.models import ExpressionModel, load_model
 from fervit_lib.system.atomic import read_json
 from fervit_lib.system.names import check_choice
@@ -66,20 +65,13 @@ def load_teacher(path: str, store: LatentStore, trust_code: bool = False) -> Exp
     config = file.parents[1] / "config.json"
     if teacher.reads != "pixels" and config.is_file():
         latents = resolve(read_json(config)["parameters"]["latents"])
-        if latents != store.folder and _encoding(latents) != _encoding(store.folder):
+        same = store_encoding(latents) == store_encoding(store.folder) != ""
+        if latents != store.folder and not same:
             raise ValueError(
                 f"teacher: expected a model of the codes in {display_path(store.folder)}, got one "
                 f"of {display_path(latents)}, which may be of another encoding; choose another run"
             )
     return teacher.requires_grad_(False)
-
-
-def _encoding(latents: Path) -> object:
-    """What two stores of one encoding have in common; never equal if the encoder is not known."""
-    store = read_store(latents)
-    made_by = store["made_by"]
-    # `object()` equals only itself.
-    return store["encoder"], made_by.get("sha256") or object(), made_by.get("landmarks")
 
 
 @torch.no_grad()

@@ -303,7 +303,7 @@ class TestLoadTeacher:
         with pytest.raises(ValueError, match="teacher: expected the classes"):
             load_teacher(str(tmp_path), LatentStore.open(store, "train"))
 
-    @pytest.mark.parametrize("made_by", [{"sha256": "another"}, {}])
+    @pytest.mark.parametrize("made_by", [{"encoding": "another"}, {}])
     def test_a_teacher_of_codes_of_another_encoding_is_an_error(
         self, made_by: dict, store: Path, tmp_path: Path
     ) -> None:
