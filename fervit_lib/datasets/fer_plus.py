@@ -2,31 +2,35 @@
 
 Source: Barsoum et al. 2016, *Training Deep Networks for Facial Expression Recognition with
 Crowd-Sourced Label Distribution*. `fer2013new.csv` lies beside the faces; it has the rows of
-Kaggle's tables in their order.
+Kaggle's tables in their order. Its column `Image name` numbers only rows that show a face, so that
+the number in a name is not the row: names are looked up, never computed.
 """
 
-import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pandas as pd
 
+from fervit_lib.datasets.class_names import emotion_of
+from fervit_lib.datasets.kaggle_tables import read_usages
+from fervit_lib.datasets.splits import split_of
 from fervit_lib.system.errors import explain_read_error
 
 VOTES_FILE = "fer2013new.csv"
-_CLASS_NAMES = {  # of the columns of the file
-    "neutral": "neutral",
-    "happiness": "happy",
-    "surprise": "surprise",
-    "sadness": "sad",
-    "anger": "angry",
-    "disgust": "disgust",
-    "fear": "fear",
-    "contempt": "contempt",
-}
+_EMOTIONS = [
+    "neutral",
+    "happiness",
+    "surprise",
+    "sadness",
+    "anger",
+    "disgust",
+    "fear",
+    "contempt",
+]
+_KEYS = ["Usage", "Image name"]
 _NO_EMOTION = ["unknown", "NF"]  # NF: not a face
-_COLUMNS = [*_CLASS_NAMES, *_NO_EMOTION]
+_COLUMNS = [*_EMOTIONS, *_NO_EMOTION]
 
 
 def votes_path(source: Path) -> Path:
@@ -36,6 +40,8 @@ def votes_path(source: Path) -> Path:
 
 def read_votes(path: Path) -> pd.DataFrame:
     """One row per face of FER2013: the votes for each emotion, unknown and NF (not a face).
+
+    `Usage` and `Image name` are text, "" where the file has none.
 
     Raises:
         FileNotFoundError: no such file.
@@ -58,6 +64,8 @@ def read_votes(path: Path) -> pd.DataFrame:
             f"{path}, row {row + 2}: {_COLUMNS[column]} is {table[_COLUMNS].iat[row, column]}, "
             f"expected a number of votes; download it again"
         )
+    for name in _KEYS:
+        votes[name] = table.get(name, pd.Series("", table.index)).fillna("").astype(str).str.strip()
     return votes
 
 
@@ -70,35 +78,70 @@ def load_votes(source: Path, paths: Sequence[str]) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: there are no votes beside the faces.
-        ValueError: a face is not named by its row of a table or as in FER+, or has no row.
+        ValueError: a file's name is not in the votes; or the rows of the table, of all splits, are
+            not those of the votes.
     """
     path = votes_path(source)
     votes = read_votes(path)
-    rows = np.array([_row(face, path) for face in paths])
-    if rows.max(initial=0) >= len(votes):
-        raise ValueError(
-            f"{path}: has {len(votes)} rows, expected one for {paths[int(rows.argmax())]}; "
-            f"use the complete file"
-        )
+    if source.is_dir():
+        rows = _rows_by_name(votes, [PurePath(face).stem for face in paths], path)
+    else:
+        row_of = _rows_by_position(votes, source, path)
+        rows = [row_of[face] for face in paths]
     return votes.iloc[rows].reset_index(drop=True)
 
 
-def _row(face: str, path: Path) -> int:
-    """Row of a face among the votes, from 0."""
-    if line := re.fullmatch(r".*\.csv:(\d+)", face):
-        return int(line[1]) - 2  # line 1 is the header, and rows count from 0
-    if name := re.fullmatch(r"fer(\d{7})", Path(face).stem):
-        return int(name[1])
-    raise ValueError(
-        f"{path}: expected faces of a FER2013 table, or files named fer0000000.png as in FER+, got "
-        f"{face}, whose votes cannot be found; give fer2013.csv as faces"
-    )
+def _rows_by_name(votes: pd.DataFrame, stems: Sequence[str], path: Path) -> list[int]:
+    """Row of each file in the votes, by its name without suffix."""
+    remedy = "name the files as FER+ does, or give fer2013.csv as faces"
+    named = votes["Image name"][votes["Image name"] != ""]  # a row without a face has no name
+    row_of = {PurePath(name).stem: row for row, name in named.items()}
+    if len(row_of) < len(named):
+        raise ValueError(f"{path}: Image name: expected different names; download it again")
+    if missing := [stem for stem in stems if stem not in row_of]:
+        raise ValueError(
+            f"{path}: expected faces that are named as in its column 'Image name', got "
+            f"{len(missing)} of {len(stems)} others, such as {missing[0]}; {remedy}"
+        )
+    return [row_of[stem] for stem in stems]
 
 
-def _without_single_votes(votes: pd.DataFrame) -> pd.DataFrame:
-    """The votes by class name; a single vote for a class is noise and is dropped (section 3)."""
-    counts = votes[_COLUMNS]
-    return counts.where(counts > 1, 0).rename(columns=_CLASS_NAMES)
+def _rows_by_position(votes: pd.DataFrame, source: Path, path: Path) -> dict[str, int]:
+    """The row of each image ID of the table `source` in the votes, which have the same rows."""
+    remedy = "take both files complete and unchanged"
+    usages = read_usages(source)
+    if len(usages) != len(votes):
+        raise ValueError(
+            f"{path}: expected the rows of {source}, but it has {len(votes)} rows and the table "
+            f"{len(usages)}; {remedy}"
+        )
+    for (face, usage), voted in zip(usages.items(), votes["Usage"], strict=True):
+        if split_of(usage) != split_of(voted):
+            raise ValueError(
+                f"{path}: Usage: {face} is {usage!r} in the table and {voted!r} in the votes, so "
+                f"these are not the rows that were voted on; {remedy}"
+            )
+    return {face: row for row, face in enumerate(usages)}
+
+
+def _without_single_votes(votes: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """The votes for each of `classes`, then for other emotions, unknown and NF.
+
+    A single vote is noise and is dropped (section 3).
+
+    Raises:
+        ValueError: a class is none of FER+'s emotions.
+    """
+    column_of = {emotion_of(column): column for column in _EMOTIONS}
+    columns = [column_of.get(emotion_of(name)) for name in classes]
+    if missing := [name for name, column in zip(classes, columns, strict=True) if not column]:
+        raise ValueError(
+            f"classes: expected emotions that FER+ has votes for ({', '.join(_EMOTIONS)}), got "
+            f"{', '.join(missing)}; use labels: hard, or leave these classes out"
+        )
+    others = [column for column in _COLUMNS if column not in columns]
+    counts = votes[[*columns, *others]]
+    return counts.where(counts > 1, 0)
 
 
 def soft_labels(votes: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
@@ -107,10 +150,10 @@ def soft_labels(votes: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
     Single votes do not count. A face has no clear vote where no vote for one of `classes` is left,
     or where unknown or not a face has the most votes.
     """
-    counts = _without_single_votes(votes)
+    counts = _without_single_votes(votes, classes)
     # On a tie idxmax takes the first column: an emotion, since _NO_EMOTION comes last.
     clear = ~counts.idxmax(axis=1).isin(_NO_EMOTION)
-    of_classes = counts.reindex(columns=list(classes), fill_value=0).mul(clear, axis=0)
+    of_classes = counts.iloc[:, : len(classes)].mul(clear, axis=0)
     total = of_classes.sum(axis=1).clip(lower=1)
     return of_classes.div(total, axis=0).to_numpy(float)
 
@@ -120,8 +163,7 @@ def majority_labels(votes: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
 
     Single votes do not count.
     """
-    counts = _without_single_votes(votes)
-    positions = {name: position for position, name in enumerate(classes)}
-    winner = counts.idxmax(axis=1).map(positions).fillna(-1)
-    clear = counts.max(axis=1) > counts.sum(axis=1) / 2
-    return winner.where(clear, -1).to_numpy(np.int64)
+    counts = _without_single_votes(votes, classes).to_numpy()
+    winner = counts.argmax(1)
+    clear = (winner < len(classes)) & (counts.max(1) > counts.sum(1) / 2)
+    return np.where(clear, winner, -1)

@@ -48,8 +48,7 @@ def load_kaggle_table(path: Path) -> FaceDataset:
     Raises:
         ValueError: no table, or a damaged row.
     """
-    remedy = "expected Kaggle's fer2013.csv; download it again"
-    with explain_read_error(path, "cannot be read as a CSV file", remedy):
+    with explain_read_error(path, "cannot be read as a CSV file", REMEDY):
         rows = [_parse_row(row, name, line, path) for row, name, line in _read_rows(path)]
     if not rows:
         raise ValueError(f"{path}: no row with Usage 'Training'; download the whole file")
@@ -65,6 +64,12 @@ def load_kaggle_table(path: Path) -> FaceDataset:
         published=np.array(splits),
         subjects=np.array(subjects) if any(subjects) else None,
     )
+
+
+def read_usages(path: Path) -> dict[str, str]:
+    """The Usage of every row of a table by image ID, in their order."""
+    with explain_read_error(path, "cannot be read as a CSV file", REMEDY):
+        return {f"{name}:{line}": row["usage"].strip() for row, name, line in _read_rows(path)}
 
 
 def _read_rows(path: Path) -> Iterator[tuple[dict[str, str], str, int]]:
@@ -91,11 +96,15 @@ def _read_rows(path: Path) -> Iterator[tuple[dict[str, str], str, int]]:
                 raise ValueError(f"{path}, row {line}: {expected}; {REMEDY}")
             yield row, name, line
         return
+    remedy = "give Kaggle's fer2013.csv or icml_face_data.csv"
+    if "'pixels'" in str(other_tables):
+        remedy = (
+            "the competition's train.csv has no column Usage, and its test.csv has no labels: take "
+            "icml_face_data.csv, which has both"
+        )
     raise ValueError(
         f"{path}: expected a CSV file with the columns {', '.join(COLUMNS)}, found "
-        f"{other_tables[:5] or 'none'}; give Kaggle's fer2013.csv or icml_face_data.csv. The "
-        f"competition's train.csv has no Usage, and its test.csv has no labels: take "
-        f"icml_face_data.csv"
+        f"{other_tables[:5] or 'none'}; {remedy}"
     )
 
 

@@ -2,6 +2,7 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 
@@ -45,3 +46,31 @@ def table_rows(per_class: dict[str, int]) -> tuple[list[str], np.ndarray]:
 def write_table(path: Path, rows: list[str], header: str = "emotion,pixels,Usage") -> Path:
     path.write_text("\n".join([header, *rows]) + "\n")
     return path
+
+
+FER_PLUS = [
+    "neutral",
+    "happiness",
+    "surprise",
+    "sadness",
+    "anger",
+    "disgust",
+    "fear",
+    "contempt",
+    "unknown",
+    "NF",
+]
+
+
+def fer_plus_votes(rows: list[dict[str, int]], usage: str = "Training") -> pd.DataFrame:
+    """`fer2013new.csv` as FER+ publishes it.
+
+    A row without a face (only votes for NF) has no name, and names number only the rows that have
+    one: after such a row the number in a name is no longer the row.
+    """
+    table = pd.DataFrame(rows, columns=FER_PLUS).fillna(0).astype(int)
+    table.insert(0, "Usage", usage)
+    has_name = table["NF"] < 10
+    names = [f"fer{number:07d}.png" for number in has_name.cumsum() - 1]
+    table.insert(1, "Image name", pd.Series(names).where(has_name, ""))
+    return table

@@ -1,12 +1,9 @@
 from pathlib import Path
 
-import pandas as pd
-
 from fervit_lib.datasets import audit_faces, list_skipped, load_faces
-from tests.datasets.conftest import write_folder
+from tests.datasets.conftest import fer_plus_votes, write_folder
 
-VOTES = {"neutral": 9, "happiness": 0, "surprise": 0, "sadness": 0, "anger": 0, "disgust": 0}
-VOTES |= {"fear": 0, "contempt": 0, "unknown": 0, "NF": 0}
+VOTES = {"neutral": 9}
 
 
 def test_every_face_that_is_left_out_is_listed_once_with_its_reason(tmp_path: Path) -> None:
@@ -19,9 +16,10 @@ def test_every_face_that_is_left_out_is_listed_once_with_its_reason(tmp_path: Pa
     broken.write_bytes(broken.read_bytes()[:100])
     leak.write_bytes(test.read_bytes())
     (root / "val" / "sad" / "notes.txt").touch()
-    votes = pd.DataFrame([VOTES] * len(files))
-    votes.loc[3, ["neutral", "unknown"]] = [0, 9]
-    votes.to_csv(root / "fer2013new.csv", index=False)
+    votes = [VOTES] * len(files)
+    votes[3] = {"unknown": 9}
+    votes.insert(1, {"NF": 10})
+    fer_plus_votes(votes).to_csv(root / "fer2013new.csv", index=False)
 
     sets = {split: load_faces(root, split, "majority") for split in ("train", "val", "test")}
     num_loaded = sum(map(len, sets.values()))

@@ -37,6 +37,7 @@ from fervit_lib.training import (
 from fervit_lib.training.data import TensorBatches, training_subset
 from fervit_lib.training.learner import class_weights, plan_phases
 from fervit_lib.training.schedule import Schedule, lr_shape
+from tests.datasets.conftest import fer_plus_votes
 
 CPU = torch.device("cpu")
 OPTIONS = {
@@ -458,29 +459,17 @@ class TestFit:
     ) -> None:
         store, faces = make_store(tmp_path / "store"), tmp_path / "faces"
         write_json(store / "store.json", read_json(store / "store.json") | {"faces": str(faces)})
+        seed_everything(0)
         model = create_model("scratch", 3, **OPTIONS["scratch"])
         soft = {"batch_size": 16, "device": CPU, "labels": "soft"}
         with pytest.raises(FileNotFoundError, match="fer2013new.csv: no FER"):
             face_dls(model, store, **soft)
         faces.mkdir()
-        columns = [
-            "neutral",
-            "happiness",
-            "surprise",
-            "sadness",
-            "anger",
-            "disgust",
-            "fear",
-            "contempt",
-            "unknown",
-            "NF",
-        ]
-        votes = pd.DataFrame(0, index=range(96), columns=columns)
         names = ["anger", "happiness", "sadness"]
-        for i in range(96):
-            votes.loc[i, names[i % 3]], votes.loc[i, names[(i + 1) % 3]] = 6, 4
-        votes.loc[5] = [0] * 8 + [10, 0]
-        votes.assign(Usage="Training").to_csv(faces / "fer2013new.csv", index=False)
+        votes = [{names[i % 3]: 6, names[(i + 1) % 3]: 4} for i in range(96)]
+        votes[5] = {"unknown": 8}
+        votes.insert(2, {"NF": 10})  # a row without a face, and so without a name
+        fer_plus_votes(votes).to_csv(faces / "fer2013new.csv", index=False)
         dls = face_dls(model, store, **soft)
         assert dls.num_faces == 95
         torch.testing.assert_close(dls.train.targets[0], torch.tensor([0.6, 0.4, 0.0]))
