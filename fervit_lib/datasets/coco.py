@@ -1,21 +1,43 @@
 """Person masks from COCO's annotation files: polygons, run lengths (RLE), crowds.
 
-Format: cocodataset.org, *Data format*, `instances`. A crowd is an area with persons that were not
-told apart: it is ignored in training and evaluation.
+Format: cocodataset.org, *Data format*, `instances`, and as Ultralytics, Roboflow, CVAT, Label
+Studio, FiftyOne and converters write it. A crowd is an area with persons that were not told apart:
+it is ignored in training and evaluation. So is the box of a person without segmentation.
 """
 
 import json
+import math
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
+from fervit_lib.datasets.skipped import Skipped
 from fervit_lib.system.errors import MAX_PIXELS, check_symlink, explain_read_error
 
 IGNORE = 255
-CATEGORY = "person"
+CATEGORY = "person"  # in any case
+# Where the annotations of a split lie, by who writes them so; the first that exists counts.
+SPLIT_FILES = (
+    "annotations/instances_{}*.json",  # COCO
+    "annotations/person_keypoints_{}*.json",
+    "annotations/{}*.json",
+    "{}*/_annotations.coco.json",  # Roboflow
+)
+# Those of a set without splits: CVAT, Label Studio, FiftyOne, Roboflow, labelme2coco.
+WHOLE_FILES = (
+    "annotations/instances_default.json",
+    "result.json",
+    "labels.json",
+    "_annotations.coco.json",
+    "annotations.json",
+)
+NOT_SEGMENTED = "a person without segmentation: its box is ignored"
+NO_SEGMENTED = "no person with a segmentation: the image is left out"
+NOT_LISTED = "its image is not listed in the annotation file"
 VAL_SHARE = 1 / 8  # of train, where COCO's val is used as test
 # Pixels along the outline of one polygon. pycocotools needs about 80 bytes for each; an outline in
 # COCO has a few thousand.
@@ -30,20 +52,59 @@ class CocoMask:
     annotations: list[dict[str, Any]]
 
     def draw(self, name: str) -> np.ndarray:
-        """(height, width) uint8: 1 for a person, 255 for a crowd without a person in it, else 0.
+        """(height, width) uint8: 1 for a person, 255 where it is ignored, else 0.
+
+        Ignored are, without a person that is segmented, crowds and the boxes of persons that are
+        not (the whole image where there is no box).
 
         Args:
             name: of the image, for error messages.
         """
         mask = np.zeros(self.size[::-1], np.uint8)
-        # Crowds first: persons are drawn over them.
-        for annotation in sorted(self.annotations, key=lambda a: not a.get("iscrowd", 0)):
+        # What is ignored first: persons are drawn over it.
+        for annotation in sorted(self.annotations, key=_is_person):
             trouble = f"annotation {annotation.get('id')} of the annotation file is damaged"
-            with explain_read_error(Path(name), trouble, "download that file again"):
-                area = decode_segmentation(annotation["segmentation"], self.size)
+            with explain_read_error(Path(name), trouble, "mend it, or remove it"):
+                if _is_segmented(annotation):
+                    area: Any = decode_segmentation(annotation["segmentation"], self.size)
+                else:
+                    area = _box(annotation.get("bbox") or (0, 0, *self.size))
             # Later persons may cover earlier ones: the mask does not tell persons apart.
-            mask[area] = IGNORE if annotation.get("iscrowd") else 1
+            mask[area] = 1 if _is_person(annotation) else IGNORE
         return mask
+
+
+def _is_segmented(annotation: dict[str, Any]) -> bool:
+    segmentation = annotation.get("segmentation")
+    if isinstance(segmentation, list):
+        return any(map(_has_area, _parts(segmentation)))
+    return bool(segmentation)
+
+
+def _is_person(annotation: dict[str, Any]) -> bool:
+    """Whether an annotation is a person that is drawn, neither a crowd nor a mere box."""
+    return not annotation.get("iscrowd") and _is_segmented(annotation)
+
+
+def _has_area(part: Any) -> bool:
+    """Whether it is run lengths or a polygon; a point or a line is none."""
+    return isinstance(part, dict) or len(part) >= 6 or np.size(part) >= 6
+
+
+def _parts(segmentation: list) -> list:
+    """Polygons or run lengths; some converters leave out the list around a single polygon."""
+    is_flat = bool(segmentation) and isinstance(segmentation[0], int | float)
+    return [segmentation] if is_flat else segmentation
+
+
+def _box(box: Any) -> tuple[slice, slice]:
+    """Rows and columns of a box [x, y, width, height] in pixels."""
+    left, top, width, height = (float(value) for value in box)
+    rows, columns = (
+        slice(max(0, int(first)), max(0, math.ceil(first + length)))
+        for first, length in ((top, height), (left, width))
+    )
+    return rows, columns
 
 
 def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
@@ -51,7 +112,8 @@ def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
 
     Args:
         segmentation: a list of polygons [x, y, x, y, …] in pixels; or run lengths {size, counts},
-            uncompressed (a list) or compressed (text), which go down the columns and start with 0s.
+            uncompressed (a list) or compressed (text), which go down the columns and start with 0s;
+            or a list of run lengths, or of both.
         size: (width, height) of the image.
 
     Raises:
@@ -61,11 +123,19 @@ def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
 
     width, height = size
     if isinstance(segmentation, list):
-        polygons = [_check_polygon(polygon, size) for polygon in segmentation if len(polygon) >= 6]
-        if not polygons:
-            return np.zeros((height, width), bool)
-        rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-        return coco_mask.decode(rle).astype(bool)
+        parts = _parts(segmentation)
+        area = np.zeros((height, width), bool)
+        for runs in (part for part in parts if isinstance(part, dict)):
+            area |= decode_segmentation(runs, size)
+        polygons = [
+            _check_polygon(part, size)
+            for part in parts
+            if _has_area(part) and not isinstance(part, dict)
+        ]
+        if polygons:
+            rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+            area |= coco_mask.decode(rle).astype(bool)
+        return area
     if segmentation["size"] != [height, width]:
         raise ValueError(
             f"size: expected {width}x{height} as the image, got {segmentation['size'][::-1]}"
@@ -104,78 +174,113 @@ def _check_polygon(polygon: list[float], size: tuple[int, int]) -> list[float]:
     return corners.ravel().tolist()
 
 
-def find_coco_files(folder: Path, split: str) -> tuple[Path, tuple[float, float]]:
+def find_coco_files(folder: Path, split: str) -> tuple[Path, tuple[float, float] | None] | None:
     """The annotation file that holds `split`, and the part of it that is `split` (from, to).
 
+    Without a part the file holds all splits. None: `folder` has no annotation file.
+
     Raises:
-        ValueError: there is no such file.
+        ValueError: it has one, but of other splits.
     """
-    annotations = folder / "annotations"
+
+    def find(patterns: Iterable[str]) -> list[Path]:
+        return [file for pattern in patterns for file in sorted(folder.glob(pattern))]
+
+    def find_split(kind: str) -> list[Path]:
+        return find(pattern.format(kind) for pattern in SPLIT_FILES)
+
+    if files := find(WHOLE_FILES):
+        return files[0], None
     kind = split
     share = (0.0, 1.0)
-    if not any(annotations.glob("instances_test*.json")):
+    if not find_split("test"):
         kind = "val" if split == "test" else "train"
         share = {"train": (VAL_SHARE, 1.0), "val": (0.0, VAL_SHARE), "test": (0.0, 1.0)}[split]
-    if files := sorted(annotations.glob(f"instances_{kind}*.json")):
+    if files := find_split(kind):
         return files[0], share
-    raise ValueError(f"{annotations}: no instances_{kind}*.json in it; put COCO's file there")
+    if not (folder / "annotations").is_dir() and not find_split(""):
+        return None
+    raise ValueError(
+        f"{folder / 'annotations'}: no instances_{kind}*.json in it; put COCO's file there"
+    )
 
 
-def read_coco(file: Path, folder: Path, allow_empty: bool) -> tuple[list[Path], list[CocoMask]]:
-    """The images with persons and their annotations; with `allow_empty` also images without.
+def read_coco(
+    file: Path, folder: Path, allow_empty: bool
+) -> tuple[list[Path], list[CocoMask], list[Skipped]]:
+    """The images with persons, their annotations, and what is ignored.
+
+    With `allow_empty` also images without persons.
 
     Raises:
         ValueError: the file does not parse or has no category `person`, no image has a person, or
             the folder of the images is missing.
     """
     trouble = "expected COCO's instances, but it does not parse"
+    skipped = []
     with explain_read_error(file, trouble, "download it again"):
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_bytes())  # with any byte order mark
         names = {}
         masks = {}
+        # Some converters write the IDs of images as text in one place and as numbers in another.
         for image in content["images"]:
-            names[image["id"]] = _file_name(image["file_name"])
-            masks[image["id"]] = CocoMask(_size(image["width"], image["height"]), [])
-        categories = {category["id"]: category["name"] for category in content["categories"]}
+            names[str(image["id"])] = _file_name(image["file_name"])
+            masks[str(image["id"])] = CocoMask(_size(image["width"], image["height"]), [])
+        categories = {str(c["id"]): c["name"] for c in content["categories"]}
+        persons = {key for key, name in categories.items() if name.strip().lower() == CATEGORY}
         for annotation in content["annotations"]:
-            if categories.get(annotation["category_id"]) == CATEGORY:
-                masks[annotation["image_id"]].annotations.append(annotation)
-    if CATEGORY not in categories.values():
+            if str(annotation["category_id"]) not in persons:
+                continue
+            image_id = str(annotation["image_id"])
+            if image_id not in masks:
+                skipped.append(Skipped(f"annotation {annotation.get('id')}", NOT_LISTED))
+                continue
+            masks[image_id].annotations.append(annotation)
+    if not persons:
         raise ValueError(
             f"{file}: no category {CATEGORY!r}, found {list(categories.values())[:8]}; "
             f"give annotations of persons"
         )
-    chosen = [
-        image_id
-        for image_id, mask in masks.items()
-        if allow_empty or not all(a.get("iscrowd") for a in mask.annotations)
-    ]
+    chosen = []
+    for image_id, mask in masks.items():
+        is_used = allow_empty or any(map(_is_person, mask.annotations))
+        if is_used:
+            chosen.append(image_id)
+        if not all(a.get("iscrowd") or _is_segmented(a) for a in mask.annotations):
+            skipped.append(Skipped(names[image_id], NOT_SEGMENTED if is_used else NO_SEGMENTED))
     if not chosen:
         raise ValueError(f"{file}: no image with a person in it; give annotations of persons")
-    folders = [folder / file.stem.removeprefix("instances_"), folder / "images", folder]
-    for images in folders:
-        if (images / names[chosen[0]]).is_file():
-            paths = [check_symlink(images / names[image_id], folder) for image_id in chosen]
-            return paths, [masks[image_id] for image_id in chosen]
+    images = _find_images(file, folder, [names[image_id] for image_id in chosen])
+    return images, [masks[image_id] for image_id in chosen], skipped
+
+
+def _find_images(file: Path, folder: Path, names: Sequence[str]) -> list[Path]:
+    """The paths of images in the first folder that has any of them."""
+    name = file.stem.removeprefix("instances_").removeprefix("person_keypoints_")
+    short = name.split("_")[0]  # train2017 of instances_train2017_person_only.json
+    parts = (name, short, f"images/{name}", f"images/{short}", "images", "data", "")
+    for images in (*(folder / part for part in parts), file.parent):
+        if images.is_dir() and any((images / name).is_file() for name in names):
+            return [check_symlink(images / name, folder) for name in names]
     raise ValueError(
-        f"{folder}: expected {names[chosen[0]]} of {file.name} in {folders[0].name}/ or images/; "
-        f"unpack COCO's images there"
+        f"{folder}: expected {names[0]} of {file.name} in {name}/, images/{name}/ or images/; "
+        f"unpack the images there"
     )
 
 
 def _file_name(name: str) -> str:
-    """`name` if it stays within its folder."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\0" in name:
+    """`name`, with backslashes as Windows writes them or not, if it stays within its folder."""
+    path = PureWindowsPath(name)
+    if path.anchor or ".." in path.parts or "\0" in name:
         raise ValueError(f"file_name: expected a file within the images' folder, got {name!r}")
-    return name
+    return path.as_posix()
 
 
-def _size(width: int, height: int) -> tuple[int, int]:
-    integers = type(width) is type(height) is int
+def _size(width: float, height: float) -> tuple[int, int]:
+    integers = all(type(side) in (int, float) and side % 1 == 0 for side in (width, height))
     if not integers or min(width, height) < 1 or width * height > MAX_PIXELS:
         raise ValueError(
             f"width, height: expected at least 1 and {MAX_PIXELS:,} pixels in all, got {width}, "
             f"{height}"
         )
-    return width, height
+    return int(width), int(height)

@@ -44,6 +44,7 @@ _OTHERS = {
     b"version https://git-lfs": "a pointer of Git LFS; run `git lfs pull`",
     b"<": "a text in HTML or XML, such as the page of a failed download",
 }
+_END = b"\xff\xd9"  # of a JPEG
 # Files that operating systems put beside others, in lower case.
 _IGNORED = (".ds_store", "thumbs.db", "desktop.ini", "__macosx")
 
@@ -91,6 +92,14 @@ def read_image(
         raise (FileNotFoundError if missing else OSError)(
             f"{name or file}: cannot be read as {kind} ({reason})"
         ) from error
+
+
+def is_whole_jpeg(path: Path) -> bool:
+    """Whether a file starts and ends as a JPEG: it was not cut short. Few bytes are read."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(3) == b"\xff\xd8\xff" and file.seek(-2, 2) > 2 and file.read() == _END
 
 
 def to_grey_or_rgb(image: Image.Image) -> Image.Image:

@@ -14,13 +14,17 @@ from PIL import Image, ImageOps
 from fervit_lib.datasets.coco import IGNORE, CocoMask, find_coco_files, read_coco
 from fervit_lib.datasets.image_files import (
     SUFFIXES,
+    is_ignored,
+    is_whole_jpeg,
     read_image,
     to_grey_or_rgb,
 )
+from fervit_lib.datasets.skipped import UNKNOWN_SUFFIX, Skipped
 from fervit_lib.datasets.splits import SPLITS
 from fervit_lib.datasets.toy_set import MARKER
 from fervit_lib.system.errors import check_symlink
 from fervit_lib.system.names import check_choice, check_share
+from fervit_lib.system.prefetch import PrefetchPool
 
 RESIZE = ("letterbox", "stretch")
 _SPLIT_SEED = 2017  # fixed: a test image must never become a training image in another run
@@ -37,6 +41,8 @@ class PeopleDataset:
     source: Path
     synthetic: bool = False  # drawn by code: SYNTHETIC.json lies beside the splits
     allow_empty: bool = False
+    # Files and images that are left out, and images in which a person is ignored, see `coco`.
+    skipped: tuple[Skipped, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -77,6 +83,39 @@ class PeopleDataset:
         images = tuple(self.images[row] for row in rows)
         return replace(self, images=images, masks=tuple(self.masks[row] for row in rows))
 
+    def without_unreadable(self) -> Self:
+        """The images whose files can be read, and so can their masks; the others are `skipped`.
+
+        Of a JPEG only both ends are read: 100,000 take seconds. What is damaged in between is
+        decoded nevertheless, as a rule. Other files are decoded.
+
+        Raises:
+            ValueError: none can be read.
+            TimeoutError: a file hangs.
+        """
+        with PrefetchPool(16) as pool:
+            problems = list(pool.map(self._problem, range(len(self)), self.files))
+        added = tuple(
+            Skipped(path.relative_to(self.source).as_posix(), problem)
+            for path, problem in zip(self.images, problems, strict=True)
+            if problem
+        )
+        if len(added) == len(self):
+            raise ValueError(f"{self.images[0]}: {problems[0]}, as none of {len(self)}; add images")
+        readable = self.subset([not problem for problem in problems])
+        return replace(readable, skipped=self.skipped + added)
+
+    def _problem(self, index: int) -> str:
+        """Why an image or its mask cannot be read; empty if both can."""
+        image, mask = self.images[index], self.masks[index]
+        try:
+            for file in (image, mask):
+                if isinstance(file, Path) and not is_whole_jpeg(file):
+                    read_image(file, as_stored=True)
+        except OSError as error:
+            return str(error).removeprefix(f"{image}: ")
+        return ""
+
     def part(self, fraction: float, seed: int) -> Self:
         """A random part of at least one image.
 
@@ -103,8 +142,9 @@ def load_people(path: Path | str, split: str, allow_empty: bool = False) -> Peop
         path: a folder with `{train,val,test}/{images,masks}/*`; or with `images/` and `masks/`
             alone, of which a fixed 70/10/20 % become train/val/test; a mask has the name of its
             image with any suffix. Or COCO's folder: `annotations/instances_{train,val}2017.json`
-            beside `train2017/` and `val2017/`, of which the category `person` is used. Where COCO
-            has no test file, val is test, and an eighth of train is val.
+            beside `train2017/` and `val2017/` (also in `images/`), of which the category `person`
+            is used; other layouts of COCO see `coco.SPLIT_FILES`. Where COCO has no test file, val
+            is test, and an eighth of train is val.
         split: train, val or test.
         allow_empty: whether images without a person are accepted.
 
@@ -120,25 +160,27 @@ def load_people(path: Path | str, split: str, allow_empty: bool = False) -> Peop
             f"images/ and masks/, or COCO's"
         )
     masks: Sequence[Path | CocoMask]
-    share = (0.0, 1.0)
-    if (path / "annotations").is_dir():
-        file, share = find_coco_files(path, split)
-        images, masks = read_coco(file, path, allow_empty)
+    share: tuple[float, float] | None = (0.0, 1.0)
+    if coco := find_coco_files(path, split):
+        file, share = coco
+        images, masks, skipped = read_coco(file, path, allow_empty)
     elif (path / split / "images").is_dir():
-        images, masks = _pairs(check_symlink(path / split, path))
+        images, masks, skipped = _pairs(check_symlink(path / split, path), path)
     elif (path / "images").is_dir():
-        share = _SHARES[split]
-        images, masks = _pairs(path)
+        share = None
+        images, masks, skipped = _pairs(path, path)
     else:
         raise ValueError(
             f"{path}: expected {split}/images/, images/ or annotations/ in it, found "
             f"{sorted(p.name for p in path.iterdir())[:5]}"
         )
     synthetic = (path / MARKER).is_file()
-    people = PeopleDataset(tuple(images), tuple(masks), path, synthetic, allow_empty)
+    people = PeopleDataset(
+        tuple(images), tuple(masks), path, synthetic, allow_empty, tuple(skipped)
+    )
     # Sorted below: a split that is the whole set keeps its order.
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(people))
-    first, last = (round(edge * len(people)) for edge in share)
+    first, last = (round(edge * len(people)) for edge in share or _SHARES[split])
     if first == last:
         raise ValueError(
             f"{path}: {len(people)} images are too few to split into train, val and test; add some"
@@ -146,10 +188,10 @@ def load_people(path: Path | str, split: str, allow_empty: bool = False) -> Peop
     return people.subset(np.sort(order[first:last]))
 
 
-def _pairs(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The images of a folder and their masks, matched by name without suffix."""
-    images = _by_stem(folder / "images", folder)
-    masks = _by_stem(folder / "masks", folder)
+def _pairs(folder: Path, source: Path) -> tuple[list[Path], list[Path], list[Skipped]]:
+    """The images of a folder and their masks, matched by name without suffix, and other files."""
+    skipped: list[Skipped] = []
+    images, masks = (_by_stem(folder / kind, source, skipped) for kind in ("images", "masks"))
     if not images:
         raise ValueError(f"{folder / 'images'}: expected images ({', '.join(SUFFIXES)})")
     if alone := sorted(images.keys() ^ masks.keys()):
@@ -159,16 +201,26 @@ def _pairs(folder: Path) -> tuple[list[Path], list[Path]]:
             f"{images.get(name) or masks[name]}: {existing} without {missing}, one of "
             f"{len(alone)}; expected {folder / missing}s/{name}.*; add it, or remove the {existing}"
         )
-    return list(images.values()), [masks[name] for name in images]
+    return list(images.values()), [masks[name] for name in images], skipped
 
 
-def _by_stem(files: Path, root: Path) -> dict[str, Path]:
-    return {
-        path.stem: check_symlink(path, root)
-        for path in sorted(check_symlink(files, root).glob("*"))
+def _by_stem(files: Path, source: Path, skipped: list[Skipped]) -> dict[str, Path]:
+    """The images in `files` by name without suffix; adds other files to `skipped`."""
+    images: dict[str, Path] = {}
+    for path in sorted(check_symlink(files, source).glob("*")):
+        if is_ignored(path):
+            continue
         # A pipe with the name of an image would be waited for.
-        if path.suffix.lower() in SUFFIXES and path.is_file()
-    }
+        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+            skipped.append(Skipped(path.relative_to(source).as_posix(), UNKNOWN_SUFFIX))
+        elif path.stem in images:
+            raise ValueError(
+                f"{path}: expected one file of this name, got {images[path.stem].name}, too; "
+                f"remove one"
+            )
+        else:
+            images[path.stem] = check_symlink(path, source)
+    return images
 
 
 def _read_mask(path: Path) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Batches of photographs of people with masks: resized, augmented, keyed by content."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -45,13 +45,17 @@ class Augment:
         check_range("augment", self.strength, 0, 4)
         check_range("views", self.views, 0)
 
-    def change(self, image: Tensor, mask: Tensor, index: int, view: int) -> tuple[Tensor, Tensor]:
+    def change(self, image: Tensor, mask: Tensor, content: int, view: int) -> tuple[Tensor, Tensor]:
         """Augment an image (3, S, S) and its mask (S, S), uint8.
 
         Pixels from outside the image are 255 in the mask: ignored.
+
+        Args:
+            content: hash of the image, from which the augmentation is drawn: it stays the same when
+                other images are added or removed.
         """
         # Not torch's generator: images are prepared in threads.
-        rng = np.random.default_rng((self.seed, index, view))
+        rng = np.random.default_rng((self.seed, content, view))
         mask = mask[None]
         if rng.random() < 0.5:
             image = TF.horizontal_flip(image)
@@ -78,7 +82,7 @@ class PeopleBatches(ShardedBatches):
 
     Images are read and augmented in threads, one batch ahead; each rank reads only its own shard.
     The order is drawn from torch's seeded state. The augmentation of an image depends on the epoch,
-    its index and the seed of `augment`.
+    its content and the seed of `augment`.
 
     Args:
         augment: None: not augmented, in order, with the last incomplete batch.
@@ -108,25 +112,33 @@ class PeopleBatches(ShardedBatches):
         self.resize = resize
         self.augment = augment
         self.epoch = 0
+        self.contents: dict[int, int] = {}  # hash of each image, once it was read
         self.prepared = BoundedCache(2e9)  # bytes
         training = augment is not None
         super().__init__(people, bs=bs, shuffle=training, drop_last=training, device=device)
 
     def prepare(self, index: int) -> tuple[Tensor, Tensor, str]:
         """Image (3, S, S) and mask (S, S) of this epoch, uint8, and the image's content key."""
-        view = 0
-        if self.augment:
-            view = (self.epoch + index) % self.augment.views if self.augment.views else self.epoch
-        result = self.prepared.get((index, view))
+        result = self.prepared.get((index, self._view(index)))
         if result is None:
             pixels, values = resize_image_and_mask(*self.people[index], self.size, self.resize)
             image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()  # HWC → CHW
             mask = torch.from_numpy(values)
             if self.augment:
-                image, mask = self.augment.change(image, mask, index, view)
+                if index not in self.contents:
+                    self.contents[index] = int(content_key(image), 16)
+                content = self.contents[index]
+                image, mask = self.augment.change(image, mask, content, self._view(index))
             result = (image, mask)
-            self.prepared.put((index, view), result)
+            self.prepared.put((index, self._view(index)), result)
         return *result, content_key(result[0])
+
+    def _view(self, index: int) -> int:
+        """Which augmentation of an image this epoch uses; 0 for an image that was not read yet."""
+        if self.augment is None or index not in self.contents:
+            return 0
+        views = self.augment.views
+        return (self.epoch + self.contents[index]) % views if views else self.epoch
 
     def image_names(self, batch: int) -> list[str]:
         """File names of a batch of the running epoch, for error messages."""
@@ -167,14 +179,23 @@ def people_dls(
 ) -> DataLoaders:
     """Batches of the train and val splits of `load_people`, and of test as `dls.test`.
 
+    Photographs that cannot be read are left out, which is printed; the sets are `.people` of the
+    batches, and `datasets.list_skipped` lists what they leave out.
+
     Args:
         fraction: share of the training images, drawn with `seed`.
+
+    Raises:
+        ValueError: no photograph of a split can be read, and the errors of `load_people`.
     """
     train, val, test = (load_people(folder, split, allow_empty) for split in SPLITS)
+    # Drawn before files are left out: a file that is missing changes no other's place.
+    listed = (train.part(fraction, seed), val, test)
+    train, val, test = readable = [people.without_unreadable() for people in listed]
+    _print_left_out("train, val", listed[:2], readable[:2])
+    _print_left_out("test", listed[2:], readable[2:])
     shared = {"size": size, "resize": resize, "device": device}
-    train_batches = PeopleBatches(
-        train.part(fraction, seed), bs=batch_size, augment=augment or Augment(), **shared
-    )
+    train_batches = PeopleBatches(train, bs=batch_size, augment=augment or Augment(), **shared)
     val_batches, test_batches = (
         PeopleBatches(people, bs=min(2 * batch_size, len(people)), **shared)
         for people in (val, test)
@@ -183,3 +204,16 @@ def people_dls(
     dls.test = test_batches
     dls.n_inp = 1  # only the images go into the model
     return dls
+
+
+def _print_left_out(
+    splits: str, listed: Sequence[PeopleDataset], readable: Sequence[PeopleDataset]
+) -> None:
+    """Print how many of the listed photographs are left out, and what else is skipped."""
+    # Two splits of one file skip the same.
+    rows = list(dict.fromkeys(row for people in readable for row in people.skipped))
+    if rows:
+        total = sum(map(len, listed))
+        num_left_out = total - sum(map(len, readable))
+        shown = "; ".join(f"{path}: {reason}" for path, reason in rows[:10])
+        print(f"{splits}: {num_left_out} of {total} photographs left out: {shown}")

@@ -28,7 +28,7 @@ class OnnxFeatures:
         device: of the images and the features.
 
     Attributes:
-        key: hash of the file's content and `tensor`.
+        key: hash of the graph up to `tensor` with its weights, wherever they are stored.
         providers: ONNX Runtime's execution providers in use.
 
     Raises:
@@ -46,18 +46,18 @@ class OnnxFeatures:
             raise FileNotFoundError(
                 f"{name}: no detector there; place the ONNX file, or name another as `detector`"
             )
-        self.key = content_key(self.path.read_bytes(), tensor.encode())
         # ONNX Runtime cannot run on torch's default stream.
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = torch.get_num_threads()
         with explain_read_error(self.path, "cannot be read as ONNX", "download it again"):
+            # With the weights that lie in files beside it.
+            graph = cut_graph(self.path, tensor).SerializeToString(deterministic=True)
             self.session = onnxruntime.InferenceSession(
-                cut_graph(self.path, tensor).SerializeToString(),
-                options,
-                providers=self._available_providers(),
+                graph, options, providers=self._available_providers()
             )
+        self.key = content_key(graph, tensor.encode())
         self.providers = self.session.get_providers()
         [graph_input] = self.session.get_inputs()
         self.input = graph_input.name

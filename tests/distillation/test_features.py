@@ -73,6 +73,24 @@ def test_images_of_another_size_are_an_error(detector: Path) -> None:
         OnnxFeatures(detector, MIDDLE, CPU)(torch.zeros(1, 3, 64, 64))
 
 
+def test_the_key_changes_with_weights_in_a_file_of_their_own(
+    model: nn.Module, detector: Path, tmp_path: Path
+) -> None:
+    split = tmp_path / "split.onnx"
+    graph = onnx.load(detector)
+    onnx.save(graph, split, save_as_external_data=True, location="weights", size_threshold=0)
+    before = OnnxFeatures(split, MIDDLE, CPU)
+    assert OnnxFeatures(split, MIDDLE, CPU).key == before.key
+    weights = bytearray((tmp_path / "weights").read_bytes())
+    graph_bytes = split.read_bytes()
+    weights[3] ^= 0x40  # an exponent of the first weight
+    (tmp_path / "weights").write_bytes(weights)
+    assert split.read_bytes() == graph_bytes
+    after = OnnxFeatures(split, MIDDLE, CPU)
+    assert after.key != before.key
+    assert not torch.equal(after(torch.ones(1, 3, 32, 32)), before(torch.ones(1, 3, 32, 32)))
+
+
 def test_a_key_depends_on_content_alone() -> None:
     one = torch.arange(6, dtype=torch.uint8)
     assert content_key(one) == content_key(one.clone())
