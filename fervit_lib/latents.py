@@ -157,8 +157,8 @@ def complete_store(
     Args:
         num_codes: number of codes per split.
         faces: where `datasets.load_faces` finds the faces.
-        made_by: checkpoint, sha256 of the checkpoint and landmarks, to encode more faces in the
-            same way, the run's folder, `encoding` (see `store_encoding`); None: unknown.
+        made_by: checkpoint, sha256 of the checkpoint, landmarks and misses, to encode more faces in
+            the same way, the run's folder, `encoding` (see `store_encoding`); None: unknown.
         protocol: fields of the `datasets.Protocol` by which the faces were loaded; None: default.
     """
     for split, n in num_codes.items():

@@ -1,26 +1,24 @@
 """Crop faces as FFHQ does: upright, eyes and mouth always in the same place.
 
-pSp and e4e were trained on such crops.
+pSp and e4e were trained on such crops. The landmarks come from `landmarks`.
 """
 
-import threading
-from collections.abc import Callable
-from pathlib import Path
+import hashlib
 
 import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from fervit_lib.datasets.face_dataset import FaceDataset
+from fervit_lib.datasets.landmarks import Detector, find_template, load_detector
 from fervit_lib.system.names import check_choice
-from fervit_lib.system.runtime import resolve
+from fervit_lib.system.prefetch import PrefetchPool
+from fervit_lib.system.progress import progress
 
 # Of the 68 points of iBUG 300-W (Sagonas et al. 2013); left and right as seen in the image.
 LEFT_EYE = slice(36, 42)
 RIGHT_EYE = slice(42, 48)
 MOUTH_CORNERS = [48, 54]
-PREDICTOR = "pretrained_models/shape_predictor_68_face_landmarks.dat"
-
-Detector = Callable[[Image.Image], np.ndarray | None]  # → landmarks (68, 2), or None
 
 
 def ffhq_crop(image: Image.Image, landmarks: np.ndarray, size: int = 256) -> Image.Image:
@@ -38,7 +36,11 @@ def ffhq_crop(image: Image.Image, landmarks: np.ndarray, size: int = 256) -> Ima
 
     Source: FFHQ (Karras et al. 2019, appendix A), with the parameters of pSp and e4e.
     """
-    quad = _face_quad(landmarks)
+    return _crop_square(image, _face_square(landmarks), size)
+
+
+def _crop_square(image: Image.Image, quad: np.ndarray, size: int = 256) -> Image.Image:
+    """`ffhq_crop` of a square that is given by its corners; see `_face_square`."""
     side = float(np.hypot(*(quad[3] - quad[0])))
     if size < 1 or side < 1:
         raise ValueError(
@@ -77,7 +79,7 @@ def ffhq_crop(image: Image.Image, landmarks: np.ndarray, size: int = 256) -> Ima
     return image.transform((size, size), Image.Transform.QUAD, corners, Image.Resampling.BILINEAR)
 
 
-def _face_quad(landmarks: np.ndarray) -> np.ndarray:
+def _face_square(landmarks: np.ndarray) -> np.ndarray:
     """(4, 2) corners of the square: upper left, lower left, lower right, upper right."""
     landmarks = np.asarray(landmarks, float)
     if landmarks.shape != (68, 2) or not np.isfinite(landmarks).all():
@@ -120,70 +122,78 @@ def _pad(image: Image.Image, before: np.ndarray, after: np.ndarray, blur: float)
     return Image.fromarray(np.uint8(np.clip(np.rint(pixels), 0, 255)))
 
 
-def dlib_detector(predictor: Path) -> Detector:
-    """A detector of the landmarks (68, 2) of the largest face by dlib, None where none is found.
-
-    It may be called from several threads.
-
-    Args:
-        predictor: dlib's `shape_predictor_68_face_landmarks.dat`; the weights of the face detector
-            come with dlib.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ImportError: dlib is not installed.
-    """
-    if not predictor.is_file():
-        raise FileNotFoundError(
-            f"{predictor}: no such file; download shape_predictor_68_face_landmarks.dat from "
-            f"dlib.net/files and unpack it there, or set landmarks to none"
-        )
-    try:
-        import dlib
-    except ImportError as error:
-        raise ImportError(
-            "landmarks: dlib is not installed; run `.venv/bin/pip install dlib`, or set landmarks "
-            "to none"
-        ) from error
-    local = threading.local()  # dlib's objects keep state while they work: one pair per thread
-
-    def detect(image: Image.Image) -> np.ndarray | None:
-        if not hasattr(local, "predict"):
-            local.find = dlib.get_frontal_face_detector()
-            local.predict = dlib.shape_predictor(str(predictor))
-        pixels = np.asarray(image.convert("RGB"))
-        faces = local.find(pixels, 1)  # 1: in the image at twice its size, which finds small faces
-        if not faces:
-            return None
-        points = local.predict(pixels, max(faces, key=lambda face: face.area())).parts()
-        return np.array([(point.x, point.y) for point in points], float)
-
-    return detect
-
-
 class FaceCrop:
     """Crop the face of an image by `ffhq_crop`.
 
-    An image without a face is returned unchanged, and its size is added to `not_found`. Without a
-    detector every image is returned unchanged.
+    What was found in an image is remembered by its content, because a face is read several times:
+    for the audit, the autoencoder, and each view. Several threads may call it.
+
+    Args:
+        detect: finds landmarks; None: every image is returned unchanged.
+        misses: what happens to an image in which `detect` finds no face: whole (it is returned
+            unchanged), template (cropped as a registered face, see `find_template`), leave_out (a
+            ValueError: `find_faces` tells which ones to leave out before).
     """
 
-    def __init__(self, detect: Detector | None = None) -> None:
+    def __init__(self, detect: Detector | None = None, misses: str = "whole") -> None:
+        check_choice("misses", misses, ("whole", "template", "leave_out"))
         self.detect = detect
-        # Sizes of the images so far. A list: threads can append to one without a lock.
-        self.not_found: list[tuple[int, int]] = []
+        self.misses = misses
+        self._squares: dict[bytes, np.ndarray | None] = {}
+
+    def find(self, image: Image.Image) -> np.ndarray | None:
+        """(4, 2) corners of the crop of the face that `detect` finds, or None."""
+        content = f"{image.mode} {image.size} ".encode() + image.tobytes()
+        key = hashlib.blake2b(content, digest_size=16).digest()
+        if key not in self._squares:
+            landmarks = self.detect(image) if self.detect else None
+            # A face whose middle lies beyond the image cannot be cropped.
+            if landmarks is not None and np.abs(landmarks.mean(0) / image.size - 0.5).max() > 0.5:
+                landmarks = None
+            self._squares[key] = None if landmarks is None else _face_square(landmarks)
+        return self._squares[key]
 
     def __call__(self, image: Image.Image) -> Image.Image:
+        """Raises ValueError for a face that is not found, where `misses` is leave_out."""
         if self.detect is None:
             return image
-        landmarks = self.detect(image)
-        if landmarks is None:
-            self.not_found.append(image.size)
-            return image
-        return ffhq_crop(image, landmarks)
+        square = self.find(image)
+        if square is not None:
+            return _crop_square(image, square)
+        if self.misses == "template":
+            return ffhq_crop(image, find_template(image))
+        if self.misses == "leave_out":
+            raise ValueError(
+                f"image of {image.size} pixels: expected a face, found none, and the alignment "
+                f"leaves such images out (misses: leave_out); give an image with a face"
+            )
+        return image
 
 
-def face_crop(landmarks: str) -> FaceCrop:
-    """The crop of `01_encode` by its parameter `landmarks`: none, or dlib (see `dlib_detector`)."""
-    check_choice("landmarks", landmarks, ("none", "dlib"))
-    return FaceCrop(dlib_detector(resolve(PREDICTOR)) if landmarks == "dlib" else None)
+def face_crop(landmarks: str, misses: str = "whole") -> FaceCrop:
+    """The alignment of `01_encode` by its parameters.
+
+    Args:
+        landmarks: none, template (no detector, see `find_template`), mediapipe or dlib.
+        misses: what happens to a face that mediapipe or dlib does not find; see `FaceCrop`.
+    """
+    return FaceCrop(load_detector(landmarks), misses)
+
+
+def find_faces(faces: FaceDataset, crop: FaceCrop, num_workers: int | None = None) -> np.ndarray:
+    """(N,) bool: in which images the detector of `crop` finds a face.
+
+    Args:
+        num_workers: threads; None: one per core.
+
+    Raises:
+        OSError: a face cannot be read in time.
+    """
+
+    def find(index: int) -> bool:
+        return crop.find(faces[index][0]) is not None
+
+    with PrefetchPool(num_workers) as pool:
+        results = pool.map(find, range(len(faces)), faces.file)
+        bar = progress(results, desc="find faces", unit=" faces", total=len(faces))
+        return np.array(list(bar), bool)

@@ -15,6 +15,8 @@ A face is a file in a class folder of a split, such as `train/happy/1.png`, or a
 | NO_CLEAR_VOTE       | `load_faces` with `labels` majority or soft    | `faces.label_by_votes`    |
 | UNREADABLE          | Pillow cannot decode it                        | `Audit.clean`             |
 | DUPLICATE           | `drop_duplicates: true`: a later split has it  | `Audit.clean`             |
+| NO_FACE             | `misses: leave_out`: the landmark detector     | `01_encode`, with         |
+|                     | does not find it                               | `find_faces`              |
 
 Each adds to `FaceDataset.skipped`; `list_skipped(sets)` shows them all, one row per face. What an
 operating system writes beside files (`image_files.is_ignored`) is no face and is not listed.
@@ -31,8 +33,8 @@ A face that is not in that list can still be missing from a training:
 - An epoch leaves out its last batch if that is not full; other faces each epoch.
 
 What raises an error is not skipped: a damaged row of a table, a class of unknown name, a class that
-train does not have. A face that the landmark detector does not find stays in the set, resized but
-not cropped (`FaceCrop`).
+train does not have. A face that the landmark detector does not find stays in the set with `misses:
+whole` or `template` (`FaceCrop`); `01_encode` counts and shows them.
 """
 
 from collections.abc import Mapping
@@ -50,6 +52,7 @@ NOT_USED = "val of the set, not used"
 NO_CLEAR_VOTE = "no clear vote"
 UNREADABLE = "unreadable"  # the error is in `Audit.unreadable`
 DUPLICATE = "also in another split"  # which one is in `Audit.duplicates`
+NO_FACE = "no face found"
 
 
 class Skipped(NamedTuple):

@@ -98,7 +98,11 @@ class Encoder:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
-        """Images of any size → codes (N, 18, 512) float32 on the CPU."""
+        """Images of any size → codes (N, 18, 512) float32 on the CPU.
+
+        Raises:
+            ValueError: an image without a face, where the store has left such images out.
+        """
         device = next(iter(self.network.state_dict().values())).device  # some have no parameters
         codes = []
         starts = range(0, len(images), 128)
@@ -135,7 +139,8 @@ def find_encoder(latents: Path, device: torch.device) -> Encoder:
             f"{display_path(checkpoint)}: changed since it made the codes in {folder}; {remedy}"
         )
     network = load_encoder(checkpoint, store.encoder).to(device)
-    return Encoder(network, face_crop(store.made_by["landmarks"]))
+    align = face_crop(store.made_by["landmarks"], store.made_by.get("misses", "whole"))
+    return Encoder(network, align)
 
 
 @dataclass(frozen=True, eq=False)

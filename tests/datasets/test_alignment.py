@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from fervit_lib.datasets import FaceCrop, dlib_detector, face_crop, ffhq_crop
+from fervit_lib.datasets import (
+    FaceCrop,
+    FaceDataset,
+    face_crop,
+    ffhq_crop,
+    find_faces,
+    find_template,
+)
 
 # Where FFHQ has them: the crop of a face that is already in place is the image itself.
 EYES = ((96.0, 112.0), (160.0, 112.0))
@@ -94,19 +101,71 @@ def test_landmarks_that_are_none(points: np.ndarray, message: str) -> None:
         ffhq_crop(Image.new("RGB", (64, 64)), points)
 
 
-def test_an_image_without_a_face_is_unchanged_and_listed() -> None:
+def find_in_large(image: Image.Image) -> np.ndarray | None:
+    """The landmarks of a 300x200 image, none in smaller ones."""
+    return landmarks() if image.width > 100 else None
+
+
+def test_misses() -> None:
     image = dots((300, 200), landmarks())
-    crop = FaceCrop(lambda image: landmarks() if image.width > 100 else None)
-    assert crop(image).size == (256, 256)
-    assert crop(image.resize((50, 50))).size == (50, 50)
-    assert crop.not_found == [(50, 50)]
+    small = image.resize((60, 40))
+    for misses in ("whole", "template", "leave_out"):
+        crop = FaceCrop(find_in_large, misses)
+        assert np.array_equal(crop(image), ffhq_crop(image, landmarks()))
+        assert crop.find(small) is None
+        if misses == "leave_out":
+            with pytest.raises(ValueError, match="image of .*60, 40.*misses: leave_out"):
+                crop(small)
+        elif misses == "template":
+            assert np.array_equal(crop(small), ffhq_crop(small, find_template(small)))
+        else:
+            assert crop(small) is small
+    with pytest.raises(ValueError, match="misses: expected"):
+        FaceCrop(find_in_large, "drop")
+
+
+def test_without_a_detector_every_image_is_unchanged() -> None:
+    image = dots((300, 200), landmarks())
     assert face_crop("none")(image) is image
 
 
-def test_a_missing_detector_is_named(tmp_path: Path) -> None:
+def test_points_beyond_the_image_are_no_face() -> None:
+    crop = FaceCrop(lambda image: landmarks() + 500)
+    image = dots((300, 200), landmarks())
+    assert crop.find(image) is None
+    assert crop(image) is image
+
+
+def test_each_content_is_searched_once() -> None:
+    seen = []
+
+    def detect(image: Image.Image) -> np.ndarray | None:
+        seen.append(image.size)
+        return find_in_large(image)
+
+    crop = FaceCrop(detect)
+    image = dots((300, 200), landmarks())
+    other = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    for face in (image, image.copy(), other, image.resize((60, 40)), image.resize((60, 40))):
+        crop(face)
+    assert seen == [(300, 200), (300, 200), (60, 40)]
+    # The same bytes as another size or mode are another image.
+    flat = Image.new("L", (120, 50))
+    for face in (flat, Image.new("L", (50, 120)), Image.new("RGB", (40, 50))):
+        crop(face)
+    assert seen[3:] == [(120, 50), (50, 120), (40, 50)]
+
+
+def test_find_faces(tmp_path: Path) -> None:
+    widths = [120, 80, 200, 60]
+    paths = tuple(f"{i}.png" for i in range(len(widths)))
+    for path, width in zip(paths, widths, strict=True):
+        dots((width, 100), landmarks() / 3).save(tmp_path / path)
+    faces = FaceDataset(("happy",), np.zeros(4, int), paths, tmp_path)
+    found = find_faces(faces, FaceCrop(lambda i: landmarks() / 3 if i.width > 100 else None))
+    assert found.tolist() == [True, False, True, False]
+
+
+def test_an_unknown_detector_is_refused() -> None:
     with pytest.raises(ValueError, match="landmarks: expected"):
         face_crop("mtcnn")
-    with pytest.raises(
-        FileNotFoundError, match=r"shape_predictor_68_face_landmarks\.dat from dlib\.net"
-    ):
-        dlib_detector(tmp_path / "none.dat")
