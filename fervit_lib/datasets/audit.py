@@ -19,7 +19,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from fervit_lib.datasets.face_dataset import FaceDataset
-from fervit_lib.datasets.skipped import DUPLICATE, UNREADABLE
+from fervit_lib.datasets.skipped import DUPLICATE, UNREADABLE, list_skipped
 from fervit_lib.system.prefetch import PrefetchPool
 from fervit_lib.system.progress import progress
 
@@ -37,6 +37,7 @@ class Audit:
 
     counts: images by class (rows) and split (columns) and their total, unreadable files included.
     unreadable: one row per file: split, path, error.
+    skipped: one row per file that the sets do not hold: split, path, reason; see `list_skipped`.
     duplicates: one row per image that has a duplicate: group, kind, split, index, path, label (the
         class name). The kind is `exact` where another image of the group has the same pixels, else
         `near`.
@@ -44,6 +45,7 @@ class Audit:
 
     counts: pd.DataFrame
     unreadable: pd.DataFrame
+    skipped: pd.DataFrame
     duplicates: pd.DataFrame
 
     def groups_with_several(self, column: str) -> pd.DataFrame:
@@ -58,6 +60,7 @@ class Audit:
         exact = self.duplicates.loc[self.duplicates["kind"] == "exact", "group"].nunique()
         numbers = {
             "images": int(self.counts["total"].sum()),
+            "files left out": len(self.skipped),
             "unreadable images": len(self.unreadable),
             "images with a duplicate": len(self.duplicates),
             "groups with exact duplicates": exact,
@@ -131,7 +134,8 @@ def audit_faces(datasets: Mapping[str, FaceDataset]) -> Audit:
     broken = table["error"] != ""
     duplicates = _group_duplicates(table[~broken], thumbnails)
     unreadable = table.loc[broken, ["split", "path", "error"]].reset_index(drop=True)
-    return Audit(counts.assign(total=counts.sum(axis=1)), unreadable, duplicates)
+    counts = counts.assign(total=counts.sum(axis=1))
+    return Audit(counts, unreadable, list_skipped(datasets), duplicates)
 
 
 def _summarise(faces: FaceDataset, index: int) -> tuple[str, bytes, np.ndarray | float]:

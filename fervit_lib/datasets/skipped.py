@@ -67,6 +67,14 @@ def list_skipped(datasets: Mapping[str, Any]) -> pd.DataFrame:
 
     To find one face: `table[table["path"] == "train/happy/1.png"]`; to count them:
     `table.value_counts(["split", "reason"])`.
+
+    Raises:
+        ValueError: `datasets` is one set.
     """
+    if not isinstance(datasets, Mapping):
+        raise ValueError(
+            f"datasets: expected sets by split, as load_splits returns them, got a "
+            f"{type(datasets).__name__}; give {{'train': it}}"
+        )
     rows = [(split, *face) for split, faces in datasets.items() for face in faces.skipped]
     return pd.DataFrame(rows, columns=["split", "path", "reason"])
