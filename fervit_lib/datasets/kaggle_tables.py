@@ -29,6 +29,7 @@ SIDE = 48  # of the images, in pixels
 MAX_LINE = 1 << 16  # characters; a row of FER2013 has at most 9,300
 MAX_RATIO = 100  # unpacked over packed size; FER2013's is 3
 MIN_LIMIT = 4_000_000  # characters; a table is never refused below
+_DOWNLOAD = "expected Kaggle's fer2013.csv; download it again"
 REMEDY = "the file is damaged: correct or delete the row, or download the file again"
 
 
@@ -48,7 +49,7 @@ def load_kaggle_table(path: Path) -> FaceDataset:
     Raises:
         ValueError: no table, or a damaged row.
     """
-    with explain_read_error(path, "cannot be read as a CSV file", REMEDY):
+    with explain_read_error(path, "cannot be read as a CSV file", _DOWNLOAD):
         rows = [_parse_row(row, name, line, path) for row, name, line in _read_rows(path)]
     if not rows:
         raise ValueError(f"{path}: no row with Usage 'Training'; download the whole file")
@@ -68,7 +69,7 @@ def load_kaggle_table(path: Path) -> FaceDataset:
 
 def read_usages(path: Path) -> dict[str, str]:
     """The Usage of every row of a table by image ID, in their order."""
-    with explain_read_error(path, "cannot be read as a CSV file", REMEDY):
+    with explain_read_error(path, "cannot be read as a CSV file", _DOWNLOAD):
         return {f"{name}:{line}": row["usage"].strip() for row, name, line in _read_rows(path)}
 
 

@@ -3,8 +3,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from fervit_lib.datasets import load_faces
+from fervit_lib.datasets import audit_faces, list_skipped, load_faces, load_splits
+from fervit_lib.datasets.faces import read_faces
 from tests.datasets.conftest import write_folder
 
 
@@ -39,6 +41,119 @@ def test_what_is_no_image_is_skipped_and_listed_with_its_reason(tmp_path: Path) 
     assert not load_faces(root, "test").skipped
 
 
+def save_face(path: Path, **options) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (48, 48), hash(path.name) % 256).save(path, **options)
+
+
+def test_every_file_is_taken_or_listed(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, {"train": 2, "val": 1, "test": 1}, ("happy", "sad"))
+    for path in (
+        "train/happy/a.TIFF",
+        "train/sad/subject 7/1.png",
+        "train/sad/subject 7/session 1/2.png",
+        "test/sad/b.xcf",
+        "train/stray.png",
+        "train/happy/.c.png",
+        "extra/happy/1.png",
+        "extra/more/deep/2.png",
+        "root.png",
+        "train/.checkpoints/happy/1.png",
+        "test/labels.csv",
+    ):
+        save_face(root / path, format="PNG")
+    (root / "README.md").touch()
+    sets = load_splits(root)
+    assert {"train/happy/a.TIFF", "train/sad/subject 7/1.png"} < set(sets["train"].paths)
+    skipped = list_skipped(sets)
+    assert dict(zip(skipped["path"], skipped["reason"], strict=True)) == {
+        "test/sad/b.xcf": "unknown suffix",
+        "train/stray.png": "in no class folder",
+        "train/happy/.c.png": "hidden file",
+        "extra/happy/1.png": "in no folder of a split",
+        "extra/more/deep/2.png": "in no folder of a split",
+        "root.png": "in no folder of a split",
+        "train/.checkpoints": "hidden file",
+        "test/labels.csv": "in no class folder",
+    }
+    assert set(skipped.loc[skipped["split"] == "test", "path"]) == {
+        "test/sad/b.xcf",
+        "test/labels.csv",
+    }
+    assert audit_faces(sets).summary()["number"]["files left out"] == len(skipped)
+
+
+def test_what_operating_systems_write_is_not_even_listed(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, {"train": 2, "val": 1, "test": 1})
+    for path in (
+        "._train",
+        "__MACOSX/train/happy/._0.png",
+        "train/.DS_Store",
+        "train/happy/._0.png",
+        "train/happy/Thumbs.db",
+        "val/sad/desktop.ini",
+    ):
+        save_face(root / path, format="PNG")
+    sets = load_splits(root)
+    assert [len(faces) for faces in sets.values()] == [6, 3, 3]
+    assert list_skipped(sets).empty
+
+
+def test_a_folder_in_a_class_is_a_subject(tmp_path: Path) -> None:
+    for path in ("happy/S1/0.png", "happy/S2/b/1.png", "sad/S1/2.png", "sad/3.png"):
+        save_face(tmp_path / "train" / path)
+    faces = read_faces(tmp_path)
+    assert dict(zip(faces.paths, faces.subjects, strict=True)) == {
+        "train/happy/S1/0.png": "S1",
+        "train/happy/S2/b/1.png": "S2",
+        "train/sad/3.png": "",
+        "train/sad/S1/2.png": "S1",
+    }
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "validation", "test"),
+        ("train", "valid", "test"),
+        ("Training", "PublicTest", "PrivateTest"),
+        ("TRAIN", "Val", "Testing"),
+    ],
+)
+@pytest.mark.parametrize("outer", ["", "archive", "archive/images"])
+def test_names_of_split_folders(tmp_path: Path, names: tuple[str, ...], outer: str) -> None:
+    write_folder(tmp_path / outer, dict(zip(names, (4, 3, 2), strict=True)))
+    sets = load_splits(tmp_path)
+    prefix = f"{outer}/" if outer else ""
+    for split, name, n in zip(("train", "val", "test"), names, (12, 9, 6), strict=True):
+        assert len(sets[split]) == n
+        assert sets[split].paths[0] == f"{prefix}{name}/angry/0.png"
+        assert sets[split][0][0].size == (48, 48)
+
+
+def test_train_and_val_without_test(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, {"train": 4, "val": 2})
+    assert len(load_faces(root, "val")) == 6
+    for load in (load_splits, lambda root: load_faces(root, "test")):
+        with pytest.raises(ValueError, match="split: .*no test faces.*rename it to test"):
+            load(root)
+
+
+def test_class_folders_without_splits(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"all": 10})
+    sets = load_splits(tmp_path / "all")
+    assert [np.bincount(faces.labels).tolist() for faces in sets.values()] == [
+        [7] * 3, [1] * 3, [2] * 3,
+    ]  # fmt: skip
+    assert sets["test"].paths[0].startswith("angry/")
+
+
+def test_a_link_up_is_not_followed(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, {"train": 2, "val": 1, "test": 1})
+    (root / "train" / "happy" / "again").symlink_to(root / "train")
+    assert len(load_faces(root, "train")) == 6
+
+
 def test_a_missing_val_split_is_always_the_same_part_of_train(tmp_path: Path) -> None:
     root = write_folder(tmp_path, {"train": 16, "test": 2})
     (root / "train" / "happy" / "notes.txt").write_text("no image")
@@ -67,6 +182,7 @@ def remove_train(root: Path) -> None:
         (lambda root: (root / "test").rename(root / "tset"), "test", "split: .* no test"),
         (remove_val_faces, "val", "in val, found none of happy"),
         (lambda root: (root / "test" / "hapy").mkdir(), "test", "classes: .*got hapy"),
+        (lambda root: (root / "Valid").mkdir(), "val", "Valid and val both mean val"),
         (remove_train, "train", "no folder 'train' in it, found test, val"),
     ],
 )

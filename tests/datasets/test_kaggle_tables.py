@@ -112,3 +112,54 @@ def test_a_class_without_training_rows(tmp_path: Path) -> None:
     path = write_table(tmp_path / "fer2013.csv", rows[:1] + rows[2:])
     with pytest.raises(ValueError, match="fer2013.csv: .* train, found none of disgust"):
         load_faces(path, "train")
+
+
+@pytest.mark.parametrize("without", ["", "1", "16"])
+@pytest.mark.parametrize(
+    "header", ["emotion,pixels,Usage", "Emotion;PIXELS;usage", "emotion\tpixels\tUsage"]
+)
+@pytest.mark.parametrize("form", ["{}", "{}.0", " {} "])
+def test_tables_as_people_have_them(
+    tmp_path: Path, rows: list[str], header: str, form: str, without: str
+) -> None:
+    delimiter = next(sign for sign in ",;\t" if sign in header)
+    rows = [
+        delimiter.join((form.format(row[0]), *row[2:].split(",")))
+        for row in rows
+        if row[0] not in without
+    ]
+    sets = load_splits(write_table(tmp_path / "t.csv", rows, header))
+    names = [name for i, name in enumerate(KAGGLE_EMOTIONS) if str(i) not in without]
+    assert sets["train"].classes == tuple(sorted(names))
+    assert [len(faces) for faces in sets.values()] == [n * len(names) for n in (8, 2, 1)]
+
+
+def test_contempt_is_7_and_subjects_have_a_column(tmp_path: Path, rows: list[str]) -> None:
+    rows += [f"7,{PIXELS},{usage}" for usage in ("Training", "PublicTest", "PrivateTest")]
+    with_subject = [f"{row},S{number % 5}" for number, row in enumerate(rows)]
+    path = write_table(tmp_path / "t.csv", with_subject, "emotion,pixels,Usage,Subject")
+    sets = load_splits(path)
+    assert sets["train"].classes == tuple(sorted((*KAGGLE_EMOTIONS, "contempt")))
+    for faces in sets.values():
+        lines = [int(path.split(":")[1]) for path in faces.paths]
+        assert faces.subjects.tolist() == [f"S{(line - 2) % 5}" for line in lines]
+
+
+@pytest.mark.parametrize("name", ["train.csv", "test.csv"])
+def test_the_tables_of_the_competition_have_no_usage(
+    tmp_path: Path, rows: list[str], name: str
+) -> None:
+    columns = slice(0, 2) if name == "train.csv" else slice(1, 2)
+    rows = [",".join(row.split(",")[columns]) for row in rows]
+    header = ",".join(["emotion", "pixels"][columns])
+    with pytest.raises(ValueError, match=f"{name}: .*icml_face_data.csv"):
+        load_faces(write_table(tmp_path / name, rows, header), "train")
+
+
+def test_the_remedy_of_another_number_is_not_that_the_file_is_damaged(
+    tmp_path: Path, rows: list[str]
+) -> None:
+    path = write_table(tmp_path / "t.csv", [f"8,{PIXELS},Training", *rows])
+    with pytest.raises(ValueError, match="emotion is '8'.*7 contempt") as error:
+        load_faces(path, "train")
+    assert "damaged" not in str(error.value)

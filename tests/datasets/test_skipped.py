@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from fervit_lib.datasets import audit_faces, list_skipped, load_faces
 from tests.datasets.conftest import fer_plus_votes, write_folder
 
@@ -34,3 +36,9 @@ def test_every_face_that_is_left_out_is_listed_once_with_its_reason(tmp_path: Pa
     }
     assert skipped["split"].tolist() == ["train", "train", "train", "val"]
     assert num_loaded - sum(map(len, sets.values())) == 2
+
+
+def test_one_set_is_refused(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, {"train": 2, "val": 1, "test": 1})
+    with pytest.raises(ValueError, match="datasets: .*FaceDataset"):
+        list_skipped(load_faces(root, "train"))
