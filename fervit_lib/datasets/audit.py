@@ -1,7 +1,7 @@
-"""What is wrong with a set of faces before training: unreadable files and duplicates.
+"""What is wrong with a set of faces before training: unreadable files, duplicates, shared subjects.
 
-A face in two splits leaks the answer into the test; a face with two labels limits the accuracy that
-any model can reach.
+A face or a person in two splits leaks into the test; a face with two labels limits the accuracy
+that any model can reach.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 from torch import Tensor
 
+from fervit_lib.datasets.class_names import EIGHT_EMOTIONS
 from fervit_lib.datasets.face_dataset import FaceDataset
 from fervit_lib.datasets.skipped import DUPLICATE, UNREADABLE, list_skipped
 from fervit_lib.system.prefetch import PrefetchPool
@@ -29,6 +30,13 @@ NEAR_THRESHOLD = 0.995  # cosine similarity
 MIN_STD = 2.0
 DIRECTIONS = 8  # principal directions of the thumbnails in which neighbours are searched
 BLOCK = 4096  # pairs that are compared at once
+# Images per class, in the order of EIGHT_EMOTIONS, of sets that are copied under other names.
+PUBLISHED_COUNTS = {
+    "RAF-DB": (867, 0, 877, 355, 5957, 3204, 2460, 1619),
+    "FER2013": (4953, 0, 547, 5121, 8989, 6198, 6077, 4002),
+    "CK+48": (135, 54, 177, 75, 207, 0, 84, 249),
+    "JAFFE": (30, 0, 29, 32, 31, 30, 31, 30),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +49,17 @@ class Audit:
     duplicates: one row per image that has a duplicate: group, kind, split, index, path, label (the
         class name). The kind is `exact` where another image of the group has the same pixels, else
         `near`.
+    other_labels: one row per image that a second list of the set gives another class: split, path,
+        label (the class that is used), other_label.
+    shared_subjects: one row per person in more than one split: subject, splits.
     """
 
     counts: pd.DataFrame
     unreadable: pd.DataFrame
     skipped: pd.DataFrame
     duplicates: pd.DataFrame
+    other_labels: pd.DataFrame
+    shared_subjects: pd.DataFrame
 
     def groups_with_several(self, column: str) -> pd.DataFrame:
         """The rows of `duplicates` whose group has more than one split, or label: the `column`."""
@@ -67,7 +80,15 @@ class Audit:
             "groups with near duplicates only": groups - exact,
             "groups across splits": across["group"].nunique(),
             "groups with contradicting labels": contradicting["group"].nunique(),
+            "images with another label in the set's table": len(self.other_labels),
+            "subjects in several splits": len(self.shared_subjects),
         }
+        total = self.counts["total"].reindex(EIGHT_EMOTIONS, fill_value=0)
+        for name, published in PUBLISHED_COUNTS.items():
+            if sum(published) == total.sum():
+                classes = total.index[total != published]
+                known = f"classes unlike {name}, which has as many images: "
+                numbers[known + (", ".join(classes) or "none")] = len(classes)
         return pd.DataFrame({"number": numbers}).rename_axis("finding")
 
     def clean(
@@ -118,24 +139,42 @@ def audit_faces(datasets: Mapping[str, FaceDataset]) -> Audit:
         )
     [classes] = all_classes
     counts = pd.DataFrame(index=pd.Index(classes, name="class"))
-    total = sum(map(len, datasets.values()))
-    thumbnails = np.empty((total, THUMBNAIL**2), np.float32)
-    rows: list[tuple] = []
-    with PrefetchPool() as pool, progress(total=total, desc="audit", unit=" faces") as bar:
-        for split, faces in datasets.items():
-            counts[split] = np.bincount(faces.labels, minlength=len(classes))
-            results = pool.map(partial(_summarise, faces), range(len(faces)), faces.file)
-            for index, (error, content, thumbnail) in enumerate(results):
-                thumbnails[len(rows)] = thumbnail
-                label = classes[faces.labels[index]]
-                rows.append((split, index, faces.paths[index], label, error, content))
+    for split, faces in datasets.items():
+        counts[split] = np.bincount(faces.labels, minlength=len(classes))
+    table = pd.concat(_describe(split, faces) for split, faces in datasets.items())
+    table = table.reset_index(names="index")
+    thumbnails = np.empty((len(table), THUMBNAIL**2), np.float32)
+    results: list[tuple[str, bytes]] = []
+    with PrefetchPool() as pool, progress(total=len(table), desc="audit", unit=" faces") as bar:
+        for faces in datasets.values():
+            summaries = pool.map(partial(_summarise, faces), range(len(faces)), faces.file)
+            for error, content, thumbnail in summaries:
+                thumbnails[len(results)] = thumbnail
+                results.append((error, content))
                 bar.update()
-    table = pd.DataFrame(rows, columns=["split", "index", "path", "label", "error", "content"])
+    table = table.join(pd.DataFrame(results, columns=["error", "content"]))
     broken = table["error"] != ""
-    duplicates = _group_duplicates(table[~broken], thumbnails)
-    unreadable = table.loc[broken, ["split", "path", "error"]].reset_index(drop=True)
-    counts = counts.assign(total=counts.sum(axis=1))
-    return Audit(counts, unreadable, list_skipped(datasets), duplicates)
+    splits = table.groupby("subject")["split"].unique()
+    return Audit(
+        counts.assign(total=counts.sum(axis=1)),
+        table.loc[broken, ["split", "path", "error"]].reset_index(drop=True),
+        list_skipped(datasets),
+        _group_duplicates(table[~broken], thumbnails),
+        table.loc[table["other_label"].notna(), ["split", "path", "label", "other_label"]],
+        splits[splits.map(len) > 1].map(", ".join).rename("splits").reset_index(),
+    )
+
+
+def _describe(split: str, faces: FaceDataset) -> pd.DataFrame:
+    """One row per face; a subject or another label that is unknown is missing."""
+    content = {
+        "split": split,
+        "path": faces.paths,
+        "label": np.array(faces.classes)[faces.labels],
+        "subject": faces.subjects,
+        "other_label": faces.other_labels,
+    }
+    return pd.DataFrame(content, dtype=object).replace("", None)
 
 
 def _summarise(faces: FaceDataset, index: int) -> tuple[str, bytes, np.ndarray | float]:

@@ -36,6 +36,8 @@ SCHEMES: dict[str, dict[int, str]] = {
     "fer2013": _numbered("angry disgust fear happy sad surprise neutral contempt"),
     "ferplus": _numbered("neutral happy surprise sad angry disgust fear contempt"),
     "raf-db": _numbered("surprise fear disgust happy sad angry neutral", first=1),
+    # Copies of RAF-DB that number its classes from 0.
+    "raf-db-from-0": _numbered("surprise fear disgust happy sad angry neutral"),
     "affectnet": _numbered("neutral happy sad surprise fear disgust angry contempt"),
     "ck+": _numbered("neutral angry contempt disgust fear happy sad surprise"),
     "expw": _numbered("angry disgust fear happy sad surprise neutral"),

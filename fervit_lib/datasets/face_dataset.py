@@ -1,5 +1,6 @@
 """Labelled faces of one split, whatever their source, and random parts of labelled sets."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,8 @@ class FaceDataset:
     subjects: np.ndarray | None = None  # (N,) str, the person in each face; None: unknown
     # (N, 4) int64, the face in its picture: left, top, right, bottom in pixels; None: all of it.
     boxes: np.ndarray | None = None
+    # (N,) str, the class that a second list of the set gives a face, where it is another one.
+    other_labels: np.ndarray | None = None
     skipped: tuple[Skipped, ...] = ()  # faces that were left out of this split, and why
 
     def __len__(self) -> int:
@@ -44,7 +47,7 @@ class FaceDataset:
         if self.pixels is None:
             image = read_image(self.file(index))
             if self.boxes is not None:
-                image = image.crop(tuple(self.boxes[index].tolist()))
+                image = _cut_out(image, self.boxes[index], self.paths[index])
         else:
             image = Image.fromarray(self.pixels[index])
         if self.soft_labels is None:
@@ -58,7 +61,11 @@ class FaceDataset:
 
     def file(self, index: int) -> Path:
         """The file that holds a face."""
-        return self.source / self.paths[index] if self.pixels is None else self.source
+        if self.pixels is not None:
+            return self.source
+        path = self.paths[index]
+        # Of several faces in a picture, the second is `image/a.jpg#2`.
+        return self.source / (path if self.boxes is None else re.sub(r"#\d+$", "", path))
 
     def subset(self, indices: Any) -> Self:
         """The faces at `indices` (integers, a boolean mask or a slice), in that order."""
@@ -69,7 +76,15 @@ class FaceDataset:
 
     def _arrays(self) -> dict[str, Any]:
         """The fields that hold one value per face, where there are any."""
-        names = ("labels", "pixels", "soft_labels", "published", "subjects", "boxes")
+        names = (
+            "labels",
+            "pixels",
+            "soft_labels",
+            "published",
+            "subjects",
+            "boxes",
+            "other_labels",
+        )
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def without(self, left_out: np.ndarray, reason: str) -> Self:
@@ -96,6 +111,14 @@ class FaceDataset:
         """
         check_share("fraction", fraction)
         return self.subset(stratified_mask(self.labels, fraction, seed))
+
+
+def _cut_out(image: Image.Image, box: np.ndarray, path: str) -> Image.Image:
+    """The face in a picture: the part of its box that is within the picture."""
+    corners = np.clip(box.reshape(2, 2), 0, image.size)
+    if (corners[0] >= corners[1]).any():
+        raise OSError(f"{path}: box: expected a part of {image.size} pixels, got {box.tolist()}")
+    return image.crop(tuple(corners.ravel().tolist()))
 
 
 def stratified_mask(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:

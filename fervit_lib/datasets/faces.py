@@ -6,10 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
+from fervit_lib.datasets.affectnet import is_affectnet, load_affectnet
+from fervit_lib.datasets.ck_plus import is_ck_plus, load_ck_plus
+from fervit_lib.datasets.expw import is_expw, load_expw
 from fervit_lib.datasets.face_dataset import FaceDataset
 from fervit_lib.datasets.face_folders import load_face_folder
 from fervit_lib.datasets.fer_plus import load_votes, majority_labels, soft_labels
+from fervit_lib.datasets.fer_plus_folders import is_fer_plus, load_fer_plus
+from fervit_lib.datasets.jaffe import is_jaffe, load_jaffe
 from fervit_lib.datasets.kaggle_tables import load_kaggle_table
+from fervit_lib.datasets.raf_db import is_raf_db, load_raf_db
 from fervit_lib.datasets.skipped import NO_CLEAR_VOTE
 from fervit_lib.datasets.splits import SPLITS, Protocol, deal
 from fervit_lib.system.names import check_choice
@@ -18,6 +24,12 @@ LABELS = ("hard", "majority", "soft")
 # A test of the path, and the reader of all faces of the sources that pass it. The first test that
 # a source passes decides. Not `Path.exists`: reading a pipe would never end.
 READERS = (
+    (is_raf_db, load_raf_db),
+    (is_affectnet, load_affectnet),
+    (is_ck_plus, load_ck_plus),
+    (is_jaffe, load_jaffe),
+    (is_expw, load_expw),
+    (is_fer_plus, load_fer_plus),
     (Path.is_dir, load_face_folder),
     (Path.is_file, load_kaggle_table),
 )
@@ -85,8 +97,8 @@ def _get_split(sets: Mapping[str, FaceDataset], split: str) -> FaceDataset:
     if split not in sets:
         raise ValueError(
             f"split: {sets['train'].source} has no {split} faces, only {', '.join(sets)}; add "
-            f"them. If its val is the published test, as AffectNet's is, rename it to test: an "
-            f"eighth of train then becomes val"
+            f"them, or set val: split_of_train, with which its own val is the test, as authors "
+            f"without a public test report it"
         )
     return sets[split]
 

@@ -12,6 +12,9 @@ A face is a file in a class folder of a split, such as `train/happy/1.png`, or a
 | LEFT_OUT            | `leave_out` has its class                      | `splits.deal`             |
 | NOT_USED            | it is of the set's own val, and                | `splits.deal`             |
 |                     | `val: split_of_train`                          |                           |
+| MISSING, REPEATED,  | a list of a published set names no file, or    | `listed_faces` and the    |
+| NO_LABEL, NO_BOX,   | one face twice; a file without a label or a    | reader of the set         |
+| NO_EXPRESSION       | box; a face that its authors could not label   |                           |
 | NO_CLEAR_VOTE       | `load_faces` with `labels` majority or soft    | `faces.label_by_votes`    |
 | UNREADABLE          | Pillow cannot decode it                        | `Audit.clean`             |
 | DUPLICATE           | `drop_duplicates: true`: a later split has it  | `Audit.clean`             |
@@ -50,6 +53,11 @@ NO_SPLIT = "in no folder of a split"
 LEFT_OUT = "class left out"
 NOT_USED = "val of the set, not used"
 NO_CLEAR_VOTE = "no clear vote"
+MISSING = "missing file"
+REPEATED = "repeats another row"
+NO_LABEL = "no label in the set"
+NO_BOX = "no face box in the set"
+NO_EXPRESSION = "none, uncertain or no face"  # AffectNet's 8 to 10
 UNREADABLE = "unreadable"  # the error is in `Audit.unreadable`
 DUPLICATE = "also in another split"  # which one is in `Audit.duplicates`
 NO_FACE = "no face found"

@@ -41,7 +41,7 @@ class Protocol:
     # `class_names.SCHEMES` for classes that are numbers.
     class_names: str = "emotions"
     # public: the set's own val, or an eighth of train where it has none; split_of_train: always an
-    # eighth of train. The set's own val is then not used at all.
+    # eighth of train. The set's own val is then its test, or if it has one, not used at all.
     val: str = "public"
     leave_out: str = ""  # classes to leave out, separated by commas
     folds: int = 0  # cross-validation by subject: the number of folds; 0: the splits of the set
@@ -59,7 +59,9 @@ class Protocol:
 
 def split_of(name: str) -> str | None:
     """The split that a folder or a value of a table means, in any case; None if it is unknown."""
-    return _SPLIT_OF.get(re.sub("[ _-]+", "_", name.strip().lower()))
+    # SFEW calls them `Train_Aligned_Faces` and `Val_Aligned_Faces_new`.
+    name = re.sub("_aligned_faces(_new)?$", "", re.sub("[ _-]+", "_", name.strip().lower()))
+    return _SPLIT_OF.get(name)
 
 
 def deal(faces: FaceDataset, protocol: Protocol) -> dict[str, FaceDataset]:
@@ -142,7 +144,7 @@ def _folds(faces: FaceDataset, protocol: Protocol) -> np.ndarray:
 def _published(faces: FaceDataset, places: np.ndarray, protocol: Protocol) -> np.ndarray:
     """(N,) split of each face, from those that the set publishes; "" for one that is not used."""
     if protocol.val == "split_of_train":
-        places[places == "val"] = ""
+        places[places == "val"] = "" if (places == "test").any() else "test"
     if not (places == "val").any():
         train = faces.subset(places == "train")
         if train.subjects is None or not train.subjects.astype(bool).any():

@@ -135,7 +135,7 @@ def test_train_and_val_without_test(tmp_path: Path) -> None:
     root = write_folder(tmp_path, {"train": 4, "val": 2})
     assert len(load_faces(root, "val")) == 6
     for load in (load_splits, lambda root: load_faces(root, "test")):
-        with pytest.raises(ValueError, match="split: .*no test faces.*rename it to test"):
+        with pytest.raises(ValueError, match="split: .*no test faces.*val: split_of_train"):
             load(root)
 
 

@@ -1,0 +1,163 @@
+"""Faces as the lists of a published set name them: tables, annotations, file names.
+
+A reader of such a set yields one `ListedFace` for each row, and a `Skipped` for each row that it
+leaves out; `list_faces` compares them with the files that exist.
+"""
+
+import csv
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fervit_lib.datasets.class_names import SCHEMES
+from fervit_lib.datasets.face_dataset import FaceDataset
+from fervit_lib.datasets.image_files import SUFFIXES, is_ignored
+from fervit_lib.datasets.skipped import MISSING, NO_LABEL, REPEATED, Skipped
+from fervit_lib.system.errors import check_symlink, explain_read_error
+
+# The box of a face that fills its picture, whatever the size: boxes are clipped to the picture.
+WHOLE = (0, 0, 1 << 30, 1 << 30)
+REMEDY = "correct or delete the row, or download the set again"
+_OPTIONAL = ("published", "subjects", "boxes", "other_labels")  # fields of FaceDataset
+
+
+class ListedFace(NamedTuple):
+    """One face of a set, as the set names it."""
+
+    file: str  # relative to the folder of the set
+    class_name: str
+    # Each of the following becomes a field of FaceDataset, `_OPTIONAL`, unless no face has it.
+    published: str = ""  # train, val or test
+    subject: str = ""
+    box: tuple[int, int, int, int] = WHOLE  # left, top, right, bottom
+    other_class: str = ""  # the class that a second list of the set gives this face
+
+
+def list_faces(
+    root: Path, rows: Iterable[ListedFace | Skipped], list_others: bool = True
+) -> FaceDataset:
+    """The faces of `rows` whose files exist below `root`. Opens no image.
+
+    The second face in a picture has the ID `image/a.jpg#2`. A repeated row is skipped; if it has
+    another class, that is in the face's `other_labels`.
+
+    Args:
+        list_others: also list as skipped the images beside the faces that no row names.
+
+    Raises:
+        ValueError: no face is left, or a file is outside `root`.
+    """
+    faces: dict[str, ListedFace] = {}
+    skipped = []
+    unnamed: dict[str, set[str]] = {}  # by folder: the files there that no row has named so far
+    files: set[str] = set()
+    for row in rows:
+        folder = row[0].rpartition("/")[0]
+        if folder not in unnamed:
+            unnamed[folder] = _list_files(folder, root)
+            files |= unnamed[folder]
+        unnamed[folder].discard(row[0])
+        if isinstance(row, Skipped):
+            skipped.append(row)
+            continue
+        if row.file not in files:
+            skipped.append(Skipped(row.file, MISSING))
+            continue
+        path, count = row.file, 1
+        while path in faces and faces[path].box != row.box:
+            count += 1
+            path = f"{row.file}#{count}"
+        first = faces.setdefault(path, row)
+        if first is not row:
+            skipped.append(Skipped(path, REPEATED))
+            if first.class_name != row.class_name:
+                faces[path] = first._replace(other_class=row.class_name)
+    if list_others:
+        others = sorted(set().union(*unnamed.values()))
+        skipped += [Skipped(file, NO_LABEL) for file in others if file.lower().endswith(SUFFIXES)]
+    if not faces:
+        raise ValueError(
+            f"{root}: expected files with a label, found none; skipped are {len(skipped)}, the "
+            f"first {skipped[:1]}; unpack the complete set there"
+        )
+    _, names, *optional = map(np.array, zip(*faces.values(), strict=True))
+    classes, labels = np.unique(names, return_inverse=True)
+    defaults = ListedFace._field_defaults.values()
+    given: dict[str, Any] = {
+        field: values
+        for field, values, default in zip(_OPTIONAL, optional, defaults, strict=True)
+        if (values != default).any()
+    }
+    return FaceDataset(
+        tuple(classes.tolist()), labels, tuple(faces), root, skipped=tuple(skipped), **given
+    )
+
+
+def _list_files(folder: str, root: Path) -> set[str]:
+    """The files in a folder, relative to `root`."""
+    path = root / folder
+    with explain_read_error(root, f"a row names the folder {folder!r}", REMEDY):
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise ValueError("it is outside")
+    files = set()
+    for entry in os.scandir(path) if path.is_dir() else ():
+        name = Path(folder, entry.name)
+        if entry.is_symlink():
+            check_symlink(root / name, root)
+        if entry.is_file() and not is_ignored(name):
+            files.add(name.as_posix())
+    return files
+
+
+def read_rows(path: Path, *layouts: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield where each row of a table is, for errors, and its cells by column, in lower case.
+
+    Args:
+        path: a CSV file, or with any other suffix a text whose cells are separated by spaces.
+        layouts: names of the columns, in lower case. A first row that has all of a layout is the
+            header; without a header, the layout with as many columns as the first row holds.
+
+    Raises:
+        ValueError: no text, or a row with too few or too many cells.
+    """
+    with (
+        explain_read_error(path, "cannot be read as a table", REMEDY),
+        path.open(encoding="utf-8-sig", newline="") as file,
+    ):
+        rows = csv.reader(file) if path.suffix == ".csv" else map(str.split, file)
+        columns: Sequence[str] = ()
+        for line, cells in enumerate(filter(None, rows), start=1):
+            if not columns:
+                header = [cell.strip().lower() for cell in cells]
+                columns = next((n for n in layouts if len(n) == len(cells)), layouts[0])
+                if any(set(layout) <= set(header) for layout in layouts):
+                    columns = header
+                    continue
+            if len(cells) != len(columns):
+                raise ValueError(
+                    f"{path}, row {line}: expected {len(columns)} cells, {', '.join(columns)}, "
+                    f"got {len(cells)}; {REMEDY}"
+                )
+            yield f"{path}, row {line}", dict(zip(columns, cells, strict=True))
+
+
+def whole_number(text: str, where: str, name: str) -> int:
+    """An integer, also where a table has it as `3.0`."""
+    if not re.fullmatch(r"\s*-?\d+(\.0*)?\s*", text):
+        raise ValueError(f"{where}: {name}: expected a whole number, got {text!r}; {REMEDY}")
+    return int(float(text))
+
+
+def numbered_class(scheme: str, text: str, where: str) -> str:
+    """The emotion of a number, as text, of a set."""
+    names = SCHEMES[scheme]
+    number = whole_number(text, where, "label")
+    if number not in names:
+        raise ValueError(
+            f"{where}: label: expected {min(names)} to {max(names)}, got {number}; {REMEDY}"
+        )
+    return names[number]
