@@ -6,28 +6,25 @@ splits.
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from fervit_lib.datasets.face_dataset import FaceDataset
-from fervit_lib.datasets.face_folders import load_face_folder
-from fervit_lib.datasets.listed_faces import ListedFace, list_faces, numbered_class
+from fervit_lib.datasets.listed_faces import (
+    ListedFace,
+    has_names,
+    list_faces,
+    load_with_subjects,
+    numbered_class,
+)
 from fervit_lib.datasets.skipped import NO_LABEL, Skipped
 from fervit_lib.system.errors import explain_read_error
 
 SEQUENCES = "cohn-kanade-images"
-_FRAME = re.compile(r"/(S\d+)_\d+_\d+\.\w+$")
+_FRAME = re.compile(r"(S\d+)_\d+_\d+\.\w+")
 
 
 def is_ck_plus(path: Path) -> bool:
-    if (path / SEQUENCES).is_dir():
-        return True
-    # Class folders, or those of splits that somebody made. 100 names are enough, and quick.
-    files = (file for depth in ("*/*", "*/*/*") for file in islice(path.glob(depth), 100))
-    return any(_FRAME.search(file.as_posix()) for file in files)
+    return (path / SEQUENCES).is_dir() or has_names(path, _FRAME)
 
 
 def load_ck_plus(path: Path) -> FaceDataset:
@@ -38,9 +35,7 @@ def load_ck_plus(path: Path) -> FaceDataset:
     """
     if (path / SEQUENCES).is_dir():
         return list_faces(path, _peaks(path), list_others=False)  # the frames before the last
-    faces = load_face_folder(path)
-    frames = (_FRAME.search(name) for name in faces.paths)
-    return replace(faces, subjects=np.array([frame[1] if frame else "" for frame in frames]))
+    return load_with_subjects(path, _FRAME)
 
 
 def _peaks(path: Path) -> Iterator[ListedFace | Skipped]:

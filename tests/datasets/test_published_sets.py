@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fervit_lib.datasets import Protocol, audit_faces, load_faces, load_splits
+from fervit_lib.datasets import FaceDataset, Protocol, audit_faces, load_faces, load_splits
 from fervit_lib.datasets.faces import read_faces
 from tests.datasets import published_sets as sets
 
@@ -135,6 +135,31 @@ def test_no_subject_is_in_two_splits_or_folds(tmp_path: Path, name: str) -> None
         tested += sorted(subjects[2]) if protocol.folds else []
     assert len(tested) == len(set(tested)) == (10 if name == "jaffe" else 8)
     assert ("NA" in tested) == (name == "jaffe")
+
+
+def test_subjects_are_known_by_the_names_of_files_in_class_folders(tmp_path: Path) -> None:
+    flat = sets.jaffe(tmp_path / "flat")
+    for file in flat.glob("*.tiff"):
+        folder = tmp_path / "by class" / "jaffe" / file.name[3:5]
+        folder.mkdir(parents=True, exist_ok=True)
+        file.rename(folder / f"{file.stem}.png")
+    sets.ck_48(tmp_path / "ck" / "CK+48", subjects=4)
+    for path, count in (("by class", 10), ("ck", 4)):
+        faces = read_faces(tmp_path / path)
+        assert len(set(faces.subjects)) == count
+        for image, subject in zip(faces.paths, faces.subjects, strict=True):
+            assert Path(image).name.startswith(subject)
+
+
+@pytest.mark.parametrize(("label", "unlike"), [(0, ""), (1, "angry, disgust")])
+def test_a_published_set_is_known_by_its_counts(label: int, unlike: str) -> None:
+    labels = np.repeat(np.arange(7), [30, 29, 32, 31, 30, 31, 30])  # JAFFE's
+    labels[:1] = label
+    pixels = np.zeros((len(labels), 2, 2), np.uint8)
+    paths = tuple(map(str, range(len(labels))))
+    faces = FaceDataset(SEVEN, labels, paths, Path("other"), pixels=pixels)
+    [finding] = [row for row in audit_faces({"train": faces}).summary().index if "JAFFE" in row]
+    assert finding.endswith(unlike or "none")
 
 
 def test_a_subject_in_two_splits_is_counted(tmp_path: Path) -> None:
