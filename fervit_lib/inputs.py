@@ -1,13 +1,14 @@
 """The faces of a latent store as inputs of a model: codes or images."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from fervit_lib.datasets import FaceDataset, Protocol, load_faces
+from fervit_lib.datasets import FaceDataset, Protocol, hash_faces, load_faces, manifest_path
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import ExpressionModel
 from fervit_lib.system.errors import explain_read_error
@@ -79,10 +80,10 @@ def load_face_images(store: LatentStore, indices: np.ndarray, side: int = 128) -
 
 
 def load_store_faces(store: LatentStore, indices: np.ndarray) -> FaceDataset:
-    """The faces at `indices` of a store's split, in that order.
+    """The faces at `indices` of a store's split, in that order, with `hashes`.
 
     Raises:
-        ValueError: a face was removed after encoding.
+        ValueError: a face was removed or changed after encoding.
     """
     wanted = [store.paths[i] for i in indices]
     with explain_read_error(store.folder / "store.json", "protocol", "run 01_encode"):
@@ -96,7 +97,16 @@ def load_store_faces(store: LatentStore, indices: np.ndarray) -> FaceDataset:
         raise ValueError(
             f"{store.faces}: {missing[0]} was removed after encoding; restore it, or run 01_encode"
         )
-    return faces.subset([position[path] for path in wanted])
+    chosen = faces.subset([position[path] for path in wanted])
+    hashes = hash_faces(chosen, manifest_path(store.folder))
+    if store.hashes is not None:
+        changed = (hashes != store.hashes[indices]).any(1)
+        if changed.any():
+            raise ValueError(
+                f"{store.faces}: {wanted[changed.argmax()]} and {changed.sum() - 1} more changed "
+                f"after encoding; run 01_encode"
+            )
+    return replace(chosen, hashes=hashes)
 
 
 _RESIZE: dict[str, Callable[..., Image.Image]] = {

@@ -7,7 +7,7 @@ then is the store complete.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,22 +15,20 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import (
-    LOCK_SUFFIX,
     atomic_write,
     read_json,
     remove_partial_writes,
     write_json,
 )
 from fervit_lib.system.errors import explain_read_error
-from fervit_lib.system.locks import file_lock, remove_lock, try_lock
 from fervit_lib.system.runtime import display_path, resolve
+from fervit_lib.system.shards import MappedRows, shard_path
 
 NUM_LAYERS = 18  # styles of a 1024×1024 StyleGAN2
 LATENT_DIM = 512
@@ -45,14 +43,19 @@ def view_split(view: int) -> str:
     return "train" if view == 0 else f"train-view{view}"
 
 
-def shard_path(folder: Path, split: str, index: int) -> Path:
-    return folder / f"{split}-{index:05d}.safetensors"
+def shard_fingerprint(
+    encoding: str, paths: Sequence[str], labels: np.ndarray, hashes: np.ndarray | None = None
+) -> str:
+    """Hash of what a shard is encoded from; a shard with an equal one is not encoded again.
 
-
-def shard_fingerprint(encoder_sha256: str, paths: Sequence[str], labels: np.ndarray) -> str:
-    """Hash of what a shard is encoded from; a shard with an equal one is not encoded again."""
-    content = json.dumps([encoder_sha256, list(paths), labels.tolist()])
-    return hashlib.sha256(content.encode()).hexdigest()
+    Args:
+        encoding: identifies the encoder's weights and settings.
+        hashes: (n, 16) uint8, of the faces' content; None: unknown.
+    """
+    content = json.dumps([encoding, list(paths), labels.tolist()])
+    digest = hashlib.sha256(content.encode())
+    digest.update(b"" if hashes is None else hashes.tobytes())
+    return digest.hexdigest()
 
 
 def read_fingerprint(path: Path) -> str | None:
@@ -76,41 +79,20 @@ def store_encoding(folder: Path) -> str:
     return read_store(folder)["made_by"].get("encoding", "")
 
 
-def claim_shards(folder: Path, split: str, indices: Sequence[int]) -> Iterator[int]:
-    """Iterate over the shards at `indices`, holding the lock of each until the next is requested.
-
-    Shards that no other process holds come first. The others come when their holder has finished or
-    was killed; the caller has to check whether they are written by then.
-    """
-    # First without waiting, so that several processes do not queue for the same shard.
-    held_elsewhere = []
-    for index in indices:
-        if lock := try_lock(_claim_path(folder, split, index)):
-            yield from _hold(lock, index)
-        else:
-            held_elsewhere.append(index)
-    for index in held_elsewhere:
-        lock = file_lock(_claim_path(folder, split, index))
-        lock.acquire()
-        yield from _hold(lock, index)
-
-
-def _claim_path(folder: Path, split: str, index: int) -> Path:
-    # `remove_partial_writes` removes such files if a killed process left them behind.
-    return folder / f".{split}-{index:05d}{LOCK_SUFFIX}"
-
-
-def _hold(lock: FileLock, index: int) -> Iterator[int]:
-    try:
-        yield index
-    finally:
-        remove_lock(lock)
-
-
 def write_shard(
-    path: Path, codes: Tensor, labels: np.ndarray, paths: Sequence[str], fingerprint: str
+    path: Path,
+    codes: Tensor,
+    labels: np.ndarray,
+    paths: Sequence[str],
+    fingerprint: str,
+    *,
+    encoding: str = "",
+    hashes: np.ndarray | None = None,
 ) -> None:
     """Write codes (n, 18, 512) as float16 with their labels (n,) and image paths, atomically.
+
+    Args:
+        fingerprint: see `shard_fingerprint`, and for `encoding` and `hashes`, too.
 
     Raises:
         ValueError: the shapes do not match, or a code is not finite in float16.
@@ -131,9 +113,12 @@ def write_shard(
             f"weights of the encoder"
         )
     tensors = {"codes": half, "labels": torch.as_tensor(labels, dtype=torch.int64)}
+    if hashes is not None:
+        tensors["hashes"] = torch.tensor(hashes)
     # One metadata entry: safetensors writes several in random order, and equal codes should be
     # equal files.
-    metadata = {"shard": json.dumps({"fingerprint": fingerprint, "paths": list(paths)})}
+    header = {"fingerprint": fingerprint, "encoding": encoding, "paths": list(paths)}
+    metadata = {"shard": json.dumps(header)}
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata)
 
@@ -216,9 +201,9 @@ class LatentStore:
             raise FileNotFoundError(f"{folder}: no split {split!r}; this store has {splits}")
         expected = store["num_codes"][split]
         shards = tuple(
-            _read_shard(shard_path(folder, split, i)) for i in range(_num_shards(expected))
+            read_shard(shard_path(folder, split, i)) for i in range(_num_shards(expected))
         )
-        num_codes = sum(len(shard["paths"]) for shard in shards)
+        num_codes = sum(len(shard.pop("paths")) for shard in shards)
         if num_codes != expected:
             raise ValueError(
                 f"{folder}: store.json says {expected} {split} codes, the shards hold {num_codes}; "
@@ -245,12 +230,17 @@ class LatentStore:
         return [original, *(cls.open(folder, split) for split in others if split in splits)]
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return sum(len(shard["labels"]) for shard in self.shards)
 
     @property
     def num_layers(self) -> int:
         """Layers per code: 18, or 16 or 14 for a smaller StyleGAN."""
         return self.shards[0]["codes"].shape[1]
+
+    @cached_property
+    def rows(self) -> MappedRows:
+        """All codes (N, 18, 512) float16, read from disk batch by batch."""
+        return MappedRows([shard["codes"].numpy() for shard in self.shards])
 
     def take(self, indices: np.ndarray | Tensor | Sequence[int]) -> Tensor:
         """The codes at positions `indices` (n,), in that order: (n, 18, 512) float16.
@@ -260,29 +250,20 @@ class LatentStore:
         Raises:
             IndexError: an index is out of range.
         """
-        indices = torch.as_tensor(indices, dtype=torch.int64)
+        indices = np.asarray(indices, np.int64)
         if ((indices < 0) | (indices >= len(self))).any():
             raise IndexError(
                 f"indices: expected 0 to {len(self) - 1} for the {self.split} codes, got "
                 f"{indices.tolist()!s:.80}"
             )
-        first = self.shards[0]["codes"]
-        codes = torch.empty(len(indices), *first.shape[1:], dtype=first.dtype)  # (n, 18, 512)
-        # Each shard is a memory map, of which only the pages with these codes are read.
-        start = 0
-        for shard in self.shards:
-            end = start + len(shard["labels"])
-            in_shard = (start <= indices) & (indices < end)  # (n,) bool
-            codes[in_shard] = shard["codes"][indices[in_shard] - start]
-            start = end
-        return codes
+        return self.rows[indices]
 
     @cached_property
     def codes(self) -> Tensor:
         """All codes, (N, 18, 512) float16: a memory map if there is one shard, else in memory."""
         if len(self.shards) == 1:  # torch.cat would copy it to memory
             return self.shards[0]["codes"]
-        return torch.cat([shard["codes"] for shard in self.shards])
+        return self.rows[:]
 
     @cached_property
     def labels(self) -> Tensor:
@@ -292,7 +273,25 @@ class LatentStore:
     @cached_property
     def paths(self) -> list[str]:
         """The image of each code, as `datasets.load_faces` names it."""
-        return [path for shard in self.shards for path in shard["paths"]]
+        return [path for index in range(len(self.shards)) for path in self.shard_paths(index)]
+
+    def shard_paths(self, index: int) -> list[str]:
+        """The images of one shard. They are not kept: the names of a large set are many bytes.
+
+        Raises:
+            ValueError: the shard was replaced after the store was opened.
+        """
+        path = shard_path(self.folder, self.split, index)
+        shard = read_shard(path)
+        if shard["fingerprint"] != self.shards[index]["fingerprint"]:
+            raise ValueError(f"{path}: encoded again since it was opened; open the store again")
+        return shard["paths"]
+
+    @cached_property
+    def hashes(self) -> np.ndarray | None:
+        """(N, 16) uint8, of the content of the faces when they were encoded; None: unknown."""
+        hashes = [shard["hashes"] for shard in self.shards]
+        return None if any(h is None for h in hashes) else np.concatenate(hashes)
 
 
 def read_store(folder: Path) -> dict[str, Any]:
@@ -328,7 +327,7 @@ def _read_header(file: Any) -> dict[str, Any]:
     return json.loads(file.metadata()["shard"])
 
 
-def _read_shard(path: Path) -> dict[str, Any]:
+def read_shard(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: shard missing; run 01_encode, which encodes it again")
     with (
@@ -337,7 +336,9 @@ def _read_shard(path: Path) -> dict[str, Any]:
     ):
         codes = file.get_tensor("codes")
         labels = file.get_tensor("labels")
-        paths = _read_header(file)["paths"]
+        header = _read_header(file)
+        paths = header["paths"]
+        hashes = file.get_tensor("hashes").numpy() if "hashes" in file.keys() else None  # noqa: SIM118
         is_codes = codes.ndim == 3 and codes.is_floating_point()
         is_labels = labels.ndim == 1 and labels.dtype == torch.int64 and (labels >= 0).all()
         is_paths = isinstance(paths, list) and all(isinstance(name, str) for name in paths)
@@ -346,4 +347,6 @@ def _read_shard(path: Path) -> dict[str, Any]:
                 f"codes {tuple(codes.shape)} {codes.dtype} do not match its labels "
                 f"{tuple(labels.shape)} and {len(paths)} paths"
             )
-    return {"codes": codes, "labels": labels, "paths": paths}
+        if hashes is not None and (hashes.shape, hashes.dtype) != ((len(paths), 16), np.uint8):
+            raise TypeError(f"hashes {hashes.shape} {hashes.dtype} do not match its paths")
+    return header | {"codes": codes, "labels": labels, "hashes": hashes}

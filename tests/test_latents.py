@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 from fervit_lib.latents import (
     SHARD_SIZE,
     LatentStore,
-    claim_shards,
     complete_store,
     read_fingerprint,
     shard_fingerprint,
@@ -18,6 +17,7 @@ from fervit_lib.latents import (
     write_shard,
 )
 from fervit_lib.system.atomic import read_json, write_json
+from fervit_lib.system.shards import claim_shards
 from tests.faults.notebooks import FORK
 
 

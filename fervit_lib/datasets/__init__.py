@@ -4,6 +4,12 @@ from fervit_lib.datasets.action_units import EMOTIONS
 from fervit_lib.datasets.alignment import FaceCrop, face_crop, ffhq_crop, find_faces
 from fervit_lib.datasets.audit import Audit, audit_faces
 from fervit_lib.datasets.coco import IGNORE
+from fervit_lib.datasets.content import (
+    content_seeds,
+    hash_faces,
+    manifest_path,
+    sample_by_content,
+)
 from fervit_lib.datasets.face_dataset import FaceDataset, few_shot_mask, stratified_mask
 from fervit_lib.datasets.faces import load_faces, load_splits
 from fervit_lib.datasets.fer_plus import load_votes, majority_labels, soft_labels, votes_path

@@ -37,6 +37,8 @@ class FaceDataset:
     boxes: np.ndarray | None = None
     # (N,) str, the class that a second list of the set gives a face, where it is another one.
     other_labels: np.ndarray | None = None
+    # (N, 16) uint8, of the content of the faces, by `hash_faces`; None: not computed.
+    hashes: np.ndarray | None = None
     skipped: tuple[Skipped, ...] = ()  # faces that were left out of this split, and why
 
     def __len__(self) -> int:
@@ -84,6 +86,7 @@ class FaceDataset:
             "subjects",
             "boxes",
             "other_labels",
+            "hashes",
         )
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 

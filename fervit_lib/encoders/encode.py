@@ -4,7 +4,8 @@ Several processes, on as many machines as share the folder, encode the same face
 takes other shards.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -13,21 +14,21 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fervit_lib.datasets import FaceDataset
+from fervit_lib.datasets import FaceDataset, content_seeds, hash_faces, manifest_path
 from fervit_lib.encoders.images import change_view, normalise, resize_face, stack_faces
 from fervit_lib.encoders.style_encoder import StyleEncoder
 from fervit_lib.latents import (
     SHARD_SIZE,
-    claim_shards,
     read_fingerprint,
+    read_shard,
     shard_fingerprint,
-    shard_path,
     write_shard,
 )
 from fervit_lib.system.names import check_choice
 from fervit_lib.system.prefetch import PrefetchPool
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import has_fast_bf16
+from fervit_lib.system.shards import MappedRows, claim_shards, shard_path
 
 AHEAD = 3  # batches that are read while one is encoded
 
@@ -64,10 +65,44 @@ def encoder_dtype(encoder: nn.Module) -> torch.dtype:
     return next((tensor.dtype for tensor in encoder.state_dict().values()), torch.float32)
 
 
+class _StoredCodes:
+    """Codes of one encoding in existing shards, to be found by the content of their faces.
+
+    They can still be read after the shards were replaced.
+    """
+
+    def __init__(self, paths: Iterable[Path], encoding: str) -> None:
+        shards: list[np.ndarray] = []
+        self.rows: dict[bytes, int] = {}  # hash of a face → row of its code
+        start = 0
+        for path in paths:
+            with suppress(OSError, ValueError):  # a damaged shard is encoded again
+                shard = read_shard(path)
+                if shard.get("encoding") == encoding and shard["hashes"] is not None:
+                    self.rows |= {h: i for i, h in enumerate(map(bytes, shard["hashes"]), start)}
+                    shards.append(shard["codes"].numpy())
+                    start += len(shards[-1])
+        self.codes = MappedRows(shards)
+
+    def find(self, hashes: np.ndarray) -> np.ndarray:
+        """Rows (n,) of the codes of faces, -1 where there is none."""
+        return np.array([self.rows.get(bytes(h), -1) for h in hashes])
+
+    def merge(self, rows: np.ndarray, new: Tensor | None) -> Tensor:
+        """The codes at `rows` (n,); where that is -1, the `new` ones in their order."""
+        if new is None:
+            return self.codes[rows]
+        codes = torch.empty(len(rows), *new.shape[1:])
+        codes[torch.from_numpy(rows < 0)] = new
+        if (rows >= 0).any():
+            codes[torch.from_numpy(rows >= 0)] = self.codes[rows[rows >= 0]].float()
+        return codes
+
+
 @torch.inference_mode()
 def encode_faces(
     encoder: nn.Module,
-    encoder_sha256: str,
+    encoding: str,
     faces: FaceDataset,
     folder: Path,
     split: str,
@@ -80,40 +115,46 @@ def encode_faces(
 ) -> int:
     """Encode `faces` into the shards of `split`.
 
-    Existing shards of the same encoder and faces are kept. Other processes may run the same at the
-    same time: each returns when all shards exist. The shard of a process that is killed is encoded
-    by another one, or by the next run.
+    Codes of the same encoding and the same picture are kept, whatever its name and position.
+    Other processes may run the same at the same time: each returns when all shards exist. The shard
+    of a process that is killed is encoded by another one, or by the next run.
 
     Args:
         encoder: (B, 3, S, S) in [-1, 1] → (B, 18, 512), with S as `img_size`; see
             `prepare_encoder`.
-        encoder_sha256: identifies the encoder's weights and settings: precision, alignment.
+        encoding: identifies the encoder's weights and settings: precision, alignment.
         view: which view of the faces to encode, see `change_view`.
         align: crops the face out of an image, before it is resized.
         num_workers: threads that read images; None: one per core.
 
     Returns:
-        The number of codes that this process added.
+        The number of faces that this process encoded.
 
     Raises:
-        ValueError: no faces.
+        ValueError: no faces, or one that changed meanwhile.
         OSError: a face cannot be read in time, or a shard cannot be written; complete shards are
             kept.
     """
     if not len(faces):
         raise ValueError(f"{faces.source}: no faces to encode in split {split!r}; add images")
     encoder = encoder.eval().to(device)
+    manifest = manifest_path(folder)
+    all_hashes = hash_faces(faces, manifest)
 
-    def select_shard(index: int) -> tuple[FaceDataset, str, bool]:
-        """The faces of a shard, its fingerprint, and whether it exists already."""
-        shard = faces.subset(slice(index * SHARD_SIZE, (index + 1) * SHARD_SIZE))
-        fingerprint = shard_fingerprint(encoder_sha256, shard.paths, shard.labels)
+    def select_shard(index: int) -> tuple[FaceDataset, np.ndarray, str, bool]:
+        """The faces of a shard, their hashes, its fingerprint, and whether it exists already."""
+        rows = slice(index * SHARD_SIZE, (index + 1) * SHARD_SIZE)
+        shard, hashes = faces.subset(rows), all_hashes[rows]
+        fingerprint = shard_fingerprint(encoding, shard.paths, shard.labels, hashes)
         exists = read_fingerprint(shard_path(folder, split, index)) == fingerprint
-        return shard, fingerprint, exists
+        return shard, hashes, fingerprint, exists
 
     num_shards = -(-len(faces) // SHARD_SIZE)
-    missing = [index for index in range(num_shards) if not select_shard(index)[2]]
+    missing = [index for index in range(num_shards) if not select_shard(index)[-1]]
     num_missing = sum(min(SHARD_SIZE, len(faces) - index * SHARD_SIZE) for index in missing)
+    # Opened before any shard is replaced: if a face is removed, codes move to other shards.
+    existing = folder.glob(f"{split}-[0-9]*.safetensors") if missing else ()
+    stored = _StoredCodes(existing, encoding)
     num_new = 0
     with (
         PrefetchPool(num_workers) as pool,
@@ -125,25 +166,36 @@ def encode_faces(
         ) as bar,
     ):
         for index in claim_shards(folder, split, missing):
-            shard, fingerprint, exists = select_shard(index)
+            shard, hashes, fingerprint, exists = select_shard(index)
             if exists:  # another process encoded it in the meantime
                 bar.update(len(shard))
                 continue
             # Readers must not open a store of new and old shards.
             (folder / "store.json").unlink(missing_ok=True)  # the store is incomplete from here on
-            codes: list[Tensor] = []
-            first = index * SHARD_SIZE
-            for pixels in _read_batches(shard, encoder.img_size, align, batch_size, pool):
-                # Shifts are drawn on the CPU, so that they do not depend on the device.
-                if view < 2:
-                    pixels = _move(pixels, device)
-                images = _move(change_view(normalise(pixels), view, seed=first), device)
+            rows = stored.find(hashes)
+            new = shard.subset(rows < 0)
+            bar.update(len(shard) - len(new))
+            codes = []
+            batches = _read_batches(new, encoder.img_size, align, batch_size, pool)
+            seeds = content_seeds(hashes[rows < 0])
+            for images in _batches_of_view(batches, view, seeds, device):
                 codes.append(encoder(images.to(encoder_dtype(encoder))))
-                first += len(images)
                 bar.update(len(images))
-            path = shard_path(folder, split, index)
-            write_shard(path, torch.cat(codes).cpu(), shard.labels, shard.paths, fingerprint)
-            num_new += len(shard)
+            if not np.array_equal(hash_faces(new, manifest), hashes[rows < 0]):
+                raise ValueError(
+                    f"{faces.source}: faces changed while they were encoded; run 01_encode again"
+                )
+            merged = stored.merge(rows, torch.cat(codes).cpu() if codes else None)
+            write_shard(
+                shard_path(folder, split, index),
+                merged,
+                shard.labels,
+                shard.paths,
+                fingerprint,
+                encoding=encoding,
+                hashes=hashes,
+            )
+            num_new += len(new)
     return num_new
 
 
@@ -163,6 +215,20 @@ def _read_batches(
     pixels = pool.map(read, range(len(faces)), faces.file, ahead=AHEAD * batch_size)
     while batch := list(islice(pixels, batch_size)):
         yield stack_faces(batch)
+
+
+def _batches_of_view(
+    batches: Iterable[Tensor], view: int, seeds: Sequence[int], device: torch.device
+) -> Iterator[Tensor]:
+    """Batches (B, 3, S, S) uint8 → a view of them in [-1, 1] on `device`."""
+    first = 0
+    for pixels in batches:
+        # Shifts are drawn on the CPU, so that they do not depend on the device.
+        if view < 2:
+            pixels = _move(pixels, device)
+        images = change_view(normalise(pixels), view, seeds[first : first + len(pixels)])
+        yield _move(images, device)
+        first += len(pixels)
 
 
 def _move(tensor: Tensor, device: torch.device) -> Tensor:

@@ -42,18 +42,21 @@ _SHIFT = v2.RandomAffine(
 )
 
 
-def change_view(images: Tensor, view: int, seed: int) -> Tensor:
+def change_view(images: Tensor, view: int, seeds: Sequence[int]) -> Tensor:
     """Another view of the same faces: 0 the original, 1 mirrored, from 2 on slightly shifted.
 
     Args:
         images: (B, 3, S, S) in [-1, 1].
         view: odd views are mirrored.
-        seed: of the shifts, which differ by image; the global random state is unchanged.
+        seeds: (B,) one per image, of its shift; the global random state is unchanged.
     """
     if view % 2:
         images = images.flip(-1)
     if view < 2:
         return images
+    shifted = []
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1_000_003 * view + seed)
-        return torch.stack([_SHIFT(image) for image in images])
+        for image, seed in zip(images, seeds, strict=True):
+            torch.manual_seed((seed + 1_000_003 * view) % 2**63)
+            shifted.append(_SHIFT(image))
+    return torch.stack(shifted)

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fervit_lib.datasets import FaceDataset
+from fervit_lib import latents
+from fervit_lib.datasets import FaceDataset, load_faces
 from fervit_lib.encoders import (
     Autoencoder,
     change_view,
@@ -85,13 +86,13 @@ def test_images_round_trip() -> None:
 
 def test_views() -> None:
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    assert torch.equal(change_view(images, 0, seed=1), images)
-    assert torch.equal(change_view(images, 1, seed=1), images.flip(-1))
+    assert torch.equal(change_view(images, 0, seeds=[1, 2, 3]), images)
+    assert torch.equal(change_view(images, 1, seeds=[1, 2, 3]), images.flip(-1))
     state = torch.random.get_rng_state()
-    moved = change_view(images, 2, seed=1)
+    moved = change_view(images, 2, seeds=[1, 2, 3])
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert torch.equal(moved, change_view(images, 2, seed=1))
-    assert not torch.equal(moved, change_view(images, 2, seed=2))
+    assert torch.equal(moved, change_view(images, 2, seeds=[1, 2, 3]))
+    assert not torch.equal(moved, change_view(images, 2, seeds=[4, 5, 6]))
     assert not torch.equal(moved, images)
 
 
@@ -234,3 +235,106 @@ def test_off_domain_codes_give_a_warning(recwarn: pytest.WarningsRecorder) -> No
     for factor in (1e-3, 100):
         with pytest.warns(UserWarning, match="codes look off-domain"):
             check_domain(factor * distance, model)
+
+
+class Texture(nn.Module):
+    """Codes that differ with any change of the picture, in batches as alone."""
+
+    img_size = 32
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoded = 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.encoded += len(images)
+        return images[:, 0, :18, :].repeat(1, 1, 16)
+
+
+def write_faces(folder: Path, n: int) -> None:
+    rng = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        for label, name in enumerate(("happy", "sad")):
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+            for i in range(n if split == "train" else 2):
+                pixels = rng.integers(0, 256, (8, 8), np.uint8) // (label + 1)
+                Image.fromarray(pixels).save(folder / split / name / f"{i:04d}.png")
+
+
+def encode_folder(faces: Path, folder: Path, view: int = 0) -> tuple[int, dict[str, torch.Tensor]]:
+    """The number of encoded faces, and the code of each face by its name."""
+    loaded = load_faces(faces, "train")
+    encoder = Texture()
+    added = encode_faces(
+        encoder, "sha", loaded, folder, latents.view_split(view), device=CPU, view=view
+    )
+    assert encoder.encoded == added
+    split = latents.view_split(view)
+    about = {"classes": loaded.classes, "encoder": "texture", "faces": faces, "synthetic": True}
+    complete_store(folder, {split: len(loaded)}, **about)
+    store = LatentStore.open(folder, split)
+    return added, dict(zip(store.paths, store.codes, strict=True))
+
+
+def changed_names(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {
+        name for name in after if not torch.equal(before.get(name, torch.empty(0)), after[name])
+    }
+
+
+@pytest.mark.parametrize("view", [0, 3])
+def test_only_a_replaced_face_is_encoded_again(tmp_path: Path, view: int) -> None:
+    faces, folder = tmp_path / "faces", tmp_path / "codes"
+    write_faces(faces, 600)  # two shards
+    added, before = encode_folder(faces, folder, view)
+    assert added == 1200
+    replaced = faces / "train/sad/0007.png"
+    state = replaced.stat()
+    Image.open(replaced).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(replaced)
+    os.utime(replaced, ns=(state.st_atime_ns, state.st_mtime_ns))
+    added, after = encode_folder(faces, folder, view)
+    assert added == 1
+    assert changed_names(before, after) == {"train/sad/0007.png"}
+
+
+def test_a_face_that_is_touched_or_renamed_is_not_encoded_again(tmp_path: Path) -> None:
+    faces, folder = tmp_path / "faces", tmp_path / "codes"
+    write_faces(faces, 10)
+    _, before = encode_folder(faces, folder)
+    shard = shard_path(folder, "train", 0).stat().st_mtime_ns
+    (faces / "train/sad/0003.png").touch()
+    assert encode_folder(faces, folder)[0] == 0
+    assert shard_path(folder, "train", 0).stat().st_mtime_ns == shard
+    (faces / "train/sad/0003.png").rename(faces / "train/sad/0099.png")
+    added, after = encode_folder(faces, folder)
+    assert added == 0
+    assert torch.equal(after["train/sad/0099.png"], before["train/sad/0003.png"])
+
+
+@pytest.mark.parametrize("view", [0, 1, 2])
+def test_no_code_depends_on_other_faces(tmp_path: Path, view: int) -> None:
+    """Neither in a store that is encoded further, nor in one that is encoded from the start."""
+    faces, folder = tmp_path / "faces", tmp_path / "codes"
+    write_faces(faces, 600)
+    _, before = encode_folder(faces, folder, view)
+    (faces / "train/happy/0000.png").unlink()  # all others move
+    added, after = encode_folder(faces, folder, view)
+    assert added == 0
+    assert not changed_names(before, after)
+    assert len(after) == len(before) - 1
+    _, alone = encode_folder(faces, tmp_path / "other", view)
+    assert not changed_names(after, alone)
+
+
+def test_a_face_that_changes_while_it_is_encoded_is_an_error(tmp_path: Path) -> None:
+    write_faces(tmp_path / "faces", 2)
+
+    class Replace(Texture):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            Image.new("L", (8, 8)).save(tmp_path / "faces/train/sad/0001.png")
+            return super().forward(images)
+
+    loaded = load_faces(tmp_path / "faces", "train")
+    with pytest.raises(ValueError, match="changed while they were encoded.*01_encode"):
+        encode_faces(Replace(), "sha", loaded, tmp_path / "codes", "train", device=CPU)
+    assert not list((tmp_path / "codes").iterdir())
