@@ -13,7 +13,6 @@ from fervit_lib.datasets.content import (
 from fervit_lib.datasets.face_dataset import FaceDataset, few_shot_mask, stratified_mask
 from fervit_lib.datasets.faces import load_faces, load_splits
 from fervit_lib.datasets.fer_plus import load_votes, majority_labels, soft_labels, votes_path
-from fervit_lib.datasets.landmarks import dlib_detector, find_template
 from fervit_lib.datasets.people import PeopleDataset, load_people, resize_image_and_mask
 from fervit_lib.datasets.skipped import NO_FACE, list_skipped
 from fervit_lib.datasets.splits import SPLITS, Protocol, deal, move_to_train, val_mask

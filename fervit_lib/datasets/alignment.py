@@ -3,8 +3,6 @@
 pSp and e4e were trained on such crops. The landmarks come from `landmarks`.
 """
 
-import hashlib
-
 import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
@@ -139,12 +137,11 @@ class FaceCrop:
         check_choice("misses", misses, ("whole", "template", "leave_out"))
         self.detect = detect
         self.misses = misses
-        self._squares: dict[bytes, np.ndarray | None] = {}
+        self._squares: dict[tuple, np.ndarray | None] = {}
 
     def find(self, image: Image.Image) -> np.ndarray | None:
         """(4, 2) corners of the crop of the face that `detect` finds, or None."""
-        content = f"{image.mode} {image.size} ".encode() + image.tobytes()
-        key = hashlib.blake2b(content, digest_size=16).digest()
+        key = image.mode, image.size, hash(image.tobytes())
         if key not in self._squares:
             landmarks = self.detect(image) if self.detect else None
             # A face whose middle lies beyond the image cannot be cropped.
@@ -196,4 +193,4 @@ def find_faces(faces: FaceDataset, crop: FaceCrop, num_workers: int | None = Non
     with PrefetchPool(num_workers) as pool:
         results = pool.map(find, range(len(faces)), faces.file)
         bar = progress(results, desc="find faces", unit=" faces", total=len(faces))
-        return np.array(list(bar), bool)
+        return np.fromiter(bar, bool)

@@ -11,19 +11,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.special import expit
 
 from fervit_lib.system.tflite import TFLiteModel
-
-DETECTOR = "pretrained_models/blazeface_front.tflite"
-MESH = "pretrained_models/face_mesh_468.tflite"
 
 DETECTOR_SIDE = 128  # pixels
 MESH_SIDE = 192
 # (cells per side, anchors per cell) of the detector's output: 512 + 384 = 896 anchors.
 GRIDS = ((16, 2), (8, 6))
 IS_PLACE = np.arange(8) != 1  # of the rows of a face; row 1 is its size
-MIN_SCORE = 0.5
-MIN_OVERLAP = 0.3  # detections that overlap more are one face
 # The detector misses faces that fill the image: it sees the image within black margins, first
 # narrow, then wide. Shares of the longer side on each side.
 MARGINS = (0.25, 0.5)
@@ -64,8 +60,8 @@ def decode_faces(regressors: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray
         faces: (F, 8, 2) centre, size and six points as shares of the input's side.
         scores: (F,) above 0.5.
     """
-    scores = 1 / (1 + np.exp(-np.clip(logits.ravel().astype(float), -100, 100)))
-    likely = scores > MIN_SCORE
+    scores = expit(logits.ravel())
+    likely = scores > 0.5
     faces = regressors[likely].reshape(-1, 8, 2) / DETECTOR_SIDE
     faces[:, IS_PLACE] += anchors()[likely, None]
     return faces, scores[likely]
@@ -74,6 +70,8 @@ def decode_faces(regressors: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray
 def merge_overlapping(faces: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Weighted non-maximum suppression: detections that overlap become their mean by score.
 
+    Those that share more than 0.3 of their union with the best one are the same face.
+
     Args:
         faces: (F, 8, 2), see `decode_faces`; any unit.
         scores: (F,)
@@ -81,20 +79,18 @@ def merge_overlapping(faces: np.ndarray, scores: np.ndarray) -> np.ndarray:
     Returns:
         (M, 8, 2), by falling score.
     """
-    low = faces[:, 0] - faces[:, 1] / 2
-    high = faces[:, 0] + faces[:, 1] / 2
-    area = faces[:, 1].prod(1)
+    order = np.argsort(-scores, kind="stable")
+    faces, scores = faces[order], scores[order]
     merged = []
-    left = np.ones(len(faces), bool)
-    for best in np.argsort(-scores, kind="stable"):
-        if not left[best]:
-            continue
-        sides = np.minimum(high[best], high) - np.maximum(low[best], low)
+    while len(faces):
+        low, high = faces[:, 0] - faces[:, 1] / 2, faces[:, 0] + faces[:, 1] / 2
+        sides = np.minimum(high[0], high) - np.maximum(low[0], low)
         shared = np.clip(sides, 0, None).prod(1)
-        group = left & (shared > MIN_OVERLAP * (area[best] + area - shared))
-        group[best] = True  # also where it has no area
-        left &= ~group
+        area = faces[:, 1].prod(1)
+        group = shared > 0.3 * (area[0] + area - shared)
+        group[0] = True  # also where it has no area
         merged.append(np.average(faces[group], axis=0, weights=scores[group]))
+        faces, scores = faces[~group], scores[~group]
     return np.array(merged).reshape(-1, 8, 2)
 
 
@@ -168,4 +164,4 @@ def square_to_image(face: np.ndarray) -> np.ndarray:
     centre, size, left, right = face[:4]
     x, y = (right - left) / np.hypot(*(right - left)) * size.max() * MESH_SCALE / MESH_SIDE
     turn = np.array([[x, -y], [y, x]])
-    return np.column_stack([turn, centre - turn @ (MESH_SIDE / 2, MESH_SIDE / 2)])
+    return np.column_stack([turn, centre - turn.sum(1) * MESH_SIDE / 2])

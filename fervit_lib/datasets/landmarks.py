@@ -7,18 +7,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fervit_lib.datasets.face_mesh import DETECTOR, MESH, FaceMesh
+from fervit_lib.datasets.face_mesh import FaceMesh
 from fervit_lib.system.names import check_choice
 from fervit_lib.system.runtime import display_path, resolve
 
 Detector = Callable[[Image.Image], np.ndarray | None]  # → landmarks (68, 2), or None
 
-LANDMARKS = ("none", "template", "mediapipe", "dlib")
-PREDICTOR = "pretrained_models/shape_predictor_68_face_landmarks.dat"
-# Where the faces of FER2013 have their eyes and mouth corners: medians of what the face mesh finds
-# in the train split, mirrored and averaged. Shares of width and height.
-LEFT_EYE, RIGHT_EYE, MOUTH = (0.31, 0.395), (0.69, 0.395), (0.5, 0.76)
-SMALL = 192  # pixels: dlib looks for faces of about 80 pixels
+SMALL, MARGIN = 192, 48  # pixels: dlib looks for faces of at least about 80 pixels
 
 
 def load_detector(landmarks: str) -> Detector | None:
@@ -29,23 +24,27 @@ def load_detector(landmarks: str) -> Detector | None:
         FileNotFoundError: its files are missing.
         ImportError: dlib is not installed.
     """
-    check_choice("landmarks", landmarks, LANDMARKS)
+    check_choice("landmarks", landmarks, ("none", "template", "mediapipe", "dlib"))
     if landmarks == "mediapipe":
-        return FaceMesh(resolve(DETECTOR), resolve(MESH))
+        return FaceMesh(
+            resolve("pretrained_models/blazeface_front.tflite"),
+            resolve("pretrained_models/face_mesh_468.tflite"),
+        )
     if landmarks == "dlib":
-        return dlib_detector(resolve(PREDICTOR))
+        return dlib_detector(resolve("pretrained_models/shape_predictor_68_face_landmarks.dat"))
     return find_template if landmarks == "template" else None
 
 
 def find_template(image: Image.Image) -> np.ndarray:
     """Landmarks (68, 2) of a face that is registered as in FER2013: always in the same place.
 
-    Only what a crop needs is placed: the eyes, and the mouth's middle; the rest is in the centre.
+    Only what a crop needs is placed, the eyes and the middle of the mouth: at the medians of what
+    the face mesh finds in FER2013, the same on the left and right.
     """
     points = np.full((68, 2), 0.5)
-    points[36:42] = LEFT_EYE
-    points[42:48] = RIGHT_EYE
-    points[[48, 54]] = MOUTH
+    points[36:42] = 0.31, 0.395  # shares of width and height
+    points[42:48] = 0.69, 0.395
+    points[[48, 54]] = 0.5, 0.76
     return points * image.size - 0.5  # from the centre of the first pixel
 
 
@@ -77,18 +76,17 @@ def dlib_detector(predictor: Path) -> Detector:
     def detect(image: Image.Image) -> np.ndarray | None:
         if not hasattr(local, "find"):
             local.find = dlib.get_frontal_face_detector()
-        # A small image is enlarged, and gets black margins, as its face may fill it.
+        # A small image is enlarged. All get black margins: a face may fill the image.
         scale = max(1.0, SMALL / min(image.size))
         size = [round(length * scale) for length in image.size]
         pixels = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
-        margin = SMALL // 4 if scale > 1 else 0
-        pixels = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)))
+        pixels = np.pad(pixels, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)))
         # 1: search in the image at twice its size, which finds small faces in a photograph
-        faces = local.find(pixels, 0 if scale > 1 else 1)
+        faces = local.find(pixels, int(scale == 1))
         if not faces:
             return None
         points = predict(pixels, max(faces, key=lambda face: face.area())).parts()
         places = np.array([(point.x, point.y) for point in points], float)
-        return (places - margin + 0.5) / scale - 0.5  # from the centre of the first pixel
+        return (places - MARGIN + 0.5) / scale - 0.5  # from the centre of the first pixel
 
     return detect

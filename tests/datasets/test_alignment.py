@@ -10,8 +10,8 @@ from fervit_lib.datasets import (
     face_crop,
     ffhq_crop,
     find_faces,
-    find_template,
 )
+from fervit_lib.datasets.landmarks import find_template
 
 # Where FFHQ has them: the crop of a face that is already in place is the image itself.
 EYES = ((96.0, 112.0), (160.0, 112.0))

@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from fervit_lib.datasets import (
-    EMOTIONS,
-    dlib_detector,
-    ffhq_crop,
-    find_template,
-    landmarks,
-    toy_face,
-)
+from fervit_lib.datasets import EMOTIONS, ffhq_crop, landmarks, toy_face
+from fervit_lib.datasets.landmarks import dlib_detector, find_template
 from tests.model_files import needs_dlib, needs_mediapipe
 
 load_detector = cache(landmarks.load_detector)  # dlib's file has 100 MB
