@@ -8,9 +8,12 @@ import torch
 from PIL import Image
 
 from fervit_lib import runs
+from fervit_lib.datasets import FaceCrop, face_crop
 from fervit_lib.encoders import Autoencoder
 from fervit_lib.encoders.autoencoder import save_autoencoder
-from fervit_lib.evaluation import Faces, evaluate_run, load_predictor
+from fervit_lib.evaluation import Faces, evaluate_run, find_encoder, load_predictor
+from fervit_lib.evaluation.predict import Encoder
+from fervit_lib.latents import LatentStore
 from fervit_lib.system import atomic
 
 
@@ -50,6 +53,29 @@ def test_any_image_can_be_predicted_and_bad_ones_are_refused(
         predictor.predict([tmp_path / "no.png"])
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         predictor.predict([tmp_path / "gone.png"])
+
+
+def test_images_are_aligned_as_the_codes_were(
+    toy, finish_run: Callable[..., runs.Run], tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(toy.store, store)
+    content = atomic.read_json(store / "store.json")
+    content["made_by"] |= {"landmarks": "template", "misses": "whole"}
+    atomic.write_json(store / "store.json", content)
+    face = Image.open(toy.source / LatentStore.open(store, "test").paths[0])
+    whole = load_predictor(finish_run(toy.reports, toy.store, classes=toy.classes).folder, "cpu")
+    aligned = load_predictor(finish_run(tmp_path, store, classes=toy.classes).folder, "cpu")
+    codes = aligned.predict([face]).codes
+    assert torch.equal(codes, whole.predict([face_crop("template")(face)]).codes)
+    assert not torch.equal(codes, whole.predict([face]).codes)
+
+
+def test_a_face_that_is_not_found_is_refused_where_the_store_left_such_faces_out(toy) -> None:
+    network = find_encoder(toy.store, torch.device("cpu")).network
+    encode = Encoder(network, FaceCrop(lambda image: None, "leave_out"))
+    with pytest.raises(ValueError, match="image of .*leave_out"):
+        encode([Image.new("L", (48, 48))])
 
 
 def test_an_encoder_that_did_not_make_the_codes_is_refused(
