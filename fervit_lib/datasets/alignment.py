@@ -129,8 +129,8 @@ class FaceCrop:
     Args:
         detect: finds landmarks; None: every image is returned unchanged.
         misses: what happens to an image in which `detect` finds no face: whole (it is returned
-            unchanged), template (cropped as a registered face, see `find_template`), leave_out (a
-            ValueError: `find_faces` tells which ones to leave out before).
+            unchanged), template (cropped as a registered face, see `find_template`), leave_out
+            (unchanged, too: `find_faces` tells which ones to leave out).
     """
 
     def __init__(self, detect: Detector | None = None, misses: str = "whole") -> None:
@@ -151,7 +151,6 @@ class FaceCrop:
         return self._squares[key]
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """Raises ValueError for a face that is not found, where `misses` is leave_out."""
         if self.detect is None:
             return image
         square = self.find(image)
@@ -159,11 +158,6 @@ class FaceCrop:
             return _crop_square(image, square)
         if self.misses == "template":
             return ffhq_crop(image, find_template(image))
-        if self.misses == "leave_out":
-            raise ValueError(
-                f"image of {image.size} pixels: expected a face, found none, and the alignment "
-                f"leaves such images out (misses: leave_out); give an image with a face"
-            )
         return image
 
 

@@ -22,7 +22,6 @@ def load_detector(landmarks: str) -> Detector | None:
     Raises:
         ValueError: no such detector, or a damaged file.
         FileNotFoundError: its files are missing.
-        ImportError: dlib is not installed.
     """
     check_choice("landmarks", landmarks, ("none", "template", "mediapipe", "dlib"))
     if landmarks == "mediapipe":
@@ -59,17 +58,11 @@ def dlib_detector(predictor: Path) -> Detector:
 
     Raises:
         FileNotFoundError: no such file.
-        ImportError: dlib is not installed.
     """
     if not predictor.is_file():
         raise FileNotFoundError(f"{display_path(predictor)}: no such file; run `make weights`")
-    try:
-        import dlib
-    except ImportError as error:
-        raise ImportError(
-            "landmarks: dlib is not installed; run `.venv/bin/pip install dlib-bin`, or set "
-            "landmarks to mediapipe"
-        ) from error
+    import dlib  # 4 MB that few need
+
     predict = dlib.shape_predictor(str(predictor))  # by its documentation for many threads
     local = threading.local()  # a face detector keeps state while it works: one per thread
 

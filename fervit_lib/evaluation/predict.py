@@ -1,7 +1,7 @@
 """Predictions of a trained model for tensors and images, and the file that stores them."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fervit_lib.datasets import face_crop
+from fervit_lib.datasets import FaceCrop, face_crop
 from fervit_lib.datasets.image_files import read_image, to_grey_or_rgb
 from fervit_lib.encoders import images_to_tensor, load_encoder
 from fervit_lib.inputs import images_to_pixels
@@ -94,15 +94,11 @@ class Encoder:
     """Encodes images in the way the codes of a store were made."""
 
     network: nn.Module
-    align: Callable[[Image.Image], Image.Image]
+    align: FaceCrop
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
-        """Images of any size → codes (N, 18, 512) float32 on the CPU.
-
-        Raises:
-            ValueError: an image without a face, where the store has left such images out.
-        """
+        """Images of any size → codes (N, 18, 512) float32 on the CPU."""
         device = next(iter(self.network.state_dict().values())).device  # some have no parameters
         codes = []
         starts = range(0, len(images), 128)
@@ -179,6 +175,9 @@ class Predictor:
     def predict(self, images: Sequence[Image.Image | Path | str]) -> ImagePredictions:
         """The emotion in each face image, given as a PIL image or a file.
 
+        Faces are aligned as those of the model's codes were. One that the landmark detector does
+        not find is taken whole, or by the template, as `misses` says there.
+
         Raises:
             ValueError: `images` is empty, or a file is not an image.
         """
@@ -244,11 +243,12 @@ def load_predictor(
 
 
 def load_predictors(runs: Sequence[Run], device: str = "auto") -> dict[str, Predictor]:
-    """`load_predictor` of runs on the same codes, by variant; they share one encoder."""
+    """`load_predictor` of runs, by variant; those on the same codes share one encoder."""
     predictors: dict[str, Predictor] = {}
-    encoder = None
+    shared: dict[str, Encoder | None] = {}
     for run in runs:
-        predictor = load_predictor(run.folder, device, encoder, run.trust_code)
-        encoder = encoder or predictor.encoder
+        latents = run.config["parameters"]["latents"]
+        predictor = load_predictor(run.folder, device, shared.get(latents), run.trust_code)
+        shared[latents] = predictor.encoder or shared.get(latents)
         predictors[run.variant] = predictor
     return predictors

@@ -104,11 +104,11 @@ def ten_crops(images: Sequence[Image.Image]) -> list[list[Image.Image]]:
 def _predict_all(
     predictors: Mapping[str, Predictor], images: Sequence[Image.Image]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and probabilities of each predictor; those with one input format share the inputs."""
-    inputs: dict[tuple[int, str] | None, Tensor] = {}
+    """Name and probabilities of each predictor; those that read the same share the inputs."""
+    inputs: dict[object, Tensor] = {}
     for name, predictor in predictors.items():
-        # Once per format: for models over codes of pSp, encoding is almost all of the work.
-        key = predictor.input_format
+        # Once per encoder, or format: with pSp, encoding is almost all of the work.
+        key = predictor.encoder or predictor.input_format
         if key not in inputs:
             inputs[key] = predictor.inputs(images)
         yield name, predict_probs(predictor.model, inputs[key], predictor.device)

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from fervit_lib import runs
-from fervit_lib.datasets import FaceCrop, face_crop
+from fervit_lib.datasets import face_crop
 from fervit_lib.encoders import Autoencoder
 from fervit_lib.encoders.autoencoder import save_autoencoder
-from fervit_lib.evaluation import Faces, evaluate_run, find_encoder, load_predictor
-from fervit_lib.evaluation.predict import Encoder
+from fervit_lib.evaluation import Faces, evaluate_run, load_predictor, load_predictors
+from fervit_lib.evaluation.robustness import _predict_all as predict_all
 from fervit_lib.latents import LatentStore
 from fervit_lib.system import atomic
 
@@ -71,11 +71,30 @@ def test_images_are_aligned_as_the_codes_were(
     assert not torch.equal(codes, whole.predict([face]).codes)
 
 
-def test_a_face_that_is_not_found_is_refused_where_the_store_left_such_faces_out(toy) -> None:
-    network = find_encoder(toy.store, torch.device("cpu")).network
-    encode = Encoder(network, FaceCrop(lambda image: None, "leave_out"))
-    with pytest.raises(ValueError, match="image of .*leave_out"):
-        encode([Image.new("L", (48, 48))])
+def test_models_on_other_codes_get_their_own_encoder(
+    toy, finish_run: Callable[..., runs.Run], tmp_path: Path
+) -> None:
+    """The same weights on two stores, one aligned: together they predict as each alone."""
+    store = tmp_path / "store"
+    shutil.copytree(toy.store, store)
+    content = atomic.read_json(store / "store.json")
+    content["made_by"] |= {"landmarks": "template", "misses": "whole"}
+    atomic.write_json(store / "store.json", content)
+    finished = [
+        finish_run(tmp_path, toy.store, "scratch-full-seed0", toy.classes),
+        finish_run(tmp_path, toy.store, "scratch-full-seed1", toy.classes),
+        finish_run(tmp_path, store, "scratch-full-seed2", toy.classes),
+    ]
+    predictors = load_predictors(finished, "cpu")
+    encoders = [predictor.encoder for predictor in predictors.values()]
+    assert encoders[0] is encoders[1] is not encoders[2]
+    images = [Image.open(toy.source / path) for path in LatentStore.open(store, "test").paths[:9]]
+    together = dict(predict_all(predictors, images))
+    for variant, predictor in predictors.items():
+        [(_, alone)] = predict_all({variant: predictor}, images)
+        assert np.array_equal(together[variant], alone)
+    variants = list(predictors)
+    assert not np.array_equal(together[variants[0]], together[variants[2]])
 
 
 def test_an_encoder_that_did_not_make_the_codes_is_refused(
