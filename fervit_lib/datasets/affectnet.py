@@ -6,14 +6,12 @@ released.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from fervit_lib.datasets.class_names import emotion_of
 from fervit_lib.datasets.face_dataset import FaceDataset
-from fervit_lib.datasets.face_folders import load_face_folder
 from fervit_lib.datasets.listed_faces import (
     REMEDY,
     ListedFace,
@@ -22,7 +20,7 @@ from fervit_lib.datasets.listed_faces import (
     read_rows,
     whole_number,
 )
-from fervit_lib.datasets.skipped import MISSING, NO_BOX, NO_EXPRESSION, Skipped
+from fervit_lib.datasets.skipped import NO_BOX, NO_EXPRESSION, Skipped
 from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.prefetch import PrefetchPool
 
@@ -55,9 +53,8 @@ def load_affectnet(path: Path) -> FaceDataset:
     """
     if _has_arrays(path):
         return list_faces(path, _array_rows(path))
-    if _has_class_folders(path):
-        return _load_class_folders(path)
-    return list_faces(path, _table_rows(path))
+    rows = _class_folder_rows if _has_class_folders(path) else _table_rows
+    return list_faces(path, rows(path))
 
 
 def _has_arrays(path: Path) -> bool:
@@ -118,14 +115,8 @@ def _has_class_folders(path: Path) -> bool:
         return b"pth,label" in file.readline(100)
 
 
-def _load_class_folders(path: Path) -> FaceDataset:
-    rows = read_rows(path / "labels.csv", ("pth", "label"))
-    by_table = {row["pth"]: row["label"] for _, row in rows}
-    faces = load_face_folder(path)
-    others = []
-    for image, label in zip(faces.paths, faces.labels, strict=True):
-        name = faces.classes[label]
-        other = by_table.pop(image, name)
-        others.append("" if emotion_of(other) == emotion_of(name) else other)
-    missing = tuple(Skipped(image, MISSING) for image in by_table)
-    return replace(faces, other_labels=np.array(others), skipped=faces.skipped + missing)
+def _class_folder_rows(path: Path) -> Iterator[ListedFace]:
+    for _, row in read_rows(path / "labels.csv", ("pth", "label")):
+        folder = row["pth"].partition("/")[0]
+        differs = emotion_of(folder) != emotion_of(row["label"])
+        yield ListedFace(row["pth"], folder, other_class=row["label"] if differs else "")
