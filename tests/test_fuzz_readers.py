@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from fervit_lib.datasets import load_faces, load_people
+from fervit_lib.datasets.faces import read_faces
 from fervit_lib.datasets.fer_plus import read_votes
 from fervit_lib.distillation import OnnxFeatures
 from fervit_lib.encoders import load_encoder
@@ -24,6 +25,7 @@ from fervit_lib.models import create_model, load_model, save_model
 from fervit_lib.pt_codes import import_pt_folder
 from fervit_lib.sweep.config import read_sweep
 from fervit_lib.system.atomic import read_json, write_json
+from tests.datasets import published_sets
 
 SMALL = {"embed_dim": 8, "depth": 1, "num_heads": 2, "latent_dim": 4, "num_tokens": 3}
 EDITS = settings(
@@ -71,6 +73,17 @@ def votes(folder: Path) -> tuple[Path, Callable]:
         f"Usage,Image name,{names}\n" + "Training,a.png,1,2,3,4,0,0,0,0,0,0\n" * 3
     )
     return folder / "v.csv", lambda: read_votes(folder / "v.csv")
+
+
+def published(build: Callable[[Path], Path], file: str) -> Callable:
+    """One file of a published set in miniature."""
+
+    def make(folder: Path) -> tuple[Path, Callable]:
+        root = build(folder / "set")
+        return root / file, lambda: read_faces(root)
+
+    make.__name__ = build.__name__
+    return make
 
 
 def store(folder: Path) -> tuple[Path, Callable]:
@@ -194,6 +207,13 @@ READERS = [
     (picture, None),
     (sweep, None),
     (json_file, None),
+    (published(published_sets.raf_db, "EmoLabel/list_patition_label.txt"), None),
+    (published(published_sets.raf_db_copy, "train_labels.csv"), None),
+    (published(published_sets.affectnet_tables, "training.csv"), None),
+    (published(published_sets.affectnet_folders, "labels.csv"), None),
+    (published(published_sets.affectnet_arrays, "train_set/annotations/9_exp.npy"), None),
+    (published(published_sets.expw, "label/label.lst"), None),
+    (published(published_sets.fer_plus, "FER2013Train/label.csv"), None),
 ]
 
 

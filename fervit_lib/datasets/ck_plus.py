@@ -6,14 +6,17 @@ splits.
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from fervit_lib.datasets.face_dataset import FaceDataset
+from fervit_lib.datasets.face_folders import load_face_folder
 from fervit_lib.datasets.listed_faces import (
     ListedFace,
     has_names,
     list_faces,
-    load_with_subjects,
     numbered_class,
 )
 from fervit_lib.datasets.skipped import NO_LABEL, Skipped
@@ -35,7 +38,9 @@ def load_ck_plus(path: Path) -> FaceDataset:
     """
     if (path / SEQUENCES).is_dir():
         return list_faces(path, _peaks(path), list_others=False)  # the frames before the last
-    return load_with_subjects(path, _FRAME)
+    faces = load_face_folder(path)
+    frames = (_FRAME.fullmatch(image.rpartition("/")[2]) for image in faces.paths)
+    return replace(faces, subjects=np.array([frame[1] if frame else "" for frame in frames]))
 
 
 def _peaks(path: Path) -> Iterator[ListedFace | Skipped]:

@@ -69,7 +69,10 @@ def rename_classes(names: Sequence[str], class_names: str, source: str) -> list[
         )
     else:
         scheme = SCHEMES[class_names]
-        renamed = [scheme.get(int(name)) if name.isdecimal() else None for name in names]
+        # A reader that knows the numbers of its set has named the classes already.
+        renamed = [
+            scheme.get(int(name)) if name.isdecimal() else emotion_of(name) for name in names
+        ]
         expected = f"numbers of {class_names} ({min(scheme)} to {max(scheme)})"
         remedy = "choose another value of class_names"
     if unknown := [name for name, new in zip(names, renamed, strict=True) if new is None]:

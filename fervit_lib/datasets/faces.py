@@ -13,6 +13,7 @@ from fervit_lib.datasets.face_dataset import FaceDataset
 from fervit_lib.datasets.face_folders import load_face_folder
 from fervit_lib.datasets.fer_plus import load_votes, majority_labels, soft_labels
 from fervit_lib.datasets.fer_plus_folders import is_fer_plus, load_fer_plus
+from fervit_lib.datasets.image_files import is_ignored
 from fervit_lib.datasets.jaffe import is_jaffe, load_jaffe
 from fervit_lib.datasets.kaggle_tables import load_kaggle_table
 from fervit_lib.datasets.raf_db import is_raf_db, load_raf_db
@@ -44,9 +45,12 @@ def read_faces(path: Path | str) -> FaceDataset:
         ValueError: its layout is unknown, or a row of the table is damaged.
     """
     path = Path(path)
+    folders = [entry for entry in path.glob("*/") if not is_ignored(Path(entry.name))]
+    # Archives often unpack to one folder in another, such as `raf-db/basic`.
+    places = (path, *folders) if len(folders) == 1 else (path,)
     for accepts, load in READERS:
-        if accepts(path):
-            return load(path)
+        for place in filter(accepts, places):
+            return load(place)
     raise FileNotFoundError(
         f"{path}: no such file or folder; give a folder with {{train,val,test}}/{{class}}/ or "
         f"Kaggle's fer2013.csv"

@@ -5,10 +5,12 @@ pictures. It has no splits.
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from fervit_lib.datasets.face_dataset import FaceDataset
-from fervit_lib.datasets.listed_faces import ListedFace, has_names, list_faces, load_with_subjects
+from fervit_lib.datasets.listed_faces import ListedFace, has_names, list_faces
+from fervit_lib.datasets.splits import split_of
 
 _NAME = re.compile(r"([A-Z]{2})\.(AN|DI|FE|HA|NE|SA|SU)\d*\.\d+\.\w+")
 
@@ -19,7 +21,12 @@ def is_jaffe(path: Path) -> bool:
 
 def load_jaffe(path: Path) -> FaceDataset:
     """All faces, with their subjects. Files with other names are skipped."""
-    names = [_NAME.fullmatch(file.name) for file in sorted(path.iterdir())]
-    if not any(names):
-        return load_with_subjects(path, _NAME)
-    return list_faces(path, (ListedFace(n[0], n[2], subject=n[1]) for n in names if n))
+    return list_faces(path, _rows(path))
+
+
+def _rows(path: Path) -> Iterator[ListedFace]:
+    for file in sorted(path.rglob("*.*.*.*")):
+        image = file.relative_to(path).as_posix()
+        if name := _NAME.fullmatch(file.name):
+            split = split_of(image.partition("/")[0]) or ""  # where somebody made splits
+            yield ListedFace(image, name[2], split, subject=name[1])

@@ -8,7 +8,6 @@ import csv
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,6 @@ import numpy as np
 
 from fervit_lib.datasets.class_names import SCHEMES
 from fervit_lib.datasets.face_dataset import FaceDataset
-from fervit_lib.datasets.face_folders import load_face_folder
 from fervit_lib.datasets.image_files import SUFFIXES, is_ignored
 from fervit_lib.datasets.skipped import MISSING, NO_LABEL, REPEATED, Skipped
 from fervit_lib.system.errors import check_symlink, explain_read_error
@@ -120,13 +118,6 @@ def has_names(path: Path, pattern: re.Pattern[str]) -> bool:
     """Whether files in a folder, its class folders or those of its splits have such names."""
     depths = (islice(path.glob(depth), 100) for depth in ("*", "*/*", "*/*/*"))
     return any(pattern.fullmatch(file.name) for file in chain(*depths))
-
-
-def load_with_subjects(path: Path, pattern: re.Pattern[str]) -> FaceDataset:
-    """Faces in class folders; the first group of `pattern` in a name is the subject."""
-    faces = load_face_folder(path)
-    names = (pattern.fullmatch(image.rpartition("/")[2]) for image in faces.paths)
-    return replace(faces, subjects=np.array([name[1] if name else "" for name in names]))
 
 
 def read_rows(path: Path, *layouts: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:

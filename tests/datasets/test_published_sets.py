@@ -215,11 +215,35 @@ def test_numbers_from_0_are_ambiguous_until_they_are_named(
     root = sets.raf_db_copy(tmp_path / "set", first_number=0, class_folders=class_folders)
     with pytest.raises(ValueError, match=r"classes: .*class_names \(.*raf-db"):
         load_faces(root, "train")
+    with pytest.raises(ValueError, match=r"classes: expected numbers of raf-db .*got 0;"):
+        load_faces(root, "train", protocol=Protocol(class_names="raf-db"))
     faces = load_faces(root, "test", protocol=Protocol(class_names="raf-db-from-0"))
     assert faces.classes == SEVEN
     for path, label in zip(faces.paths, faces.labels, strict=True):
         number = int(Path(path).name.split("_")[1])
         assert faces.classes[label] == sets.RAF_DB[(number - 1) % 7]
+
+
+@pytest.mark.parametrize("name", sorted({*sets.BUILDERS} - {"sfew"}))
+def test_a_set_may_be_the_only_folder_in_another(tmp_path: Path, name: str) -> None:
+    root = sets.BUILDERS[name](tmp_path / "download" / "inner")
+    (tmp_path / "download" / "__MACOSX").mkdir()
+    outer, inner = load_splits(tmp_path / "download"), load_splits(root)
+    for split, faces in inner.items():
+        assert outer[split].labels.tolist() == faces.labels.tolist()
+        assert outer[split].file(0) == faces.file(0)
+
+
+def test_a_named_scheme_does_not_disturb_a_set_that_is_known(tmp_path: Path) -> None:
+    root = sets.raf_db_copy(tmp_path / "set")
+    named = load_faces(root, "test", protocol=Protocol(class_names="raf-db"))
+    assert named.labels.tolist() == load_faces(root, "test").labels.tolist()
+    for table in root.glob("*.csv"):
+        table.unlink()
+    with pytest.raises(ValueError, match=r"classes: .*got 1, 2.*class_names \(.*raf-db"):
+        load_faces(root, "test")
+    without_table = load_faces(root, "test", protocol=Protocol(class_names="raf-db"))
+    assert np.bincount(without_table.labels).tolist() == np.bincount(named.labels).tolist()
 
 
 def test_a_second_label_that_differs_is_counted_and_listed(tmp_path: Path) -> None:
