@@ -14,7 +14,7 @@ from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.runtime import PROJECT_ROOT, display_path, resolve
 
 WEIGHTS = PROJECT_ROOT / "pretrained_models"
-SUFFIXES = (".safetensors", ".pth", ".bin")
+SUFFIXES = (".safetensors", ".pth", ".bin", ".pt", ".pth.tar", ".ckpt")
 # No weights are loaded for these: `mae` pretrains in 02_train, `none` trains from random weights,
 # and `random` allows a strategy to freeze them, for a baseline.
 RANDOM_STARTS = ("none", "random", "mae")
@@ -27,8 +27,9 @@ def create_timm(
 
     Args:
         pretrained: `imagenet` for the weights that timm publishes under this name, from
-            `pretrained_models/<model_name>.safetensors` (or .pth, .bin) if that exists, else from
-            timm's hub; the path of such a file; or one of `RANDOM_STARTS`.
+            `pretrained_models/<model_name>.safetensors` (or another of `SUFFIXES`) if that exists,
+            else from timm's hub; the path of such a file, whatever its classifier and whatever
+            timm's or torch's tools wrap around the weights; or one of `RANDOM_STARTS`.
         image_size: pixels, used where a model is built for one size; 0: the model's own.
         vit_options: keywords of timm's `VisionTransformer`; None stands for the model's own.
 
@@ -58,23 +59,56 @@ def create_timm(
             f"pretrained: timm has no published weights for {model_name}; choose none, or give "
             f"a file"
         )
-    # With another number of classes than published, timm loads leniently and would not notice
-    # missing keys.
-    if published:
-        options["num_classes"] = published.num_classes
-    overlay = {"file": str(file)} if file else None
+    problem = "timm's hub gave no weights"
+    remedy = f"download model.safetensors of {model_name} from timm's hub and save it as "
+    remedy += f"{display_path(WEIGHTS)}/{model_name}.safetensors"
+    if file:
+        problem = f"not the weights of timm's {model_name}"
+        remedy = "give weights of this model; only their classifier may be another, or missing"
     # timm passes on anything from network errors to differing keys, with no type in common.
-    with explain_read_error(
-        file or "pretrained",
-        f"not the weights of timm's {model_name}" if file else "timm's hub gave no weights",
-        f"download model.safetensors of {model_name} from timm's hub and save it as "
-        f"{display_path(WEIGHTS)}/{model_name}.safetensors",
-    ):
+    with explain_read_error(file or "pretrained", problem, remedy):
+        # With another number of classes than the weights have, timm loads leniently and would not
+        # notice missing keys.
+        overlay: dict[str, Any] = {}
+        if file:
+            weights = _read_weights(file)
+            names = published.classifier if published else "head"
+            head = weights.get(f"{names if isinstance(names, str) else names[0]}.weight", ())
+            options["num_classes"] = len(head)
+            overlay = {"state_dict": weights, "num_classes": len(head)}
+        else:
+            options["num_classes"] = published.num_classes
         model = timm.create_model(
             model_name, pretrained=True, pretrained_cfg_overlay=overlay, **options
         )
     model.reset_classifier(0)
     return model
+
+
+def _read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """The weights in a checkpoint, by the names of timm.
+
+    They may be wrapped, as state_dict beside an optimiser's state, and their names may have a
+    prefix, as `module.` of DistributedDataParallel. An averaged model is preferred.
+    """
+    weights = timm.models.load_state_dict(str(file))
+    wrapped = [value for value in weights.values() if _are_tensors(value)]
+    if len(wrapped) == 1:
+        [weights] = wrapped
+    if not _are_tensors(weights):
+        raise ValueError(f"expected tensors by name, got {', '.join(list(weights)[:8]) or 'none'}")
+    while all("." in name for name in weights) and len({n.split(".")[0] for n in weights}) == 1:
+        weights = {name.split(".", 1)[1]: value for name, value in weights.items()}
+    return weights
+
+
+def _are_tensors(content: Any) -> bool:
+    """Whether it is a mapping of names to tensors, with at least one."""
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(value, torch.Tensor) for value in content.values())
+    )
 
 
 def _is_plain_vit(model_name: str) -> bool:
@@ -88,7 +122,7 @@ def _find_weights(model_name: str, pretrained: str) -> Path | None:
         files = [WEIGHTS / f"{model_name}{suffix}" for suffix in SUFFIXES]
         return next((file for file in files if file.is_file()), None)
     file = resolve(pretrained)
-    if file.suffix not in SUFFIXES:
+    if not file.name.endswith(SUFFIXES):
         raise ValueError(
             f"pretrained: expected imagenet, {', '.join(RANDOM_STARTS)} or a file "
             f"({', '.join(SUFFIXES)}), got {pretrained!r}"
