@@ -73,8 +73,11 @@ def pixels_to_images(pixels: Tensor) -> list[Image.Image]:
 
 
 def load_face_images(store: LatentStore, indices: np.ndarray, side: int = 128) -> list[Image.Image]:
-    """Faces of a store's split as square images of at most `side` pixels; [] if they were moved."""
-    if not store.faces.exists():
+    """Faces of a store's split as square images of at most `side` pixels.
+
+    [] if they were moved, or if one was made from codes, see `pt_codes`.
+    """
+    if not store.faces.exists() or any(store.paths[i].endswith(".pt") for i in indices):
         return []
     return pixels_to_images(load_pixels(store, indices, side))
 
@@ -94,6 +97,11 @@ def load_store_faces(store: LatentStore, indices: np.ndarray) -> FaceDataset:
         faces = faces.joined(load_faces(store.faces, "val", protocol=protocol))
     position = {path: i for i, path in enumerate(faces.paths)}
     if missing := [path for path in wanted if path not in position]:
+        if missing[0].endswith(".pt"):
+            raise ValueError(
+                f"{store.folder}: {missing[0]} was made from codes and has no picture, as others "
+                f"may; use a model over codes"
+            )
         raise ValueError(
             f"{store.faces}: {missing[0]} was removed after encoding; restore it, or run 01_encode"
         )

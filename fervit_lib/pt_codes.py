@@ -5,6 +5,7 @@
     python -m fervit_lib.pt_codes export data/latents/<dataset>/<encoder> <folder>
 
 Each file is a dict `{"latent", "label", "img_path"}`, as earlier tools of this research wrote it.
+One without `img_path` was made by moving a code: it has no picture, and trains models over codes.
 """
 
 import argparse
@@ -52,7 +53,7 @@ def import_pt_folder(
 
     Args:
         faces: where `datasets.load_faces` finds the faces; each `img_path` in it is stored relative
-            to it.
+            to it. A code without `img_path` has the path of its .pt file in `source`.
         classes: names of the labels 0, 1, …
         encoder: name of the encoder of the codes.
 
@@ -72,7 +73,7 @@ def import_pt_folder(
     for split in SPLITS:
         files = [check_symlink(path, source) for path in sorted((source / split).rglob("*.pt"))]
         if files:
-            contents[split] = _read_files(files, split, faces, classes)
+            contents[split] = _read_files(files, source, split, faces, classes)
     if "train" not in contents:
         raise ValueError(
             f"{source}: expected .pt files in {source / 'train'}, found none; name the folders "
@@ -123,7 +124,9 @@ def export_pt_folder(folder: Path, target: Path) -> dict[str, int]:
     return {split: len(store) for split, store in stores.items()}
 
 
-def _read_files(files: Sequence[Path], split: str, faces: Path, classes: Sequence[str]) -> Contents:
+def _read_files(
+    files: Sequence[Path], source: Path, split: str, faces: Path, classes: Sequence[str]
+) -> Contents:
     # Allocated once: a list and its stack would need the memory of all codes twice.
     first, _, _ = _read_file(files[0], classes)
     codes = torch.empty(len(files), *first.shape, dtype=torch.float16)
@@ -137,7 +140,9 @@ def _read_files(files: Sequence[Path], split: str, faces: Path, classes: Sequenc
                 f"{tuple(latent.shape)}; use one folder per encoder"
             )
         codes[i] = latent
-        paths.append(_relative_path(img_path, split, faces))
+        # The .pt file itself stands for a picture that does not exist.
+        path = file.relative_to(source).as_posix()
+        paths.append(_relative_path(img_path, split, faces) if img_path else path)
     return codes, labels, paths
 
 
@@ -149,9 +154,11 @@ def _read_file(file: Path, classes: Sequence[str]) -> tuple[Tensor, int, str]:
         torch.serialization.safe_globals([PosixPath, WindowsPath]),
     ):
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
+        if lacking := {"latent", "label"} - dict(content).keys():
+            raise ValueError(f"it has {', '.join(content)}, but no {' or '.join(sorted(lacking))}")
         latent = content["latent"]
         label = content["label"]
-        img_path = content["img_path"]
+        img_path = content.get("img_path") or ""
         label = classes.index(label) if isinstance(label, str) else int(label)
     if not isinstance(latent, Tensor) or latent.layout != torch.strided:
         raise ValueError(

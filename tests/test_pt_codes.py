@@ -2,11 +2,14 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fervit_lib import pt_codes
 from fervit_lib.datasets import EMOTIONS
+from fervit_lib.inputs import load_face_images, load_store_faces
 from fervit_lib.latents import LatentStore
 
 
@@ -64,6 +67,31 @@ def test_labels_as_names_and_codes_with_a_batch_axis(tmp_path: Path) -> None:
     assert store.paths[0] == "train/sad/1.jpg"
 
 
+def test_codes_that_have_no_picture_train_models_over_codes(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        write(tmp_path / "pt", split, 14)
+        for label, name in enumerate(EMOTIONS):
+            (tmp_path / "faces" / split / name).mkdir(parents=True)
+            for i in range(label, 14, 7):
+                Image.new("L", (8, 8)).save(tmp_path / "faces" / split / name / f"{i}.jpg")
+    for label in range(7):
+        content = {"latent": torch.ones(18, 512), "label": label, "augmented": True, "step": 1.0}
+        if label:
+            content["img_path"] = None
+        torch.save(content, tmp_path / "pt" / "train" / f"{label}_dir3_step1.0.pt")
+    counts = pt_codes.import_pt_folder(tmp_path / "pt", tmp_path / "s", faces=tmp_path / "faces")
+    assert counts == {"train": 21, "val": 14, "test": 14}
+    store = LatentStore.open(tmp_path / "s", "train")
+    made = [i for i, path in enumerate(store.paths) if path.endswith(".pt")]
+    assert [store.paths[i] for i in made] == [f"train/{n}_dir3_step1.0.pt" for n in range(7)]
+    assert store.labels[made].tolist() == list(range(7))
+    others = np.setdiff1d(np.arange(21), made)
+    assert len(load_face_images(store, others)) == 14
+    assert load_face_images(store, np.array(made)) == []
+    with pytest.raises(ValueError, match=r"train/0_dir3_step1\.0\.pt .*no picture"):
+        load_store_faces(store, np.arange(21))
+
+
 class Evil:
     def __reduce__(self) -> tuple:
         return os.mkdir, ("run",)
@@ -76,7 +104,8 @@ def code(**changes: object) -> dict[str, object]:
 BAD_FILES = {
     "code": ({"latent": Evil()}, "refused"),
     "list": ([1], "expected {latent, label, img_path}"),
-    "no path": ({"latent": torch.zeros(18, 512), "label": 1}, "img_path"),
+    "no label": ({"latent": torch.zeros(18, 512), "img_path": ""}, "but no label"),
+    "no latent": ({"w": torch.zeros(18, 512), "label": 1}, "has w, label, but no latent"),
     "number as latent": (code(latent=7), "latent: expected"),
     "sparse": (code(latent=torch.zeros(18, 512).to_sparse()), "latent: expected"),
     "integers": (code(latent=torch.zeros(18, 512).int()), "int32"),
