@@ -15,6 +15,7 @@ from fervit_lib.datasets.listed_faces import (
     list_faces,
     numbered_class,
     read_rows,
+    whole_number,
 )
 from fervit_lib.datasets.splits import split_of
 
@@ -71,15 +72,15 @@ def _copied_rows(images: Path) -> Iterator[ListedFace]:
     for folder, table in _tables(images).items():
         # Within the folder, by name.
         files = {file.name: file.relative_to(images).as_posix() for file in folder.rglob("*.*")}
-        for _, row in read_rows(table, ("image", "label")):
-            name = row["image"]
+        for where, row in read_rows(table, ("image", "label")):
+            name, label = row["image"], str(whole_number(row["label"], where, "label"))
             file = files.get(name, f"{folder.name}/{name}")
             split = split_of(folder.name) or ""
             if split == "val" and name.startswith("test_"):
                 split = "test"  # RAF-DB has no val: a copy calls its test so
             parts = file.split("/")
-            own = parts[1] if len(parts) == 3 else row["label"]
-            faces.append(ListedFace(file, own, split, other_class=row["label"]))
+            own = parts[1] if len(parts) == 3 else label
+            faces.append(ListedFace(file, own, split, other_class=label))
     own_names = _names({face.class_name for face in faces})
     table_names = _names({face.other_class for face in faces})
     for face in faces:
@@ -92,8 +93,6 @@ def _copied_rows(images: Path) -> Iterator[ListedFace]:
 def _names(labels: set[str]) -> dict[str, str]:
     """RAF-DB's names of 1 to 7. Labels without a 7 are kept: they may be numbers from 0."""
     numbers = {str(number): name for number, name in SCHEMES["raf-db"].items()}
-    return (
-        numbers
-        if "7" in labels and labels <= numbers.keys()
-        else {label: label for label in labels}
-    )
+    if "7" in labels and labels <= numbers.keys():
+        return numbers
+    return {label: label for label in labels}

@@ -305,6 +305,7 @@ RAF_LIST, EXPW_LIST = "EmoLabel/list_patition_label.txt", "label/label.lst"
         ("raf-db", replace_in(RAF_LIST, ".jpg 3\n", ".jpg\n"), "row 3: expected 2 cells"),
         ("raf-db", replace_in(RAF_LIST, "train_00002", "valid_00002"), "row 2: name: expected"),
         ("raf-db copy", replace_in("train_labels.csv", ",2\n", ",2,9\n"), "row 3: expected 2 cell"),
+        ("raf-db copy", replace_in("train_labels.csv", ",2\n", ",b\n"), "row 3: label: expected a"),
         ("raf-db copy", replace_in("train_labels.csv", "train_", "../../x/train_"), "names the fo"),
         ("affectnet arrays", write_array(np.array("11")), "8_exp.npy: label: expected 0 to 7"),
         ("affectnet arrays", write_array(np.array([1, 2])), "8_exp.npy: cannot be read"),
