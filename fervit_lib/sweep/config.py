@@ -42,6 +42,8 @@ METRICS = (
 RESERVED = {"experiment", "variant", "reports", "resume"}  # set for each trial
 
 _REQUIRED = ("name", "method", "metric", "parameters")
+# Grid and random search need no metric; trials are still compared by one.
+_METRIC = {"name": "macro_f1", "goal": "maximize"}
 # Only W&B reads the last five: what the sweep is called there, and how its agent starts a trial.
 _KEYS = (
     *_REQUIRED,
@@ -70,7 +72,7 @@ class Sweep:
         space: parameters that are searched.
         run_cap: largest number of trials; None: the whole grid.
         early: arguments of Optuna's HyperbandPruner; None: no trial is stopped early.
-        source: the content of the file.
+        source: the content of the file, with the defaults of what it leaves out.
     """
 
     name: str
@@ -98,6 +100,17 @@ class Sweep:
         if self.method != "grid" and self.run_cap:
             return self.run_cap
         return min(self.grid_size, self.run_cap or MAX_GRID)
+
+    def parameters_of(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters of a trial: the fixed ones, and those drawn, rounded to q if in steps."""
+        parameters = dict(self.fixed)
+        for name, value in drawn.items():
+            spec = self.source["parameters"][name]
+            # Optuna has no steps on a logarithmic scale.
+            if spec.get("distribution") == "q_log_uniform_values":
+                value = round(value / spec.get("q", 1)) * spec.get("q", 1)
+            parameters[name] = value
+        return parameters
 
     def sampler(self, number: int, seed: int) -> optuna.samplers.BaseSampler:
         """Optuna's sampler for one trial, with a seed of its own: no other trial draws the same."""
@@ -127,6 +140,8 @@ class _PlainLoader(yaml.SafeLoader):
 def read_sweep(path: Path) -> Sweep:
     """Read and check a sweep over the parameters of 02_train, a YAML file.
 
+    A sweep without a name has that of the file.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not in W&B's format, uses what is not supported here, or names a parameter
@@ -141,6 +156,8 @@ def read_sweep(path: Path) -> Sweep:
         text = path.read_text(encoding="utf-8")
         source = yaml.load(text, _PlainLoader)  # noqa: S506  (a SafeLoader)
     try:
+        if isinstance(source, dict) and source.get("name") is None:
+            source["name"] = path.stem
         sweep = parse_sweep(source)
         # 02_train must have the parameters, of these types.
         values = {name: [value] for name, value in sweep.fixed.items()}
@@ -158,6 +175,9 @@ def read_sweep(path: Path) -> Sweep:
 def parse_sweep(source: Any) -> Sweep:
     """Check the content of a sweep file, see `read_sweep`."""
     check_keys("a sweep", source, _KEYS)
+    source = {key: value for key, value in source.items() if value is not None}
+    if source.get("method") in ("grid", "random"):
+        source.setdefault("metric", _METRIC)
     for key in _REQUIRED:
         if key not in source:
             raise ValueError(f"{key}: required in a sweep, got none")
@@ -213,8 +233,9 @@ def parse_sweep(source: Any) -> Sweep:
 def _read_hyperband(spec: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:
     """W&B's `early_terminate` as arguments of Optuna's pruner.
 
-    W&B gives either `min_iter`, the first epoch after which trials are compared, or `max_iter`, the
-    last one, with `s`, the number of comparisons. Each comparison keeps 1/eta of the trials.
+    W&B gives either `min_iter`, the first epoch after which trials are compared (`s` then has no
+    effect), or `max_iter`, the last one, with `s`, the number of comparisons. Each comparison keeps
+    1/eta of the trials.
     """
     where = "early_terminate"
     check_keys(where, spec, ("type", "min_iter", "max_iter", "s", "eta"))
@@ -226,6 +247,8 @@ def _read_hyperband(spec: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:
                 f"{where}.{key}: expected an integer from {least} to {MAX_EPOCHS:,}, got {value!r}"
             )
     keys = spec.keys() & {"min_iter", "max_iter", "s"}
+    if "min_iter" in keys:
+        keys.discard("s")  # as W&B
     if keys not in ({"min_iter"}, {"max_iter", "s"}):
         raise ValueError(f"{where}: expected min_iter, or max_iter with s, got {', '.join(spec)}")
     eta = spec.get("eta", 3)

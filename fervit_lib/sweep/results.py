@@ -56,13 +56,14 @@ def _leaderboard_row(
     run = Run(reports, sweep.name, "train", variant_of(trial.number))
     # A trial that is run again has the files of its earlier start.
     ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+    parameters = sweep.parameters_of(trial.params)
     result = run.result if ended and (run.folder / "result.json").is_file() else {}
     return {
         "number": trial.number,
         "variant": run.variant,
         "state": trial.state.name.lower(),
-        "model": model_name(sweep.fixed | trial.params),
-        **{name: trial.params.get(name) for name in sweep.space},
+        "model": model_name(parameters),
+        **{name: parameters.get(name) for name in sweep.space},
         sweep.metric: np.nan if trial.value is None else trial.value,
         **{name: result.get(name, np.nan) for name in _FROM_RESULT},
         "reason": trial.user_attrs.get("reason", ""),
@@ -103,7 +104,7 @@ def write_winner(file: Path, study: optuna.Study, sweep: Sweep) -> Path:
         ValueError: no trial is complete.
     """
     best = study.best_trial  # an error of Optuna's if no trial is complete
-    train = sweep.fixed | best.params
+    train = sweep.parameters_of(best.params)
     encode = _encode_parameters(resolve(train.pop("latents", "data/latents/toy/autoencoder")))
     content = {
         "experiment": f"{sweep.name}_winner",

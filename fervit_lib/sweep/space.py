@@ -20,6 +20,7 @@ _KEYS = {
     "q_uniform": ("min", "max", "q"),
     "log_uniform": ("min", "max"),  # of the logarithm
     "log_uniform_values": ("min", "max"),
+    "q_log_uniform_values": ("min", "max", "q"),  # rounded to q by `Sweep.parameters_of`
 }
 
 
@@ -69,6 +70,12 @@ def _read_range(where: str, name: str, spec: Mapping[str, Any]) -> Distribution:
             return FloatDistribution(math.exp(low), math.exp(high), log=True)
         if name == "log_uniform_values":
             return FloatDistribution(low, high, log=True)
+        if name == "q_log_uniform_values":
+            if not low >= step > 0:
+                raise ValueError("min must be at least q")
+            if all(isinstance(value, int) for value in limits.values()):
+                return IntDistribution(low, high, log=True)
+            return FloatDistribution(low, high, log=True)
         if name == "uniform":
             return FloatDistribution(low, high)
         if all(isinstance(value, int) for value in limits.values()):
@@ -88,7 +95,7 @@ def list_points(distribution: Distribution) -> list[Any]:
         return list(distribution.choices)
     low = distribution.low
     step = distribution.step
-    if step is None:
+    if step is None or distribution.log:
         raise ValueError(
             "method: grid needs values (or int_uniform, q_uniform) of every parameter, got a range"
         )

@@ -108,7 +108,7 @@ def suggest_parameters(trial: optuna.Trial, sweep: Sweep) -> dict[str, Any]:
     """The parameters of a trial: the fixed ones, those it has already, and the others drawn now."""
     # As study.ask(sweep.space) does, but also for a trial that an ended worker has begun.
     drawn = {name: trial._suggest(name, space) for name, space in sweep.space.items()}
-    return sweep.fixed | drawn
+    return sweep.parameters_of(drawn)
 
 
 def live_trial(study: optuna.Study, number: int) -> optuna.Trial:

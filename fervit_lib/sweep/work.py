@@ -122,6 +122,7 @@ def run_sweep(
     study = open_study(sweep, sweep_folder(reports, sweep), storage)
     if count_finished(study) >= sweep.num_trials:
         return
+    print(f"{sweep.name}: up to {sweep.num_trials} trials, compared by {sweep.metric}", flush=True)
     options = ["--worker", "--reports", str(reports), "--seed", str(seed)]
     command = [sys.executable, "-m", "fervit_lib.sweep", str(file), *options]
     threads = str(max(1, cpu_count() // workers))

@@ -88,6 +88,52 @@ def parameter(name: str, **spec: object) -> dict:
     return {"parameters": {name: spec}}
 
 
+# As W&B's documentation takes them: only bayes needs a metric, and no sweep a name.
+WANDB_FILES = {
+    "grid": "method: grid\nparameters: {lr: {values: [0.001, 0.002]}}\n",
+    "random": "method: random\nrun_cap: 2\nparameters: {lr: {min: 0.001, max: 0.01}}\n",
+    "nulls": (
+        "name: null\nmethod: grid\nmetric: null\nearly_terminate: null\nrun_cap: null\n"
+        "description: null\nparameters: {lr: {values: [0.001, 0.002]}}\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("text", WANDB_FILES.values(), ids=WANDB_FILES)
+def test_what_weights_and_biases_does_not_need(tmp_path: Path, text: str) -> None:
+    (tmp_path / "rates.yaml").write_text(text)
+    sweep = read_sweep(tmp_path / "rates.yaml")
+    assert (sweep.name, sweep.metric, sweep.goal) == ("rates", "macro_f1", "maximize")
+    assert sweep.num_trials == 2 and sweep.early is None
+    again = parse_sweep(sweep.source)  # as a worker gets it from the study
+    assert again == sweep
+
+
+def test_hyperband_ignores_s_beside_min_iter() -> None:
+    plain = {"type": "hyperband", "min_iter": 2, "eta": 2}
+    assert parse_sweep(sweep_source(early_terminate=plain | {"s": 2})).early == (
+        parse_sweep(sweep_source(early_terminate=plain)).early
+    )
+
+
+@pytest.mark.parametrize("method", ["random", "bayes"])
+@pytest.mark.parametrize("q", [1, 8])
+def test_log_steps_are_multiples_of_q(method: str, q: int) -> None:
+    spec = {"distribution": "q_log_uniform_values", "min": 16, "max": 256, "q": q}
+    sweep = parse_sweep(sweep_source(method=method, parameters={"batch_size": spec}))
+    values = []
+    study = optuna.create_study(direction=sweep.goal)
+    for number in range(200):
+        study.sampler = sweep.sampler(number, 0)
+        trial = study.ask()
+        values.append(suggest_parameters(trial, sweep)["batch_size"])
+        assert sweep.parameters_of(trial.params)["batch_size"] == values[-1]
+        study.tell(trial, 0.0)
+    assert all(type(value) is int and value % q == 0 and 16 <= value <= 256 for value in values)
+    if method == "random":  # half of the draws below the middle of the logarithms, 64
+        assert 70 < sum(value < 64 for value in values) < 130
+
+
 class TestMistakes:
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -95,7 +141,7 @@ class TestMistakes:
             ({"metod": "grid"}, "metod: .*'method'"),
             ({"method": "custom"}, "method: .*'custom'"),
             ({"metrics": []}, "metrics: .*'metric'"),
-            ({"metric": None}, "metric: required"),
+            ({"method": "bayes", "metric": None}, "metric: required"),
             ({"metric": {"name": "macro_f1", "target": 1}}, "metric.target: "),
             ({"metric": {"name": "f1"}}, "metric.name: .*'f1'"),
             ({"metric": {"name": "accuracy", "goal": "max"}}, "metric.goal: .*'max'"),
@@ -115,6 +161,15 @@ class TestMistakes:
             (parameter("lr", parameters={"a": {"value": 1}}), "parameters.lr.parameters: "),
             ({"parameters": {"lr": RANGE | {"q": 1}}}, "parameters.lr.q: "),
             (parameter("lr", min=1), "parameters.lr.max: "),
+            (
+                parameter("batch_size", distribution="q_log_uniform_values", min=1, max=9, q=2),
+                "parameters.batch_size: .*min",
+            ),
+            (
+                {"method": "grid"}
+                | parameter("batch_size", distribution="q_log_uniform_values", min=1, max=9),
+                "method: grid",
+            ),
             (parameter("lr", min="1e-4", max=1), "parameters.lr.min: .*1.0e-4"),
             (parameter("lr", min=2, max=1), "parameters.lr: "),
             (parameter("epochs", value=3), "parameters: "),
