@@ -7,6 +7,7 @@ splits.
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +46,9 @@ def load_ck_plus(path: Path) -> FaceDataset:
 
 def _peaks(path: Path) -> Iterator[ListedFace | Skipped]:
     """The last frame of each sequence `Sxxx/yyy`."""
-    for sequence in sorted(path.glob(f"{SEQUENCES}/S*/[!.]*/")):
-        subject, name = sequence.parts[-2:]
+    # A label whose pictures are missing is in the second tree only.
+    trees = (path.glob(f"{tree}/S*/[!.]*/") for tree in (SEQUENCES, "Emotion"))
+    for subject, name in sorted({folder.parts[-2:] for folder in chain(*trees)}):
         folder = f"{SEQUENCES}/{subject}/{name}"
         labels = next(path.glob(f"Emotion/{subject}/{name}/[!.]*_emotion.txt"), None)
         if labels is None:

@@ -1,6 +1,7 @@
 """The readers of published sets, on sets in miniature in their published layouts."""
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -270,6 +271,13 @@ def test_missing_and_unlabelled_files_are_listed(tmp_path: Path) -> None:
     aligned.rename(root / "Image" / "other")
     with pytest.raises(ValueError, match="expected files with a label, found none"):
         read_faces(root)
+
+
+def test_a_sequence_of_ck_plus_whose_pictures_are_missing_is_listed(tmp_path: Path) -> None:
+    root = sets.ck_sequences(tmp_path / "set", subjects=2)
+    shutil.rmtree(root / "cohn-kanade-images" / "S010" / "003")
+    missing = [face.path for face in read_faces(root).skipped if face.reason == "missing file"]
+    assert missing == ["cohn-kanade-images/S010/003/S010_003_00000004.png"]
 
 
 def replace_in(file: str, old: str, new: str) -> Callable[[Path], None]:
