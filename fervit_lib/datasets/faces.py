@@ -74,8 +74,9 @@ def load_faces(
     """Load one split of a set of faces.
 
     Args:
-        path: a folder `{train,val,test}/{class}/*` (jpg, jpeg, png, bmp, webp); or Kaggle's
-            `fer2013.csv` or `icml_face_data.csv`, plain or as .gz, .xz, .zip, .tar.gz.
+        path: a published set in its own layout (data/README.md); a folder
+            `{train,val,test}/{class}/*` or `{class}/*`; or a table like Kaggle's `fer2013.csv`,
+            plain or as .gz, .xz, .zip, .tar.gz.
         split: train, val or test. In tables Training is train, PublicTest val, PrivateTest test.
         labels: hard, one class per face as the set has it; or, by the votes of FER+ beside the
             faces, majority (one class) or soft (`[i]` gives the shares of the votes). Faces without
@@ -101,8 +102,8 @@ def _get_split(sets: Mapping[str, FaceDataset], split: str) -> FaceDataset:
     if split not in sets:
         raise ValueError(
             f"split: {sets['train'].source} has no {split} faces, only {', '.join(sets)}; add "
-            f"them, or set val: split_of_train, with which its own val is the test, as authors "
-            f"without a public test report it"
+            f"them. If its val is the published test, as AffectNet's is, rename it to test, or set "
+            f"val: split_of_train, which takes it for test"
         )
     return sets[split]
 

@@ -112,7 +112,7 @@ def _read_rows(path: Path) -> Iterator[tuple[dict[str, str], str, int]]:
 def _parse_row(row: dict[str, str], name: str, line: int, path: Path) -> Row:
     where = f"{path}, row {line}"
     try:
-        number = float(row["emotion"])  # some tables write 3.0
+        number = float(row["emotion"].replace(",", "."))  # some tables write 3.0 or 3,0
         emotion = _EMOTION_OF[int(number) if number.is_integer() else -1]
     except (ValueError, KeyError):
         numbers = ", ".join(f"{number} {name}" for number, name in _EMOTION_OF.items())

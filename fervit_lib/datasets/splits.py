@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fervit_lib.datasets.class_names import SCHEMES, emotion_of, rename_classes
+from fervit_lib.datasets.class_names import EIGHT_EMOTIONS, SCHEMES, emotion_of, rename_classes
 from fervit_lib.datasets.face_dataset import FaceDataset, stratified_mask
 from fervit_lib.datasets.skipped import LEFT_OUT, NOT_USED, Skipped
 from fervit_lib.system.names import check_choice, check_range
@@ -99,26 +99,27 @@ def _place_of(face: Skipped) -> str:
 
 def _name_classes(faces: FaceDataset, protocol: Protocol) -> FaceDataset:
     """The faces with the class names of the protocol, without the classes that it leaves out."""
-    left_out = {name.strip() for name in protocol.leave_out.split(",")} - {""}
-    left_out |= {emotion for name in left_out if (emotion := emotion_of(name))}
+    left_out = set(map(_emotion_or_own, protocol.leave_out.split(","))) - {""}
     # Classes that are left out need no known name.
-    own_names = [name for name in faces.classes if name not in left_out]
+    own_names = [name for name in faces.classes if _emotion_or_own(name) not in left_out]
     names = rename_classes(own_names, protocol.class_names, str(faces.source))
-    known = {*faces.classes, *names}
-    if unknown := {name for name in left_out if name not in known and not emotion_of(name)}:
+    classes = tuple(sorted(set(names) - left_out))
+    unknown = left_out - {*map(_emotion_or_own, faces.classes), *names, *EIGHT_EMOTIONS}
+    if unknown or not classes:
         raise ValueError(
-            f"leave_out: expected classes of {faces.source}, which are {', '.join(sorted(known))}, "
-            f"got {', '.join(sorted(unknown))}"
+            f"leave_out: expected some of the classes of {faces.source}, which are "
+            f"{', '.join(faces.classes)}, got {protocol.leave_out}"
         )
     new_name = dict(zip(own_names, names, strict=True))
-    classes = tuple(sorted(set(names) - left_out))
-    if not classes:
-        raise ValueError(f"leave_out: no class of {faces.source} is left, {', '.join(names)}")
     # (classes of the source,) the new label of each; -1: left out
     positions = {name: position for position, name in enumerate(classes)}
     new_label = np.array([positions.get(new_name.get(name, ""), -1) for name in faces.classes])
     labels = new_label[faces.labels].astype(np.int64)
     return replace(faces, classes=classes, labels=labels).without(labels < 0, LEFT_OUT)
+
+
+def _emotion_or_own(name: str) -> str:
+    return emotion_of(name) or name.strip()
 
 
 def _folds(faces: FaceDataset, protocol: Protocol) -> np.ndarray:
@@ -148,7 +149,6 @@ def _published(faces: FaceDataset, places: np.ndarray, protocol: Protocol) -> np
     if not (places == "val").any():
         train = faces.subset(places == "train")
         if train.subjects is None or not train.subjects.astype(bool).any():
-            _check_counts(train, 2, "the set has no val split and a part of train becomes one")
             places[places == "train"] = np.where(val_mask(train.labels), "val", "train")
         else:
             places[places == "train"] = _deal_in_turn(_groups(train), _MADE_VAL)
@@ -159,7 +159,6 @@ def _made(faces: FaceDataset) -> np.ndarray:
     """(N,) split of each face of a set that publishes none."""
     if faces.subjects is not None:
         return _deal_in_turn(_groups(faces), _MADE)
-    _check_counts(faces, 3, "the set has no splits, and each class is divided into three")
     places = np.empty(len(faces), "<U5")
     # In the order of a hash, so that no split holds the first pictures of a film or a camera.
     hashes = [hashlib.blake2b(path.encode(), digest_size=8).digest() for path in faces.paths]
@@ -194,15 +193,6 @@ def val_mask(labels: np.ndarray) -> np.ndarray:
     return stratified_mask(labels, _VAL_FRACTION, _VAL_SEED)
 
 
-def _check_counts(faces: FaceDataset, at_least: int, reason: str) -> None:
-    counts = np.bincount(faces.labels, minlength=len(faces.classes))
-    if counts.min() < at_least:
-        raise ValueError(
-            f"{faces.source}: class {faces.classes[counts.argmin()]!r} has {counts.min()} training "
-            f"image, expected at least {at_least}, since {reason}; add images"
-        )
-
-
 def _check_classes(sets: Mapping[str, FaceDataset], protocol: Protocol) -> None:
     """Raise a ValueError if a split lacks a class: train always, others where they are published.
 
@@ -215,7 +205,8 @@ def _check_classes(sets: Mapping[str, FaceDataset], protocol: Protocol) -> None:
         if missing and (split == "train" or not by_subject):
             raise ValueError(
                 f"{faces.source}: expected images of every class in {split}, found none of "
-                f"{', '.join(missing)}; add some, or leave the class out with leave_out"
+                f"{', '.join(missing)}; add some (3, if the set has not all splits), or leave the "
+                f"class out with leave_out"
             )
 
 

@@ -123,6 +123,7 @@ def test_tables_as_people_have_them(
     tmp_path: Path, rows: list[str], header: str, form: str, without: str
 ) -> None:
     delimiter = next(sign for sign in ",;\t" if sign in header)
+    form = form.replace(".", "," if delimiter == ";" else ".")  # Excel's decimal sign
     rows = [
         delimiter.join((form.format(row[0]), *row[2:].split(",")))
         for row in rows
