@@ -30,7 +30,7 @@ _EMOTIONS = [
 ]
 _KEYS = ["Usage", "Image name"]
 _NO_EMOTION = ["unknown", "NF"]  # NF: not a face
-_COLUMNS = [*_EMOTIONS, *_NO_EMOTION]
+VOTE_COLUMNS = [*_EMOTIONS, *_NO_EMOTION]
 
 
 def votes_path(source: Path) -> Path:
@@ -51,17 +51,17 @@ def read_votes(path: Path) -> pd.DataFrame:
         raise FileNotFoundError(f"{path}: no FER+ votes; place fer2013new.csv of FER+ there")
     with explain_read_error(path, "cannot be read as FER+ votes", "download it again"):
         table = pd.read_csv(path)
-    if missing := [name for name in _COLUMNS if name not in table]:
+    if missing := [name for name in VOTE_COLUMNS if name not in table]:
         raise ValueError(
             f"{path}: expected FER+ votes, but it has no column {', '.join(missing)}; "
             f"download it again"
         )
-    votes = table[_COLUMNS].apply(pd.to_numeric, errors="coerce")
+    votes = table[VOTE_COLUMNS].apply(pd.to_numeric, errors="coerce")
     wrong = (~np.isfinite(votes) | (votes < 0)).to_numpy()
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         raise ValueError(
-            f"{path}, row {row + 2}: {_COLUMNS[column]} is {table[_COLUMNS].iat[row, column]}, "
+            f"{path}, row {row + 2}: {VOTE_COLUMNS[column]} is {table[VOTE_COLUMNS].iat[row, column]}, "
             f"expected a number of votes; download it again"
         )
     for name in _KEYS:
@@ -139,7 +139,7 @@ def _without_single_votes(votes: pd.DataFrame, classes: Sequence[str]) -> pd.Dat
             f"classes: expected emotions that FER+ has votes for ({', '.join(_EMOTIONS)}), got "
             f"{', '.join(missing)}; use labels: hard, or leave these classes out"
         )
-    others = [column for column in _COLUMNS if column not in columns]
+    others = [column for column in VOTE_COLUMNS if column not in columns]
     counts = votes[[*columns, *others]]
     return counts.where(counts > 1, 0)
 
