@@ -60,8 +60,9 @@ def read_votes(path: Path) -> pd.DataFrame:
     wrong = (~np.isfinite(votes) | (votes < 0)).to_numpy()
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
+        name = VOTE_COLUMNS[column]
         raise ValueError(
-            f"{path}, row {row + 2}: {VOTE_COLUMNS[column]} is {table[VOTE_COLUMNS].iat[row, column]}, "
+            f"{path}, row {row + 2}: {name} is {table[name].iat[row]}, "
             f"expected a number of votes; download it again"
         )
     for name in _KEYS:
