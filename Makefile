@@ -19,19 +19,21 @@ export GOMP_SPINCOUNT ?= 0
 # The terminal shows a line per step, then the outcome; Snakemake's own messages go to a file. The OS
 # releases this lock even if make is killed; Snakemake's own lock would then need --unlock.
 READ_YAML = import sys, yaml; sys.excepthook = lambda kind, error, trace: print(f"expected YAML: {error}"); yaml.safe_load(open(sys.argv[1]))
-RUN = .snakemake/$(notdir $(1))
+# In the environment, where a name may have spaces or any other sign.
+export FILE
 define experiment
-@[ -f "$(1)" ] || { echo "CONFIG: expected a file, such as configs/demo.yaml, got '$(1)'; run: make run CONFIG=configs/mine.yaml"; exit 1; }
-@$(BIN)/python -c '$(READ_YAML)' $(1)
+@[ -f "$$FILE" ] || { echo "CONFIG: expected a file, such as configs/demo.yaml, got '$$FILE'; run: make run CONFIG=configs/mine.yaml"; exit 1; }
+@$(BIN)/python -c '$(READ_YAML)' "$$FILE"
 @mkdir -p .snakemake
-@flock --nonblock --conflict-exit-code 75 $(RUN).lock \
-	bash -c 'rm -f $$0.failed; exec "$$@" 2> $$0.log' $(RUN) $(SNAKEMAKE) --nolock --configfile $(1) || { \
-	[ $$? != 75 ] || { echo "$(1) is already running in this folder"; exit 1; }; \
-	echo; [ -s $(RUN).failed ] && cat $(RUN).failed || tail -n 5 $(RUN).log; \
-	echo "Finished steps are kept. Fix the error, then continue with: make $@$(if $(CONFIG), CONFIG=$(CONFIG))"; \
-	echo "Snakemake's messages: $(RUN).log"; exit 1; }
-@! grep -q "^Nothing to be done" $(RUN).log || echo "All steps of $(1) are done already."
-@[ ! -f $(RUN).done ] || cat $(RUN).done
+@RUN=".snakemake/$$(basename "$$FILE")"; \
+flock --nonblock --conflict-exit-code 75 "$$RUN.lock" \
+	bash -c 'rm -f "$$0.failed"; exec "$$@" 2> "$$0.log"' "$$RUN" $(SNAKEMAKE) --nolock --configfile "$$FILE" || { \
+	[ $$? != 75 ] || { echo "$$FILE is already running in this folder"; exit 1; }; \
+	echo; if [ -s "$$RUN.failed" ]; then cat "$$RUN.failed"; else tail -n 5 "$$RUN.log"; fi; \
+	echo "Finished steps are kept. Fix the error, then continue with: make $@$(if $(CONFIG), CONFIG=$$(printf %q "$$FILE"))"; \
+	echo "Snakemake's messages: $$RUN.log"; exit 1; }; \
+! grep -q "^Nothing to be done" "$$RUN.log" || echo "All steps of $$FILE are done already."; \
+[ ! -f "$$RUN.done" ] || cat "$$RUN.done"
 endef
 
 # One worker per core, with one thread each. The tests of a file run in one worker and share its fixtures.
@@ -52,14 +54,16 @@ setup: .venv/installed ## install the packages of requirements.lock into .venv
 	$(BIN)/pip install --quiet --no-deps -e .
 	@touch $@
 
+demo fer2013 fer2013_small: FILE = configs/$@.yaml
 demo fer2013 fer2013_small: setup
-	$(call experiment,configs/$@.yaml)
+	$(experiment)
 demo: ## the whole pipeline on toy faces, without a download: reports/demo/index.html
 fer2013_small: ## a tenth of FER2013 (in data/fer2013) on two cores
 fer2013: ## all of FER2013 at full size, for a GPU
 
+run: FILE = $(CONFIG)
 run: setup ## your own experiment: make run CONFIG=configs/mine.yaml
-	$(call experiment,$(CONFIG))
+	$(experiment)
 
 sweep: setup ## 12 trials of small models, rates and batch sizes on toy faces: reports/sweep/sweep/all/notebook.html
 	@$(SNAKEMAKE) --configfile configs/demo.yaml --until encode

@@ -7,6 +7,7 @@ Each variant of a step is one papermill run into reports/<experiment>/<step>/<va
 
 import json
 import re
+import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -55,9 +56,10 @@ ENCODE_THREADS = max(1, min(8, CORES // 2 if VARIANTS["distill"] else CORES))
 # one run of as many processes. The executed notebook and its page are logs, because Snakemake
 # keeps the logs of a failed step and removes its outputs. Only the lines of `StepLines` are for
 # stdout.
+PYTHON = shlex.quote(sys.executable)
 RUN = (
-    f"{sys.executable} -m fervit_lib.report run --gpus {{resources.gpu}} {{params.launch}}"
-    ' {input.notebook} "$(dirname {log.notebook:q})" {params.json:q} >&2'
+    f"{PYTHON} -m fervit_lib.report run --gpus {{resources.gpu}} {{params.launch}}"
+    ' {input.notebook:q} "$(dirname {log.notebook:q})" {params.json:q} >&2'
 )
 
 
@@ -154,7 +156,7 @@ rule index:
     params:
         folder=EXPERIMENT,
     shell:
-        f"{sys.executable} -m fervit_lib.report index {{params.folder:q}}"
+        f"{PYTHON} -m fervit_lib.report index {{params.folder:q}}"
         " --config {input.config:q}"
 
 
