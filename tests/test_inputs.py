@@ -1,3 +1,4 @@
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -5,10 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
-from fervit_lib.datasets import load_faces
+from fervit_lib.datasets import Protocol, load_faces, load_splits
 from fervit_lib.encoders import encode_faces
 from fervit_lib.inputs import load_pixels, load_store_faces
 from fervit_lib.latents import LatentStore, complete_store
+from fervit_lib.system.atomic import read_json, write_json
 
 CPU = torch.device("cpu")
 SPLITS = ("train", "val", "test")
@@ -71,3 +73,38 @@ def test_faces_of_a_store_have_the_hashes_of_their_content(tmp_path: Path) -> No
     faces = load_store_faces(store, np.array([7, 2]))
     assert np.array_equal(faces.hashes, store.hashes[[7, 2]])
     assert faces.hashes.shape == (2, 16)
+
+
+def test_faces_are_loaded_by_the_protocol_of_the_store(tmp_path: Path) -> None:
+    """Of folds by subject, a class that is left out, and classes under other names."""
+    faces = tmp_path / "faces"
+    for split in ("train", "test"):
+        for name in ("Happiness", "anger", "sad"):
+            for subject in range(4):
+                path = faces / split / name / f"S{subject}" / f"{split}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("L", (8, 8), 20 * subject + len(name)).save(path)
+    protocol = Protocol(folds=4, fold=3, leave_out="anger")
+    sets = load_splits(faces, protocol)
+    for split, part in sets.items():
+        encode_faces(Mean(), "sha", part, tmp_path / "codes", split, device=CPU)
+    complete_store(
+        tmp_path / "codes",
+        {split: len(part) for split, part in sets.items()},
+        classes=sets["train"].classes,
+        encoder="mean",
+        faces=faces,
+        synthetic=True,
+        protocol=asdict(protocol),
+    )
+    for split, part in sets.items():
+        store = LatentStore.open(tmp_path / "codes", split)
+        loaded = load_store_faces(store, np.arange(len(store))[::-1])
+        assert loaded.paths == part.paths[::-1]
+        assert loaded.labels.tolist() == part.labels[::-1].tolist()
+        assert loaded.classes == ("happy", "sad")
+    changed = read_json(tmp_path / "codes" / "store.json") | {"protocol": {"fold": "x", "b": 1}}
+    write_json(tmp_path / "codes" / "store.json", changed)
+    store = LatentStore.open(tmp_path / "codes", "test")
+    with pytest.raises(ValueError, match="store.json: protocol"):
+        load_store_faces(store, np.arange(1))

@@ -131,6 +131,7 @@ def audit_faces(datasets: Mapping[str, FaceDataset]) -> Audit:
         ValueError: no sets, or sets of different classes.
         TimeoutError: a file hangs.
     """
+    skipped = list_skipped(datasets)
     all_classes = {faces.classes for faces in datasets.values()}
     if len(all_classes) != 1:
         raise ValueError(
@@ -158,7 +159,7 @@ def audit_faces(datasets: Mapping[str, FaceDataset]) -> Audit:
     return Audit(
         counts.assign(total=counts.sum(axis=1)),
         table.loc[broken, ["split", "path", "error"]].reset_index(drop=True),
-        list_skipped(datasets),
+        skipped,
         _group_duplicates(table[~broken], thumbnails),
         table.loc[table["other_label"].notna(), ["split", "path", "label", "other_label"]],
         splits[splits.map(len) > 1].map(", ".join).rename("splits").reset_index(),

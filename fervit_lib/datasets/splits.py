@@ -1,6 +1,7 @@
 """Train, val and test: how a protocol deals the faces of a source to them."""
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -161,7 +162,7 @@ def _made(faces: FaceDataset) -> np.ndarray:
         return _deal_in_turn(_groups(faces), _MADE)
     places = np.empty(len(faces), "<U5")
     # In the order of a hash, so that no split holds the first pictures of a film or a camera.
-    hashes = [hashlib.blake2b(path.encode(), digest_size=8).digest() for path in faces.paths]
+    hashes = [hashlib.blake2b(os.fsencode(path), digest_size=8).digest() for path in faces.paths]
     order = np.array(sorted(range(len(faces)), key=hashes.__getitem__), int)
     for label in range(len(faces.classes)):
         members = order[faces.labels[order] == label]

@@ -40,5 +40,6 @@ def test_every_face_that_is_left_out_is_listed_once_with_its_reason(tmp_path: Pa
 
 def test_one_set_is_refused(tmp_path: Path) -> None:
     root = write_folder(tmp_path, {"train": 2, "val": 1, "test": 1})
-    with pytest.raises(ValueError, match="datasets: .*FaceDataset"):
-        list_skipped(load_faces(root, "train"))
+    for function in (list_skipped, audit_faces):
+        with pytest.raises(ValueError, match="datasets: .*FaceDataset"):
+            function(load_faces(root, "train"))
