@@ -1,5 +1,6 @@
 """How well a trained model predicts, and what a prediction costs."""
 
+from fervit_lib.evaluation.baselines import evaluate_baselines
 from fervit_lib.evaluation.calibration import (
     apply_temperature,
     calibration_metrics,
@@ -7,9 +8,11 @@ from fervit_lib.evaluation.calibration import (
     reliability,
 )
 from fervit_lib.evaluation.compare import runs_to_compare
+from fervit_lib.evaluation.cross import cross_evaluate, find_test_sets
 from fervit_lib.evaluation.efficiency import count_macs, measure_run
 from fervit_lib.evaluation.evaluate import Faces, evaluate_run, first_of_each_recipe, recipe
 from fervit_lib.evaluation.export import export_run, onnx_difference, write_onnx
+from fervit_lib.evaluation.folds import check_folds
 from fervit_lib.evaluation.metrics import (
     class_metrics,
     class_roc_auc,

@@ -1,23 +1,31 @@
 """Which training runs of an experiment can be compared."""
 
+import hashlib
+import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from fervit_lib.evaluation.evaluate import RESULT_KEYS
-from fervit_lib.latents import LatentStore
+from fervit_lib.evaluation.evaluate import RESULT_KEYS, codes_of, without_fold
+from fervit_lib.latents import LatentStore, store_encoding
 from fervit_lib.models import load_model
 from fervit_lib.runs import Run
-from fervit_lib.system.runtime import resolve
+from fervit_lib.system.runtime import display_path
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The runs that can be compared, all on the same faces, and why the others cannot."""
+    """The runs that can be compared, all on the same test faces, and why the others cannot.
 
-    latents: Path
+    Of a cross-validation, `runs` has the run of the first fold, and `further_folds` the others.
+    """
+
+    stores: tuple[Path, ...]  # codes of the test faces: one store, or one per fold
     runs: list[Run]
     skipped: dict[str, str]  # reason by variant
+    further_folds: dict[str, tuple[Run, ...]] = field(default_factory=dict)  # by first variant
+    on_other_faces: list[Run] = field(default_factory=list)  # finished, but tested on other faces
 
     @property
     def full_runs(self) -> list[Run]:
@@ -29,6 +37,22 @@ class Comparison:
         """Runs trained on a subset of the faces: the points of the learning curves."""
         return [run for run in self.runs if _on_subset(run)]
 
+    @property
+    def single_runs(self) -> list[Run]:
+        """Runs trained on all faces of any data set, without those of a cross-validation."""
+        others = [run for run in self.on_other_faces if not _on_subset(run)]
+        return [run for run in self.full_runs if not self.folds_of(run)] + others
+
+    @property
+    def pooled(self) -> list[str]:
+        """The runs of cross-validations, whose predictions become one row."""
+        others = (run.variant for folds in self.further_folds.values() for run in folds)
+        return [*self.further_folds, *others]
+
+    def folds_of(self, run: Run) -> tuple[Run, ...]:
+        """The further folds of a run; none without cross-validation."""
+        return self.further_folds.get(run.variant, ())
+
 
 def _on_subset(run: Run) -> bool:
     parameters = run.config["parameters"]
@@ -36,9 +60,10 @@ def _on_subset(run: Run) -> bool:
 
 
 def runs_to_compare(reports: Path, experiment: str, trust_code: bool = False) -> Comparison:
-    """The finished training runs of an experiment that share their codes and classes.
+    """The finished training runs of an experiment that are tested on the same faces.
 
-    If runs were trained on different codes, those trained on the most common ones are compared.
+    Runs on different codes of the same faces are compared. If runs are tested on different faces,
+    those on the most common ones are. The runs of a cross-validation, one per fold, count as one.
 
     Args:
         trust_code: run the code that is saved with models of own classes; False: skip such runs.
@@ -55,18 +80,63 @@ def runs_to_compare(reports: Path, experiment: str, trust_code: bool = False) ->
             skipped[run.variant] = reason
         else:
             runs.append(run)
-    if not runs:
+    stores = {latents: LatentStore.open(latents, "test") for latents in set(map(codes_of, runs))}
+    recipes = _join_folds(runs, stores, skipped)
+    if not recipes:
         reasons = "".join(f"; {variant}: {reason}" for variant, reason in skipped.items())
         raise FileNotFoundError(
             f"{folder}: expected a finished training run, found none; run 02_train first{reasons}"
         )
-    used = {run.variant: run.config["parameters"]["latents"] for run in runs}
-    # By path, not by content: two stores of the same faces may have been encoded differently.
-    common = Counter(used.values()).most_common(1)[0][0]
-    for variant, latents in used.items():
-        if latents != common:
-            skipped[variant] = f"trained on other codes, {latents}; most runs used {common}"
-    return Comparison(resolve(common), [run for run in runs if run.variant not in skipped], skipped)
+    digests = {latents: _digest_faces(store) for latents, store in stores.items()}
+    tested = {
+        name: tuple(digests[codes_of(run)] for run in folds) for name, folds in recipes.items()
+    }
+    common = Counter(tested.values()).most_common(1)[0][0]
+    compared = [folds for name, folds in recipes.items() if tested[name] == common]
+    others = [folds for name, folds in recipes.items() if tested[name] != common]
+    latents = tuple(map(codes_of, compared[0]))
+    for run in (run for folds in others for run in folds):
+        skipped[run.variant] = (
+            f"tested on other faces, those of {display_path(codes_of(run))}; most runs are tested "
+            f"on those of {display_path(latents[0])}; test_on compares both"
+        )
+    return Comparison(
+        stores=latents,
+        runs=[folds[0] for folds in compared],
+        skipped=skipped,
+        further_folds={folds[0].variant: folds[1:] for folds in compared if len(folds) > 1},
+        on_other_faces=[folds[0] for folds in others if len(folds) == 1],
+    )
+
+
+def _join_folds(
+    runs: list[Run], stores: Mapping[Path, LatentStore], skipped: dict[str, str]
+) -> dict[str, tuple[Run, ...]]:
+    """By name, the run, or the runs of all folds; incomplete ones are added to `skipped`."""
+    recipes: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        fold = stores[codes_of(run)].protocol.get("fold", 0)
+        name = without_fold(run.variant)
+        # A single fold that a config names is a run like any other.
+        recipes.setdefault(name, {})[fold if name != run.variant else 0] = run
+    complete = {}
+    for name, by_fold in recipes.items():
+        first = next(iter(by_fold.values()))
+        is_fold = first.variant != name
+        expected = stores[codes_of(first)].protocol.get("folds", 0) if is_fold else 1
+        if missing := set(range(expected)) - set(by_fold):
+            numbers = ", ".join(map(str, sorted(missing)))
+            reason = f"fold {numbers} of {expected} is missing: each face is tested once; train it"
+            skipped |= {run.variant: reason for run in by_fold.values()}
+        else:
+            complete[name] = tuple(by_fold[fold] for fold in sorted(by_fold))
+    return complete
+
+
+def _digest_faces(store: LatentStore) -> str:
+    """Hash of the faces, labels and classes of a split: equal for other codes of the same faces."""
+    content = [str(store.faces), store.classes, store.paths, store.labels.tolist()]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _reason_to_skip(run: Run) -> str:
@@ -76,8 +146,9 @@ def _reason_to_skip(run: Run) -> str:
             return f"not finished: it has no {name}"
     try:
         result = run.result
-        _, classes = load_model(run.best_checkpoint, run.trust_code)
-        store = LatentStore.open(resolve(run.config["parameters"]["latents"]), "test")
+        model, classes = load_model(run.best_checkpoint, run.trust_code)
+        store = LatentStore.open(codes_of(run), "test")
+        encoding = store_encoding(store.folder)
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         return str(error).split("\n")[0]
     if missing := [name for name in RESULT_KEYS if name not in result]:
@@ -86,5 +157,10 @@ def _reason_to_skip(run: Run) -> str:
         return (
             f"trained on the classes {', '.join(classes)}, but its codes now have "
             f"{', '.join(store.classes)}; train it again"
+        )
+    if model.reads != "pixels" and result.get("encoding", encoding) != encoding:
+        return (
+            f"trained on codes of another encoding than those that are now in "
+            f"{display_path(store.folder)} ({result['encoding']}; now {encoding}); train it again"
         )
     return ""

@@ -1,11 +1,11 @@
 """Metrics of a training run on the test split of the codes that it was trained on."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,12 +18,18 @@ from fervit_lib.evaluation.calibration import (
     fit_temperature,
 )
 from fervit_lib.evaluation.metrics import class_roc_auc, summary_metrics
-from fervit_lib.evaluation.predict import Predictions, predict_probs, write_predictions
+from fervit_lib.evaluation.predict import (
+    Predictions,
+    join_predictions,
+    predict_probs,
+    write_predictions,
+)
 from fervit_lib.evaluation.significance import score_intervals
 from fervit_lib.inputs import images_to_pixels, inputs_for, load_store_faces
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import load_model
 from fervit_lib.runs import Run
+from fervit_lib.system.runtime import resolve
 
 # What an evaluation takes over from a training run: from its result.json, and of its parameters.
 RESULT_KEYS = (
@@ -38,6 +44,7 @@ RESULT_KEYS = (
 _SUBSET_PARAMETERS = ("data_fraction", "shots", "data_seed")
 # The parts of a variant's name that stand for random draws and for the number of training faces.
 _DRAWN = re.compile(r"-(seed\d+|(data_fraction|shots|data_seed)=[^-]+)")
+_FOLD = re.compile(r"-fold=\d+")
 
 
 def recipe(variant: str) -> str:
@@ -45,16 +52,48 @@ def recipe(variant: str) -> str:
     return _DRAWN.sub("", variant)
 
 
+def without_fold(variant: str) -> str:
+    """A variant's name without its fold, in which the runs of a cross-validation differ."""
+    return _FOLD.sub("", variant)
+
+
+def codes_of(run: Run) -> Path:
+    """The store that a run was trained on."""
+    return resolve(run.config["parameters"]["latents"])
+
+
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """The faces of a latent store, as images and as each model's inputs; each is read once."""
+    """The faces of a latent store, as images and as each model's inputs; each is read once.
+
+    Of a cross-validation it is the store of the first fold, and `folds` has one for each.
+    """
 
     latents: Path
+    further_folds: tuple[Path, ...] = ()
     _cache: dict[Any, Any] = field(default_factory=dict)
 
     @cached_property
     def stores(self) -> dict[str, LatentStore]:
         return {split: LatentStore.open(self.latents, split) for split in ("train", "val", "test")}
+
+    def at(self, latents: Path) -> Self:
+        """The faces of another store."""
+        if latents == self.latents:
+            return self
+        return self._cache.setdefault(latents, type(self)(latents))
+
+    @property
+    def folds(self) -> list[Self]:
+        return [self, *map(self.at, self.further_folds)]
+
+    @property
+    def tested(self) -> FaceDataset:
+        """The images of the test faces, of all folds in their order."""
+        first, *others = (fold.dataset("test") for fold in self.folds)
+        for other in others:
+            first = first.joined(other)
+        return first
 
     def dataset(self, split: str) -> FaceDataset:
         """The images of a split in the order of its codes. Raises ValueError if one is missing."""
@@ -62,6 +101,19 @@ class Faces:
             store = self.stores[split]
             self._cache[split] = load_store_faces(store, np.arange(len(store)))
         return self._cache[split]
+
+    def subjects(self, split: str) -> np.ndarray | None:
+        """(N,) str, the person in each face; None if they are unknown, or the faces were moved."""
+        faces = self.dataset(split) if self.stores[split].faces.exists() else None
+        if faces is None or faces.subjects is None or not faces.subjects.astype(bool).any():
+            return None
+        return np.where(faces.subjects == "", faces.paths, faces.subjects)
+
+    @property
+    def tested_subjects(self) -> np.ndarray | None:
+        """The person in each of the faces of `tested`; None if they are unknown."""
+        subjects = [names for fold in self.folds if (names := fold.subjects("test")) is not None]
+        return np.concatenate(subjects) if len(subjects) == len(self.folds) else None
 
     def stratified_sample(self, split: str, num_faces: int, seed: int) -> FaceDataset:
         """About `num_faces` faces, the same share of every class; 0, or too many: all faces."""
@@ -83,64 +135,96 @@ class Faces:
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedRun:
-    """A run, its predictions for the test faces, and its metrics as one flat row."""
+    """A model, its predictions for the test faces, and its metrics as one flat row."""
 
-    run: Run
+    run: Run | None  # of the first fold, if there are several; None: a model of somebody else
     test: Predictions
-    temperature: float  # fitted on the validation split
+    calibrated: np.ndarray  # (N, C) probabilities at the temperature fitted on validation faces
     metrics: dict[str, Any]
 
     @property
     def variant(self) -> str:
-        return self.run.variant
-
-    @property
-    def calibrated(self) -> np.ndarray:
-        """(N, C) probabilities of the test faces at the fitted temperature."""
-        return apply_temperature(self.test.probs, self.temperature)
+        return self.metrics["variant"]
 
 
 def evaluate_run(
-    run: Run, faces: Faces, folder: Path, device: torch.device, seed: int = 0
+    run: Run,
+    faces: Faces,
+    folder: Path,
+    device: torch.device,
+    seed: int = 0,
+    further_folds: Sequence[Run] = (),
 ) -> EvaluatedRun:
     """Predict the val and test split with the run's best weights, and compute all metrics.
 
     Writes the predictions to `folder` as `predictions-<variant>.parquet`.
+
+    Args:
+        faces: of the store that is compared. A run on other codes of them reads its own.
+        further_folds: the runs of the other folds of a cross-validation. All predictions for test
+            faces are pooled: metrics are those of all faces, not means over folds.
     """
+    parts = []
+    for part in (run, *further_folds):
+        own = faces.at(codes_of(part))
+        parts.append(_predict_splits(part, own, device))
+        write_predictions(folder / f"predictions-{part.variant}.parquet", parts[-1])
+    name = without_fold(run.variant) if further_folds else run.variant
+    about = {"variant": name, "recipe": recipe(name)} | _costs(run)
+    return replace(compute_metrics(about, parts, faces.tested_subjects, seed), run=run)
+
+
+def _predict_splits(run: Run, faces: Faces, device: torch.device) -> dict[str, Predictions]:
     model, classes = load_model(run.best_checkpoint, run.trust_code)
     predictions = {}
     for split in ("val", "test"):
         store = faces.stores[split]
         probs = predict_probs(model, faces.inputs(model, split), device)
         predictions[split] = Predictions(classes, tuple(store.paths), store.labels.numpy(), probs)
-    write_predictions(folder / f"predictions-{run.variant}.parquet", predictions)
-    return _compute_metrics(run, predictions["val"], predictions["test"], seed)
+    return predictions
 
 
-def _compute_metrics(run: Run, val: Predictions, test: Predictions, seed: int) -> EvaluatedRun:
+def compute_metrics(
+    about: Mapping[str, Any],
+    parts: Sequence[Mapping[str, Predictions]],
+    subjects: np.ndarray | None = None,
+    seed: int = 0,
+) -> EvaluatedRun:
+    """All metrics of a model's predictions.
+
+    Args:
+        about: columns of the row, before those of the metrics.
+        parts: predictions of `val` and `test`, for each fold.
+        subjects: (N,) the person in each test face; intervals are then over persons.
+    """
+    # Never on test: a temperature fitted there would make the calibration look better than it is.
+    temperatures = [fit_temperature(part["val"].labels, part["val"].probs) for part in parts]
+    test = join_predictions([part["test"] for part in parts])
+    scaled = zip(parts, temperatures, strict=True)
+    calibrated = np.concatenate([apply_temperature(p["test"].probs, t) for p, t in scaled])
+    metrics = dict(about) | {"num_test": len(test.labels)}
+    metrics |= summary_metrics(test.labels, test.predicted)
+    confusions = None if subjects is None else test.confusion_by(subjects)
+    metrics |= score_intervals(test.confusion, seed, confusions)
+    metrics["interval_over"] = None if confusions is None else f"{len(confusions)} subjects"
+    metrics["roc_auc"] = float(np.nanmean(class_roc_auc(test.labels, test.probs)))
+    metrics["temperature"] = float(np.mean(temperatures))
+    metrics |= calibration_metrics(test.labels, test.probs)
+    after = calibration_metrics(test.labels, calibrated)
+    metrics |= {f"{name}_calibrated": value for name, value in after.items()}
+    return EvaluatedRun(None, test, calibrated, metrics)
+
+
+def _costs(run: Run) -> dict[str, Any]:
+    """What a run's own files say about its training."""
     result = run.result
     parameters = run.config["parameters"]
-    # Never on test: a temperature fitted there would make the calibration look better than it is.
-    temperature = fit_temperature(val.labels, val.probs)
-    metrics = {
-        "variant": run.variant,
-        "recipe": recipe(run.variant),
-        "num_test": len(test.labels),
-    }
-    metrics |= summary_metrics(test.labels, test.predicted)
-    metrics |= score_intervals(test.confusion, seed=seed)
-    metrics["roc_auc"] = float(np.nanmean(class_roc_auc(test.labels, test.probs)))
-    metrics["temperature"] = temperature
-    metrics |= calibration_metrics(test.labels, test.probs)
-    calibrated = calibration_metrics(test.labels, apply_temperature(test.probs, temperature))
-    metrics |= {f"{name}_calibrated": value for name, value in calibrated.items()}
-    metrics |= {name: result[name] for name in RESULT_KEYS}
-    metrics |= {name: parameters.get(name) for name in _SUBSET_PARAMETERS}
-    train_faces = result.get("train_faces", 0)
-    metrics["train_faces"] = train_faces
-    in_epoch = max(train_faces, parameters.get("epoch_faces", 0))
-    metrics["seen_faces"] = result.get("epochs", 0) * in_epoch
-    return EvaluatedRun(run, test, temperature, metrics)
+    costs = {name: result[name] for name in RESULT_KEYS}
+    costs |= {name: parameters.get(name) for name in _SUBSET_PARAMETERS}
+    costs["train_faces"] = result.get("train_faces", 0)
+    in_epoch = max(costs["train_faces"], parameters.get("epoch_faces", 0))
+    costs["seen_faces"] = result.get("epochs", 0) * in_epoch
+    return costs
 
 
 def first_of_each_recipe(evaluated: Sequence[EvaluatedRun]) -> list[EvaluatedRun]:

@@ -67,6 +67,13 @@ class Predictions:
         pairs = self.labels * num_classes + self.predicted
         return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
+    def confusion_by(self, groups: np.ndarray) -> np.ndarray:
+        """(G, C, C) counts, as `confusion`, of each group of faces that `groups` (N,) names."""
+        names, group_of = np.unique(groups, return_inverse=True)
+        counts = np.zeros((len(names), len(self.classes), len(self.classes)), dtype=np.int64)
+        np.add.at(counts, (group_of, self.labels, self.predicted), 1)
+        return counts
+
     def to_frame(self) -> pd.DataFrame:
         """One row per face: path, label and predicted (names), confidence, `prob_<class>`."""
         classes = np.array(self.classes)
@@ -80,6 +87,16 @@ class Predictions:
         )
         frame[[f"prob_{name}" for name in self.classes]] = self.probs
         return frame
+
+
+def join_predictions(parts: Sequence[Predictions]) -> Predictions:
+    """The predictions of several models of the same classes, each for other faces, as one."""
+    return Predictions(
+        parts[0].classes,
+        tuple(path for part in parts for path in part.paths),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.probs for part in parts]),
+    )
 
 
 def write_predictions(path: Path, splits: Mapping[str, Predictions]) -> None:
@@ -242,13 +259,12 @@ def load_predictor(
     return Predictor(model.to(torch_device), classes, encoder, torch_device)
 
 
-def load_predictors(runs: Sequence[Run], device: str = "auto") -> dict[str, Predictor]:
-    """`load_predictor` of runs, by variant; those on the same codes share one encoder."""
+def load_predictors(runs: Mapping[str, Run], device: str = "auto") -> dict[str, Predictor]:
+    """`load_predictor` of runs by name; those on the same codes share one encoder."""
     predictors: dict[str, Predictor] = {}
-    shared: dict[str, Encoder | None] = {}
-    for run in runs:
+    encoders: dict[str, Encoder | None] = {}
+    for name, run in runs.items():
         latents = run.config["parameters"]["latents"]
-        predictor = load_predictor(run.folder, device, shared.get(latents), run.trust_code)
-        shared[latents] = predictor.encoder or shared.get(latents)
-        predictors[run.variant] = predictor
+        predictors[name] = load_predictor(run.folder, device, encoders.get(latents), run.trust_code)
+        encoders[latents] = encoders.get(latents) or predictors[name].encoder
     return predictors

@@ -23,15 +23,25 @@ def bootstrap_interval(correct: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def score_intervals(confusion: np.ndarray, seed: int = 0) -> dict[str, float]:
+def score_intervals(
+    confusion: np.ndarray, seed: int = 0, by_subject: np.ndarray | None = None
+) -> dict[str, float]:
     """95% percentile bootstrap intervals of `SCORES`, as `<score>_low` and `<score>_high`.
 
     Args:
         confusion: (C, C) counts, one row per true class. Drawing faces with replacement is
             drawing such counts from a multinomial distribution.
+        by_subject: (S, C, C), the counts of each person. Persons are then drawn instead of faces:
+            faces of one person resemble each other, so that there is less to learn from them.
     """
+    rng = np.random.default_rng(seed)
     n = int(confusion.sum())
-    draws = np.random.default_rng(seed).multinomial(n, confusion.ravel() / n, RESAMPLES)
+    if by_subject is None:
+        draws = rng.multinomial(n, confusion.ravel() / n, RESAMPLES)
+    else:
+        subjects = len(by_subject)
+        weights = rng.multinomial(subjects, np.full(subjects, 1 / subjects), RESAMPLES)
+        draws = weights @ by_subject.reshape(subjects, -1)
     draws = draws.reshape(-1, *confusion.shape).astype(float)  # (RESAMPLES, C, C)
     correct = np.einsum("bii->bi", draws)
     support = draws.sum(2)
@@ -40,11 +50,12 @@ def score_intervals(confusion: np.ndarray, seed: int = 0) -> dict[str, float]:
     # As scikit-learn: 0 for a class that is only predicted wrongly, absent classes left out.
     f1 = 2 * correct / np.maximum(support + predicted, 1)
     occurs = support + predicted > 0
+    faces = draws.sum((1, 2))  # persons have unequal numbers of faces
     scores = (
-        correct.sum(1) / n,
+        correct.sum(1) / faces,
         np.nanmean(recall, axis=1),
         (f1 * occurs).sum(1) / occurs.sum(1),
-        (f1 * support).sum(1) / n,
+        (f1 * support).sum(1) / faces,
     )
     intervals = {}
     for name, values in zip(SCORES, scores, strict=True):

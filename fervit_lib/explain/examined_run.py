@@ -88,7 +88,7 @@ def choose_runs(comparison: Comparison, first: str = "", second: str = "") -> li
             raise ValueError(f"{argument}: got {name!r}; {reason}")
     if not runs:
         raise ValueError(
-            f"{comparison.latents}: expected a run of scratch or hybrid, whose tokens are the "
+            f"{comparison.stores[0]}: expected a run of scratch or hybrid, whose tokens are the "
             "layers of a code, found none; train one, or set `explain: []` in the configuration"
         )
     chosen = runs[first] if first else next(iter(runs.values()))

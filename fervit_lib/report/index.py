@@ -16,6 +16,7 @@ from fervit_lib.figures.distill import plot_differences
 from fervit_lib.figures.evaluation import (
     plot_accuracy_intervals,
     plot_costs,
+    plot_cross,
     plot_learning_curves,
 )
 from fervit_lib.figures.explain import plot_layer_scores
@@ -87,7 +88,8 @@ def _table_rows(runs: Iterable[RunPage]) -> list[dict[str, Any]]:
     }
     for run in runs:
         if run.step == "evaluate" and run.result:
-            for variant in run.result["on_parts"]:  # points of a learning curve
+            # Points of a learning curve, and folds, whose predictions are one row.
+            for variant in [*run.result["on_parts"], *run.result.get("pooled", ())]:
                 rows.pop(variant, None)
             for row in run.result["runs"]:
                 above = 100 * (row["accuracy"] - run.result["majority_accuracy"])
@@ -125,6 +127,9 @@ def _plot_results(
     for evaluation in evaluations:
         if curves := evaluation.get("curves"):
             figures.append(plot_learning_curves(pd.DataFrame(curves)))
+        cross = pd.DataFrame(evaluation.get("cross"))
+        if "accuracy" in cross:
+            figures.append(plot_cross(cross))
     for run in runs:
         if "accuracy_lost_low" in run.result:
             figures.append(_plot_accuracy_lost(run.result))

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from fervit_lib import runs
-from fervit_lib.datasets import draw_toy_faces, load_faces
+from fervit_lib.datasets import Protocol, draw_toy_faces, load_faces, load_splits
 from fervit_lib.encoders import Autoencoder, encode_faces, load_encoder
 from fervit_lib.encoders.autoencoder import save_autoencoder
-from fervit_lib.latents import complete_store
+from fervit_lib.latents import complete_store, store_encoding
 from fervit_lib.models import create_model, save_model
 
 OPTIONS = {
@@ -56,38 +56,57 @@ def finish_run() -> Callable[..., runs.Run]:
         save_model(run.best_checkpoint, model, classes=classes)
         epochs = pd.DataFrame({"epoch": [0, 1], "seconds": [1.0, 2.0]})
         epochs.to_csv(run.folder / "metrics.csv", index=False)
-        run.write_result(approach=approach, strategy="full", seed=seed, train_faces=96, **NUMBERS)
+        encoding = store_encoding(store) if store.is_dir() else ""
+        numbers = {"train_faces": 96, "encoding": encoding, **NUMBERS}
+        run.write_result(approach=approach, strategy="full", seed=seed, **numbers)
         return run
 
     return finish
 
 
 @pytest.fixture(scope="session")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+def encode_toy() -> Callable[..., Path]:
+    """Encode faces by a checkpoint of the autoencoder, as 01_encode does."""
+
+    def encode(
+        store: Path, source: Path, checkpoint: Path, protocol: Protocol | None = None
+    ) -> Path:
+        protocol = protocol or Protocol()
+        encoder = load_encoder(checkpoint, "autoencoder")
+        sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+        sets = load_splits(source, protocol)
+        for split, faces in sets.items():
+            encode_faces(encoder, sha256, faces, store, split, device=torch.device("cpu"))
+        complete_store(
+            store,
+            {split: len(faces) for split, faces in sets.items()},
+            classes=faces.classes,
+            encoder="autoencoder",
+            faces=source,
+            synthetic=True,
+            made_by={
+                "checkpoint": str(checkpoint),
+                "sha256": sha256,
+                "landmarks": "none",
+                "encoding": sha256,
+            },
+            protocol=vars(protocol),
+        )
+        return store
+
+    return encode
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory, encode_toy: Callable[..., Path]) -> Toy:
     """140 toy faces, and their codes by an untrained encoder of a finished run of 01_encode."""
     folder = tmp_path_factory.mktemp("toy")
-    store = folder / "store"
     source = draw_toy_faces(folder / "faces", 140, size=32)
     run = runs.start_run(
         folder / "reports", "tiny", "encode", "autoencoder", parameters={}, seed=0, device="cpu"
     )
     torch.manual_seed(0)
     save_autoencoder(run.best_checkpoint, Autoencoder(32), "toy")
-    encoder = load_encoder(run.best_checkpoint, "autoencoder")
+    store = encode_toy(folder / "store", source, run.best_checkpoint)
     run.write_result(latents=str(store), encoder="autoencoder")
-    sha256 = hashlib.sha256(run.best_checkpoint.read_bytes()).hexdigest()
-    sizes = {}
-    for split in ("train", "val", "test"):
-        faces = load_faces(source, split)
-        encode_faces(encoder, sha256, faces, store, split, device=torch.device("cpu"))
-        sizes[split] = len(faces)
-    complete_store(
-        store,
-        sizes,
-        classes=faces.classes,
-        encoder="autoencoder",
-        faces=source,
-        synthetic=True,
-        made_by={"checkpoint": str(run.best_checkpoint), "sha256": sha256, "landmarks": "none"},
-    )
-    return Toy(folder / "reports", store, source, faces.classes)
+    return Toy(folder / "reports", store, source, load_faces(source, "test").classes)

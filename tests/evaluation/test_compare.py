@@ -42,12 +42,18 @@ def test_a_run_that_cannot_be_compared_is_skipped_with_a_reason(
         assert named in comparison.skipped[variant], variant
 
 
-def test_runs_on_other_codes_than_most_are_skipped(
+def test_runs_on_other_codes_of_the_same_faces_are_compared(
     make_store: Callable[..., Path], finish_run: Callable[..., runs.Run], tmp_path: Path
 ) -> None:
     for seed in (0, 1):
         finish_run(tmp_path, make_store(tmp_path / "a"), f"scratch-full-seed{seed}")
     finish_run(tmp_path, make_store(tmp_path / "b"), "scratch-other")
+    few = make_store(tmp_path / "few", {"train": 96, "val": 30, "test": 27})
+    finish_run(tmp_path, few, "scratch-on_few")
     comparison = runs_to_compare(tmp_path, "tiny")
-    assert [run.variant for run in comparison.runs] == ["scratch-full-seed0", "scratch-full-seed1"]
-    assert "other codes" in comparison.skipped["scratch-other"]
+    variants = ["scratch-full-seed0", "scratch-full-seed1", "scratch-other"]
+    assert [run.variant for run in comparison.runs] == variants
+    assert comparison.stores == (tmp_path / "a",)
+    assert list(comparison.skipped) == ["scratch-on_few"]
+    assert "few" in comparison.skipped["scratch-on_few"]
+    assert [run.variant for run in comparison.single_runs] == [*variants, "scratch-on_few"]

@@ -85,7 +85,7 @@ def test_models_on_other_codes_get_their_own_encoder(
         finish_run(tmp_path, toy.store, "scratch-full-seed1", toy.classes),
         finish_run(tmp_path, store, "scratch-full-seed2", toy.classes),
     ]
-    predictors = load_predictors(finished, "cpu")
+    predictors = load_predictors({run.variant: run for run in finished}, "cpu")
     encoders = [predictor.encoder for predictor in predictors.values()]
     assert encoders[0] is encoders[1] is not encoders[2]
     images = [Image.open(toy.source / path) for path in LatentStore.open(store, "test").paths[:9]]

@@ -50,6 +50,31 @@ def test_an_interval_contains_its_score() -> None:
         assert intervals[f"{name}_low"] <= value <= intervals[f"{name}_high"]
 
 
+def test_an_interval_over_subjects_counts_persons_not_faces() -> None:
+    rng = np.random.default_rng(4)
+    labels, predicted = rng.integers(3, size=(2, 30))
+    persons = np.stack([confusion_of(labels[i::10], predicted[i::10], 3) for i in range(10)])
+    ten_times = score_intervals(10 * persons.sum(0), 0, 10 * persons)
+    once = score_intervals(persons.sum(0), 0, persons)
+    # More faces of the same persons say nothing new; more faces of anybody would.
+    assert ten_times == pytest.approx(once)
+    by_face = score_intervals(10 * persons.sum(0))
+    width = {
+        name: v["accuracy_high"] - v["accuracy_low"]
+        for name, v in {"faces": by_face, "persons": once}.items()
+    }
+    assert width["faces"] < width["persons"]
+    covered = 0
+    for _ in range(150):  # persons whose faces are all right or all wrong
+        right = (rng.random(60) < 0.7).astype(int)
+        counts = np.stack(
+            [np.diag([5 * r, 5 * r]) + (1 - r) * 5 * (1 - np.eye(2, dtype=int)) for r in right]
+        )
+        interval = score_intervals(counts.sum(0), 0, counts)
+        covered += interval["accuracy_low"] <= 0.7 <= interval["accuracy_high"]
+    assert 0.88 <= covered / 150 <= 1
+
+
 def test_mcnemar_counts_faces_that_only_one_model_classifies_correctly() -> None:
     a, b = np.zeros(40, bool), np.zeros(40, bool)
     assert mcnemar(a, b) == 1

@@ -5,6 +5,7 @@ from fervit_lib.figures.evaluation.accuracy import (
     plot_class_scores,
     plot_confidence,
     plot_confusion,
+    plot_cross,
     plot_pairs,
 )
 from fervit_lib.figures.evaluation.calibration import plot_reliability

@@ -28,16 +28,18 @@ def plot_accuracy_intervals(runs: pd.DataFrame, majority: float) -> go.Figure:
     """Accuracy of each run with its 95% CI, the best on top, and of the majority class.
 
     Args:
-        runs: columns variant, num_test, accuracy, accuracy_low, accuracy_high, each in [0, 1].
+        runs: columns variant, num_test, accuracy, accuracy_low, accuracy_high, each in [0, 1], and
+            interval_over, what the interval is over if not over faces.
         majority: share of the most common class among the test faces, in [0, 1].
     """
     runs = runs.sort_values("accuracy")
     left = max(0.0, min(majority, runs["accuracy_low"].min()) - 0.04)
     right = min(1.0, max(majority, runs["accuracy_high"].max()) + 0.04)
     names = wrap_labels(runs["variant"])
+    over = runs.iloc[0].get("interval_over") or "the test faces"
     figure = new_figure(
         f"Accuracy on {runs['num_test'].iloc[0]:,} test faces",
-        "bars: 95% interval over the test faces, not over training seeds; "
+        f"bars: 95% interval over {over}, not over training seeds; "
         f"dashed: majority class, {majority:.1%}",
         160 + rows_height(names),
         xaxis={"tickformat": PERCENT, "title": "accuracy", "range": [left, right]},
@@ -96,6 +98,59 @@ def plot_pairs(pairs: pd.DataFrame, num_faces: int) -> go.Figure:
     draw_as_matrix(figure)
     figure.update_xaxes(side="top", tickangle=0)
     return figure
+
+
+def plot_cross(cells: pd.DataFrame) -> go.Figure:
+    """Accuracy of each run on each data set, with its 95% interval and number of faces.
+
+    Args:
+        cells: columns run, trained_on, tested_on, accuracy, accuracy_low, accuracy_high, num_test,
+            num_classes, from `evaluation.cross_evaluate`. A cell without a score stays empty.
+    """
+    cells = cells.assign(name=cells["trained_on"] + ": " + cells["run"])
+    order = cells.sort_values("trained_on", kind="stable")["name"].unique()
+    tested = cells["tested_on"].unique()
+
+    def matrix(column: str) -> pd.DataFrame:
+        return cells.pivot(index="name", columns="tested_on", values=column).loc[order, tested]
+
+    accuracy = matrix("accuracy").astype(float)
+    parts = [matrix(name) for name in ("accuracy_low", "accuracy_high", "num_test", "num_classes")]
+    texts = [
+        [
+            _cell_text(accuracy.iat[row, column], *(part.iat[row, column] for part in parts))
+            for column in range(len(tested))
+        ]
+        for row in range(len(order))
+    ]
+    names = wrap_labels(order)
+    figure = new_figure(
+        "Accuracy, trained on × tested on",
+        "rows: data set and run; columns: test faces; 95% interval, on the classes that both have",
+        150 + 2 * rows_height(names),
+        margin_t=90,
+    )
+    figure.add_heatmap(
+        z=accuracy,
+        x=escape_labels(tested),
+        y=names,
+        text=texts,
+        texttemplate="%{text}",
+        showscale=False,
+        zmin=0,
+        zmax=1,
+        hovertemplate="%{y} on %{x}: %{text}<extra></extra>",
+    )
+    draw_as_matrix(figure)
+    figure.update_xaxes(side="top", tickangle=0)
+    return figure
+
+
+def _cell_text(accuracy: float, low: float, high: float, faces: float, classes: float) -> str:
+    if np.isnan(accuracy):
+        return "–"
+    interval = f"{accuracy:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{interval}<br>n = {faces:,.0f}, {classes:.0f} classes"
 
 
 def plot_confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -> go.Figure:

@@ -1,0 +1,225 @@
+"""Outside models as baselines: ONNX and TFLite files, each described by an adapter file.
+
+An adapter is a YAML file such as `configs/baselines/fer_mini_xception.yaml`:
+
+    file: fer_mini_xception.tflite   # in pretrained_models/, or with its whole path
+    input_size: 64                   # side of the input in pixels
+    channels: grey                   # grey, rgb or bgr
+    layout: nhwc                     # nhwc or nchw
+    range: [-1, 1]                   # values of black and white
+    mean: [0.485, 0.456, 0.406]      # optional: subtracted, per channel
+    std: [0.229, 0.224, 0.225]       # optional: divided by, per channel
+    softmax: false                   # whether the outputs are logits, which need a softmax
+    classes: [angry, disgust, fear, happy, sad, surprise, neutral]   # in the order of the outputs
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import yaml
+from PIL import Image
+from scipy.special import softmax
+
+from fervit_lib.datasets import FaceDataset
+from fervit_lib.datasets.class_names import emotion_of
+from fervit_lib.evaluation.evaluate import EvaluatedRun, Faces, compute_metrics
+from fervit_lib.evaluation.predict import Predictions
+from fervit_lib.system.errors import explain_read_error
+from fervit_lib.system.names import check_choice, near, split_names
+from fervit_lib.system.progress import progress
+from fervit_lib.system.runtime import display_path, resolve
+
+# A batch of inputs → outputs (B, C).
+Model = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """How an outside model takes a face, and what its outputs mean; see the head of this module."""
+
+    file: str
+    input_size: int
+    channels: str
+    layout: str
+    range: tuple[float, float]
+    softmax: bool
+    classes: tuple[str, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_choice("channels", self.channels, ("grey", "rgb", "bgr"))
+        check_choice("layout", self.layout, ("nhwc", "nchw"))
+        if not isinstance(self.softmax, bool):
+            raise ValueError(f"softmax: expected true or false, got {self.softmax!r}")
+        if type(self.input_size) is not int or self.input_size < 1:
+            raise ValueError(f"input_size: expected pixels, got {self.input_size!r}")
+        num_channels = 1 if self.channels == "grey" else 3
+        for name, length in (("range", 2), ("mean", num_channels), ("std", num_channels)):
+            values = getattr(self, name)
+            if (values or name == "range") and not _are_numbers(values, length):
+                raise ValueError(f"{name}: expected {length} numbers, got {values!r}")
+        if 0 in self.std:
+            raise ValueError("std: expected numbers above 0, got 0")
+        names = self.classes
+        if not _are(names, str) or len(names) < 2 or len(set(names)) < len(names):
+            raise ValueError(f"classes: expected at least two different names, got {names!r}")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read an adapter file.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: a key is unknown, missing or has another value than expected.
+        """
+        with explain_read_error(path, "not an adapter of a baseline", "correct it"):
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError(f"expected `key: value`, got {content!r:.80}")
+            known = [field.name for field in fields(cls)]
+            for key in content:
+                if key not in known:
+                    raise ValueError(f"unknown key {key!r}; {near(key, known)}")
+            optional = {"mean", "std"}
+            if missing := [key for key in known if key not in content and key not in optional]:
+                raise ValueError(f"{missing[0]}: expected a value, got none")
+            values: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in content.items()
+            }
+            return cls(**values)
+
+    def inputs(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Faces as the model takes them: (B, S, S, C), or (B, C, S, S), float32."""
+        mode = "L" if self.channels == "grey" else "RGB"
+        size = (self.input_size, self.input_size)
+        resized = [image.convert(mode).resize(size, Image.Resampling.BILINEAR) for image in images]
+        batch = np.stack([np.asarray(image, np.float64) for image in resized])
+        batch = batch.reshape(*batch.shape[:3], -1)  # (B, S, S, C)
+        if self.channels == "bgr":
+            batch = batch[..., ::-1]
+        low, high = self.range
+        batch = low + (high - low) * batch / 255
+        batch = (batch - np.array(self.mean or 0)) / np.array(self.std or 1)
+        if self.layout == "nchw":
+            batch = batch.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(batch, dtype=np.float32)
+
+
+def _are(values: Any, type_: Any) -> bool:
+    return isinstance(values, tuple) and all(isinstance(value, type_) for value in values)
+
+
+def _are_numbers(values: Any, length: int) -> bool:
+    is_bool = isinstance(values, tuple) and any(isinstance(value, bool) for value in values)
+    return _are(values, (int, float)) and not is_bool and len(values) == length
+
+
+def _load_onnx(path: Path) -> Model:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    [model_input] = session.get_inputs()
+    return lambda batch: session.run(None, {model_input.name: batch})[0]
+
+
+def _load_tflite(path: Path) -> Model:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path))
+    [model_input] = interpreter.get_input_details()
+    output = interpreter.get_output_details()[0]["index"]
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        interpreter.resize_tensor_input(model_input["index"], batch.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(model_input["index"], batch)
+        interpreter.invoke()
+        return interpreter.get_tensor(output)
+
+    return run
+
+
+_LOADERS = {".onnx": _load_onnx, ".tflite": _load_tflite}
+
+
+def predict_baseline(adapter: Adapter, faces: FaceDataset, batch_size: int = 256) -> np.ndarray:
+    """Faces → probabilities (N, C) float32 in the order of the adapter's classes.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        ValueError: the file is not a model, or it does not take or return what the adapter says.
+    """
+    path = resolve("pretrained_models") / adapter.file
+    check_choice("file", path.suffix, tuple(_LOADERS))
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{display_path(path)}: missing; put the file of the baseline there"
+        )
+    explain = partial(explain_read_error, path, "does not fit its adapter", "correct the adapter")
+    with explain():
+        model = _LOADERS[path.suffix](path)
+    outputs = []
+    images = iter(progress(faces, desc=path.stem, unit=" faces"))
+    while batch := [image for image, _ in islice(images, batch_size)]:
+        with explain():
+            outputs.append(model(adapter.inputs(batch)).reshape(len(batch), -1))
+    with explain():
+        probs = np.concatenate(outputs).astype(np.float32)
+        if probs.shape[1] != len(adapter.classes):
+            raise ValueError(
+                f"expected {len(adapter.classes)} outputs per face, one per class of the adapter, "
+                f"got {probs.shape[1]}"
+            )
+        probs = softmax(probs, axis=1) if adapter.softmax else probs
+        if not np.isfinite(probs).all() or probs.min() < 0 or abs(probs.sum(1) - 1).max() > 0.02:
+            raise ValueError("expected probabilities as outputs, got others; is it softmax: true?")
+    return probs
+
+
+def evaluate_baselines(baselines: str, faces: Faces, seed: int = 0) -> list[EvaluatedRun]:
+    """Predict the val and test faces with each outside model, and compute its metrics.
+
+    Args:
+        baselines: adapter files, separated by commas.
+        faces: those that the runs are compared on.
+
+    Raises:
+        FileNotFoundError: no such adapter, or no such model.
+        ValueError: an adapter is wrong, or its model lacks a class of the faces.
+    """
+    return [_evaluate(resolve(path), faces, seed) for path in split_names(baselines)]
+
+
+def _evaluate(path: Path, faces: Faces, seed: int) -> EvaluatedRun:
+    adapter = Adapter.read(path)
+    classes = faces.stores["test"].classes
+    columns = [_column(name, adapter, path) for name in classes]
+    parts = []
+    for fold in faces.folds:
+        predictions = {}
+        for split in ("val", "test"):
+            tested = fold.dataset(split)
+            # Classes that these faces do not have, as contempt, are no possible answer.
+            probs = predict_baseline(adapter, tested)[:, columns]
+            probs = probs / probs.sum(1, keepdims=True).clip(1e-12)
+            predictions[split] = Predictions(classes, tested.paths, tested.labels, probs)
+        parts.append(predictions)
+    about = {"variant": path.stem, "recipe": path.stem, "approach": "outside model"}
+    return compute_metrics(about, parts, faces.tested_subjects, seed)
+
+
+def _column(name: str, adapter: Adapter, path: Path) -> int:
+    """The output of the adapter for a class of the faces."""
+    for position, other in enumerate(adapter.classes):
+        if name in (other, emotion_of(other)):
+            return position
+    raise ValueError(
+        f"{display_path(path)}: classes: expected all classes of the faces, got none for {name!r}; "
+        f"leave out the baseline, or that class by leave_out of 01_encode"
+    )

@@ -1,0 +1,160 @@
+"""Every run on the test faces of other data sets: trained on × tested on."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fervit_lib.evaluation.evaluate import Faces, codes_of
+from fervit_lib.evaluation.metrics import summary_metrics
+from fervit_lib.evaluation.predict import Predictions, join_predictions, predict_probs
+from fervit_lib.evaluation.significance import score_intervals
+from fervit_lib.latents import LatentStore, store_encoding
+from fervit_lib.models import ExpressionModel, load_model
+from fervit_lib.pipeline import encodings_by_name
+from fervit_lib.runs import Run
+from fervit_lib.system.names import near, split_names
+from fervit_lib.system.progress import progress
+from fervit_lib.system.runtime import resolve
+
+TestSets = Mapping[str, Sequence[Faces]]  # by name, the test faces in each of their encodings
+
+
+def find_test_sets(reports: Path, experiment: str, test_on: str) -> dict[str, list[Faces]]:
+    """The test faces that `test_on` names: data sets, or variants of `encode`, of the experiment.
+
+    A data set with several encodings has them all, so that each model finds its own.
+
+    Raises:
+        ValueError: the experiment has no such codes.
+    """
+    runs = {
+        path.parent.name: Run(reports, experiment, "encode", path.parent.name)
+        for path in sorted((reports / experiment / "encode").glob("*/result.json"))
+    }
+    by_name = encodings_by_name({name: run.config["parameters"] for name, run in runs.items()})
+    test_sets: dict[str, list[Faces]] = {}
+    for name in split_names(test_on):
+        if name not in by_name:
+            raise ValueError(
+                f"test_on: expected data sets or variants of encode in {experiment}, got {name!r}; "
+                f"{near(name, by_name)}"
+            )
+        test_sets[name] = []
+        for variants in by_name[name].values():
+            first, *folds = (resolve(runs[variant].result["latents"]) for variant in variants)
+            test_sets[name].append(Faces(first, tuple(folds)))
+    return test_sets
+
+
+def cross_evaluate(
+    runs: Sequence[Run], test_sets: TestSets, device: torch.device, seed: int = 0
+) -> pd.DataFrame:
+    """Every run on every test set, on the classes that both have.
+
+    Probabilities are restricted to these classes and divided by their sum. Faces of other classes,
+    and those that the run was trained or selected on, are left out and counted.
+
+    Returns:
+        One row per pair: run, trained_on, tested_on, num_test, other_classes and seen (faces left
+        out), num_classes, the scores of `summary_metrics` with their intervals (over subjects,
+        where they are known), and reason, if there are no scores.
+    """
+    rows = []
+    for run in progress(runs, desc="other data sets", unit=" runs"):
+        model, classes = load_model(run.best_checkpoint, run.trust_code)
+        for name, encodings in test_sets.items():
+            trained_on = codes_of(run).parent.name
+            row = {"run": run.variant, "trained_on": trained_on, "tested_on": name}
+            faces = _faces_for(model, run, encodings)
+            if faces is None:
+                reason = (
+                    f"codes of another encoder; add a block of encode with that of {trained_on}"
+                )
+                rows.append(row | {"reason": reason})
+            else:
+                rows.append(row | _score(run, model, classes, faces, device, seed))
+    return pd.DataFrame(rows)
+
+
+def _faces_for(model: ExpressionModel, run: Run, encodings: Sequence[Faces]) -> Faces | None:
+    """The faces as the model takes them: codes of its own encoding, or those it was trained on."""
+    own = codes_of(run)
+    if matches := [faces for faces in encodings if [fold.latents for fold in faces.folds] == [own]]:
+        return matches[0]
+    if model.reads == "pixels":
+        return encodings[0]
+    encoding = store_encoding(own)
+    for faces in encodings:
+        if encoding and all(store_encoding(fold.latents) == encoding for fold in faces.folds):
+            return faces
+    return None
+
+
+def _score(
+    run: Run,
+    model: ExpressionModel,
+    classes: Sequence[str],
+    faces: Faces,
+    device: torch.device,
+    seed: int,
+) -> dict[str, Any]:
+    """The scores of one cell of the matrix."""
+    tested = faces.stores["test"].classes
+    common = tuple(name for name in tested if name in classes)
+    if len(common) < 2:
+        return {
+            "reason": f"expected two common classes, got {len(common)}: the model has "
+            f"{', '.join(classes)}, the faces have {', '.join(tested)}"
+        }
+    parts = []
+    seen = []
+    for fold in faces.folds:
+        store = fold.stores["test"]
+        probs = predict_probs(model, fold.inputs(model, "test"), device)
+        parts.append(Predictions(tested, tuple(store.paths), store.labels.numpy(), probs))
+        seen.append(_seen_in_training(codes_of(run), store))
+    everything = join_predictions(parts)
+    label_of = np.array([common.index(name) if name in common else -1 for name in tested])
+    labels = label_of[everything.labels]
+    was_seen = np.concatenate(seen)
+    used = (labels >= 0) & ~was_seen
+    row: dict[str, Any] = {
+        "num_test": int(used.sum()),
+        "other_classes": int((labels < 0).sum()),
+        "seen": int(was_seen.sum()),
+        "num_classes": len(common),
+    }
+    if not used.any():
+        return row | {"reason": "no face is left"}
+    probs = everything.probs[used][:, [list(classes).index(name) for name in common]]
+    probs = probs / probs.sum(1, keepdims=True).clip(1e-12)
+    paths = tuple(path for path, is_used in zip(everything.paths, used, strict=True) if is_used)
+    test = Predictions(common, paths, labels[used], probs)
+    subjects = faces.tested_subjects
+    by_subject = None if subjects is None else test.confusion_by(subjects[used])
+    row |= summary_metrics(test.labels, test.predicted)
+    return row | score_intervals(test.confusion, seed, by_subject)
+
+
+def _seen_in_training(latents: Path, test: LatentStore) -> np.ndarray:
+    """(N,) bool: the faces of `test` that are in train or val of the store at `latents`.
+
+    By content, so that a picture that two data sets share is found, and by name.
+    """
+    known: set[str | bytes] = set()
+    for split in ("train", "val"):
+        store = LatentStore.open(latents, split)
+        known.update(_contents(store))
+        if store.faces == test.faces:
+            known.update(store.paths)
+    contents = _contents(test) or test.paths
+    return np.array([p in known or c in known for p, c in zip(test.paths, contents, strict=True)])
+
+
+def _contents(store: LatentStore) -> list[bytes]:
+    """The hash of each face; none if they are unknown."""
+    return [] if store.hashes is None else [row.tobytes() for row in store.hashes]
