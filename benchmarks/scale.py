@@ -2,24 +2,32 @@
 
     .venv/bin/python benchmarks/scale.py [--part memory|processes|growth|paper ...]
 
-memory     peak memory of encoding 10,000, 200,000 and 1,000,000 faces, drawn on demand
+memory     anonymous memory of encoding, image training and evaluation of 10,000, 100,000 and
+           300,000 files of 112x112 pixels; the rate of training from disk over that from memory
 processes  throughput of two processes that encode disjoint shards, over that of one
 growth     time and memory of audit, encode, train, evaluate and explore by number of faces
 paper      time and storage for 36 thousand, a million and a hundred million faces, extrapolated
 
 Every figure of memory and growth is measured in a new process, and includes its libraries. Seconds
-are CPU time, except for two processes and a GPU (wall time). A power of 1 is linear growth.
+are CPU time, except for two processes and a GPU (wall time). A power of 1 is linear growth. Memory
+needs 15 GB of disk for 300,000 faces; `--faces` takes fewer, `--folder` another disk.
 """
 
 import argparse
+import io
+import itertools
 import math
 import multiprocessing
 import os
+import re
+import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
@@ -29,24 +37,30 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fervit_lib import evaluation, explain, models, runs, training
-from fervit_lib.datasets import FaceDataset, audit_faces
+from fervit_lib.datasets import FaceDataset, audit_faces, load_splits
 from fervit_lib.encoders import encode_faces, prepare_encoder
 from fervit_lib.encoders.autoencoder import Autoencoder
 from fervit_lib.encoders.style_encoder import StyleEncoder
+from fervit_lib.inputs import map_pixels
 from fervit_lib.latents import (
     LATENT_DIM,
     NUM_LAYERS,
     SHARD_SIZE,
+    LatentStore,
     complete_store,
     shard_path,
     write_shard,
 )
 from fervit_lib.system import runtime
+from fervit_lib.training import data
 
 CPU = torch.device("cpu")
 CLASSES = ("angry", "happy", "sad")
-FACES = (10_000, 200_000, 1_000_000)
-FLAT = 0.05  # how much more memory 200,000 faces may take than 10,000
+FACES = (10_000, 100_000, 300_000)
+FLAT = 0.05  # how much more memory the most faces may take than the fewest
+SIDE = 112
+BATCHES, BATCH = 40, 64  # of the training whose rate is measured
+PICTURES = 64  # distinct ones; the bytes of all files differ
 TIMES = (1, 4, 16)
 PARTS = ("memory", "processes", "growth", "paper")
 
@@ -119,25 +133,141 @@ def cost_of(work: Callable[..., object], *arguments: object) -> Cost:
     return costs.get()
 
 
-def encode_drawn(n: int, folder: Path) -> None:
-    encode_faces(
-        ShortCodes(), "stand-in", drawn(n), folder / str(n), "train", device=CPU, num_workers=1
+def anonymous_memory() -> float:
+    """MB of this process that no file backs: what memory maps read does not count."""
+    [kilobytes] = re.findall(r"RssAnon:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    return int(kilobytes) / 1000
+
+
+def measure_anonymous(peaks: SimpleQueue, work: Callable[..., float], *arguments: object) -> None:
+    torch.set_num_threads(1)
+    ended = threading.Event()
+    samples = [anonymous_memory()]
+
+    def watch() -> None:
+        while not ended.wait(0.02):
+            samples.append(anonymous_memory())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        rate = work(*arguments)
+    finally:
+        ended.set()
+        watcher.join()
+    peaks.put((max(samples), rate))
+
+
+def anonymous_of(work: Callable[..., float], *arguments: object) -> tuple[float, float]:
+    """The peak of the anonymous memory of a new process, in MB, and what `work` returns."""
+    context = multiprocessing.get_context("spawn")
+    peaks = context.SimpleQueue()
+    process = context.Process(target=measure_anonymous, args=(peaks, work, *arguments))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{work.__name__} failed, see above")
+    return peaks.get()
+
+
+def write_files(n: int, folder: Path) -> float:
+    """Eight tenths of `n` faces to train, one each for val and test."""
+    rng = np.random.default_rng(0)
+    pictures = []
+    for _ in range(PICTURES):
+        noise = Image.fromarray(rng.integers(0, 256, (7, 7, 3), np.uint8))
+        file = io.BytesIO()
+        noise.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(file, "JPEG", quality=75)
+        pictures.append(file.getvalue())
+    for split, share in (("train", 8), ("val", 1), ("test", 1)):
+        for name in CLASSES:
+            (folder / split / name).mkdir(parents=True)
+        for i in range(n * share // 10):
+            path = folder / split / CLASSES[i % len(CLASSES)] / f"{i:07d}.jpg"
+            # Decoders stop at the end of the picture: the bytes after it are not seen.
+            path.write_bytes(pictures[i % PICTURES] + f"{split}{i}".encode())
+    return 0.0
+
+
+def encode_files(n: int, folder: Path) -> float:
+    started = time.perf_counter()
+    sets = load_splits(folder / "faces")
+    for split, faces in sets.items():
+        encode_faces(ShortCodes(), "stand-in", faces, folder / "codes", split, device=CPU)
+    complete_store(
+        folder / "codes",
+        {split: len(faces) for split, faces in sets.items()},
+        classes=CLASSES,
+        encoder="stand-in",
+        faces=folder / "faces",
+        synthetic=True,
     )
+    return n / (time.perf_counter() - started)
 
 
-def measure_memory(folder: Path) -> None:
-    print("memory: peak of a process that encodes faces, by number of faces")
-    costs = {n: cost_of(encode_drawn, n, folder) for n in FACES}
-    for n, cost in costs.items():
-        print(f"  {n:9,}: {cost.peak:6.0f} MB, {1e6 * cost.seconds / n:.0f} us per face")
-    few, many, most = costs.values()
-    ratio = many.peak / few.peak - 1
-    print(f"  {FACES[1]:,} over {FACES[0]:,}: {ratio:+.1%}, expected: at most {FLAT:.0%}")
-    more = 1e6 * (most.peak - few.peak) / (FACES[2] - FACES[0])
-    listed = bytes_to_list(drawn(1000))
-    print(f"  {more:.0f} bytes per additional face, {listed:.0f} of them its name and label")
-    if ratio > FLAT:
-        raise SystemExit("memory is not flat")
+def map_files(n: int, folder: Path) -> float:
+    """Write the pixels of all splits, as the first training on them does."""
+    started = time.perf_counter()
+    for split in ("train", "val", "test"):
+        map_pixels(LatentStore.open(folder / "codes", split), SIDE, "squish")
+    return n / (time.perf_counter() - started)
+
+
+def train_images(n: int, folder: Path, in_memory: bool) -> float:
+    """Faces per second of `BATCHES` steps after as many that are not counted."""
+    data.RESIDENT_BYTES = 1e12 if in_memory else 0.0
+    torch.manual_seed(0)
+    model = models.create_model(
+        "image", len(CLASSES), model_name="test_vit", pretrained="none", image_size=SIDE
+    )
+    dls = training.face_dls(model, folder / "codes", batch_size=BATCH, device=CPU)
+    optimiser = torch.optim.AdamW(model.parameters())
+    batches = itertools.chain.from_iterable(itertools.repeat(dls.train))
+    for step, (images, labels) in zip(range(2 * BATCHES), batches, strict=False):
+        if step == BATCHES:
+            started = time.process_time()
+        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    seconds = time.process_time() - started
+    save_run(folder, model)
+    return BATCHES * BATCH / seconds
+
+
+def evaluate_images(n: int, folder: Path) -> float:
+    run = runs.Run(folder / "reports", "scale", "train", "image-full-seed0")
+    started = time.perf_counter()
+    evaluation.evaluate_run(run, evaluation.Faces(folder / "codes"), run.folder, CPU)
+    return n // 5 / (time.perf_counter() - started)
+
+
+def measure_memory(folder: Path, sizes: Sequence[int]) -> None:
+    print(f"memory: peak anonymous memory by number of faces of {SIDE}x{SIDE}, in new processes")
+    peaks: dict[str, list[float]] = {}
+    rates = {}
+    for n in sizes:
+        place = folder / str(n)
+        write_files(n, place / "faces")
+        steps = {"encode": encode_files, "map pixels": map_files}
+        for name, work in steps.items():
+            peak, rate = anonymous_of(work, n, place)
+            peaks.setdefault(name, []).append(peak)
+            print(f"  {n:9,} {name}: {peak:.0f} MB, {rate:,.0f} faces/s")
+        if n == min(sizes):
+            peak, rates["memory"] = anonymous_of(train_images, n, place, True)
+            print(f"  {n:9,} train in memory: {peak:.0f} MB, {rates['memory']:,.0f} faces/s")
+        peak, rates[n] = anonymous_of(train_images, n, place, False)
+        peaks.setdefault("train", []).append(peak)
+        share = rates[n] / rates["memory"]
+        print(f"  {n:9,} train: {peak:.0f} MB, {rates[n]:,.0f} faces/s, {share:.0%} of in memory")
+        peak, rate = anonymous_of(evaluate_images, n, place)
+        peaks.setdefault("evaluate", []).append(peak)
+        print(f"  {n:9,} evaluate: {peak:.0f} MB, {rate:,.0f} faces/s")
+        shutil.rmtree(place)
+    for name, values in peaks.items():
+        growth = values[-1] / values[0] - 1
+        print(f"  {name}: {max(sizes):,} over {min(sizes):,}: {growth:+.1%}, at most {FLAT:.0%}")
 
 
 def encode_share(folder: Path) -> None:
@@ -188,32 +318,23 @@ def make_store(folder: Path, sizes: dict[str, int]) -> None:
 OPTIONS = {"embed_dim": 64, "depth": 2, "num_heads": 4}
 
 
-def make_run(folder: Path, store: Path) -> None:
-    """An untrained model, saved as a training run."""
-    described = {"parameters": {"latents": str(store)}, "seed": 0, "device": "cpu"}
-    run = runs.start_run(folder, "scale", "train", "scratch-full-seed0", **described)
-    model = models.create_model("scratch", len(CLASSES), **OPTIONS)
+def save_run(folder: Path, model: nn.Module) -> None:
+    """A model, saved as a training run on the codes in `folder`."""
+    described = {"parameters": {"latents": str(folder / "codes")}, "seed": 0, "device": "cpu"}
+    approach = "image" if model.reads == "pixels" else "scratch"
+    run = runs.start_run(
+        folder / "reports", "scale", "train", f"{approach}-full-seed0", **described
+    )
     models.save_model(run.best_checkpoint, model, classes=CLASSES)
-    figures = {
-        "approach": "scratch",
-        "strategy": "full",
-        "seed": 0,
-        "val_macro_f1": 0.0,
-        "train_faces": 1,
-    }
-    figures |= {
-        "total_parameters": 1,
-        "trainable_parameters": 1,
-        "train_seconds": 1.0,
-        "peak_memory_gb": 1.0,
-    }
-    run.write_result(**figures)
+    figures = {"approach": approach, "strategy": "full", "seed": 0, "val_macro_f1": 0.0}
+    figures |= {"train_faces": 1, "total_parameters": 1, "trainable_parameters": 1}
+    run.write_result(**figures, train_seconds=1.0, peak_memory_gb=1.0)
 
 
 def prepare(n: int, folder: Path) -> None:
     """The codes and the run that the measured functions read."""
-    make_store(folder / f"store{n}", {"train": n, "val": n // 8, "test": n})
-    make_run(folder / f"reports{n}", folder / f"store{n}")
+    make_store(folder / str(n) / "codes", {"train": n, "val": n // 8, "test": n})
+    save_run(folder / str(n), models.create_model("scratch", len(CLASSES), **OPTIONS))
 
 
 def audit(n: int, folder: Path) -> None:
@@ -236,18 +357,18 @@ def encode(n: int, folder: Path) -> None:
 def train(n: int, folder: Path) -> None:
     model = models.create_model("scratch", len(CLASSES), **OPTIONS)
     plan = training.get_strategy("full")
-    dls = training.face_dls(model, folder / f"store{n}", batch_size=64, device=CPU)
+    dls = training.face_dls(model, folder / str(n) / "codes", batch_size=64, device=CPU)
     learn = training.build_learner(model, dls, plan, folder=folder / f"fit{n}")
     training.fit(learn, plan, epochs=2, state=folder / f"fit{n}" / "last.safetensors")
 
 
 def evaluate(n: int, folder: Path) -> None:
-    run = runs.Run(folder / f"reports{n}", "scale", "train", "scratch-full-seed0")
-    evaluation.evaluate_run(run, evaluation.Faces(folder / f"store{n}"), run.folder, CPU)
+    run = runs.Run(folder / str(n) / "reports", "scale", "train", "scratch-full-seed0")
+    evaluation.evaluate_run(run, evaluation.Faces(folder / str(n) / "codes"), run.folder, CPU)
 
 
 def explore(n: int, folder: Path) -> None:
-    run = runs.Run(folder / f"reports{n}", "scale", "train", "scratch-full-seed0")
+    run = runs.Run(folder / str(n) / "reports", "scale", "train", "scratch-full-seed0")
     subject = explain.load_examined_run(run, n, 0, CPU)
     explain.summarise_attention(
         subject.model, subject.codes, torch.from_numpy(subject.labels), len(CLASSES)
@@ -330,18 +451,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--part", choices=PARTS, nargs="+", default=PARTS, help="default: all")
+    parser.add_argument("--faces", type=int, nargs="+", default=FACES, help="sizes for memory")
+    parser.add_argument("--folder", type=Path, help="for temporary files; default: the system's")
     arguments = parser.parse_args()
     # A process that has computed with several threads cannot be forked.
     torch.set_num_threads(1)
     work = {
-        "memory": measure_memory,
+        "memory": partial(measure_memory, sizes=arguments.faces),
         "processes": measure_processes,
         "growth": measure_growth,
         "paper": print_paper,
     }
     # In this order: the last part may initialise a GPU, after which a process cannot be forked.
     for part in sorted(arguments.part, key=PARTS.index):
-        with tempfile.TemporaryDirectory() as name:
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
             work[part](Path(name))
 
 

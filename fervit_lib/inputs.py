@@ -2,37 +2,49 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.format import open_memmap
 from PIL import Image, ImageOps
 from torch import Tensor
+from xxhash import xxh3_128_hexdigest
 
 from fervit_lib.datasets import FaceDataset, Protocol, hash_faces, load_faces, manifest_path
-from fervit_lib.latents import LatentStore
+from fervit_lib.latents import SHARD_SIZE, LatentStore
 from fervit_lib.models import ExpressionModel
+from fervit_lib.system.atomic import atomic_write
 from fervit_lib.system.errors import explain_read_error
+from fervit_lib.system.locks import hold_lock
 from fervit_lib.system.prefetch import PrefetchPool
 from fervit_lib.system.progress import progress
+from fervit_lib.system.runtime import display_path
+from fervit_lib.system.shards import MappedRows
 
 
 def inputs_for(
     model: ExpressionModel, store: LatentStore, indices: np.ndarray | None = None
-) -> Tensor:
-    """Inputs of `model` for faces of a store's split.
+) -> Tensor | MappedRows:
+    """Inputs of `model` for faces of a store's split; `[:]` reads them to memory.
 
     Args:
         indices: of the faces; None: all.
 
     Returns:
-        Codes (n, 18, 512), or images (n, 3, S, S) uint8, see `load_pixels`.
+        Codes (n, 18, 512), or images (n, 3, S, S) uint8, see `load_pixels`: memory-mapped, but for
+        a few images, which are read from their files.
 
     Raises:
-        ValueError: the codes' shape is not the model's, or a face was removed after encoding.
+        ValueError: the codes' shape is not the model's, or a face was removed or changed after
+            encoding.
     """
-    indices = np.arange(len(store)) if indices is None else indices
     if model.reads == "pixels":
-        return load_pixels(store, indices, model.image_size, model.resize_method)
+        if indices is not None and len(indices) <= SHARD_SIZE:
+            return load_pixels(store, indices, model.image_size, model.resize_method)
+        rows = map_pixels(store, model.image_size, model.resize_method)
+        return rows if indices is None else rows.subset(indices)
     shape = store.shards[0]["codes"].shape[1:]
     if shape != model.input_shape:
         raise ValueError(
@@ -40,7 +52,7 @@ def inputs_for(
             f"{tuple(shape)}; give the model latent_dim and num_tokens of these codes, or encode "
             f"again"
         )
-    return store.take(indices)
+    return store.rows if indices is None else store.rows.subset(indices)
 
 
 def load_pixels(
@@ -55,14 +67,79 @@ def load_pixels(
     """
     faces = load_store_faces(store, indices)
     side = min(image_size, max(faces[0][0].size))
+    pixels = np.empty((len(faces), 3, side, side), np.uint8)
+    with progress(desc="read faces", unit=" faces", total=len(faces)) as bar:
+        _read_pixels(faces, pixels, resize_method, bar)
+    return torch.from_numpy(pixels)
 
-    def read(index: int) -> Tensor:
-        return _to_pixels(faces[index][0], side, resize_method)
+
+def map_pixels(store: LatentStore, image_size: int, resize_method: str) -> MappedRows:
+    """All faces of a store's split as `load_pixels` returns them, memory-mapped.
+
+    Each picture is decoded once for a size and method, to `<store>/pixels/<S>-<method>/`. A file
+    has as many faces as a shard of codes, and the hash of their content in its name. Of several
+    processes one writes, and all read the same memory. Files of faces that changed are removed.
+
+    Raises:
+        ValueError: a face was removed or changed after encoding, or a file is damaged.
+        OSError: the disk is full.
+    """
+    faces = load_store_faces(store, np.arange(len(store)))
+    side = min(image_size, max(faces[0][0].size))
+    folder = store.folder / "pixels" / f"{side}-{resize_method}"
+    parts = [slice(start, start + SHARD_SIZE) for start in range(0, len(faces), SHARD_SIZE)]
+    hashes: Any = faces.hashes
+    paths = [
+        folder / f"{store.split}-{number:05d}-{xxh3_128_hexdigest(hashes[part].tobytes())}.npy"
+        for number, part in enumerate(parts)
+    ]
+    if not all(path.is_file() for path in paths):
+        folder.mkdir(parents=True, exist_ok=True)
+        with hold_lock(folder / f".{store.split}.lock"):
+            for old in set(folder.parent.glob(f"*/{store.split}-[0-9]*.npy")):
+                if old.name not in {path.name for path in paths}:
+                    old.unlink(missing_ok=True)
+            _write_pixels(faces, parts, paths, side, resize_method, store)
+    shards = []
+    for path in paths:
+        with explain_read_error(path, "not a complete file of pixels", "delete it and run again"):
+            shards.append(np.load(path, mmap_mode="r"))
+    return MappedRows(shards)
+
+
+def _write_pixels(
+    faces: FaceDataset,
+    parts: Sequence[slice],
+    paths: Sequence[Path],
+    side: int,
+    resize_method: str,
+    store: LatentStore,
+) -> None:
+    gigabytes = len(faces) * 3 * side**2 / 1e9
+    desc = f"read faces ({gigabytes:.2g} GB to {display_path(paths[0].parent)})"
+    with progress(desc=desc, unit=" faces", total=len(faces)) as bar:
+        for part, path in zip(parts, paths, strict=True):
+            shard = faces.subset(part)
+            if path.is_file():
+                bar.update(len(shard))
+                continue
+            with atomic_write(path) as temporary:
+                shape = (len(shard), 3, side, side)
+                pixels = open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+                _read_pixels(shard, pixels, resize_method, bar)
+                pixels.flush()
+                _check_unchanged(shard, shard.hashes, store)
+
+
+def _read_pixels(faces: FaceDataset, pixels: np.ndarray, resize_method: str, bar: Any) -> None:
+    """Decode and resize faces into `pixels` (N, 3, S, S) uint8."""
+
+    def read(index: int) -> None:
+        pixels[index] = _to_pixels(faces[index][0], pixels.shape[-1], resize_method)
 
     with PrefetchPool() as pool:  # Pillow decodes and resizes without Python's lock
-        pixels = pool.map(read, range(len(faces)), faces.file)
-        bar = progress(pixels, desc="read faces", unit=" faces", total=len(faces))
-        return torch.stack(list(bar))
+        for _ in pool.map(read, range(len(faces)), faces.file):
+            bar.update()
 
 
 def pixels_to_images(pixels: Tensor) -> list[Image.Image]:
@@ -106,15 +183,22 @@ def load_store_faces(store: LatentStore, indices: np.ndarray) -> FaceDataset:
             f"{store.faces}: {missing[0]} was removed after encoding; restore it, or run 01_encode"
         )
     chosen = faces.subset([position[path] for path in wanted])
-    hashes = hash_faces(chosen, manifest_path(store.folder))
-    if store.hashes is not None:
-        changed = (hashes != store.hashes[indices]).any(1)
-        if changed.any():
-            raise ValueError(
-                f"{store.faces}: {wanted[changed.argmax()]} and {changed.sum() - 1} more changed "
-                f"after encoding; run 01_encode"
-            )
-    return replace(chosen, hashes=hashes)
+    encoded = None if store.hashes is None else store.hashes[indices]
+    return replace(chosen, hashes=_check_unchanged(chosen, encoded, store))
+
+
+def _check_unchanged(
+    faces: FaceDataset, encoded: np.ndarray | None, store: LatentStore
+) -> np.ndarray:
+    """The hashes of `faces`; ValueError if they are not those that were `encoded`, if known."""
+    hashes = hash_faces(faces, manifest_path(store.folder))
+    changed = np.zeros(0) if encoded is None else (hashes != encoded).any(1)
+    if changed.any():
+        raise ValueError(
+            f"{store.faces}: {faces.paths[changed.argmax()]} changed after it was encoded, "
+            f"{changed.sum()} faces in all; run 01_encode"
+        )
+    return hashes
 
 
 _RESIZE: dict[str, Callable[..., Image.Image]] = {
@@ -127,12 +211,12 @@ _RESIZE: dict[str, Callable[..., Image.Image]] = {
 def images_to_pixels(images: Sequence[Image.Image], image_size: int, resize_method: str) -> Tensor:
     """Images as `load_pixels` returns them; S is the first one's side, at most `image_size`."""
     side = min(image_size, max(images[0].size))
-    return torch.stack([_to_pixels(image, side, resize_method) for image in images])
+    return torch.from_numpy(np.stack([_to_pixels(i, side, resize_method) for i in images]))
 
 
-def _to_pixels(image: Image.Image, side: int, resize_method: str) -> Tensor:
+def _to_pixels(image: Image.Image, side: int, resize_method: str) -> np.ndarray:
     """(3, S, S) uint8."""
     image = image.convert("RGB")
     if image.size != (side, side):
         image = _RESIZE[resize_method](image, (side, side), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return np.asarray(image).transpose(2, 0, 1)

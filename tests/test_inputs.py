@@ -1,16 +1,21 @@
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from fervit_lib import inputs
 from fervit_lib.datasets import Protocol, load_faces, load_splits
 from fervit_lib.encoders import encode_faces
-from fervit_lib.inputs import load_pixels, load_store_faces
+from fervit_lib.inputs import load_pixels, load_store_faces, map_pixels
 from fervit_lib.latents import LatentStore, complete_store
 from fervit_lib.system.atomic import read_json, write_json
+from fervit_lib.training import data
+from fervit_lib.training.data import face_dls
 
 CPU = torch.device("cpu")
 SPLITS = ("train", "val", "test")
@@ -108,3 +113,111 @@ def test_faces_are_loaded_by_the_protocol_of_the_store(tmp_path: Path) -> None:
     store = LatentStore.open(tmp_path / "codes", "test")
     with pytest.raises(ValueError, match="store.json: protocol"):
         load_store_faces(store, np.arange(1))
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "SHARD_SIZE", 4)
+
+
+def pixel_files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.npy"))
+
+
+def test_mapped_pixels_are_the_faces(tmp_path: Path, small_shards: None) -> None:
+    store = write_store(tmp_path)
+    for size, method in ((8, "squish"), (6, "crop")):
+        rows = map_pixels(store, size, method)
+        assert rows.shape == (10, 3, size, size)
+        expected = load_pixels(store, np.arange(10), size, method)
+        assert torch.equal(rows[:], expected)
+        assert torch.equal(rows[[9, 0, 3, 3]], expected[[9, 0, 3, 3]])
+    assert len(pixel_files(store.folder)) == 6
+
+
+def test_pixels_are_decoded_once(
+    tmp_path: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = write_store(tmp_path)
+    before = map_pixels(store, 8, "squish")[:]
+
+    def fail(*_: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(inputs, "_to_pixels", fail)
+    assert torch.equal(map_pixels(store, 8, "squish")[:], before)
+
+
+def test_only_files_with_a_replaced_face_are_written_again(
+    tmp_path: Path, small_shards: None
+) -> None:
+    store = write_store(tmp_path)
+    before = map_pixels(store, 8, "squish")
+    map_pixels(store, 6, "squish")
+    files = pixel_files(store.folder)
+    Image.new("L", (8, 8), 77).save(tmp_path / "faces" / store.paths[5])
+    encode(tmp_path)
+    store = LatentStore.open(tmp_path / "codes", "train")
+    after = map_pixels(store, 8, "squish")
+    assert (after[:] != before[:]).flatten(1).any(1).nonzero().flatten().tolist() == [5]
+    # The second of three files has another name; the old one is removed, of each size.
+    assert len(set(files) - set(pixel_files(store.folder))) == 2
+    assert len(set(pixel_files(store.folder)) - set(files)) == 1
+
+
+def test_damaged_pixels_are_named(tmp_path: Path, small_shards: None) -> None:
+    store = write_store(tmp_path)
+    map_pixels(store, 8, "squish")
+    path = next(store.folder.rglob("*.npy"))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"{path.name}.*delete it"):
+        map_pixels(store, 8, "squish")
+
+
+def test_pixels_of_faces_that_changed_are_refused(tmp_path: Path, small_shards: None) -> None:
+    store = write_store(tmp_path)
+    map_pixels(store, 8, "squish")
+    Image.new("L", (8, 8), 77).save(tmp_path / "faces" / store.paths[5])
+    with pytest.raises(ValueError, match="changed.*01_encode"):
+        map_pixels(store, 8, "squish")
+
+
+@pytest.mark.parametrize("reads", ["codes", "pixels"])
+def test_a_fit_reads_the_same_batches_from_disk_and_from_memory(
+    tmp_path: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch, reads: str
+) -> None:
+    write_store(tmp_path)
+    faces = {split: load_faces(tmp_path / "faces", split) for split in SPLITS}
+    for view in (1, 2):
+        split = f"train-view{view}"
+        encode_faces(
+            Mean(), "sha", faces["train"], tmp_path / "codes", split, device=CPU, view=view
+        )
+    complete_store(
+        tmp_path / "codes",
+        dict.fromkeys([*SPLITS, "train-view1", "train-view2"], 10),
+        classes=("happy", "sad"),
+        encoder="mean",
+        faces=tmp_path / "faces",
+        synthetic=True,
+    )
+    model = SimpleNamespace(reads=reads, image_size=8, resize_method="squish", input_shape=(2, 4))
+
+    def epochs() -> list[Any]:
+        torch.manual_seed(0)
+        dls = face_dls(model, tmp_path / "codes", batch_size=3, device=CPU)
+        batches = []
+        for _ in range(3):
+            for batch in dls.train:
+                batches.append((*batch, dls.train.batch_indices, dls.train.batch_len))
+                torch.rand(1)  # as augmentation draws
+            batches += list(dls.valid)
+        return batches
+
+    resident = epochs()
+    monkeypatch.setattr(data, "RESIDENT_BYTES", 0)
+    mapped = epochs()
+    assert len(resident) == len(mapped) == 3 * (3 + 1)
+    for batch, other in zip(resident, mapped, strict=True):
+        for part, same in zip(batch, other, strict=True):
+            assert torch.equal(torch.as_tensor(part), torch.as_tensor(same))

@@ -6,6 +6,7 @@ from fervit_lib.encoders.autoencoder import (
     fit_autoencoder,
     reconstruct,
     reconstruction_error,
+    sample_images,
 )
 from fervit_lib.encoders.domain import check_domain, distance_from_average
 from fervit_lib.encoders.encode import encode_faces, encoder_dtype, prepare_encoder

@@ -9,6 +9,7 @@ pixels: coarse, then what middle and fine add.
 """
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,12 +17,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from fervit_lib.encoders.images import tensor_to_images
+from fervit_lib.datasets import FaceDataset, hash_faces, manifest_path, sample_by_content
+from fervit_lib.encoders.images import normalise, resize_face, stack_faces, tensor_to_images
 from fervit_lib.latents import BANDS, LATENT_DIM
 from fervit_lib.system import distributed
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
 from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.locks import hold_lock
+from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import seed_everything
 
 FIT_FACES = 2048  # images that the components are computed from, and their mirror images
@@ -186,15 +189,29 @@ def _gradients(images: Tensor) -> Tensor:
     return F.relu(across * angles.cos() + down * angles.sin())
 
 
+def sample_images(
+    faces: FaceDataset, align: Callable[[Image.Image], Image.Image], size: int, store: Path
+) -> Tensor:
+    """Up to `FIT_FACES` faces as images (n, 3, size, size) in [-1, 1], to fit and to test on.
+
+    They are chosen by their content, so that the sample hardly changes when faces are added.
+
+    Args:
+        align: crops the face out of an image, before it is resized.
+        store: the folder of the codes, beside which the hashes of the faces are kept.
+    """
+    chosen = sample_by_content(hash_faces(faces, manifest_path(store)), FIT_FACES)
+    bar = progress(faces.subset(chosen), desc="read faces", unit=" faces")
+    return normalise(stack_faces([resize_face(align(face), size) for face, _ in bar]))
+
+
 @distributed.rank_zero_only
 def fit_autoencoder(images: Tensor, checkpoint: Path, *, seed: int = 0) -> None:
     """Compute an autoencoder from images (N, 3, S, S) in [-1, 1] and save it to `checkpoint`.
 
-    If `checkpoint` was computed from the same images, it is kept. Of more than `FIT_FACES` images,
-    as many are used, evenly spaced.
+    If `checkpoint` was computed from the same images, it is kept.
     """
-    chosen = torch.linspace(0, len(images) - 1, min(len(images), FIT_FACES)).long()
-    images = images[chosen].contiguous()
+    images = images.contiguous()
     digest = hashlib.sha256(f"closed form 1, seed {seed}, {tuple(images.shape)}".encode())
     digest.update(images.numpy())
     # Another step that encodes the same faces may be computing it now.

@@ -25,11 +25,12 @@ from fervit_lib.evaluation.predict import (
     write_predictions,
 )
 from fervit_lib.evaluation.significance import score_intervals
-from fervit_lib.inputs import images_to_pixels, inputs_for, load_store_faces
+from fervit_lib.inputs import inputs_for, load_store_faces
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import load_model
 from fervit_lib.runs import Run
 from fervit_lib.system.runtime import resolve
+from fervit_lib.system.shards import MappedRows
 
 # What an evaluation takes over from a training run: from its result.json, and of its parameters.
 RESULT_KEYS = (
@@ -122,14 +123,13 @@ class Faces:
             return faces
         return faces.stratified(num_faces / len(faces), seed)
 
-    def inputs(self, model: nn.Module, split: str) -> Tensor:
+    def inputs(self, model: nn.Module, split: str) -> Tensor | MappedRows:
         """As `inputs.inputs_for`, but models of the same image size share their images."""
         if model.reads != "pixels":
             return inputs_for(model, self.stores[split])
         key = (split, model.image_size, model.resize_method)
         if key not in self._cache:
-            images = [image for image, _ in self.dataset(split)]
-            self._cache[key] = images_to_pixels(images, model.image_size, model.resize_method)
+            self._cache[key] = inputs_for(model, self.stores[split])
         return self._cache[key]
 
 

@@ -21,11 +21,12 @@ from fervit_lib.runs import Run
 from fervit_lib.system.atomic import atomic_write
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import display_path, get_device, resolve
+from fervit_lib.system.shards import MappedRows
 
 
 @torch.inference_mode()
 def predict_probs(
-    model: nn.Module, inputs: Tensor, device: torch.device, batch_size: int = 512
+    model: nn.Module, inputs: Tensor | MappedRows, device: torch.device, batch_size: int = 512
 ) -> np.ndarray:
     """Inputs (N, …), as the model takes them → probabilities (N, num_classes) float32."""
     model = model.eval().to(device)

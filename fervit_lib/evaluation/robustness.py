@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
+from xxhash import xxh3_64_intdigest
 
 from fervit_lib.datasets import FaceDataset, audit_faces, load_votes, majority_labels, soft_labels
 from fervit_lib.evaluation.predict import Predictions, Predictor, predict_probs
@@ -83,15 +84,21 @@ def _to_tensor(images: Sequence[Image.Image]) -> Tensor:
 def corrupt(
     images: Sequence[Image.Image], name: str, level: int, seed: int = 0
 ) -> list[Image.Image]:
-    """Images of one size with one of `CORRUPTIONS` at level 1, 2 or 3, reproducible by `seed`."""
+    """Images of one size with one of `CORRUPTIONS` at level 1, 2 or 3, reproducible by `seed`.
+
+    Noise, places and directions are drawn from the content of each image, not from its position.
+    """
     if name not in CORRUPTIONS:
         raise ValueError(f"name: expected one of {', '.join(CORRUPTIONS)}, got {name!r}")
     if level not in LEVELS:
         raise ValueError(f"level: expected 1, 2 or 3, got {level}")
     function, strengths = CORRUPTIONS[name]
-    generator = torch.Generator().manual_seed(seed)
-    corrupted = function(_to_tensor(images), strengths[level - 1], generator)
-    return [F.to_pil_image(image) for image in corrupted]
+    corrupted = []
+    for image in _to_tensor(images).split(1):
+        content = xxh3_64_intdigest(image.contiguous().numpy(), seed)
+        generator = torch.Generator().manual_seed(content >> 1)
+        corrupted.append(F.to_pil_image(function(image, strengths[level - 1], generator)[0]))
+    return corrupted
 
 
 def ten_crops(images: Sequence[Image.Image]) -> list[list[Image.Image]]:

@@ -128,7 +128,7 @@ def load_examined_run(run: Run, num_faces: int, seed: int, device: torch.device)
     train = LatentStore.open(latents, "train")
     order = torch.randperm(len(store), generator=torch.Generator().manual_seed(seed))
     indices = np.sort(order[:num_faces].numpy())
-    codes = inputs_for(model, store, indices)
+    codes = inputs_for(model, store, indices)[:]
     # Shard by shard, as a set may be larger than memory.
     total = sum(shard["codes"].float().sum(0) for shard in train.shards)
     return ExaminedRun(

@@ -78,7 +78,7 @@ class MappedRows:
 
     def __getitem__(self, indices: Any) -> Tensor:
         """The rows at `indices` (n,) or of a slice, copied to memory, in that order: (n, …)."""
-        rows = self.rows[indices]
+        rows = self.rows[indices if isinstance(indices, slice) else np.asarray(indices)]
         first = self.shards[0]
         taken = np.empty((len(rows), *first.shape[1:]), first.dtype)
         of_shard = np.searchsorted(self.starts, rows, side="right") - 1

@@ -1,6 +1,7 @@
 """Batches of faces, without Python code per sample."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ from fervit_lib.inputs import inputs_for
 from fervit_lib.latents import LatentStore
 from fervit_lib.system import distributed
 from fervit_lib.system.names import check_choice, check_share
+from fervit_lib.system.prefetch import PrefetchPool
+from fervit_lib.system.shards import MappedRows
+
+RESIDENT_BYTES = 3e8  # of inputs that are kept in memory; more are read from disk by batch
+READ_AHEAD = 2  # batches
 
 
 class ShardedBatches(DataLoader):
@@ -43,10 +49,11 @@ class ShardedBatches(DataLoader):
 
 
 class TensorBatches(ShardedBatches):
-    """Batches of tensors that stay on their device: one indexing operation per batch.
+    """Batches of tensors that stay on their device, one indexing operation per batch; or of rows
+    that are mapped from disk, read ahead by a thread.
 
     Args:
-        views: inputs (N, …), one tensor per view; a batch draws one view of each sample.
+        views: inputs (N, …), one per view; a batch draws one view of each sample.
         targets: (N, …).
 
     Attributes:
@@ -57,7 +64,12 @@ class TensorBatches(ShardedBatches):
     batch_indices: Tensor
 
     def __init__(
-        self, views: Sequence[Tensor], targets: Tensor, *, bs: int, shuffle: bool = False
+        self,
+        views: Sequence[Tensor] | Sequence[MappedRows],
+        targets: Tensor,
+        *,
+        bs: int,
+        shuffle: bool = False,
     ) -> None:
         if bs < 1 or bs > len(targets):
             raise ValueError(
@@ -65,25 +77,51 @@ class TensorBatches(ShardedBatches):
             )
         self.views = views
         self.targets = targets
-        self.index_device = targets.device
+        self.is_mapped = isinstance(views[0], MappedRows)
+        self.index_device = torch.device("cpu") if self.is_mapped else targets.device
         # The last, smaller training batch is dropped: batch norm needs more than one sample.
         super().__init__(targets, bs=bs, shuffle=shuffle, drop_last=shuffle, device=targets.device)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        for indices in self.global_batches():
-            self.batch_len = len(indices)
-            if len(self.views) > 1:  # drawn for the whole batch, so that all ranks draw alike
-                drawn = distributed.shard(torch.randint(len(self.views), (len(indices),)))
-            indices = self.batch_indices = distributed.shard(indices)
-            inputs = self.views[0][indices]  # (B, …)
-            for number, view in enumerate(self.views[1:], start=1):
-                of_view = (drawn == number).to(indices.device, non_blocking=True)
-                # Not by a mask as the index: a GPU would have to count it first.
-                of_view = of_view.view(-1, *[1] * (inputs.ndim - 1))
-                inputs = torch.where(of_view, view[indices], inputs)
-            # Codes are stored in half precision; mixup and the layers compute in float32.
-            inputs = inputs.float() if inputs.dtype == torch.float16 else inputs
-            yield inputs, self.targets[indices]
+        with ExitStack() as stack:
+            inputs: Iterator[tuple[int, Tensor, Tensor]]
+            inputs = map(self._read, self.global_batches())
+            # Not where a view is drawn per batch: it would be drawn before the batches in between
+            # are augmented, and a fit would depend on whether its inputs are mapped.
+            if self.is_mapped and len(self.views) == 1:
+                pool = stack.enter_context(PrefetchPool(1))
+                name = "a batch of the store"
+                inputs = pool.map(self._read, self.global_batches(), lambda _: name, READ_AHEAD)
+            for self.batch_len, indices, batch in inputs:
+                if self.is_mapped:
+                    indices, batch = (
+                        part.to(self.targets.device, non_blocking=True) for part in (indices, batch)
+                    )
+                self.batch_indices = indices
+                # Codes are stored in half precision; mixup and the layers compute in float32.
+                batch = batch.float() if batch.dtype == torch.float16 else batch
+                yield batch, self.targets[indices]
+
+    def _read(self, indices: Tensor) -> tuple[int, Tensor, Tensor]:
+        """Length of a global batch; this rank's indices of it, and their inputs (B, …)."""
+        batch_len = len(indices)
+        if len(self.views) > 1:  # drawn for the whole batch, so that all ranks draw alike
+            drawn = distributed.shard(torch.randint(len(self.views), (batch_len,)))
+        indices = distributed.shard(indices)
+        inputs = self.views[0][indices]  # (B, …)
+        for number, view in enumerate(self.views[1:], start=1):
+            of_view = (drawn == number).to(indices.device, non_blocking=True)
+            # Not by a mask as the index: a GPU would have to count it first.
+            of_view = of_view.view(-1, *[1] * (inputs.ndim - 1))
+            inputs = torch.where(of_view, view[indices], inputs)
+        if self.is_mapped and self.targets.is_cuda:
+            inputs = inputs.pin_memory()
+        return batch_len, indices, inputs
+
+
+def _resident_bytes(device: torch.device) -> float:
+    """How many bytes of inputs stay on a device: half of a GPU's free memory, or 0.3 GB."""
+    return torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else RESIDENT_BYTES
 
 
 def training_subset(
@@ -125,7 +163,10 @@ def face_dls(
     labels: str = "hard",
     **subset: Any,
 ) -> DataLoaders:
-    """Train and val faces of a store as inputs of `model`, resident on `device`.
+    """Train and val faces of a store as inputs of `model`.
+
+    They are resident on `device` if they fit, see `_resident_bytes`; else each batch is read from
+    disk, and equals the resident one.
 
     Batches are codes float32 (B, 18, 512), of a random view of each training face, and labels (B,);
     for a model of pixels images uint8 (B, 3, S, S) of the same faces, and labels (B,).
@@ -144,7 +185,9 @@ def face_dls(
             fit the model; or the faces moved or differ from those of the votes.
     """
     check_choice("labels", labels, ("hard", "soft"))
-    views = LatentStore.open_views(folder)
+    # Views differ in their codes only.
+    by_pixels = model.reads == "pixels"
+    views = [LatentStore.open(folder, "train")] if by_pixels else LatentStore.open_views(folder)
     val = LatentStore.open(folder, "val")
     chosen = np.flatnonzero(training_subset(views[0], **subset))
     targets = views[0].labels
@@ -155,11 +198,12 @@ def face_dls(
         chosen = chosen[targets[chosen].sum(1).numpy() > 0]
     # np.resize repeats its input from the start until the new length is reached.
     repeated = np.resize(chosen, max(len(chosen), epoch_faces))
-    if model.reads == "pixels":
-        views = views[:1]  # views differ in their codes only
-    inputs = [inputs_for(model, view, repeated).to(device) for view in views]
+    inputs = [inputs_for(model, view, repeated) for view in views]
     targets = targets[torch.from_numpy(repeated)].to(device)
-    val_inputs = inputs_for(model, val).to(device)
+    val_inputs = inputs_for(model, val)
+    if sum(rows.nbytes for rows in (*inputs, val_inputs)) <= _resident_bytes(device):
+        inputs = [rows[:].to(device) for rows in inputs]
+        val_inputs = val_inputs[:].to(device)
     dls = DataLoaders(
         TensorBatches(inputs, targets, bs=batch_size, shuffle=True),
         TensorBatches([val_inputs], val.labels.to(device), bs=min(512, len(val))),

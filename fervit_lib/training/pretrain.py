@@ -118,9 +118,12 @@ def _fit(
 @distributed.rank_zero_only  # all ranks must agree on it
 def _digest(masked: MaskedAutoencoder, dls: DataLoaders, made_by: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode())
-    for tensor in (*masked.state_dict().values(), *dls.train.views, *dls.valid.views):
-        digest.update(str(tuple(tensor.shape)).encode())
+    for tensor in masked.state_dict().values():
         digest.update(tensor.cpu().contiguous().numpy())
+    for view in (*dls.train.views, *dls.valid.views):
+        digest.update(str(tuple(view.shape)).encode())
+        for part in view.split(SAMPLE):
+            digest.update(part.cpu().contiguous().numpy())
     return digest.hexdigest()
 
 
@@ -128,7 +131,7 @@ def _sample(batches: TensorBatches) -> Tensor:
     """Up to `SAMPLE` inputs, evenly spaced."""
     inputs = batches.views[0]
     chosen = torch.linspace(0, len(inputs) - 1, min(SAMPLE, len(inputs))).long()
-    return inputs[chosen.to(inputs.device)].to(batches.device)
+    return inputs[chosen].to(batches.device)
 
 
 @torch.inference_mode()

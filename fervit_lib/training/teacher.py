@@ -139,7 +139,9 @@ class TeacherLoss(Callback):
     def _logits_of_faces(self) -> Tensor:
         inputs = inputs_for(self.teacher, self.dls.stores["train"], self.dls.chosen)
         logits = []
-        for part in progress(inputs.split(256), desc="teacher", unit=" batches"):
+        parts = inputs.split(256)
+        total = -(-len(inputs) // 256)
+        for part in progress(parts, desc="teacher", unit=" batches", total=total):
             part = part.to(self.dls.device)
             logits.append(_logits(self.teacher, part, self.bf16))
             if self.teacher.reads == "pixels":

@@ -41,6 +41,14 @@ def test_a_corruption_grows_with_its_level_and_is_reproducible(
     assert [image.size for image in corrupt(images, name, 2)] == [(32, 32)] * 6
 
 
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_corruption_of_an_image_does_not_depend_on_the_others(
+    name: str, images: list[Image.Image]
+) -> None:
+    together = pixels(corrupt(images, name, 3))
+    assert np.array_equal(pixels(corrupt(images[:1:-1], name, 3)), together[:1:-1])
+
+
 def test_an_unknown_corruption_is_refused(images: list[Image.Image]) -> None:
     with pytest.raises(ValueError, match="name.*fog"):
         corrupt(images, "fog", 1)
