@@ -92,13 +92,21 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _expand(step: str, blocks: Any) -> Iterator[tuple[dict[str, Any], list[str]]]:
-    """The parameters of every variant, and the names of those that its block gives as lists."""
+    """The parameters of every variant, and the names of those that its block gives as lists.
+
+    `folds: k` without `fold` stands for a list of all folds.
+    """
     for block in _as_list(blocks):
         check_block(step, NOTEBOOKS[step], block)
         axes = {key: _as_list(value) for key, value in sorted(block.items())}
         varied = [key for key in block if isinstance(block[key], list)]
         for values in itertools.product(*axes.values()):
-            yield dict(zip(axes, values, strict=True)), varied
+            parameters = dict(zip(axes, values, strict=True))
+            if parameters.get("folds", 0) > 0 and "fold" not in block:
+                for fold in range(parameters["folds"]):
+                    yield parameters | {"fold": fold}, [*varied, "fold"]
+            else:
+                yield parameters, varied
 
 
 def _add(plan: dict[str, dict[str, Any]], step: str, name: str, parameters: dict[str, Any]) -> None:
@@ -183,25 +191,11 @@ def find_encodings(where: str, name: object, encodings: Mapping[str, Any]) -> li
     return matches.get(name) or next(iter(matches.values()))
 
 
-def _with_folds(block: Any) -> list[Any]:
-    """The block, where it has folds and names none, with the numbers of all of them."""
-    folds = block.get("folds", 0) if isinstance(block, dict) else 0
-    counts = _as_list(folds)
-    if "fold" in block or not all(type(k) is int and k > 0 for k in counts):
-        return [block]
-    # A list stays one, which puts the number of folds into the name.
-    given = [[k] if isinstance(folds, list) else k for k in counts]
-    return [
-        block | {"folds": k, "fold": [*range(count)]}
-        for k, count in zip(given, counts, strict=True)
-    ]
-
-
 def plan_encodings(blocks: Any, folder: Path) -> dict[str, dict[str, Any]]:
     """The variants of `encode`, each of which is a store of codes.
 
-    `folds: k` without `fold` stands for k variants. `encoder: autoencoder@<name>` is the one that
-    the variant or data set of that name computes, given to 01_encode by its checkpoint.
+    `encoder: autoencoder@<name>` is the one that the variant or data set of that name computes,
+    given to 01_encode by its checkpoint.
 
     Args:
         folder: `reports/<experiment>/encode`.
@@ -209,7 +203,7 @@ def plan_encodings(blocks: Any, folder: Path) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: see `variants`; or there is no variant, or no encoder of that name.
     """
-    encodings = variants("encode", [b for block in _as_list(blocks) for b in _with_folds(block)])
+    encodings = variants("encode", blocks)
     if not encodings:
         raise ValueError("encode: expected at least one block of parameters, got []")
     computed = {v: p for v, p in encodings.items() if p.get("encoder", LEARNED) == LEARNED}

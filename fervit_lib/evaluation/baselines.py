@@ -6,9 +6,7 @@ An adapter is a YAML file such as `configs/baselines/fer_mini_xception.yaml`:
     input_size: 64                   # side of the input in pixels
     channels: grey                   # grey, rgb or bgr
     layout: nhwc                     # nhwc or nchw
-    range: [-1, 1]                   # values of black and white
-    mean: [0.485, 0.456, 0.406]      # optional: subtracted, per channel
-    std: [0.229, 0.224, 0.225]       # optional: divided by, per channel
+    range: [-1, 1]                   # values of black and white; or one such pair per channel
     softmax: false                   # whether the outputs are logits, which need a softmax
     classes: [angry, disgust, fear, happy, sad, surprise, neutral]   # in the order of the outputs
 """
@@ -30,7 +28,7 @@ from fervit_lib.datasets.class_names import emotion_of
 from fervit_lib.evaluation.evaluate import EvaluatedRun, Faces, compute_metrics
 from fervit_lib.evaluation.predict import Predictions
 from fervit_lib.system.errors import explain_read_error
-from fervit_lib.system.names import check_choice, near, split_names
+from fervit_lib.system.names import check_choice, check_range, near, split_names
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import display_path, resolve
 
@@ -46,29 +44,22 @@ class Adapter:
     input_size: int
     channels: str
     layout: str
-    range: tuple[float, float]
+    range: list[Any]
     softmax: bool
-    classes: tuple[str, ...]
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    classes: list[str]
 
     def __post_init__(self) -> None:
         check_choice("channels", self.channels, ("grey", "rgb", "bgr"))
         check_choice("layout", self.layout, ("nhwc", "nchw"))
-        if not isinstance(self.softmax, bool):
-            raise ValueError(f"softmax: expected true or false, got {self.softmax!r}")
-        if type(self.input_size) is not int or self.input_size < 1:
-            raise ValueError(f"input_size: expected pixels, got {self.input_size!r}")
-        num_channels = 1 if self.channels == "grey" else 3
-        for name, length in (("range", 2), ("mean", num_channels), ("std", num_channels)):
-            values = getattr(self, name)
-            if (values or name == "range") and not _are_numbers(values, length):
-                raise ValueError(f"{name}: expected {length} numbers, got {values!r}")
-        if 0 in self.std:
-            raise ValueError("std: expected numbers above 0, got 0")
-        names = self.classes
-        if not _are(names, str) or len(names) < 2 or len(set(names)) < len(names):
-            raise ValueError(f"classes: expected at least two different names, got {names!r}")
+        for name, type_ in (("softmax", bool), ("input_size", int), ("classes", list)):
+            if type(value := getattr(self, name)) is not type_:
+                raise ValueError(f"{name}: expected {type_.__name__}, got {value!r}")
+        check_range("input_size", self.input_size, 1)
+        if len(set(map(str, self.classes))) < len(self.classes):
+            raise ValueError(f"classes: expected different names, got {self.classes}")
+        shapes = [(2,), (1 if self.channels == "grey" else 3, 2)]
+        if not _is_numbers(self.range, shapes):
+            raise ValueError(f"range: expected two numbers, or two per channel, got {self.range}")
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -86,13 +77,9 @@ class Adapter:
             for key in content:
                 if key not in known:
                     raise ValueError(f"unknown key {key!r}; {near(key, known)}")
-            optional = {"mean", "std"}
-            if missing := [key for key in known if key not in content and key not in optional]:
+            if missing := [key for key in known if key not in content]:
                 raise ValueError(f"{missing[0]}: expected a value, got none")
-            values: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in content.items()
-            }
-            return cls(**values)
+            return cls(**content)
 
     def inputs(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Faces as the model takes them: (B, S, S, C), or (B, C, S, S), float32."""
@@ -103,21 +90,19 @@ class Adapter:
         batch = batch.reshape(*batch.shape[:3], -1)  # (B, S, S, C)
         if self.channels == "bgr":
             batch = batch[..., ::-1]
-        low, high = self.range
+        low, high = np.array(self.range, float).T
         batch = low + (high - low) * batch / 255
-        batch = (batch - np.array(self.mean or 0)) / np.array(self.std or 1)
         if self.layout == "nchw":
             batch = batch.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(batch, dtype=np.float32)
 
 
-def _are(values: Any, type_: Any) -> bool:
-    return isinstance(values, tuple) and all(isinstance(value, type_) for value in values)
-
-
-def _are_numbers(values: Any, length: int) -> bool:
-    is_bool = isinstance(values, tuple) and any(isinstance(value, bool) for value in values)
-    return _are(values, (int, float)) and not is_bool and len(values) == length
+def _is_numbers(values: Any, shapes: Sequence[tuple[int, ...]]) -> bool:
+    try:
+        array = np.array(values)
+    except ValueError:  # rows of unequal length
+        return False
+    return array.dtype.kind in "if" and array.shape in shapes
 
 
 def _load_onnx(path: Path) -> Model:

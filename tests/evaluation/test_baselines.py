@@ -64,8 +64,7 @@ class TestInputs:
     image = Image.fromarray(np.array([[[10, 20, 30]] * 4] * 4, np.uint8))
 
     def inputs(self, **changes: Any) -> np.ndarray:
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in CONTENT.items()}
-        return Adapter(**values | changes).inputs([self.image] * 2)
+        return Adapter(**CONTENT | changes).inputs([self.image] * 2)
 
     @pytest.mark.parametrize(
         ("changes", "shape", "values"),
@@ -80,9 +79,9 @@ class TestInputs:
                 [-235 / 255, -215 / 255, -195 / 255],
             ),
             (
-                {"channels": "rgb", "range": (0, 255), "mean": (10, 10, 10), "std": (2, 5, 10)},
+                {"channels": "rgb", "range": [[0, 255], [-20, 235], [0, 510]]},
                 (2, 3, 8, 8),
-                [0, 2, 2],
+                [10, 0, 60],
             ),
         ],
     )
@@ -104,10 +103,11 @@ class TestInputs:
         ({"layout": "hw"}, "layout"),
         ({"range": [0]}, "range"),
         ({"range": [0, "x"]}, "range"),
-        ({"mean": [0.5, 0.5]}, "mean"),
-        ({"std": [0.0]}, "std"),
+        ({"range": [[0, 1], [0, 1], [0, 1]]}, "range"),  # grey has one channel
+        ({"range": [True, False]}, "range"),
         ({"softmax": "yes"}, "softmax"),
         ({"classes": ["happy", "happy"]}, "classes"),
+        ({"input_size": 0}, "input_size"),
         ({"classes": "happy"}, "classes"),
         ({"file": "a.pt"}, "file"),
         ({"file": "none.onnx"}, "none.onnx"),
