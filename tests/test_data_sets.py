@@ -13,8 +13,15 @@ from fervit_lib.system.runtime import PROJECT_ROOT
 from tests.datasets.published_sets import ck_48, raf_db
 
 SMALL = {"num_views": 1, "img_size": 32}
-LINEAR = {"approach": "image", "model_name": "pixel_linear", "epochs": 1}
-SCRATCH = {"approach": "scratch", "embed_dim": 32, "depth": 1, "num_heads": 2, "epochs": 1}
+LINEAR = {"approach": "image", "model_name": "pixel_linear", "epochs": 1, "batch_size": 16}
+SCRATCH = {
+    "approach": "scratch",
+    "embed_dim": 32,
+    "depth": 1,
+    "num_heads": 2,
+    "epochs": 1,
+    "batch_size": 16,
+}
 
 pytestmark = [pytest.mark.slow, pytest.mark.notebooks]
 
@@ -56,7 +63,7 @@ def test_runs_are_tested_on_both_data_sets(tmp_path: Path) -> None:
     assert {c["num_test"] for c in cells.values() if c["tested_on"] == "raf_db"} == {14, None}
     assert "Accuracy, trained on" in (experiment / "index.html").read_text(encoding="utf-8")
     page = (experiment / "evaluate" / "all" / "notebook.html").read_text(encoding="utf-8")
-    assert "Across data sets" in page
+    assert "<h2>Across data sets" in page
 
 
 def test_cross_validation_by_subject_is_one_row(tmp_path: Path) -> None:
@@ -69,4 +76,4 @@ def test_cross_validation_by_subject_is_one_row(tmp_path: Path) -> None:
     assert result["pooled"] == [f"image-full-seed0-fold={i}" for i in range(3)]
     assert result["cross"] == [] and not result["skipped"]
     page = (experiment / "evaluate" / "all" / "notebook.html").read_text(encoding="utf-8")
-    assert "3 folds, 168 faces of 8 subjects" in page and "Across data sets" not in page
+    assert "3 folds, 168 faces of 8 subjects" in page and "<h2>Across data sets" not in page
