@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fervit_lib.evaluation.evaluate import RESULT_KEYS, codes_of, without_fold
-from fervit_lib.latents import LatentStore, store_encoding
+from fervit_lib.evaluation.evaluate import RESULT_KEYS, without_fold
+from fervit_lib.evaluation.predict import check_encoding, codes_of
+from fervit_lib.latents import LatentStore
 from fervit_lib.models import load_model
 from fervit_lib.runs import Run
 from fervit_lib.system.runtime import display_path
@@ -148,7 +149,8 @@ def _reason_to_skip(run: Run) -> str:
         result = run.result
         model, classes = load_model(run.best_checkpoint, run.trust_code)
         store = LatentStore.open(codes_of(run), "test")
-        encoding = store_encoding(store.folder)
+        if model.reads != "pixels":
+            check_encoding(run)
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         return str(error).split("\n")[0]
     if missing := [name for name in RESULT_KEYS if name not in result]:
@@ -157,10 +159,5 @@ def _reason_to_skip(run: Run) -> str:
         return (
             f"trained on the classes {', '.join(classes)}, but its codes now have "
             f"{', '.join(store.classes)}; train it again"
-        )
-    if model.reads != "pixels" and result.get("encoding", encoding) != encoding:
-        return (
-            f"trained on codes of another encoding than those that are now in "
-            f"{display_path(store.folder)} ({result['encoding']}; now {encoding}); train it again"
         )
     return ""

@@ -8,9 +8,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fervit_lib.evaluation.evaluate import Faces, codes_of
+from fervit_lib.evaluation.evaluate import Faces
 from fervit_lib.evaluation.metrics import summary_metrics
-from fervit_lib.evaluation.predict import Predictions, join_predictions, predict_probs
+from fervit_lib.evaluation.predict import (
+    Predictions,
+    codes_of,
+    join_predictions,
+    predict_probs,
+)
 from fervit_lib.evaluation.significance import score_intervals
 from fervit_lib.latents import LatentStore, store_encoding
 from fervit_lib.models import ExpressionModel, load_model

@@ -20,6 +20,7 @@ from fervit_lib.evaluation.calibration import (
 from fervit_lib.evaluation.metrics import class_roc_auc, summary_metrics
 from fervit_lib.evaluation.predict import (
     Predictions,
+    codes_of,
     join_predictions,
     predict_probs,
     write_predictions,
@@ -29,7 +30,6 @@ from fervit_lib.inputs import inputs_for, load_store_faces
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import load_model
 from fervit_lib.runs import Run
-from fervit_lib.system.runtime import resolve
 from fervit_lib.system.shards import MappedRows
 
 # What an evaluation takes over from a training run: from its result.json, and of its parameters.
@@ -56,11 +56,6 @@ def recipe(variant: str) -> str:
 def without_fold(variant: str) -> str:
     """A variant's name without its fold, in which the runs of a cross-validation differ."""
     return _FOLD.sub("", variant)
-
-
-def codes_of(run: Run) -> Path:
-    """The store that a run was trained on."""
-    return resolve(run.config["parameters"]["latents"])
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from fervit_lib.datasets import FaceCrop, face_crop
 from fervit_lib.datasets.image_files import read_image, to_grey_or_rgb
 from fervit_lib.encoders import images_to_tensor, load_encoder
 from fervit_lib.inputs import images_to_pixels
-from fervit_lib.latents import LatentStore
+from fervit_lib.latents import LatentStore, store_encoding
 from fervit_lib.models import load_model
 from fervit_lib.runs import Run
 from fervit_lib.system.atomic import atomic_write
@@ -125,6 +125,27 @@ class Encoder:
             batch = images_to_tensor(aligned, self.network.img_size).to(device)
             codes.append(self.network(batch).cpu())
         return torch.cat(codes)
+
+
+def codes_of(run: Run) -> Path:
+    """The store that a run was trained on."""
+    return resolve(run.config["parameters"]["latents"])
+
+
+def check_encoding(run: Run) -> None:
+    """Check that a run's codes are still of the encoding that it was trained on.
+
+    Raises:
+        ValueError: other weights, precision or alignment made the codes that are there now.
+    """
+    latents = codes_of(run)
+    now = store_encoding(latents)
+    trained = run.result.get("encoding", now)
+    if trained != now:
+        raise ValueError(
+            f"{display_path(latents)}: expected codes of the encoding that {run.variant} was "
+            f"trained on, {trained}; got {now}; train again, or encode as before"
+        )
 
 
 def find_encoder(latents: Path, device: torch.device) -> Encoder:
@@ -256,7 +277,9 @@ def load_predictor(
     if model.reads == "pixels":
         encoder = None
     elif encoder is None:
-        encoder = find_encoder(resolve(run.config["parameters"]["latents"]), torch_device)
+        if (run.folder / "result.json").is_file():
+            check_encoding(run)
+        encoder = find_encoder(codes_of(run), torch_device)
     return Predictor(model.to(torch_device), classes, encoder, torch_device)
 
 

@@ -65,8 +65,10 @@ def load_teacher(path: str, store: LatentStore, trust_code: bool = False) -> Exp
     config = file.parents[1] / "config.json"
     if teacher.reads != "pixels" and config.is_file():
         latents = resolve(read_json(config)["parameters"]["latents"])
-        same = store_encoding(latents) == store_encoding(store.folder) != ""
-        if latents != store.folder and not same:
+        result = config.with_name("result.json")
+        trained = read_json(result).get("encoding", "") if result.is_file() else ""
+        same = (trained or store_encoding(latents)) == store_encoding(store.folder) != ""
+        if not same and (trained or latents != store.folder):
             raise ValueError(
                 f"teacher: expected a model of the codes in {display_path(store.folder)}, got one "
                 f"of {display_path(latents)}, which may be of another encoding; choose another run"

@@ -134,7 +134,10 @@ def test_a_model_of_codes_that_were_encoded_again_is_skipped(
     encode_toy(store, source, save_encoder(tmp_path / "f.safetensors", 3))
     comparison = runs_to_compare(tmp_path, "tiny")
     assert [run.variant for run in comparison.runs] == ["image-full"]
-    assert "another encoding" in comparison.skipped["scratch-full"]
+    assert "encoding" in comparison.skipped["scratch-full"]
+    with pytest.raises(ValueError, match="encoding .*scratch-full"):
+        load_predictor(tmp_path / "tiny" / "train" / "scratch-full", "cpu")
+    assert load_predictor(tmp_path / "tiny" / "train" / "image-full", "cpu").encoder is None
 
 
 def test_an_unknown_data_set_is_named(two: Two) -> None:

@@ -317,6 +317,10 @@ class TestLoadTeacher:
             load_teacher(str(tmp_path), faces)
         write_json(tmp_path / "config.json", {"parameters": {"latents": str(store)}})
         assert load_teacher(str(tmp_path), faces).reads == "codes"
+        # The codes there were encoded again since.
+        write_json(tmp_path / "result.json", {"encoding": "earlier"})
+        with pytest.raises(ValueError, match="teacher: .*another encoding"):
+            load_teacher(str(tmp_path), faces)
 
 
 @pytest.mark.parametrize(
