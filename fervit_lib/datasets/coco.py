@@ -236,18 +236,19 @@ def read_coco(
                 skipped.append(Skipped(f"annotation {annotation.get('id')}", NOT_LISTED))
                 continue
             masks[image_id].annotations.append(annotation)
+        chosen = []
+        for image_id, mask in masks.items():
+            is_used = allow_empty or any(map(_is_person, mask.annotations))
+            if is_used:
+                chosen.append(image_id)
+            if not all(a.get("iscrowd") or _is_segmented(a) for a in mask.annotations):
+                reason = NOT_SEGMENTED if is_used else NO_SEGMENTED
+                skipped.append(Skipped(names[image_id], reason))
     if not persons:
         raise ValueError(
             f"{file}: no category {CATEGORY!r}, found {list(categories.values())[:8]}; "
             f"give annotations of persons"
         )
-    chosen = []
-    for image_id, mask in masks.items():
-        is_used = allow_empty or any(map(_is_person, mask.annotations))
-        if is_used:
-            chosen.append(image_id)
-        if not all(a.get("iscrowd") or _is_segmented(a) for a in mask.annotations):
-            skipped.append(Skipped(names[image_id], NOT_SEGMENTED if is_used else NO_SEGMENTED))
     if not chosen:
         raise ValueError(f"{file}: no image with a person in it; give annotations of persons")
     images = _find_images(file, folder, [names[image_id] for image_id in chosen])

@@ -161,7 +161,8 @@ def load_people(path: Path | str, split: str, allow_empty: bool = False) -> Peop
         )
     masks: Sequence[Path | CocoMask]
     share: tuple[float, float] | None = (0.0, 1.0)
-    if coco := find_coco_files(path, split):
+    has_masks = (path / "masks").is_dir() or (path / split / "masks").is_dir()
+    if not has_masks and (coco := find_coco_files(path, split)):
         file, share = coco
         images, masks, skipped = read_coco(file, path, allow_empty)
     elif (path / split / "images").is_dir():

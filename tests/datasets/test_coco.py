@@ -300,6 +300,21 @@ def test_a_file_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, nam
         load_people(tmp_path, "test")
 
 
+@pytest.mark.parametrize("segmentation", [[None], [[1, 2], [3]], [[[1, 2], [3]]]], ids=str)
+def test_a_segmentation_of_no_numbers_is_an_error_that_names_a_file(
+    tmp_path: Path, segmentation: list
+) -> None:
+    content = content_of(16)
+    content["annotations"][3]["segmentation"] = segmentation
+    write_layout(tmp_path, "val2017", "annotations/instances_val2017.json", content)
+    try:
+        people = load_people(tmp_path, "test")
+    except ValueError as error:
+        assert "instances_val2017.json" in str(error)
+    else:
+        assert "3.jpg" not in {path.name for path in people.images}
+
+
 def test_missing_images_do_not_hide_the_folder_of_the_others(tmp_path: Path) -> None:
     write_layout(tmp_path, "val2017", "annotations/instances_val2017.json", content_of(16))
     for number in (0, 1, 9):

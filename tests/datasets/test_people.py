@@ -168,6 +168,20 @@ def test_a_mask_that_does_not_fit_its_image_is_named(tmp_path: Path) -> None:
     assert not load_people(tmp_path / "empty", "train", allow_empty=True)[0][1].any()
 
 
+def test_masks_count_where_other_files_lie_beside_them(tmp_path: Path) -> None:
+    for number in range(10):
+        write_pair(tmp_path, str(number), Image.new("L", (8, 6), 255))
+    (tmp_path / "labels.json").write_text("[]")
+    (tmp_path / "images" / "._0.png").write_bytes(b"of macOS")
+    (tmp_path / "images" / "notes.txt").write_text("no image")
+    people = load_people(tmp_path, "train")
+    assert len(people) == 7
+    assert [row.path for row in people.skipped] == ["images/notes.txt"]
+    Image.new("L", (8, 6)).save(tmp_path / "images" / "0.jpg")
+    with pytest.raises(ValueError, match="0.png: expected one file"):
+        load_people(tmp_path, "train")
+
+
 def test_unknown_arguments(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such folder"):
         load_people(tmp_path / "none", "train")
