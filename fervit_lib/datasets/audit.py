@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from tempfile import TemporaryFile
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from fervit_lib.datasets.face_dataset import FaceDataset
 from fervit_lib.datasets.skipped import DUPLICATE, UNREADABLE, list_skipped
 from fervit_lib.system.prefetch import PrefetchPool
 from fervit_lib.system.progress import progress
+from fervit_lib.system.shards import MappedRows
 
 THUMBNAIL = 16  # side in pixels
 NEAR_THRESHOLD = 0.995  # cosine similarity
@@ -144,7 +146,9 @@ def audit_faces(datasets: Mapping[str, FaceDataset]) -> Audit:
         counts[split] = np.bincount(faces.labels, minlength=len(classes))
     table = pd.concat(_describe(split, faces) for split, faces in datasets.items())
     table = table.reset_index(names="index")
-    thumbnails = np.empty((len(table), THUMBNAIL**2), np.float32)
+    # In a file: those of a large set are many bytes.
+    with TemporaryFile() as file:
+        thumbnails = np.memmap(file, np.float32, "w+", shape=(len(table) or 1, THUMBNAIL**2))
     results: list[tuple[str, bytes]] = []
     with PrefetchPool() as pool, progress(total=len(table), desc="audit", unit=" faces") as bar:
         for faces in datasets.values():
@@ -199,7 +203,8 @@ def _group_duplicates(table: pd.DataFrame, thumbnails: np.ndarray) -> pd.DataFra
     content = pd.factorize(table["content"])[0]  # images of the same pixels share a number
     # Only the first image of each content is compared with others.
     first = np.unique(content, return_index=True)[1]
-    pairs = near_pairs(torch.from_numpy(thumbnails[table.index[first]]), NEAR_THRESHOLD)
+    compared = MappedRows([thumbnails], table.index[first].to_numpy())
+    pairs = near_pairs(compared, NEAR_THRESHOLD)
     edges = np.ones(len(pairs)), tuple(pairs.T)
     # The components of this graph join duplicates of duplicates, which may not be near themselves.
     graph = coo_array(edges, shape=(len(first), len(first)))
@@ -211,7 +216,7 @@ def _group_duplicates(table: pd.DataFrame, thumbnails: np.ndarray) -> pd.DataFra
     return table.sort_values("group", kind="stable", ignore_index=True)[columns]
 
 
-def near_pairs(thumbnails: Tensor, threshold: float) -> np.ndarray:
+def near_pairs(thumbnails: Tensor | MappedRows, threshold: float) -> np.ndarray:
     """Pairs of thumbnails that look the same.
 
     Comparing each with each would take the square of their number. Unit vectors whose cosine is at
@@ -226,15 +231,24 @@ def near_pairs(thumbnails: Tensor, threshold: float) -> np.ndarray:
         (P, 2) int64 indices i < j. Flat thumbnails (standard deviation below 2 grey levels) are in
         no pair.
     """
-    centred = thumbnails - thumbnails.mean(1, keepdim=True)
-    textured = (centred.square().mean(1).sqrt() >= MIN_STD).nonzero()[:, 0]
-    unit = torch.nn.functional.normalize(centred[textured], dim=1)
-    directions = torch.linalg.eigh(unit.T @ unit).eigenvectors[:, -DIRECTIONS:]
-    tree = KDTree((unit @ directions).numpy())
+    # Block by block: each of these would need the memory of all thumbnails again.
+    products = sum(unit.T @ unit for unit in map(_unit, thumbnails.split(BLOCK)))
+    directions = torch.linalg.eigh(products).eigenvectors[:, -DIRECTIONS:]
+    projected = torch.cat([_unit(part) @ directions for part in thumbnails.split(BLOCK)])
+    # Flat ones are zeros.
+    textured = torch.cat([_unit(part).any(1) for part in thumbnails.split(BLOCK)]).nonzero()[:, 0]
+    tree = KDTree(projected[textured].numpy())
     radius = (2 - 2 * threshold) ** 0.5 + 1e-4  # the margin is larger than rounding errors
     candidates = torch.from_numpy(tree.query_pairs(radius, output_type="ndarray"))
     pairs = []
-    for part in candidates.split(BLOCK):
-        similar = (unit[part[:, 0]] * unit[part[:, 1]]).sum(1) >= threshold
-        pairs.append(textured[part[similar]])
+    for part in textured[candidates.long()].split(BLOCK):
+        first, second = (_unit(thumbnails[part[:, side]]) for side in (0, 1))
+        pairs.append(part[(first * second).sum(1) >= threshold])
     return torch.cat(pairs).numpy()
+
+
+def _unit(thumbnails: Tensor) -> Tensor:
+    """Thumbnails (n, D) minus their means, of length 1; flat ones are 0."""
+    centred = thumbnails - thumbnails.mean(1, keepdim=True)
+    flat = centred.square().mean(1).sqrt() < MIN_STD
+    return torch.nn.functional.normalize(centred, dim=1).masked_fill(flat[:, None], 0)

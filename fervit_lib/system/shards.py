@@ -92,6 +92,6 @@ class MappedRows:
         return type(self)(self.shards, self.rows[rows])
 
     def split(self, size: int) -> Iterator[Tensor]:
-        """Read batches of `size` rows, the last of which may be smaller."""
-        for start in range(0, len(self), size):
+        """Read batches of `size` rows, the last of which may be smaller; of no rows one of none."""
+        for start in range(0, max(len(self), 1), size):
             yield self[start : start + size]

@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from fervit_lib.datasets import FaceDataset, audit_faces, load_faces, toy_face
+from fervit_lib.datasets import FaceDataset, audit, audit_faces, load_faces, toy_face
 from fervit_lib.datasets.audit import near_pairs
+from fervit_lib.system.shards import MappedRows
 
 
 def portrait(seed: int, emotion: str = "happy") -> Image.Image:
@@ -114,3 +115,16 @@ def test_sets_without_a_readable_image(tmp_path: Path) -> None:
     assert audit.duplicates.empty
     assert audit.summary()["number"]["images"] == 1
     assert not len(audit.clean({"train": faces}, drop_cross_split_duplicates=True)["train"])
+
+
+def test_pairs_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    faces = rng.uniform(0, 255, (40, 256))
+    faces[30:] = faces[:10] + rng.normal(0, 1, (10, 256))
+    faces[5] = 128  # flat
+    thumbnails = torch.from_numpy(faces).float()
+    expected = near_pairs(thumbnails, 0.995)
+    monkeypatch.setattr(audit, "BLOCK", 7)
+    by_block = near_pairs(MappedRows([thumbnails.numpy()]), 0.995)
+    assert sorted(map(tuple, by_block)) == sorted(map(tuple, expected))
+    assert sorted(map(tuple, expected)) == [(i, 30 + i) for i in range(10) if i != 5]
