@@ -4,25 +4,25 @@ Codes, pixels and random views of a face are keyed by its content, so that a pic
 replaced under its name is read again, and nothing depends on a face's position in its set.
 """
 
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from xxhash import xxh3_128_digest
+from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 from fervit_lib.datasets.face_dataset import FaceDataset
 from fervit_lib.system.atomic import atomic_write
 from fervit_lib.system.prefetch import PrefetchPool
 
-# The content of a file is known by its size, mtime_ns, ctime_ns and inode: ctime changes with any
-# write or rename, even if a tool sets mtime back.
-_RECORD = np.dtype([("stat", "<i8", 4), ("hash", "u1", 16)])
-_MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 1], np.uint64)
+# The content of a file is known by a hash of its size, mtime_ns, ctime_ns and inode: ctime changes
+# with any write or rename, even if a tool sets mtime back.
+_RECORD = np.dtype([("state", "<u8"), ("hash", "u1", 16)])
 # A file may change again within one step of its file system's clock (2 s on FAT): younger ones are
 # hashed again next time.
 SETTLED_NS = 2_000_000_000
-MAX_RECORDS = 1 << 21  # 100 MB; of more, earlier ones are dropped
+MAX_RECORDS = 1 << 21  # 50 MB; of more, earlier ones are dropped
 BLOCK = 4096  # files whose states are compared at once
 
 
@@ -82,54 +82,37 @@ def _hash_files(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Hashes (n, 16) of files, and records of those that were not known before."""
     now = time.time_ns()
-    stats = np.array([_stat(file) for file in files])  # before the files are read
-    hashes = np.empty((len(files), 16), np.uint8)
-    is_known = np.zeros(len(files), bool)
-    if len(known):
-        place = np.searchsorted(_keys(known["stat"]), _keys(stats)).clip(max=len(known) - 1)
-        is_known = (known["stat"][place] == stats).all(1)
-        hashes[is_known] = known["hash"][place[is_known]]
-    unknown = np.flatnonzero(~is_known)
-    if not len(unknown):
-        return hashes, np.empty(0, _RECORD)
+    stats = [file.stat() for file in files]  # before the files are read
+    dates = np.array([(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats])
+    states = np.array([_state(stat) for stat in stats], np.uint64)
     # A picture with several faces is read once.
-    _, first, inverse = np.unique(stats[unknown], axis=0, return_index=True, return_inverse=True)
-    read = unknown[first]
-    digests = list(pool.map(_hash_file, [files[row] for row in read], str))
-    hashes[unknown] = _to_array(digests)[inverse.ravel()]
-    settled = read[stats[read, 1:3].max(1) < now - SETTLED_NS]
-    new = np.empty(len(settled), _RECORD)
-    new["stat"], new["hash"] = stats[settled], hashes[settled]
-    return hashes, new
+    unique, first, inverse = np.unique(states, return_index=True, return_inverse=True)
+    records = np.empty(len(unique), _RECORD)
+    records["state"] = unique
+    place = np.searchsorted(known["state"], unique)
+    is_known = np.append(known["state"], 0)[place] == unique
+    records[is_known] = known[place[is_known]]
+    digests = list(pool.map(_hash_file, [files[row] for row in first[~is_known]], str))
+    records["hash"][~is_known] = _to_array(digests)
+    is_settled = dates[first].max(1) < now - SETTLED_NS
+    return records["hash"][inverse], records[~is_known & is_settled]
 
 
-def _stat(file: Path) -> tuple[int, int, int, int]:
-    try:
-        state = file.stat()
-    except OSError as error:
-        raise OSError(f"{file}: cannot be read as an image ({error})") from error
-    return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
+def _state(stat: os.stat_result) -> int:
+    state = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    return xxh3_64_intdigest(repr(state).encode())
 
 
 def _hash_file(file: Path) -> bytes:
-    try:
-        with file.open("rb", buffering=0) as opened:
-            return xxh3_128_digest(opened.read())
-    except OSError as error:
-        raise OSError(f"{file}: cannot be read as an image ({error})") from error
+    return xxh3_128_digest(file.read_bytes())
 
 
 def _to_array(digests: list[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
 
 
-def _keys(stats: np.ndarray) -> np.ndarray:
-    """One number per state of a file, to search by."""
-    return (stats.astype(np.uint64) * _MULTIPLIERS).sum(1)
-
-
 def _read_manifest(path: Path) -> np.ndarray:
-    """The records, by ascending key; none if the manifest is missing or damaged."""
+    """The records, by ascending state; none if the manifest is missing or damaged."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -141,7 +124,6 @@ def _read_manifest(path: Path) -> np.ndarray:
 
 
 def _write_manifest(path: Path, records: np.ndarray) -> None:
-    records = records[-MAX_RECORDS:]
-    content = records[np.argsort(_keys(records["stat"]), kind="stable")].tobytes()
+    content = np.sort(records[-MAX_RECORDS:], order="state").tobytes()
     with atomic_write(path) as temporary:
         temporary.write_bytes(xxh3_128_digest(content) + content)

@@ -28,7 +28,7 @@ from fervit_lib.system.names import check_choice
 from fervit_lib.system.prefetch import PrefetchPool
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import has_fast_bf16
-from fervit_lib.system.shards import MappedRows, claim_shards, shard_path
+from fervit_lib.system.shards import claim_shards, shard_path
 
 AHEAD = 3  # batches that are read while one is encoded
 
@@ -65,38 +65,18 @@ def encoder_dtype(encoder: nn.Module) -> torch.dtype:
     return next((tensor.dtype for tensor in encoder.state_dict().values()), torch.float32)
 
 
-class _StoredCodes:
-    """Codes of one encoding in existing shards, to be found by the content of their faces.
+def _stored_codes(paths: Iterable[Path], encoding: str) -> dict[bytes, np.ndarray]:
+    """Hash of a face → its code, of one encoding, in existing shards.
 
-    They can still be read after the shards were replaced.
+    The codes are memory maps, which can still be read after the shards were replaced.
     """
-
-    def __init__(self, paths: Iterable[Path], encoding: str) -> None:
-        shards: list[np.ndarray] = []
-        self.rows: dict[bytes, int] = {}  # hash of a face → row of its code
-        start = 0
-        for path in paths:
-            with suppress(OSError, ValueError):  # a damaged shard is encoded again
-                shard = read_shard(path)
-                if shard.get("encoding") == encoding and shard["hashes"] is not None:
-                    self.rows |= {h: i for i, h in enumerate(map(bytes, shard["hashes"]), start)}
-                    shards.append(shard["codes"].numpy())
-                    start += len(shards[-1])
-        self.codes = MappedRows(shards)
-
-    def find(self, hashes: np.ndarray) -> np.ndarray:
-        """Rows (n,) of the codes of faces, -1 where there is none."""
-        return np.array([self.rows.get(bytes(h), -1) for h in hashes])
-
-    def merge(self, rows: np.ndarray, new: Tensor | None) -> Tensor:
-        """The codes at `rows` (n,); where that is -1, the `new` ones in their order."""
-        if new is None:
-            return self.codes[rows]
-        codes = torch.empty(len(rows), *new.shape[1:])
-        codes[torch.from_numpy(rows < 0)] = new
-        if (rows >= 0).any():
-            codes[torch.from_numpy(rows >= 0)] = self.codes[rows[rows >= 0]].float()
-        return codes
+    stored: dict[bytes, np.ndarray] = {}
+    for path in paths:
+        with suppress(OSError, ValueError):  # a damaged shard is encoded again
+            shard = read_shard(path)
+            if shard.get("encoding") == encoding and shard["hashes"] is not None:
+                stored.update(zip(map(bytes, shard["hashes"]), shard["codes"].numpy(), strict=True))
+    return stored
 
 
 @torch.inference_mode()
@@ -154,7 +134,7 @@ def encode_faces(
     num_missing = sum(min(SHARD_SIZE, len(faces) - index * SHARD_SIZE) for index in missing)
     # Opened before any shard is replaced: if a face is removed, codes move to other shards.
     existing = folder.glob(f"{split}-[0-9]*.safetensors") if missing else ()
-    stored = _StoredCodes(existing, encoding)
+    stored = _stored_codes(existing, encoding)
     num_new = 0
     with (
         PrefetchPool(num_workers) as pool,
@@ -172,23 +152,26 @@ def encode_faces(
                 continue
             # Readers must not open a store of new and old shards.
             (folder / "store.json").unlink(missing_ok=True)  # the store is incomplete from here on
-            rows = stored.find(hashes)
-            new = shard.subset(rows < 0)
+            is_new = np.array([bytes(face) not in stored for face in hashes])
+            new = shard.subset(is_new)
             bar.update(len(shard) - len(new))
             codes = []
             batches = _read_batches(new, encoder.img_size, align, batch_size, pool)
-            seeds = content_seeds(hashes[rows < 0])
+            seeds = content_seeds(hashes[is_new])
             for images in _batches_of_view(batches, view, seeds, device):
                 codes.append(encoder(images.to(encoder_dtype(encoder))))
                 bar.update(len(images))
-            if not np.array_equal(hash_faces(new, manifest), hashes[rows < 0]):
+            if not np.array_equal(hash_faces(new, manifest), hashes[is_new]):
                 raise ValueError(
                     f"{faces.source}: faces changed while they were encoded; run 01_encode again"
                 )
-            merged = stored.merge(rows, torch.cat(codes).cpu() if codes else None)
+            encoded = iter(torch.cat(codes).half().cpu().numpy() if codes else ())
+            merged = np.stack(
+                [stored[h] if h in stored else next(encoded) for h in map(bytes, hashes)]
+            )
             write_shard(
                 shard_path(folder, split, index),
-                merged,
+                torch.from_numpy(merged),
                 shard.labels,
                 shard.paths,
                 fingerprint,

@@ -127,7 +127,7 @@ def test_a_row_of_a_table_is_its_pixels(tmp_path: Path) -> None:
 def test_a_missing_face_is_named(tmp_path: Path) -> None:
     faces = write_faces(tmp_path / "faces")
     (tmp_path / "faces" / "4.bmp").unlink()
-    with pytest.raises(OSError, match=r"4\.bmp: cannot be read"):
+    with pytest.raises(OSError, match=r"4\.bmp"):
         hash_faces(faces, tmp_path / "manifest")
 
 
