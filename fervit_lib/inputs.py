@@ -84,17 +84,18 @@ def map_pixels(store: LatentStore, image_size: int, resize_method: str) -> Mappe
         ValueError: a face was removed or changed after encoding, or a file is damaged.
         OSError: the disk is full.
     """
-    faces = load_store_faces(store, np.arange(len(store)))
+    faces = _first_faces(store) or load_store_faces(store, np.arange(len(store)))
     side = min(image_size, max(faces[0][0].size))
     folder = store.folder / "pixels" / f"{side}-{resize_method}"
-    parts = [slice(start, start + SHARD_SIZE) for start in range(0, len(faces), SHARD_SIZE)]
-    hashes: Any = faces.hashes
+    parts = [slice(start, start + SHARD_SIZE) for start in range(0, len(store), SHARD_SIZE)]
+    hashes: Any = faces.hashes if store.hashes is None else store.hashes
     paths = [
         folder / f"{store.split}-{number:05d}-{xxh3_128_hexdigest(hashes[part].tobytes())}.npy"
         for number, part in enumerate(parts)
     ]
     if not all(path.is_file() for path in paths):
         folder.mkdir(parents=True, exist_ok=True)
+        faces = load_store_faces(store, np.arange(len(store)))
         with hold_lock(folder / f".{store.split}.lock"):
             for old in set(folder.parent.glob(f"*/{store.split}-[0-9]*.npy")):
                 if old.name not in {path.name for path in paths}:
@@ -105,6 +106,26 @@ def map_pixels(store: LatentStore, image_size: int, resize_method: str) -> Mappe
         with explain_read_error(path, "not a complete file of pixels", "delete it and run again"):
             shards.append(np.load(path, mmap_mode="r"))
     return MappedRows(shards)
+
+
+def _first_faces(store: LatentStore) -> FaceDataset | None:
+    """The faces of the first shard; None if any face of the store may have changed.
+
+    Reads names shard by shard: listing a large set takes more memory than all that follows. Faces
+    cut out of pictures, and those in a table, are not found this way.
+    """
+    first = None
+    for index, shard in enumerate(store.shards):
+        names = tuple(store.shard_paths(index))
+        faces = FaceDataset(store.classes, shard["labels"].numpy(), names, store.faces)
+        try:
+            hashes = hash_faces(faces, manifest_path(store.folder))
+        except OSError:
+            return None
+        if shard["hashes"] is None or not np.array_equal(hashes, shard["hashes"]):
+            return None
+        first = first or faces
+    return first
 
 
 def _write_pixels(

@@ -145,6 +145,7 @@ def test_pixels_are_decoded_once(
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(inputs, "_to_pixels", fail)
+    monkeypatch.setattr(inputs, "load_faces", fail)  # nor are the faces listed
     assert torch.equal(map_pixels(store, 8, "squish")[:], before)
 
 
