@@ -18,8 +18,9 @@ from fervit_lib.system import distributed
 from fervit_lib.system.atomic import atomic_write, read_json
 from fervit_lib.system.locks import try_lock
 
-# Seconds that another process of a launch waits after an error: the same error may end the first
-# process, whose page is kept, and the launcher kills all processes as soon as one ends.
+# Seconds that a process of a launch waits after an error: an error of one ends the others, too, and
+# the launcher kills all as soon as one ends. By then each has written its error, and the first its
+# page.
 GRACE = 10.0
 
 
@@ -62,8 +63,6 @@ def run_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) ->
         except Exception:
             succeeded = False
             traceback.print_exc(file=log)
-            if distributed.rank():
-                time.sleep(GRACE)
         if executed.is_file():
             page_start = time.perf_counter()
             write_page(executed, folder / PAGE)
@@ -75,6 +74,9 @@ def run_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) ->
             # Not write_json, which waits for the other processes of a launch.
             with atomic_write(executed) as temporary:
                 temporary.write_text(json.dumps(content), encoding="utf-8")
+        if not succeeded and distributed.world_size() > 1:
+            log.flush()
+            time.sleep(GRACE)
     return succeeded
 
 
