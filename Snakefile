@@ -33,7 +33,8 @@ EXPERIMENT = f"{REPORTS}/{config['experiment']}"
 # The stores of codes, by variant of encode. With several data sets the name of a variant begins with
 # its data set, the name of its store does not: `encode/<dataset>-<store>`, `latents/<dataset>/<store>`.
 STORES = {v: pipeline.store_folder(DATA, v, p) for v, p in VARIANTS["encode"].items()}
-DATASETS = sorted(set(map(pipeline.dataset_of, VARIANTS["encode"].values())))
+# `raf-db` before `raf`, whose names match the beginning of those of `raf-db`.
+DATASETS = sorted(set(map(pipeline.dataset_of, VARIANTS["encode"].values())), reverse=True)
 [ENCODED, STORE] = (
     ["{variant}", f"{DATASETS[0]}/{{variant}}"]
     if len(DATASETS) == 1

@@ -33,6 +33,7 @@ NAMED_BY = {
 LEARNED = "autoencoder"  # the encoder that 01_encode computes; others are files
 _FOLD = re.compile(r"-fold=\d+")  # in the name of a variant
 RESERVED = {"experiment", "variant", "reports", "data_dir", "latents", "interactive"}
+SEVERAL = {"test_on", "baselines"}  # parameters with several names: a list is one value
 
 
 class Parameter(NamedTuple):
@@ -40,6 +41,10 @@ class Parameter(NamedTuple):
 
     type: str  # str, int, float or bool
     default: Any
+
+
+# What a block has beside the parameters of its notebook: a training names its codes.
+OWN_KEYS = {"train": {"encode": Parameter("str", "")}}
 
 
 def read_parameters(notebook: Path) -> dict[str, Parameter]:
@@ -74,7 +79,7 @@ def check_block(where: str, notebook: str, block: Any, reserved: set[str] = RESE
         raise ValueError(
             f"{where}: expected parameters of {notebook} as `name: value`, got {block!r}"
         )
-    known = read_parameters(PROJECT_ROOT / notebook)
+    known = read_parameters(PROJECT_ROOT / notebook) | OWN_KEYS.get(where, {})
     free = set(known) - reserved
     for name, value in block.items():
         if name not in free:
@@ -98,6 +103,7 @@ def _expand(step: str, blocks: Any) -> Iterator[tuple[dict[str, Any], list[str]]
     """
     for block in _as_list(blocks):
         check_block(step, NOTEBOOKS[step], block)
+        block = block | {key: ", ".join(_as_list(block[key])) for key in SEVERAL & set(block)}
         axes = {key: _as_list(value) for key, value in sorted(block.items())}
         varied = [key for key in block if isinstance(block[key], list)]
         for values in itertools.product(*axes.values()):
@@ -107,16 +113,6 @@ def _expand(step: str, blocks: Any) -> Iterator[tuple[dict[str, Any], list[str]]
                     yield parameters | {"fold": fold}, [*varied, "fold"]
             else:
                 yield parameters, varied
-
-
-def _add(plan: dict[str, dict[str, Any]], step: str, name: str, parameters: dict[str, Any]) -> None:
-    """Add a variant. Raises ValueError if its name is taken, or cannot be that of a folder."""
-    if check_name(step, name) in plan:
-        raise ValueError(
-            f"{step}: two blocks make the variant {name!r}; "
-            "write what tells them apart as a list, which becomes part of the name"
-        )
-    plan[name] = parameters
 
 
 def variants(step: str, blocks: Any) -> dict[str, dict[str, Any]]:
@@ -142,7 +138,13 @@ def variants(step: str, blocks: Any) -> dict[str, dict[str, Any]]:
             value = parameters.get(key, known[key].default)
             words.append(f"seed{value}" if key == "seed" else str(value))
         words += [f"{key}={parameters[key]}" for key in varied if key not in named_by]
-        _add(variants_of_step, step, "-".join(words) or "all", parameters)
+        name = check_name(step, "-".join(words) or "all")
+        if name in variants_of_step:
+            raise ValueError(
+                f"{step}: two blocks make the variant {name!r}; "
+                "write what tells them apart as a list, which becomes part of the name"
+            )
+        variants_of_step[name] = parameters
     return variants_of_step
 
 
@@ -170,7 +172,7 @@ def encodings_by_name(encodings: Mapping[str, Any]) -> dict[str, dict[str, list[
     return by_name
 
 
-def find_encodings(where: str, name: object, encodings: Mapping[str, Any]) -> list[str]:
+def find_encodings(where: str, name: str, encodings: Mapping[str, Any]) -> list[str]:
     """The variants of `encode` that `name` stands for: one, or one for each fold.
 
     Args:
@@ -181,7 +183,7 @@ def find_encodings(where: str, name: object, encodings: Mapping[str, Any]) -> li
         ValueError: `name` is unknown, or a data set with several encodings.
     """
     by_name = encodings_by_name(encodings)
-    if not isinstance(name, str) or name not in by_name:
+    if name not in by_name:
         raise ValueError(f"{where}: no such variant of encode: {name!r}; {near(name, by_name)}")
     matches = by_name[name]
     if len(matches) > 1 and name not in matches:
@@ -237,23 +239,13 @@ def plan_trainings(
     """
     first = _FOLD.sub("", next(iter(encodings)))
     trainings: dict[str, dict[str, Any]] = {}
-    for block in _as_list(blocks):
-        names = block.get("encode", first) if isinstance(block, dict) else first
-        if names == []:
-            raise ValueError("train.encode: expected a name or a list of names, got []")
-        if isinstance(block, dict):
-            block = {key: value for key, value in block.items() if key != "encode"}
-        chosen = [
-            (f"-encode={name}" if isinstance(names, list) else "", name) for name in _as_list(names)
-        ]
-        for variant, parameters in variants("train", block).items():
-            for suffix, name in chosen:
-                stores = find_encodings("train.encode", name, encodings)
-                for store in stores:
-                    fold = f"-fold={encodings[store]['fold']}" if len(stores) > 1 else ""
-                    latents = store_folder(data_dir, store, encodings[store])
-                    added = {"latents": latents} | parameters
-                    _add(trainings, "train", f"{variant}{suffix}{fold}", added)
+    for variant, parameters in variants("train", blocks).items():
+        stores = find_encodings("train.encode", parameters.pop("encode", first), encodings)
+        for store in stores:
+            fold = f"-fold={encodings[store]['fold']}" if len(stores) > 1 else ""
+            latents = store_folder(data_dir, store, encodings[store])
+            name = check_name("train", f"{variant}{fold}")
+            trainings[name] = {"latents": latents} | parameters
     return trainings
 
 

@@ -151,6 +151,29 @@ class TestSeveralEncodings:
         [training] = read_config({"experiment": "x"} | one)["train"].values()
         assert training["latents"].endswith("fold=1")
 
+    def test_a_list_of_data_sets_to_test_on_is_one_evaluation(self) -> None:
+        for test_on in (["raf", "ck"], "raf, ck"):
+            blocks = {"encode": SETS, "evaluate": {"test_on": test_on}}
+            plan = read_config({"experiment": "x"} | blocks)
+            assert plan["evaluate"] == {"all": {"test_on": "raf, ck"}}
+
+    def test_snakemake_tells_a_data_set_from_one_whose_name_begins_alike(
+        self, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "c.yaml"
+        places = {"reports": str(tmp_path / "reports"), "data_dir": str(tmp_path / "data")}
+        sets = [{"dataset": name, "faces": "toy"} for name in ("raf", "raf-db")]
+        path.write_text(yaml.safe_dump({"experiment": "x", "encode": sets} | places))
+        target = f"{places['reports']}/x/evaluate/all/result.json"
+        command = [sys.executable, "-m", "snakemake", target, "--cores", "1", "--nolock", "-n"]
+        done = subprocess.run(
+            [*command, "--configfile", path], cwd=PROJECT_ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        stores = [f"latents/{name}/autoencoder/store.json" for name in ("raf", "raf-db")]
+        assert all(store in done.stdout for store in stores)
+        assert "latents/raf/db-autoencoder" not in done.stdout
+
     def test_two_numbers_of_folds_have_all_their_folds(self) -> None:
         plan = read_config({"experiment": "x", "encode": {"folds": [3, 4]}})
         assert [(p["folds"], p["fold"]) for p in plan["encode"].values()] == [
