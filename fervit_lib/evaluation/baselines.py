@@ -26,9 +26,9 @@ from scipy.special import softmax
 from fervit_lib.datasets import FaceDataset
 from fervit_lib.datasets.class_names import emotion_of
 from fervit_lib.evaluation.evaluate import EvaluatedRun, Faces, compute_metrics
-from fervit_lib.evaluation.predict import Predictions
+from fervit_lib.evaluation.predict import Predictions, restrict_probs
 from fervit_lib.system.errors import explain_read_error
-from fervit_lib.system.names import check_choice, check_range, near, split_names
+from fervit_lib.system.names import check_choice, check_range, check_value, near, split_names
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import display_path, resolve
 
@@ -51,14 +51,16 @@ class Adapter:
     def __post_init__(self) -> None:
         check_choice("channels", self.channels, ("grey", "rgb", "bgr"))
         check_choice("layout", self.layout, ("nhwc", "nchw"))
-        for name, type_ in (("softmax", bool), ("input_size", int), ("classes", list)):
-            if type(value := getattr(self, name)) is not type_:
-                raise ValueError(f"{name}: expected {type_.__name__}, got {value!r}")
+        for name, type_ in (("file", "str"), ("softmax", "bool"), ("input_size", "int")):
+            check_value(name, getattr(self, name), type_)
         check_range("input_size", self.input_size, 1)
-        if len(set(map(str, self.classes))) < len(self.classes):
-            raise ValueError(f"classes: expected different names, got {self.classes}")
+        names = self.classes
+        is_list = isinstance(names, list) and {type(name) for name in names} == {str}
+        if not is_list or len(set(names)) < len(names):
+            raise ValueError(f"classes: expected a list of different names, got {names}")
+        values = np.array(self.range, dtype=object)
         shapes = [(2,), (1 if self.channels == "grey" else 3, 2)]
-        if not _is_numbers(self.range, shapes):
+        if values.shape not in shapes or not {type(v) for v in values.flat} <= {int, float}:
             raise ValueError(f"range: expected two numbers, or two per channel, got {self.range}")
 
     @classmethod
@@ -97,15 +99,7 @@ class Adapter:
         return np.ascontiguousarray(batch, dtype=np.float32)
 
 
-def _is_numbers(values: Any, shapes: Sequence[tuple[int, ...]]) -> bool:
-    try:
-        array = np.array(values)
-    except ValueError:  # rows of unequal length
-        return False
-    return array.dtype.kind in "if" and array.shape in shapes
-
-
-def _load_onnx(path: Path) -> Model:
+def _load_onnx(path: Path, input_shape: tuple[int, ...]) -> Model:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -113,21 +107,11 @@ def _load_onnx(path: Path) -> Model:
     return lambda batch: session.run(None, {model_input.name: batch})[0]
 
 
-def _load_tflite(path: Path) -> Model:
-    from ai_edge_litert.interpreter import Interpreter
+def _load_tflite(path: Path, input_shape: tuple[int, ...]) -> Model:
+    from fervit_lib.system.tflite import TFLiteModel
 
-    interpreter = Interpreter(str(path))
-    [model_input] = interpreter.get_input_details()
-    output = interpreter.get_output_details()[0]["index"]
-
-    def run(batch: np.ndarray) -> np.ndarray:
-        interpreter.resize_tensor_input(model_input["index"], batch.shape)
-        interpreter.allocate_tensors()
-        interpreter.set_tensor(model_input["index"], batch)
-        interpreter.invoke()
-        return interpreter.get_tensor(output)
-
-    return run
+    model = TFLiteModel(path, input_shape)
+    return lambda batch: np.stack([model(face)[0] for face in batch])
 
 
 _LOADERS = {".onnx": _load_onnx, ".tflite": _load_tflite}
@@ -147,8 +131,9 @@ def predict_baseline(adapter: Adapter, faces: FaceDataset, batch_size: int = 256
             f"{display_path(path)}: missing; put the file of the baseline there"
         )
     explain = partial(explain_read_error, path, "does not fit its adapter", "correct the adapter")
+    shape = adapter.inputs([Image.new("L", (1, 1))])[0].shape
     with explain():
-        model = _LOADERS[path.suffix](path)
+        model = _LOADERS[path.suffix](path, shape)
     outputs = []
     images = iter(progress(faces, desc=path.stem, unit=" faces"))
     while batch := [image for image, _ in islice(images, batch_size)]:
@@ -191,8 +176,7 @@ def _evaluate(path: Path, faces: Faces, seed: int) -> EvaluatedRun:
         for split in ("val", "test"):
             tested = fold.dataset(split)
             # Classes that these faces do not have, as contempt, are no possible answer.
-            probs = predict_baseline(adapter, tested)[:, columns]
-            probs = probs / probs.sum(1, keepdims=True).clip(1e-12)
+            probs = restrict_probs(predict_baseline(adapter, tested), columns)
             predictions[split] = Predictions(classes, tested.paths, tested.labels, probs)
         parts.append(predictions)
     about = {"variant": path.stem, "recipe": path.stem, "approach": "outside model"}

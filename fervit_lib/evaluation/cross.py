@@ -8,15 +8,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fervit_lib.evaluation.evaluate import Faces
-from fervit_lib.evaluation.metrics import summary_metrics
+from fervit_lib.evaluation.evaluate import Faces, predict_split, scores_with_intervals
 from fervit_lib.evaluation.predict import (
     Predictions,
     codes_of,
     join_predictions,
-    predict_probs,
+    restrict_probs,
 )
-from fervit_lib.evaluation.significance import score_intervals
 from fervit_lib.latents import LatentStore, store_encoding
 from fervit_lib.models import ExpressionModel, load_model
 from fervit_lib.pipeline import encodings_by_name
@@ -75,26 +73,23 @@ def cross_evaluate(
             trained_on = codes_of(run).parent.name
             row = {"run": run.variant, "trained_on": trained_on, "tested_on": name}
             faces = _faces_for(model, run, encodings)
-            if faces is None:
-                reason = (
-                    f"codes of another encoder; add a block of encode with that of {trained_on}"
-                )
-                rows.append(row | {"reason": reason})
-            else:
+            if faces:
                 rows.append(row | _score(run, model, classes, faces, device, seed))
+            else:
+                reason = "codes of another encoder; add a block of encode with that of"
+                rows.append(row | {"reason": f"{reason} {trained_on}"})
     return pd.DataFrame(rows)
 
 
 def _faces_for(model: ExpressionModel, run: Run, encodings: Sequence[Faces]) -> Faces | None:
     """The faces as the model takes them: codes of its own encoding, or those it was trained on."""
     own = codes_of(run)
-    if matches := [faces for faces in encodings if [fold.latents for fold in faces.folds] == [own]]:
-        return matches[0]
-    if model.reads == "pixels":
-        return encodings[0]
     encoding = store_encoding(own)
-    for faces in encodings:
-        if encoding and all(store_encoding(fold.latents) == encoding for fold in faces.folds):
+    # Its own store first, as others may hold other faces of the set.
+    for faces in sorted(encodings, key=lambda faces: faces.latents != own):
+        stores = [fold.latents for fold in faces.folds]
+        same = encoding and all(store_encoding(store) == encoding for store in stores)
+        if model.reads == "pixels" or same or stores == [own]:
             return faces
     return None
 
@@ -102,7 +97,7 @@ def _faces_for(model: ExpressionModel, run: Run, encodings: Sequence[Faces]) -> 
 def _score(
     run: Run,
     model: ExpressionModel,
-    classes: Sequence[str],
+    classes: tuple[str, ...],
     faces: Faces,
     device: torch.device,
     seed: int,
@@ -115,51 +110,36 @@ def _score(
             "reason": f"expected two common classes, got {len(common)}: the model has "
             f"{', '.join(classes)}, the faces have {', '.join(tested)}"
         }
-    parts = []
-    seen = []
-    for fold in faces.folds:
-        store = fold.stores["test"]
-        probs = predict_probs(model, fold.inputs(model, "test"), device)
-        parts.append(Predictions(tested, tuple(store.paths), store.labels.numpy(), probs))
-        seen.append(_seen_in_training(codes_of(run), store))
-    everything = join_predictions(parts)
+    folds = faces.folds
+    everything = join_predictions([predict_split(model, classes, f, "test", device) for f in folds])
+    known: set[object] = set()
+    for split in ("train", "val"):
+        known.update(_contents(LatentStore.open(codes_of(run), split)))
+    contents = [content for fold in folds for content in _contents(fold.stores["test"])]
+    seen = np.array([content in known for content in contents])
     label_of = np.array([common.index(name) if name in common else -1 for name in tested])
     labels = label_of[everything.labels]
-    was_seen = np.concatenate(seen)
-    used = (labels >= 0) & ~was_seen
+    used = (labels >= 0) & ~seen
     row: dict[str, Any] = {
         "num_test": int(used.sum()),
         "other_classes": int((labels < 0).sum()),
-        "seen": int(was_seen.sum()),
+        "seen": int(seen.sum()),
         "num_classes": len(common),
     }
     if not used.any():
         return row | {"reason": "no face is left"}
-    probs = everything.probs[used][:, [list(classes).index(name) for name in common]]
-    probs = probs / probs.sum(1, keepdims=True).clip(1e-12)
-    paths = tuple(path for path, is_used in zip(everything.paths, used, strict=True) if is_used)
-    test = Predictions(common, paths, labels[used], probs)
+    probs = restrict_probs(everything.probs[used], [classes.index(name) for name in common])
     subjects = faces.tested_subjects
-    by_subject = None if subjects is None else test.confusion_by(subjects[used])
-    row |= summary_metrics(test.labels, test.predicted)
-    return row | score_intervals(test.confusion, seed, by_subject)
+    subjects = None if subjects is None else subjects[used]
+    test = Predictions(common, (), labels[used], probs)
+    return row | scores_with_intervals(test, subjects, seed)
 
 
-def _seen_in_training(latents: Path, test: LatentStore) -> np.ndarray:
-    """(N,) bool: the faces of `test` that are in train or val of the store at `latents`.
+def _contents(store: LatentStore) -> Sequence[object]:
+    """What identifies each face: the hash of its content, or its name, if that is unknown.
 
-    By content, so that a picture that two data sets share is found, and by name.
+    By content, a picture that two data sets share is found.
     """
-    known: set[str | bytes] = set()
-    for split in ("train", "val"):
-        store = LatentStore.open(latents, split)
-        known.update(_contents(store))
-        if store.faces == test.faces:
-            known.update(store.paths)
-    contents = _contents(test) or test.paths
-    return np.array([p in known or c in known for p, c in zip(test.paths, contents, strict=True)])
-
-
-def _contents(store: LatentStore) -> list[bytes]:
-    """The hash of each face; none if they are unknown."""
-    return [] if store.hashes is None else [row.tobytes() for row in store.hashes]
+    if store.hashes is None:
+        return [(store.faces, path) for path in store.paths]
+    return [row.tobytes() for row in store.hashes]

@@ -28,7 +28,7 @@ from fervit_lib.evaluation.predict import (
 from fervit_lib.evaluation.significance import score_intervals
 from fervit_lib.inputs import inputs_for, load_store_faces
 from fervit_lib.latents import LatentStore
-from fervit_lib.models import load_model
+from fervit_lib.models import ExpressionModel, load_model
 from fervit_lib.runs import Run
 from fervit_lib.system.shards import MappedRows
 
@@ -161,22 +161,33 @@ def evaluate_run(
     """
     parts = []
     for part in (run, *further_folds):
+        model, classes = load_model(part.best_checkpoint, part.trust_code)
         own = faces.at(codes_of(part))
-        parts.append(_predict_splits(part, own, device))
+        parts.append(
+            {split: predict_split(model, classes, own, split, device) for split in ("val", "test")}
+        )
         write_predictions(folder / f"predictions-{part.variant}.parquet", parts[-1])
     name = without_fold(run.variant) if further_folds else run.variant
     about = {"variant": name, "recipe": recipe(name)} | _costs(run)
     return replace(compute_metrics(about, parts, faces.tested_subjects, seed), run=run)
 
 
-def _predict_splits(run: Run, faces: Faces, device: torch.device) -> dict[str, Predictions]:
-    model, classes = load_model(run.best_checkpoint, run.trust_code)
-    predictions = {}
-    for split in ("val", "test"):
-        store = faces.stores[split]
-        probs = predict_probs(model, faces.inputs(model, split), device)
-        predictions[split] = Predictions(classes, tuple(store.paths), store.labels.numpy(), probs)
-    return predictions
+def predict_split(
+    model: ExpressionModel, classes: tuple[str, ...], faces: Faces, split: str, device: torch.device
+) -> Predictions:
+    """A model's predictions for a split; `classes` are the model's, labels those of the faces."""
+    store = faces.stores[split]
+    probs = predict_probs(model, faces.inputs(model, split), device)
+    return Predictions(classes, tuple(store.paths), store.labels.numpy(), probs)
+
+
+def scores_with_intervals(
+    test: Predictions, subjects: np.ndarray | None, seed: int
+) -> dict[str, float]:
+    """The scores of `summary_metrics` with their intervals, over subjects if they are known."""
+    by_subject = None if subjects is None else test.confusion_by(subjects)
+    scores = summary_metrics(test.labels, test.predicted)
+    return scores | score_intervals(test.confusion, seed, by_subject)
 
 
 def compute_metrics(
@@ -198,10 +209,8 @@ def compute_metrics(
     scaled = zip(parts, temperatures, strict=True)
     calibrated = np.concatenate([apply_temperature(p["test"].probs, t) for p, t in scaled])
     metrics = dict(about) | {"num_test": len(test.labels)}
-    metrics |= summary_metrics(test.labels, test.predicted)
-    confusions = None if subjects is None else test.confusion_by(subjects)
-    metrics |= score_intervals(test.confusion, seed, confusions)
-    metrics["interval_over"] = None if confusions is None else f"{len(confusions)} subjects"
+    metrics |= scores_with_intervals(test, subjects, seed)
+    metrics["interval_over"] = None if subjects is None else f"{len(set(subjects))} subjects"
     metrics["roc_auc"] = float(np.nanmean(class_roc_auc(test.labels, test.probs)))
     metrics["temperature"] = float(np.mean(temperatures))
     metrics |= calibration_metrics(test.labels, test.probs)

@@ -39,6 +39,12 @@ def predict_probs(
     return torch.cat(probs).numpy()
 
 
+def restrict_probs(probs: np.ndarray, columns: Sequence[int]) -> np.ndarray:
+    """The probabilities (N, C) of some of the classes, divided by their sum."""
+    probs = probs[:, columns]
+    return probs / probs.sum(1, keepdims=True).clip(1e-12)
+
+
 @dataclass(frozen=True, eq=False)
 class Predictions:
     """A model's predictions for the faces of one split; all metrics are computed from them."""
@@ -195,16 +201,6 @@ class Predictor:
     encoder: Encoder | None  # None if the model takes images
     device: torch.device
 
-    @property
-    def input_format(self) -> tuple[int, str] | None:
-        """Image size and resize method of a model over images; None for a model over codes.
-
-        Predictors of the same format can share their inputs.
-        """
-        if self.model.reads != "pixels":
-            return None
-        return self.model.image_size, self.model.resize_method
-
     def inputs(self, images: Sequence[Image.Image]) -> Tensor:
         """Face images → the model's inputs: codes (N, 18, 512), or images (N, 3, S, S) uint8."""
         if self.encoder is not None:
@@ -276,10 +272,10 @@ def load_predictor(
     model, classes = load_model(run.best_checkpoint, trust_code)
     if model.reads == "pixels":
         encoder = None
-    elif encoder is None:
+    else:
         if (run.folder / "result.json").is_file():
             check_encoding(run)
-        encoder = find_encoder(codes_of(run), torch_device)
+        encoder = encoder or find_encoder(codes_of(run), torch_device)
     return Predictor(model.to(torch_device), classes, encoder, torch_device)
 
 

@@ -17,49 +17,39 @@ from fervit_lib.datasets import FaceDataset, audit_faces, load_votes, majority_l
 from fervit_lib.evaluation.predict import Predictions, Predictor, predict_probs
 from fervit_lib.evaluation.significance import bootstrap_interval
 from fervit_lib.inputs import images_to_pixels
+from fervit_lib.system.names import check_choice, check_range
 from fervit_lib.system.progress import progress
 
 CROP = 0.9  # side of a crop as a share of the image's side
 LEVELS = (1, 2, 3)
 
-# All corruptions below take images (N, 3, S, S) uint8.
+# All corruptions below take an image (3, S, S) uint8.
 
 
-def _noise(images: Tensor, std: float, generator: torch.Generator) -> Tensor:
+def _noise(image: Tensor, std: float, generator: torch.Generator) -> Tensor:
     """Gaussian noise; `std` is a share of the range of values."""
-    noise = 255 * std * torch.randn(images.shape, generator=generator)
-    return (images + noise).round().clamp(0, 255).byte()
+    noise = 255 * std * torch.randn(image.shape, generator=generator)
+    return (image + noise).round().clamp(0, 255).byte()
 
 
-def _blur(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def _blur(image: Tensor, share: float, _: torch.Generator) -> Tensor:
     """Gaussian blur; sigma is a share of the side, so that images of any size are blurred alike."""
-    sigma = share * images.shape[-1]
-    return F.gaussian_blur(images, [2 * int(3 * sigma) + 1] * 2, [sigma] * 2)
+    sigma = share * image.shape[-1]
+    return F.gaussian_blur(image, [2 * int(3 * sigma) + 1] * 2, [sigma] * 2)
 
 
-def _jpeg(images: Tensor, quality: float, generator: torch.Generator) -> Tensor:
-    return torch.stack([F.jpeg(image, int(quality)) for image in images])
-
-
-def _occlude(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """A grey square at a random position in each image; its side is a share of the image's."""
-    side = images.shape[-1]
+def _occlude(image: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """A grey square at a random position; its side is a share of the image's."""
+    side = image.shape[-1]
     width = round(share * side)
-    corners = torch.randint(0, side - width + 1, (2, len(images)), generator=generator)
-    occluded = images.clone()
-    for image, top, left in zip(occluded, *corners.tolist(), strict=True):
-        image[:, top : top + width, left : left + width] = 128
-    return occluded
+    top, left = torch.randint(0, side - width + 1, (2,), generator=generator).tolist()
+    return F.erase(image, top, left, width, width, torch.tensor(128))
 
 
-def _rotate(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
-    """Rotation to the left or right, at random for each image."""
-    signs = 2 * torch.randint(0, 2, (len(images),), generator=generator) - 1
-    rotated = [
-        F.rotate(image, degrees * sign, InterpolationMode.BILINEAR)
-        for image, sign in zip(images, signs.tolist(), strict=True)
-    ]
-    return torch.stack(rotated)
+def _rotate(image: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
+    """Rotation to the left or right, at random."""
+    sign = 2 * int(torch.randint(0, 2, (1,), generator=generator)) - 1
+    return F.rotate(image, degrees * sign, InterpolationMode.BILINEAR)
 
 
 # Common corruptions of cameras and files (after Hendrycks and Dietterich 2019, section 3), each
@@ -68,9 +58,9 @@ Corruption = Callable[[Tensor, float, torch.Generator], Tensor]
 CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, float, float]]] = {
     "noise": (_noise, (0.05, 0.1, 0.2)),
     "blur": (_blur, (0.015, 0.03, 0.06)),
-    "dark": (lambda images, factor, _: F.adjust_brightness(images, factor), (0.6, 0.4, 0.2)),
-    "low contrast": (lambda images, factor, _: F.adjust_contrast(images, factor), (0.6, 0.4, 0.2)),
-    "JPEG": (_jpeg, (40, 20, 8)),
+    "dark": (lambda image, factor, _: F.adjust_brightness(image, factor), (0.6, 0.4, 0.2)),
+    "low contrast": (lambda image, factor, _: F.adjust_contrast(image, factor), (0.6, 0.4, 0.2)),
+    "JPEG": (lambda image, quality, _: F.jpeg(image, int(quality)), (40, 20, 8)),
     "occlusion": (_occlude, (0.2, 0.35, 0.5)),
     "rotation": (_rotate, (8, 16, 30)),
 }
@@ -88,16 +78,14 @@ def corrupt(
 
     Noise, places and directions are drawn from the content of each image, not from its position.
     """
-    if name not in CORRUPTIONS:
-        raise ValueError(f"name: expected one of {', '.join(CORRUPTIONS)}, got {name!r}")
-    if level not in LEVELS:
-        raise ValueError(f"level: expected 1, 2 or 3, got {level}")
+    check_choice("name", name, CORRUPTIONS)
+    check_range("level", level, 1, 4)
     function, strengths = CORRUPTIONS[name]
     corrupted = []
-    for image in _to_tensor(images).split(1):
+    for image in _to_tensor(images):
         content = xxh3_64_intdigest(image.contiguous().numpy(), seed)
         generator = torch.Generator().manual_seed(content >> 1)
-        corrupted.append(F.to_pil_image(function(image, strengths[level - 1], generator)[0]))
+        corrupted.append(F.to_pil_image(function(image, strengths[level - 1], generator)))
     return corrupted
 
 
@@ -115,10 +103,11 @@ def _predict_all(
     inputs: dict[object, Tensor] = {}
     for name, predictor in predictors.items():
         # Once per encoder, or format: with pSp, encoding is almost all of the work.
-        key = predictor.encoder or predictor.input_format
+        model = predictor.model
+        key = predictor.encoder or (model.image_size, model.resize_method)
         if key not in inputs:
             inputs[key] = predictor.inputs(images)
-        yield name, predict_probs(predictor.model, inputs[key], predictor.device)
+        yield name, predict_probs(model, inputs[key], predictor.device)
 
 
 def _accuracy(probs: np.ndarray, labels: np.ndarray) -> float:
@@ -153,24 +142,19 @@ def evaluate_tta(
     `ten_crop` is for models that take images only: codes of cropped faces are off-domain.
     """
     plain = dict(_predict_all(predictors, images))
-    flipped = dict(_predict_all(predictors, [ImageOps.mirror(image) for image in images]))
+    mirrored = dict(_predict_all(predictors, [ImageOps.mirror(image) for image in images]))
     image_models = {name: p for name, p in predictors.items() if p.encoder is None}
-    crops = ten_crops(images) if image_models else []
-    # Sums have the same largest class as means.
-    summed = {
-        "plain": plain,
-        "flip": {name: plain[name] + flipped[name] for name in predictors},
-        "ten_crop": dict.fromkeys(image_models, 0.0),
-    }
-    for crop in progress(crops, desc="ten crops", unit=" crops"):
-        for name, probs in _predict_all(image_models, crop):
-            summed["ten_crop"][name] = summed["ten_crop"][name] + probs
-    rows = [
-        {"run": run}
-        | {way: _accuracy(probs[run], labels) for way, probs in summed.items() if run in probs}
-        for run in predictors
-    ]
-    return pd.DataFrame(rows, columns=["run", *summed])
+    crops = progress(ten_crops(images), desc="ten crops", unit=" crops")
+    of_crops = [dict(_predict_all(image_models, crop)) for crop in crops]
+    rows = []
+    for name in predictors:
+        # Sums have the same largest class as means.
+        row = {"plain": plain[name], "flip": plain[name] + mirrored[name]}
+        if name in image_models:
+            row["ten_crop"] = np.sum([probs[name] for probs in of_crops], axis=0)
+        scores = {way: _accuracy(probs, labels) for way, probs in row.items()}
+        rows.append({"run": name} | scores)
+    return pd.DataFrame(rows, columns=["run", "plain", "flip", "ten_crop"])
 
 
 def seen_in_training(faces: Mapping[str, FaceDataset]) -> np.ndarray:

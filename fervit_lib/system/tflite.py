@@ -39,7 +39,7 @@ class TFLiteModel:
             self._local.interpreter.allocate_tensors()
         interpreter = self._local.interpreter
         [details] = interpreter.get_input_details()
-        interpreter.set_tensor(details["index"], sample[None].astype(details["dtype"]))
+        interpreter.set_tensor(details["index"], sample[None].astype(np.float32))
         interpreter.invoke()
         outputs = [interpreter.get_tensor(o["index"])[0] for o in interpreter.get_output_details()]
         return sorted(outputs, key=np.size, reverse=True)

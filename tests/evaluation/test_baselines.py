@@ -109,6 +109,8 @@ class TestInputs:
         ({"classes": ["happy", "happy"]}, "classes"),
         ({"input_size": 0}, "input_size"),
         ({"classes": "happy"}, "classes"),
+        ({"classes": [0, 1]}, "classes"),
+        ({"file": 3}, "file"),
         ({"file": "a.pt"}, "file"),
         ({"file": "none.onnx"}, "none.onnx"),
     ],

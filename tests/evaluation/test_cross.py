@@ -16,6 +16,7 @@ from fervit_lib.encoders.autoencoder import save_autoencoder
 from fervit_lib.evaluation import (
     Faces,
     cross_evaluate,
+    find_encoder,
     find_test_sets,
     load_predictor,
     runs_to_compare,
@@ -135,8 +136,9 @@ def test_a_model_of_codes_that_were_encoded_again_is_skipped(
     comparison = runs_to_compare(tmp_path, "tiny")
     assert [run.variant for run in comparison.runs] == ["image-full"]
     assert "encoding" in comparison.skipped["scratch-full"]
-    with pytest.raises(ValueError, match="encoding .*scratch-full"):
-        load_predictor(tmp_path / "tiny" / "train" / "scratch-full", "cpu")
+    for encoder in (None, find_encoder(store, CPU)):
+        with pytest.raises(ValueError, match="encoding .*scratch-full"):
+            load_predictor(tmp_path / "tiny" / "train" / "scratch-full", "cpu", encoder)
     assert load_predictor(tmp_path / "tiny" / "train" / "image-full", "cpu").encoder is None
 
 

@@ -1,6 +1,7 @@
 """Accuracy of the runs, overall and per class, and where they differ."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -107,22 +108,15 @@ def plot_cross(cells: pd.DataFrame) -> go.Figure:
         cells: columns run, trained_on, tested_on, accuracy, accuracy_low, accuracy_high, num_test,
             num_classes, from `evaluation.cross_evaluate`. A cell without a score stays empty.
     """
-    cells = cells.assign(name=cells["trained_on"] + ": " + cells["run"])
+    cells = cells.assign(
+        name=cells["trained_on"] + ": " + cells["run"],
+        accuracy=cells["accuracy"].astype(float),
+        text=[_cell_text(cell) for cell in cells.itertuples()],
+    )
     order = cells.sort_values("trained_on", kind="stable")["name"].unique()
     tested = cells["tested_on"].unique()
-
-    def matrix(column: str) -> pd.DataFrame:
-        return cells.pivot(index="name", columns="tested_on", values=column).loc[order, tested]
-
-    accuracy = matrix("accuracy").astype(float)
-    parts = [matrix(name) for name in ("accuracy_low", "accuracy_high", "num_test", "num_classes")]
-    texts = [
-        [
-            _cell_text(accuracy.iat[row, column], *(part.iat[row, column] for part in parts))
-            for column in range(len(tested))
-        ]
-        for row in range(len(order))
-    ]
+    table = cells.pivot(index="name", columns="tested_on")
+    accuracy, texts = (table[name].loc[order, tested] for name in ("accuracy", "text"))
     names = wrap_labels(order)
     figure = new_figure(
         "Accuracy, trained on × tested on",
@@ -146,11 +140,12 @@ def plot_cross(cells: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def _cell_text(accuracy: float, low: float, high: float, faces: float, classes: float) -> str:
-    if np.isnan(accuracy):
+def _cell_text(cell: Any) -> str:
+    if pd.isna(cell.accuracy):
         return "–"
-    interval = f"{accuracy:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
-    return f"{interval}<br>n = {faces:,.0f}, {classes:.0f} classes"
+    interval = f"[{100 * cell.accuracy_low:.1f}, {100 * cell.accuracy_high:.1f}]"
+    faces = f"n = {cell.num_test:,.0f}, {cell.num_classes:.0f} classes"
+    return f"{cell.accuracy:.1%} {interval}<br>{faces}"
 
 
 def plot_confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -> go.Figure:
