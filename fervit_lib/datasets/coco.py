@@ -2,13 +2,13 @@
 
 Format: cocodataset.org, *Data format*, `instances`, and as Ultralytics, Roboflow, CVAT, Label
 Studio, FiftyOne and converters write it. A crowd is an area with persons that were not told apart:
-it is ignored in training and evaluation. So is the box of a person without segmentation.
+it is ignored in training and evaluation. An image with a person that has no segmentation is left
+out.
 """
 
 import json
-import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -35,8 +35,7 @@ WHOLE_FILES = (
     "_annotations.coco.json",
     "annotations.json",
 )
-NOT_SEGMENTED = "a person without segmentation: its box is ignored"
-NO_SEGMENTED = "no person with a segmentation: the image is left out"
+NOT_SEGMENTED = "a person in it has no segmentation"
 NOT_LISTED = "its image is not listed in the annotation file"
 VAL_SHARE = 1 / 8  # of train, where COCO's val is used as test
 # Pixels along the outline of one polygon. pycocotools needs about 80 bytes for each; an outline in
@@ -49,62 +48,37 @@ class CocoMask:
     """The annotations of one image of `size` (width, height)."""
 
     size: tuple[int, int]
-    annotations: list[dict[str, Any]]
+    annotations: list[dict[str, Any]]  # each is segmented
 
     def draw(self, name: str) -> np.ndarray:
-        """(height, width) uint8: 1 for a person, 255 where it is ignored, else 0.
-
-        Ignored are, without a person that is segmented, crowds and the boxes of persons that are
-        not (the whole image where there is no box).
+        """(height, width) uint8: 1 for a person, 255 for a crowd without one, else 0.
 
         Args:
             name: of the image, for error messages.
         """
         mask = np.zeros(self.size[::-1], np.uint8)
-        # What is ignored first: persons are drawn over it.
+        # Crowds first: persons are drawn over them.
         for annotation in sorted(self.annotations, key=_is_person):
             trouble = f"annotation {annotation.get('id')} of the annotation file is damaged"
             with explain_read_error(Path(name), trouble, "mend it, or remove it"):
-                if _is_segmented(annotation):
-                    area: Any = decode_segmentation(annotation["segmentation"], self.size)
-                else:
-                    area = _box(annotation.get("bbox") or (0, 0, *self.size))
+                area = decode_segmentation(annotation["segmentation"], self.size)
             # Later persons may cover earlier ones: the mask does not tell persons apart.
             mask[area] = 1 if _is_person(annotation) else IGNORE
         return mask
 
 
-def _is_segmented(annotation: dict[str, Any]) -> bool:
-    segmentation = annotation.get("segmentation")
-    if isinstance(segmentation, list):
-        return any(map(_has_area, _parts(segmentation)))
-    return bool(segmentation)
-
-
 def _is_person(annotation: dict[str, Any]) -> bool:
-    """Whether an annotation is a person that is drawn, neither a crowd nor a mere box."""
-    return not annotation.get("iscrowd") and _is_segmented(annotation)
+    return not annotation.get("iscrowd")
 
 
-def _has_area(part: Any) -> bool:
-    """Whether it is run lengths or a polygon; a point or a line is none."""
-    return isinstance(part, dict) or len(part) >= 6 or np.size(part) >= 6
-
-
-def _parts(segmentation: list) -> list:
-    """Polygons or run lengths; some converters leave out the list around a single polygon."""
+def _parts(segmentation: Any) -> list:
+    """Polygons and run lengths. A point or a line is left out: it has no area."""
+    if not isinstance(segmentation, list):
+        return [segmentation] if segmentation else []
+    # Some converters leave out the list around a single polygon.
     is_flat = bool(segmentation) and isinstance(segmentation[0], int | float)
-    return [segmentation] if is_flat else segmentation
-
-
-def _box(box: Any) -> tuple[slice, slice]:
-    """Rows and columns of a box [x, y, width, height] in pixels."""
-    left, top, width, height = (float(value) for value in box)
-    rows, columns = (
-        slice(max(0, int(first)), max(0, math.ceil(first + length)))
-        for first, length in ((top, height), (left, width))
-    )
-    return rows, columns
+    parts = [segmentation] if is_flat else segmentation
+    return [p for p in parts if isinstance(p, dict) or len(p) >= 6 or np.size(p) >= 6]
 
 
 def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
@@ -122,20 +96,20 @@ def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     from pycocotools import mask as coco_mask
 
     width, height = size
-    if isinstance(segmentation, list):
-        parts = _parts(segmentation)
-        area = np.zeros((height, width), bool)
-        for runs in (part for part in parts if isinstance(part, dict)):
-            area |= decode_segmentation(runs, size)
-        polygons = [
-            _check_polygon(part, size)
-            for part in parts
-            if _has_area(part) and not isinstance(part, dict)
-        ]
-        if polygons:
-            rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    area = np.zeros((height, width), bool)
+    for part in _parts(segmentation):
+        if isinstance(part, dict):
+            area |= _decode_runs(part, size)
+        else:
+            [rle] = coco_mask.frPyObjects([_check_polygon(part, size)], height, width)
             area |= coco_mask.decode(rle).astype(bool)
-        return area
+    return area
+
+
+def _decode_runs(segmentation: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
+    from pycocotools import mask as coco_mask
+
+    width, height = size
     if segmentation["size"] != [height, width]:
         raise ValueError(
             f"size: expected {width}x{height} as the image, got {segmentation['size'][::-1]}"
@@ -183,14 +157,12 @@ def find_coco_files(folder: Path, split: str) -> tuple[Path, tuple[float, float]
         ValueError: it has one, but of other splits.
     """
 
-    def find(patterns: Iterable[str]) -> list[Path]:
-        return [file for pattern in patterns for file in sorted(folder.glob(pattern))]
-
     def find_split(kind: str) -> list[Path]:
-        return find(pattern.format(kind) for pattern in SPLIT_FILES)
+        return [f for pattern in SPLIT_FILES for f in sorted(folder.glob(pattern.format(kind)))]
 
-    if files := find(WHOLE_FILES):
-        return files[0], None
+    for name in WHOLE_FILES:
+        if (folder / name).is_file():
+            return folder / name, None
     kind = split
     share = (0.0, 1.0)
     if not find_split("test"):
@@ -208,7 +180,7 @@ def find_coco_files(folder: Path, split: str) -> tuple[Path, tuple[float, float]
 def read_coco(
     file: Path, folder: Path, allow_empty: bool
 ) -> tuple[list[Path], list[CocoMask], list[Skipped]]:
-    """The images with persons, their annotations, and what is ignored.
+    """The images with persons, their annotations, and what is left out.
 
     With `allow_empty` also images without persons.
 
@@ -238,12 +210,10 @@ def read_coco(
             masks[image_id].annotations.append(annotation)
         chosen = []
         for image_id, mask in masks.items():
-            is_used = allow_empty or any(map(_is_person, mask.annotations))
-            if is_used:
+            if not all(_parts(a.get("segmentation")) for a in mask.annotations):
+                skipped.append(Skipped(names[image_id], NOT_SEGMENTED))
+            elif allow_empty or any(map(_is_person, mask.annotations)):
                 chosen.append(image_id)
-            if not all(a.get("iscrowd") or _is_segmented(a) for a in mask.annotations):
-                reason = NOT_SEGMENTED if is_used else NO_SEGMENTED
-                skipped.append(Skipped(names[image_id], reason))
     if not persons:
         raise ValueError(
             f"{file}: no category {CATEGORY!r}, found {list(categories.values())[:8]}; "

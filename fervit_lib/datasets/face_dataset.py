@@ -78,17 +78,7 @@ class FaceDataset:
 
     def _arrays(self) -> dict[str, Any]:
         """The fields that hold one value per face, where there are any."""
-        names = (
-            "labels",
-            "pixels",
-            "soft_labels",
-            "published",
-            "subjects",
-            "boxes",
-            "other_labels",
-            "hashes",
-        )
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
 
     def without(self, left_out: np.ndarray, reason: str) -> Self:
         """The faces but for those of the mask `left_out` (N,), which are added to `skipped`."""

@@ -4,11 +4,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
-import numpy as np
-
 from fervit_lib.datasets.class_names import emotion_of
 from fervit_lib.datasets.face_dataset import FaceDataset
 from fervit_lib.datasets.image_files import SUFFIXES, is_ignored
+from fervit_lib.datasets.listed_faces import ListedFace, to_dataset
 from fervit_lib.datasets.skipped import (
     HIDDEN,
     NO_CLASS,
@@ -32,7 +31,7 @@ def load_face_folder(root: Path) -> FaceDataset:
         ValueError: no splits or no classes, or a symbolic link that leads out of `root`.
     """
     folder, within, splits, skipped = _enter(root)
-    rows = []
+    faces = {}
     classes = set()
     for name, split in splits.items():
         start = f"{within}{name}/" if name else within
@@ -50,24 +49,14 @@ def load_face_folder(root: Path) -> FaceDataset:
                     continue
                 inner = path.removeprefix(f"{start}{entry.name}/").split("/")
                 subject = inner[0] if len(inner) > 1 else ""
-                rows.append((path, split, entry.name, subject))
-    if not rows:
+                faces[path] = ListedFace(path, entry.name, split, subject)
+    if not faces:
         raise ValueError(
             f"{folder}: no images in class folders of {', '.join(filter(None, splits)) or 'it'}; "
             f"expected {{class}}/ with images ({', '.join(SUFFIXES)}), or no class folders found"
         )
-    paths, published, names, subjects = zip(*rows, strict=True)
-    position = {name: i for i, name in enumerate(sorted(classes))}
-    return FaceDataset(
-        tuple(position),
-        np.array([position[name] for name in names], np.int64),
-        paths,
-        root,
-        synthetic=(root / MARKER).is_file(),
-        published=np.array(published) if any(published) else None,
-        subjects=np.array(subjects) if any(subjects) else None,
-        skipped=tuple(skipped),
-    )
+    synthetic = (root / MARKER).is_file()
+    return to_dataset(root, faces, classes, synthetic=synthetic, skipped=tuple(skipped))
 
 
 def _enter(root: Path) -> tuple[Path, str, dict[str, str], list[Skipped]]:

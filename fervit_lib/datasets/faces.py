@@ -19,6 +19,7 @@ from fervit_lib.datasets.kaggle_tables import load_kaggle_table
 from fervit_lib.datasets.raf_db import is_raf_db, load_raf_db
 from fervit_lib.datasets.skipped import NO_CLEAR_VOTE
 from fervit_lib.datasets.splits import SPLITS, Protocol, deal
+from fervit_lib.system.errors import check_symlink
 from fervit_lib.system.names import check_choice
 
 LABELS = ("hard", "majority", "soft")
@@ -47,7 +48,7 @@ def read_faces(path: Path | str) -> FaceDataset:
     path = Path(path)
     folders = [entry for entry in path.glob("*/") if not is_ignored(Path(entry.name))]
     # Archives often unpack to one folder in another, such as `raf-db/basic`.
-    places = (path, *folders) if len(folders) == 1 else (path,)
+    places = (path, check_symlink(folders[0], path)) if len(folders) == 1 else (path,)
     for accepts, load in READERS:
         for place in filter(accepts, places):
             return load(place)

@@ -14,8 +14,8 @@ import pandas as pd
 
 from fervit_lib.datasets.class_names import emotion_of
 from fervit_lib.datasets.kaggle_tables import read_usages
+from fervit_lib.datasets.listed_faces import REMEDY, read_rows, whole_number
 from fervit_lib.datasets.splits import split_of
-from fervit_lib.system.errors import explain_read_error
 
 VOTES_FILE = "fer2013new.csv"
 _EMOTIONS = [
@@ -28,7 +28,6 @@ _EMOTIONS = [
     "fear",
     "contempt",
 ]
-_KEYS = ["Usage", "Image name"]
 _NO_EMOTION = ["unknown", "NF"]  # NF: not a face
 VOTE_COLUMNS = [*_EMOTIONS, *_NO_EMOTION]
 
@@ -49,24 +48,28 @@ def read_votes(path: Path) -> pd.DataFrame:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no FER+ votes; place fer2013new.csv of FER+ there")
-    with explain_read_error(path, "cannot be read as FER+ votes", "download it again"):
-        table = pd.read_csv(path)
-    if missing := [name for name in VOTE_COLUMNS if name not in table]:
-        raise ValueError(
-            f"{path}: expected FER+ votes, but it has no column {', '.join(missing)}; "
-            f"download it again"
-        )
-    votes = table[VOTE_COLUMNS].apply(pd.to_numeric, errors="coerce")
-    wrong = (~np.isfinite(votes) | (votes < 0)).to_numpy()
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
-        name = VOTE_COLUMNS[column]
-        raise ValueError(
-            f"{path}, row {row + 2}: {name} is {table[name].iat[row]}, "
-            f"expected a number of votes; download it again"
-        )
-    for name in _KEYS:
-        votes[name] = table.get(name, pd.Series("", table.index)).fillna("").astype(str).str.strip()
+    rows = list(read_rows(path, [name.lower() for name in VOTE_COLUMNS]))
+    if not rows:
+        raise ValueError(f"{path}: expected FER+ votes, found no row; {REMEDY}")
+    votes = count_votes(rows)
+    for name in ("Usage", "Image name"):
+        votes[name] = [cells.get(name.lower(), "").strip() for _, cells in rows]
+    return votes
+
+
+def count_votes(rows: Sequence[tuple[str, dict[str, str]]]) -> pd.DataFrame:
+    """The votes in rows of `read_rows`, with the columns `VOTE_COLUMNS`.
+
+    Raises:
+        ValueError: a cell is not a number of votes.
+    """
+    counts = [
+        [whole_number(cells[name.lower()], where, name) for name in VOTE_COLUMNS]
+        for where, cells in rows
+    ]
+    votes = pd.DataFrame(counts, columns=VOTE_COLUMNS, dtype=int)
+    for row in np.flatnonzero((votes < 0).any(axis=1))[:1]:
+        raise ValueError(f"{rows[row][0]}: expected numbers of votes, got a negative one; {REMEDY}")
     return votes
 
 

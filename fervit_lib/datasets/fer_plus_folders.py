@@ -6,12 +6,10 @@ Source: github.com/microsoft/FERPlus. Valid is FER2013's PublicTest, Test its Pr
 from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
-
 from fervit_lib.datasets.class_names import EIGHT_EMOTIONS
 from fervit_lib.datasets.face_dataset import FaceDataset
-from fervit_lib.datasets.fer_plus import VOTE_COLUMNS, majority_labels
-from fervit_lib.datasets.listed_faces import ListedFace, list_faces, read_rows, whole_number
+from fervit_lib.datasets.fer_plus import VOTE_COLUMNS, count_votes, majority_labels
+from fervit_lib.datasets.listed_faces import ListedFace, list_faces, read_rows
 from fervit_lib.datasets.skipped import NO_CLEAR_VOTE, Skipped
 
 FOLDERS = {"FER2013Train": "train", "FER2013Valid": "val", "FER2013Test": "test"}
@@ -35,8 +33,7 @@ def _rows(path: Path) -> Iterator[ListedFace | Skipped]:
             continue
         # Without a header, with or without the box, which is the whole picture.
         rows = list(read_rows(table, VOTES, ["name", *VOTES], ["name", "box", *VOTES]))
-        votes = [[whole_number(row[name], where, name) for name in VOTES] for where, row in rows]
-        labels = majority_labels(pd.DataFrame(votes, columns=VOTE_COLUMNS), EIGHT_EMOTIONS)
+        labels = majority_labels(count_votes(rows), EIGHT_EMOTIONS)
         for (_, row), label in zip(rows, labels, strict=True):
             file = f"{folder}/{next(iter(row.values()))}"
             if label < 0:

@@ -13,17 +13,16 @@ import zipfile
 from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from fervit_lib.datasets.class_names import SCHEMES
 from fervit_lib.datasets.face_dataset import FaceDataset
+from fervit_lib.datasets.listed_faces import ListedFace, numbered_class, to_dataset
 from fervit_lib.datasets.splits import split_of
 from fervit_lib.datasets.toy_set import MARKER
 from fervit_lib.system.errors import explain_read_error
 
-_EMOTION_OF = SCHEMES["fer2013"]
 COLUMNS = ("emotion", "pixels", "usage")  # in lower case
 SIDE = 48  # of the images, in pixels
 MAX_LINE = 1 << 16  # characters; a row of FER2013 has at most 9,300
@@ -31,16 +30,6 @@ MAX_RATIO = 100  # unpacked over packed size; FER2013's is 3
 MIN_LIMIT = 4_000_000  # characters; a table is never refused below
 _DOWNLOAD = "expected Kaggle's fer2013.csv; download it again"
 REMEDY = "the file is damaged: correct or delete the row, or download the file again"
-
-
-class Row(NamedTuple):
-    """A row of a table."""
-
-    path: str  # image ID
-    split: str
-    emotion: str
-    pixels: np.ndarray  # (48, 48) uint8
-    subject: str
 
 
 def load_kaggle_table(path: Path) -> FaceDataset:
@@ -53,18 +42,10 @@ def load_kaggle_table(path: Path) -> FaceDataset:
         rows = [_parse_row(row, name, line, path) for row, name, line in _read_rows(path)]
     if not rows:
         raise ValueError(f"{path}: no row with Usage 'Training'; download the whole file")
-    paths, splits, emotions, pixels, subjects = zip(*rows, strict=True)
-    classes = tuple(sorted(set(emotions)))
-    return FaceDataset(
-        classes,
-        np.array([classes.index(emotion) for emotion in emotions], np.int64),
-        paths,
-        path,
-        synthetic=(path.parent / MARKER).is_file(),
-        pixels=np.stack(pixels),
-        published=np.array(splits),
-        subjects=np.array(subjects) if any(subjects) else None,
-    )
+    faces, pixels = zip(*rows, strict=True)
+    synthetic = (path.parent / MARKER).is_file()
+    faces_by_id = {face.file: face for face in faces}
+    return to_dataset(path, faces_by_id, synthetic=synthetic, pixels=np.stack(pixels))
 
 
 def read_usages(path: Path) -> dict[str, str]:
@@ -109,24 +90,20 @@ def _read_rows(path: Path) -> Iterator[tuple[dict[str, str], str, int]]:
     )
 
 
-def _parse_row(row: dict[str, str], name: str, line: int, path: Path) -> Row:
+def _parse_row(
+    row: dict[str, str], name: str, line: int, path: Path
+) -> tuple[ListedFace, np.ndarray]:
+    """The face of a row and its pixels."""
     where = f"{path}, row {line}"
-    try:
-        number = float(row["emotion"].replace(",", "."))  # some tables write 3.0 or 3,0
-        emotion = _EMOTION_OF[int(number) if number.is_integer() else -1]
-    except (ValueError, KeyError):
-        numbers = ", ".join(f"{number} {name}" for number, name in _EMOTION_OF.items())
-        raise ValueError(
-            f"{where}: emotion is {row['emotion']!r}, expected one of {numbers}; correct it"
-        ) from None
+    emotion = numbered_class("fer2013", row["emotion"], where, "emotion")
     split = split_of(row["usage"])
     if split is None:
         raise ValueError(
             f"{where}: Usage is {row['usage']!r}, expected Training, PublicTest or PrivateTest; "
             f"{REMEDY}"
         )
-    pixels = _parse_pixels(row["pixels"], where)
-    return Row(f"{name}:{line}", split, emotion, pixels, (row.get("subject") or "").strip())
+    face = ListedFace(f"{name}:{line}", emotion, split, row.get("subject", "").strip())
+    return face, _parse_pixels(row["pixels"], where)
 
 
 def _parse_pixels(text: str, where: str) -> np.ndarray:

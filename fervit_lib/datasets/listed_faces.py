@@ -7,7 +7,7 @@ leaves out; `list_faces` compares them with the files that exist.
 import csv
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,17 +85,21 @@ def list_faces(
             f"{root}: expected files with a label, found none; skipped are {len(skipped)}, the "
             f"first {skipped[:1]}; unpack the complete set there"
         )
+    return to_dataset(root, faces, skipped=tuple(skipped))
+
+
+def to_dataset(
+    source: Path, faces: Mapping[str, ListedFace], empty_classes: Iterable[str] = (), **fields: Any
+) -> FaceDataset:
+    """The faces by image ID as a set; `fields` are further ones of it."""
     _, names, *optional = map(np.array, zip(*faces.values(), strict=True))
-    classes, labels = np.unique(names, return_inverse=True)
+    classes = sorted({*names.tolist(), *empty_classes})
+    labels = np.searchsorted(classes, names)
     defaults = ListedFace._field_defaults.values()
-    given: dict[str, Any] = {
-        field: values
-        for field, values, default in zip(_OPTIONAL, optional, defaults, strict=True)
-        if (values != default).any()
-    }
-    return FaceDataset(
-        tuple(classes.tolist()), labels, tuple(faces), root, skipped=tuple(skipped), **given
-    )
+    for field, values, default in zip(_OPTIONAL, optional, defaults, strict=True):
+        if (values != default).any():
+            fields[field] = values
+    return FaceDataset(tuple(classes), labels, tuple(faces), source, **fields)
 
 
 def _list_files(folder: str, root: Path) -> set[str]:
@@ -155,18 +159,18 @@ def read_rows(path: Path, *layouts: Sequence[str]) -> Iterator[tuple[str, dict[s
 
 
 def whole_number(text: str, where: str, name: str) -> int:
-    """An integer, also where a table has it as `3.0`."""
-    if not re.fullmatch(r"\s*-?\d+(\.0*)?\s*", text):
+    """An integer, also where a table has it as `3.0` or `3,0`."""
+    number = re.fullmatch(r"\s*(-?\d+)([.,]0*)?\s*", text)
+    if not number:
         raise ValueError(f"{where}: {name}: expected a whole number, got {text!r}; {REMEDY}")
-    return int(float(text))
+    return int(number[1])
 
 
-def numbered_class(scheme: str, text: str, where: str) -> str:
-    """The emotion of a number, as text, of a set."""
+def numbered_class(scheme: str, text: str, where: str, name: str = "label") -> str:
+    """The emotion of a number, as text, of a set; `name` is its column."""
     names = SCHEMES[scheme]
-    number = whole_number(text, where, "label")
+    number = whole_number(text, where, name)
     if number not in names:
-        raise ValueError(
-            f"{where}: label: expected {min(names)} to {max(names)}, got {number}; {REMEDY}"
-        )
+        numbers = ", ".join(f"{number} {emotion}" for number, emotion in names.items())
+        raise ValueError(f"{where}: {name}: expected one of {numbers}, got {number}; {REMEDY}")
     return names[number]

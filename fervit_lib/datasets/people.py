@@ -41,7 +41,7 @@ class PeopleDataset:
     source: Path
     synthetic: bool = False  # drawn by code: SYNTHETIC.json lies beside the splits
     allow_empty: bool = False
-    # Files and images that are left out, and images in which a person is ignored, see `coco`.
+    # Files and images that are left out.
     skipped: tuple[Skipped, ...] = ()
 
     def __len__(self) -> int:

@@ -18,6 +18,7 @@ from fervit_lib.datasets.listed_faces import (
     whole_number,
 )
 from fervit_lib.datasets.splits import split_of
+from fervit_lib.system.errors import check_symlink
 
 LIST = "EmoLabel/list_patition_label.txt"  # sic
 
@@ -36,7 +37,7 @@ def load_raf_db(path: Path) -> FaceDataset:
     """
     if (path / LIST).is_file():
         return list_faces(path, _published_rows(path))
-    images = _images(path)
+    images = check_symlink(_images(path), path)
     return list_faces(images, _copied_rows(images))
 
 

@@ -17,9 +17,9 @@ SPLITS = ("train", "val", "test")
 # What published sets and copies of them call a split, in lower case. PublicTest is the val of
 # FER2013's field: models are chosen on it and reported on PrivateTest.
 _SPLIT_NAMES = {
-    "train": ("train", "training", "train_set", "training_set"),
-    "val": ("val", "valid", "validation", "dev", "val_set", "validation_set", "publictest"),
-    "test": ("test", "testing", "test_set", "privatetest"),
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev", "publictest"),
+    "test": ("test", "testing", "privatetest"),
 }
 _SPLIT_OF = {name: split for split, names in _SPLIT_NAMES.items() for name in names}
 _VAL_FRACTION = 1 / 8
@@ -61,7 +61,7 @@ class Protocol:
 def split_of(name: str) -> str | None:
     """The split that a folder or a value of a table means, in any case; None if it is unknown."""
     # SFEW calls them `Train_Aligned_Faces` and `Val_Aligned_Faces_new`.
-    name = re.sub("_aligned_faces(_new)?$", "", re.sub("[ _-]+", "_", name.strip().lower()))
+    name = re.sub("[ _-]+(set|aligned[ _-]+faces([ _-]+new)?)$", "", name.strip().lower())
     return _SPLIT_OF.get(name)
 
 
@@ -125,7 +125,7 @@ def _emotion_or_own(name: str) -> str:
 
 def _folds(faces: FaceDataset, protocol: Protocol) -> np.ndarray:
     """(N,) split of each face: subjects by ascending ID, every k-th is in the same fold."""
-    subjects = [] if faces.subjects is None else faces.subjects[faces.subjects != ""]
+    subjects = np.array([]) if faces.subjects is None else faces.subjects[faces.subjects != ""]
     if len(subjects) < len(faces):
         raise ValueError(
             f"folds: expected faces whose subjects are known, got {len(faces) - len(subjects)} of "
@@ -140,7 +140,7 @@ def _folds(faces: FaceDataset, protocol: Protocol) -> np.ndarray:
     pattern = ["train"] * protocol.folds
     pattern[protocol.fold] = "test"
     pattern[(protocol.fold + 1) % protocol.folds] = "val"
-    return _deal_in_turn(subjects, pattern)
+    return _deal_subjects(subjects, faces, pattern)
 
 
 def _published(faces: FaceDataset, places: np.ndarray, protocol: Protocol) -> np.ndarray:
@@ -152,14 +152,14 @@ def _published(faces: FaceDataset, places: np.ndarray, protocol: Protocol) -> np
         if train.subjects is None or not train.subjects.astype(bool).any():
             places[places == "train"] = np.where(val_mask(train.labels), "val", "train")
         else:
-            places[places == "train"] = _deal_in_turn(_groups(train), _MADE_VAL)
+            places[places == "train"] = _deal_subjects(train.subjects, train, _MADE_VAL)
     return places
 
 
 def _made(faces: FaceDataset) -> np.ndarray:
     """(N,) split of each face of a set that publishes none."""
     if faces.subjects is not None:
-        return _deal_in_turn(_groups(faces), _MADE)
+        return _deal_subjects(faces.subjects, faces, _MADE)
     places = np.empty(len(faces), "<U5")
     # In the order of a hash, so that no split holds the first pictures of a film or a camera.
     hashes = [hashlib.blake2b(os.fsencode(path), digest_size=8).digest() for path in faces.paths]
@@ -170,15 +170,14 @@ def _made(faces: FaceDataset) -> np.ndarray:
     return places
 
 
-def _groups(faces: FaceDataset) -> list[str]:
-    """The subject of each face; a face whose subject is unknown is one of its own."""
-    subjects = [""] * len(faces) if faces.subjects is None else faces.subjects
-    return [subject or path for subject, path in zip(subjects, faces.paths, strict=True)]
+def _deal_subjects(subjects: np.ndarray, faces: FaceDataset, pattern: Sequence[str]) -> np.ndarray:
+    """(N,) split of each face: its subject's place in ascending order, modulo `pattern`.
 
-
-def _deal_in_turn(groups: Sequence[str], pattern: Sequence[str]) -> np.ndarray:
-    """(N,) split of each face: its group's place in ascending order, modulo `pattern`."""
-    names = sorted(set(groups), key=_as_numbers)
+    A face whose subject is unknown is one of its own.
+    """
+    groups = np.where(subjects == "", faces.paths, subjects).tolist()
+    # Sorted twice: 01 and 1 are equal as numbers, and the order of a set changes with the process.
+    names = sorted(sorted(set(groups)), key=_as_numbers)
     split = {name: pattern[i % len(pattern)] for i, name in enumerate(names)}
     return np.array([split[name] for name in groups], "<U5")
 

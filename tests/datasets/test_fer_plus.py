@@ -167,12 +167,12 @@ def test_classes_without_votes_are_named() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "cannot be read"),
-        ("a,b\n1,2\n", "no column"),
-        (f"{','.join(FER_PLUS)}\n1,many{',0' * 8}\n", "row 2: happiness is many"),
-        (f"{','.join(FER_PLUS)}\n1,-3{',0' * 8}\n", "row 2: happiness is -3"),
-        (f"{','.join(FER_PLUS)}\n1,{',0' * 8}\n", "row 2: happiness is nan"),
-        (f"{','.join(FER_PLUS)}\n1,2\n{'1,' * 40}\n", "cannot be read"),
+        ("", "found no row"),
+        ("a,b\n1,2\n", "row 1: expected 10 cells, neutral"),
+        (f"{','.join(FER_PLUS)}\n1,many{',0' * 8}\n", "row 2: happiness: expected .* got 'many'"),
+        (f"{','.join(FER_PLUS)}\n1,-3{',0' * 8}\n", "row 2: expected numbers of votes"),
+        (f"{','.join(FER_PLUS)}\n1,{',0' * 8}\n", "row 2: happiness: expected .* got ''"),
+        (f"{','.join(FER_PLUS)}\n1,2\n{'1,' * 40}\n", "row 2: expected 10 cells"),
     ],
 )
 def test_damaged_votes_are_named(tmp_path: Path, content: str, message: str) -> None:

@@ -218,3 +218,13 @@ def test_a_share_of_val_moves_to_train_and_no_face_is_lost(tmp_path: Path, kind:
         move_to_train(before, 1.0, seed=0)
     with pytest.raises(ValueError, match="val_to_train: 0.99 leaves no face of angry in val"):
         move_to_train(before, 0.99, seed=0)
+
+
+def test_subjects_of_the_same_number_are_dealt_alike_in_every_process() -> None:
+    names = ["1", "01", "S1", "S01", "001", "2"]
+    faces = FaceDataset(
+        ("happy",), np.zeros(6, int), tuple("abcdef"), Path("x"), subjects=np.array(names)
+    )
+    sets = deal(faces, Protocol())
+    # By name where the numbers are equal: 001 test, 01 val, 1 train.
+    assert [sets[split].subjects.tolist() for split in ("test", "val")] == [["S1", "001"], ["01"]]
