@@ -65,22 +65,16 @@ def _read_range(where: str, name: str, spec: Mapping[str, Any]) -> Distribution:
     low = limits["min"]
     high = limits["max"]
     step = limits.get("q", 1)
+    is_log = "log" in name
+    has_steps = name == "int_uniform" or name.startswith("q_")
     try:
         if name == "log_uniform":
-            return FloatDistribution(math.exp(low), math.exp(high), log=True)
-        if name == "log_uniform_values":
-            return FloatDistribution(low, high, log=True)
-        if name == "q_log_uniform_values":
-            if not low >= step > 0:
-                raise ValueError("min must be at least q")
-            if all(isinstance(value, int) for value in limits.values()):
-                return IntDistribution(low, high, log=True)
-            return FloatDistribution(low, high, log=True)
-        if name == "uniform":
-            return FloatDistribution(low, high)
-        if all(isinstance(value, int) for value in limits.values()):
-            return IntDistribution(low, high, step=step)
-        return FloatDistribution(low, high, step=step)
+            low, high = math.exp(low), math.exp(high)
+        if is_log and has_steps and not low >= step > 0:
+            raise ValueError("min must be at least q")
+        if has_steps and all(isinstance(value, int) for value in limits.values()):
+            return IntDistribution(low, high, is_log, 1 if is_log else step)
+        return FloatDistribution(low, high, is_log, step if has_steps and not is_log else None)
     except (ValueError, OverflowError) as error:  # such as min above max
         raise ValueError(f"{where}: expected a range, got {spec} ({error})") from error
 
