@@ -43,7 +43,7 @@ def create_timm(
             f"model_name: timm has no {model_name!r}; similar names: {', '.join(similar) or 'none'}"
         )
     options = {name: value for name, value in vit_options.items() if value is not None}
-    if options and not _is_plain_vit(model_name):
+    if options and not isinstance(_create_blank(model_name), VisionTransformer):
         raise ValueError(
             f"model_name: expected a timm VisionTransformer, which approach hybrid, stem='conv', "
             f"patch_size and num_blocks need, got {model_name!r}"
@@ -71,7 +71,7 @@ def create_timm(
         # notice missing keys.
         overlay: dict[str, Any] = {}
         if file:
-            weights = _read_weights(file)
+            weights = _read_weights(file, _create_blank(model_name).state_dict())
             names = published.classifier if published else "head"
             head = weights.get(f"{names if isinstance(names, str) else names[0]}.weight", ())
             options["num_classes"] = len(head)
@@ -85,11 +85,14 @@ def create_timm(
     return model
 
 
-def _read_weights(file: Path) -> dict[str, torch.Tensor]:
+def _read_weights(file: Path, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The weights in a checkpoint, by the names of timm.
 
     They may be wrapped, as state_dict beside an optimiser's state, and their names may have a
     prefix, as `module.` of DistributedDataParallel. An averaged model is preferred.
+
+    Args:
+        own: the model's weights, by the names that are to be found.
     """
     weights = timm.models.load_state_dict(str(file))
     wrapped = [value for value in weights.values() if _are_tensors(value)]
@@ -97,7 +100,12 @@ def _read_weights(file: Path) -> dict[str, torch.Tensor]:
         [weights] = wrapped
     if not _are_tensors(weights):
         raise ValueError(f"expected tensors by name, got {', '.join(list(weights)[:8]) or 'none'}")
-    while all("." in name for name in weights) and len({n.split(".")[0] for n in weights}) == 1:
+    # A DenseNet without its classifier has one prefix of its own.
+    while (
+        not weights.keys() & own.keys()
+        and all("." in name for name in weights)
+        and len({name.split(".")[0] for name in weights}) == 1
+    ):
         weights = {name.split(".", 1)[1]: value for name, value in weights.items()}
     return weights
 
@@ -111,9 +119,9 @@ def _are_tensors(content: Any) -> bool:
     )
 
 
-def _is_plain_vit(model_name: str) -> bool:
+def _create_blank(model_name: str) -> nn.Module:
     with torch.device("meta"):  # needs no memory for weights
-        return isinstance(timm.create_model(model_name), VisionTransformer)
+        return timm.create_model(model_name)
 
 
 def _find_weights(model_name: str, pretrained: str) -> Path | None:

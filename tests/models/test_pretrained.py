@@ -60,7 +60,7 @@ def test_weights_with_any_head_and_any_wrapping(tmp_path: Path, name: str, conte
 
 
 @pytest.mark.parametrize(
-    "model_name", ["deit_tiny_distilled_patch16_224", "convnext_atto", "resnet18"]
+    "model_name", ["deit_tiny_distilled_patch16_224", "convnext_atto", "resnet18", "densenet121"]
 )
 @pytest.mark.parametrize("num_classes", [0, 7])
 def test_other_architectures(tmp_path: Path, model_name: str, num_classes: int) -> None:
