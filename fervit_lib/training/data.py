@@ -1,7 +1,6 @@
 """Batches of faces, without Python code per sample."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -78,29 +77,30 @@ class TensorBatches(ShardedBatches):
         self.views = views
         self.targets = targets
         self.is_mapped = isinstance(views[0], MappedRows)
-        self.index_device = torch.device("cpu") if self.is_mapped else targets.device
+        # A few images may be tensors in memory that are not on the targets' device.
+        self.index_device = getattr(views[0], "device", torch.device("cpu"))
         # The last, smaller training batch is dropped: batch norm needs more than one sample.
         super().__init__(targets, bs=bs, shuffle=shuffle, drop_last=shuffle, device=targets.device)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        with ExitStack() as stack:
-            inputs: Iterator[tuple[int, Tensor, Tensor]]
-            inputs = map(self._read, self.global_batches())
-            # Not where a view is drawn per batch: it would be drawn before the batches in between
-            # are augmented, and a fit would depend on whether its inputs are mapped.
-            if self.is_mapped and len(self.views) == 1:
-                pool = stack.enter_context(PrefetchPool(1))
-                name = "a batch of the store"
-                inputs = pool.map(self._read, self.global_batches(), lambda _: name, READ_AHEAD)
-            for self.batch_len, indices, batch in inputs:
-                if self.is_mapped:
-                    indices, batch = (
-                        part.to(self.targets.device, non_blocking=True) for part in (indices, batch)
-                    )
-                self.batch_indices = indices
-                # Codes are stored in half precision; mixup and the layers compute in float32.
-                batch = batch.float() if batch.dtype == torch.float16 else batch
-                yield batch, self.targets[indices]
+        device = self.targets.device
+        for batch_len, indices, batch in self._read_all():
+            self.batch_len = batch_len
+            self.batch_indices = indices.to(device, non_blocking=True)
+            batch = batch.to(device, non_blocking=True)
+            # Codes are stored in half precision; mixup and the layers compute in float32.
+            batch = batch.float() if batch.dtype == torch.float16 else batch
+            yield batch, self.targets[self.batch_indices]
+
+    def _read_all(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        # Not ahead where a view is drawn per batch: it would be drawn before the batches in between
+        # are augmented, and a fit would depend on whether its inputs are mapped.
+        if self.is_mapped and len(self.views) == 1:
+            name = "a batch of the store"
+            with PrefetchPool(1) as pool:
+                yield from pool.map(self._read, self.global_batches(), lambda _: name, READ_AHEAD)
+        else:
+            yield from map(self._read, self.global_batches())
 
     def _read(self, indices: Tensor) -> tuple[int, Tensor, Tensor]:
         """Length of a global batch; this rank's indices of it, and their inputs (B, …)."""
@@ -114,7 +114,7 @@ class TensorBatches(ShardedBatches):
             # Not by a mask as the index: a GPU would have to count it first.
             of_view = of_view.view(-1, *[1] * (inputs.ndim - 1))
             inputs = torch.where(of_view, view[indices], inputs)
-        if self.is_mapped and self.targets.is_cuda:
+        if self.targets.is_cuda and not inputs.is_cuda:
             inputs = inputs.pin_memory()
         return batch_len, indices, inputs
 
