@@ -1,6 +1,6 @@
 """Batches of photographs of people with masks: resized, augmented, keyed by content."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -192,8 +192,11 @@ def people_dls(
     # Drawn before files are left out: a file that is missing changes no other's place.
     listed = (train.part(fraction, seed), val, test)
     train, val, test = readable = [people.without_unreadable() for people in listed]
-    _print_left_out("train, val", listed[:2], readable[:2])
-    _print_left_out("test", listed[2:], readable[2:])
+    for split, before, after in zip(SPLITS, listed, readable, strict=True):
+        if after.skipped:
+            shown = "; ".join(f"{path}: {reason}" for path, reason in after.skipped[:10])
+            num_left_out = len(before) - len(after)
+            print(f"{split}: {num_left_out} of {len(before)} photographs left out: {shown}")
     shared = {"size": size, "resize": resize, "device": device}
     train_batches = PeopleBatches(train, bs=batch_size, augment=augment or Augment(), **shared)
     val_batches, test_batches = (
@@ -204,16 +207,3 @@ def people_dls(
     dls.test = test_batches
     dls.n_inp = 1  # only the images go into the model
     return dls
-
-
-def _print_left_out(
-    splits: str, listed: Sequence[PeopleDataset], readable: Sequence[PeopleDataset]
-) -> None:
-    """Print how many of the listed photographs are left out, and what else is skipped."""
-    # Two splits of one file skip the same.
-    rows = list(dict.fromkeys(row for people in readable for row in people.skipped))
-    if rows:
-        total = sum(map(len, listed))
-        num_left_out = total - sum(map(len, readable))
-        shown = "; ".join(f"{path}: {reason}" for path, reason in rows[:10])
-        print(f"{splits}: {num_left_out} of {total} photographs left out: {shown}")
