@@ -274,6 +274,9 @@ def read_config(config: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]
     plan |= {step: variants(step, blocks[step]) for step in NOTEBOOKS if step not in plan}
     known = encodings_by_name(encodings)
     for parameters in plan["evaluate"].values():
+        for name in split_names(parameters.get("baselines", "")):
+            if not Path(PROJECT_ROOT, name).is_file():
+                raise ValueError(f"evaluate.baselines: no such adapter file: {name!r}")
         for name in split_names(parameters.get("test_on", "")):
             if name not in known:
                 raise ValueError(

@@ -157,6 +157,10 @@ class TestSeveralEncodings:
             plan = read_config({"experiment": "x"} | blocks)
             assert plan["evaluate"] == {"all": {"test_on": "raf, ck"}}
 
+    def test_an_adapter_that_is_missing_is_named_before_anything_runs(self) -> None:
+        with pytest.raises(ValueError, match="baselines: .*missing.yaml"):
+            read_config({"experiment": "x", "evaluate": {"baselines": "configs/missing.yaml"}})
+
     def test_snakemake_tells_a_data_set_from_one_whose_name_begins_alike(
         self, tmp_path: Path
     ) -> None:

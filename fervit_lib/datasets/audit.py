@@ -187,7 +187,8 @@ def _summarise(faces: FaceDataset, index: int) -> tuple[str, bytes, np.ndarray |
     try:
         image, _ = faces[index]
     except OSError as error:
-        return str(error), b"", 0.0
+        # The path has a column of its own.
+        return str(error).removeprefix(f"{faces.file(index)}: "), b"", 0.0
     content = f"{image.mode} {image.size} ".encode() + image.tobytes()
     # Averaged as floats, since rounding adds noise to flat images.
     grey = image.convert("L").convert("F").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)

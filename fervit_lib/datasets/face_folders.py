@@ -9,6 +9,7 @@ from fervit_lib.datasets.face_dataset import FaceDataset
 from fervit_lib.datasets.image_files import SUFFIXES, is_ignored
 from fervit_lib.datasets.listed_faces import ListedFace, to_dataset
 from fervit_lib.datasets.skipped import (
+    HEIC,
     HIDDEN,
     NO_CLASS,
     NO_SPLIT,
@@ -42,7 +43,6 @@ def load_face_folder(root: Path) -> FaceDataset:
                     reason = HIDDEN if entry.name.startswith(".") else NO_CLASS
                     skipped.append(Skipped(start + entry.name, reason))
                 continue
-            classes.add(entry.name)
             for path, file in _walk(entry, f"{start}{entry.name}/", root):
                 if reason := _skip_reason(file):
                     skipped.append(Skipped(path, reason))
@@ -50,6 +50,7 @@ def load_face_folder(root: Path) -> FaceDataset:
                 inner = path.removeprefix(f"{start}{entry.name}/").split("/")
                 subject = inner[0] if len(inner) > 1 else ""
                 faces[path] = ListedFace(path, entry.name, split, subject)
+                classes.add(entry.name)  # an empty folder is no class
     if not faces:
         raise ValueError(
             f"{folder}: no images in class folders of {', '.join(filter(None, splits)) or 'it'}; "
@@ -91,8 +92,8 @@ def _enter(root: Path) -> tuple[Path, str, dict[str, str], list[Skipped]]:
             inside = [entry.name for entry in entries[:5]]
             raise ValueError(
                 f"{folder}: no folder 'train' in it, found {inside}; expected "
-                f"{{train,val,test}}/{{class}}/ or {{class}}/ with images; if the faces are in a "
-                f"CSV file, give that file"
+                f"{{train,val,test}}/{{class}}/ or {{class}}/ with images, those of a person in "
+                f"{{class}}/{{person}}/; if the faces are in a CSV file, give that file"
             )
         folder, within = folder / names[0], f"{within}{names[0]}/"
 
@@ -145,6 +146,8 @@ def _skip_reason(file: os.DirEntry) -> str:
         return HIDDEN
     if not file.is_file():  # opening a pipe would wait for ever
         return NOT_A_FILE
+    if PurePath(file.name).suffix.lower() in (".heic", ".heif"):
+        return HEIC
     if not _is_image(file):
         return UNKNOWN_SUFFIX
     return ""

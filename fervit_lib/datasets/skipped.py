@@ -6,7 +6,7 @@ A face is a file in a class folder of a split, such as `train/happy/1.png`, or a
 | reason              | when                                           | decided by                |
 |---------------------|------------------------------------------------|---------------------------|
 | HIDDEN, NOT_A_FILE, | its name, type or suffix                       | `face_folders`            |
-| UNKNOWN_SUFFIX      |                                                |                           |
+| UNKNOWN_SUFFIX, HEIC|                                                |                           |
 | NO_CLASS, NO_SPLIT  | it lies beside the class folders, or in a      | `face_folders`            |
 |                     | folder beside the splits                       |                           |
 | LEFT_OUT            | `leave_out` has its class                      | `splits.deal`             |
@@ -47,6 +47,7 @@ import pandas as pd
 
 HIDDEN = "hidden file"
 UNKNOWN_SUFFIX = "unknown suffix"  # see `image_files.SUFFIXES`
+HEIC = "HEIC: convert to JPEG"
 NOT_A_FILE = "not a regular file"  # a pipe, or a link to a folder
 NO_CLASS = "in no class folder"
 NO_SPLIT = "in no folder of a split"

@@ -210,6 +210,16 @@ def _check_classes(sets: Mapping[str, FaceDataset], protocol: Protocol) -> None:
             )
 
 
+def describe_splits(sets: Mapping[str, FaceDataset], protocol: Protocol) -> str:
+    """Whose splits `deal` returned, in a few words."""
+    if protocol.folds:
+        return f"fold {protocol.fold} of {protocol.folds}, by subject"
+    if any(faces.published is None or "" in faces.published for faces in sets.values()):
+        return "made here" + ("" if sets["train"].subjects is None else ", by subject")
+    taken = [f"{s} from its {f.published[0]}" for s, f in sets.items() if f.published[0] != s]
+    return ", ".join(["those of the set", *taken])
+
+
 def move_to_train(
     sets: Mapping[str, FaceDataset], share: float, seed: int
 ) -> dict[str, FaceDataset]:

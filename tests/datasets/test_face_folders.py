@@ -41,6 +41,12 @@ def test_what_is_no_image_is_skipped_and_listed_with_its_reason(tmp_path: Path) 
     assert not load_faces(root, "test").skipped
 
 
+def test_an_empty_folder_is_no_class(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, {"train": 2, "val": 1, "test": 1}, ("happy", "sad"))
+    (root / "train" / "unsorted").mkdir()
+    assert load_faces(root, "train").classes == ("happy", "sad")
+
+
 def save_face(path: Path, **options) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (48, 48), hash(path.name) % 256).save(path, **options)
@@ -181,7 +187,7 @@ def remove_train(root: Path) -> None:
     [
         (lambda root: (root / "test").rename(root / "tset"), "test", "split: .* no test"),
         (remove_val_faces, "val", "in val, found none of happy"),
-        (lambda root: (root / "test" / "hapy").mkdir(), "test", "classes: .*got hapy"),
+        (lambda root: save_face(root / "test/hapy/1.png"), "test", "classes: .*got hapy"),
         (lambda root: (root / "Valid").mkdir(), "val", "Valid and val both mean val"),
         (remove_train, "train", "no folder 'train' in it, found test, val"),
     ],

@@ -10,6 +10,7 @@ from fervit_lib.datasets import (
     FaceDataset,
     Protocol,
     deal,
+    describe_splits,
     load_faces,
     load_splits,
     move_to_train,
@@ -85,6 +86,16 @@ def test_subjects_are_in_one_split(published: str | None) -> None:
     assert parts.keys() >= {"train", "val"}
     assert sum(map(len, parts.values())) == 40
     assert len(parts["train"]) > 5 * len(parts["val"]) > 0
+
+
+def test_whose_splits_are_used_is_said(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, {"train": 16, "val": 2, "test": 2}, ("happy", "sad"))
+    descriptions = {
+        val: describe_splits(load_splits(root, protocol := Protocol(val=val)), protocol)
+        for val in ("public", "split_of_train")
+    }
+    assert "train" not in descriptions["public"]
+    assert "val from its train" in descriptions["split_of_train"]
 
 
 def test_folds_take_every_kth_subject_by_ascending_id() -> None:
