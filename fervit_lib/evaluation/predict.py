@@ -30,13 +30,19 @@ def predict_probs(
 ) -> np.ndarray:
     """Inputs (N, …), as the model takes them → probabilities (N, num_classes) float32."""
     model = model.eval().to(device)
-    probs = []
+    # Filled in place: small arrays that are kept per batch hold the memory between them.
+    probs = torch.empty(0)
+    start = 0
     for batch in inputs.split(batch_size):
         batch = batch.to(device)
         # Stores keep codes in float16, training gives a model float32.
         batch = batch.float() if batch.dtype == torch.float16 else batch
-        probs.append(model(batch).float().softmax(-1).cpu())
-    return torch.cat(probs).numpy()
+        of_batch = model(batch).float().softmax(-1).cpu()
+        if start == 0:
+            probs = torch.empty(len(inputs), of_batch.shape[1])
+        probs[start : start + len(batch)] = of_batch
+        start += len(batch)
+    return probs.numpy()
 
 
 def restrict_probs(probs: np.ndarray, columns: Sequence[int]) -> np.ndarray:
