@@ -163,8 +163,8 @@ def test_a_row_of_a_table(tmp_path: Path, row: str) -> None:
 @pytest.mark.parametrize(
     ("content", "place"),
     [
-        ("", "cannot be read"),
-        (VOTES + "1,2\n" + "1," * 40 + "\n", "cannot be read"),
+        ("", "no row"),
+        (VOTES + "1,2\n" + "1," * 40 + "\n", "row 2"),
         (VOTES + "Training,x,1,many,0,0,0,0,0,0,0,0\n", "row 2: happiness"),
         (VOTES + "Training,x,1,-3,0,0,0,0,0,0,0,0\n", "row 2: happiness"),
         (VOTES + "Training,x,1,,0,0,0,0,0,0,0,0\n", "row 2: happiness"),

@@ -55,15 +55,24 @@ import numpy as np
 
 from fervit_lib.datasets.face_dataset import FaceDataset
 
+SPLITS = ("train", "val", "test")
 
-def load_arrays(path: Path, split: str) -> FaceDataset:
-    """One split of a file of arrays."""
+
+def load_arrays(path: Path) -> FaceDataset:
+    """All faces of a file of arrays, with the split of each."""
     with np.load(path) as arrays:
         classes = tuple(arrays["classes"].tolist())
-        labels = arrays[f"{split}_labels"]
-        images = arrays[f"{split}_images"]
-    paths = tuple(f"{split}:{i}" for i in range(len(labels)))
-    return FaceDataset(classes, labels, paths, path, pixels=images)
+        labels = [arrays[f"{split}_labels"] for split in SPLITS]
+        images = [arrays[f"{split}_images"] for split in SPLITS]
+    published = np.repeat(SPLITS, [len(part) for part in labels])
+    return FaceDataset(
+        classes,
+        np.concatenate(labels),
+        tuple(f"{split}:{i}" for i, split in enumerate(published)),
+        path,
+        pixels=np.concatenate(images),
+        published=published,
+    )
 '''
 MODEL = '''
 """A linear model of the mean over the layers of a code."""

@@ -15,7 +15,7 @@ from fervit_lib.datasets.fer_plus import load_votes, majority_labels, soft_label
 from fervit_lib.datasets.fer_plus_folders import is_fer_plus, load_fer_plus
 from fervit_lib.datasets.image_files import is_ignored
 from fervit_lib.datasets.jaffe import is_jaffe, load_jaffe
-from fervit_lib.datasets.kaggle_tables import load_kaggle_table
+from fervit_lib.datasets.kaggle_tables import TABLES, load_kaggle_table
 from fervit_lib.datasets.raf_db import is_raf_db, load_raf_db
 from fervit_lib.datasets.skipped import NO_CLEAR_VOTE
 from fervit_lib.datasets.splits import SPLITS, Protocol, deal
@@ -49,6 +49,9 @@ def read_faces(path: Path | str) -> FaceDataset:
     folders = [entry for entry in path.glob("*/") if not is_ignored(Path(entry.name))]
     # Archives often unpack to one folder in another, such as `raf-db/basic`.
     places = (path, check_symlink(folders[0], path)) if len(folders) == 1 else (path,)
+    # A folder of Kaggle's files is that of its table.
+    if not folders and (tables := [path / name for name in TABLES if (path / name).is_file()]):
+        places = (tables[0],)
     for accepts, load in READERS:
         for place in filter(accepts, places):
             return load(place)

@@ -68,8 +68,11 @@ def count_votes(rows: Sequence[tuple[str, dict[str, str]]]) -> pd.DataFrame:
         for where, cells in rows
     ]
     votes = pd.DataFrame(counts, columns=VOTE_COLUMNS, dtype=int)
-    for row in np.flatnonzero((votes < 0).any(axis=1))[:1]:
-        raise ValueError(f"{rows[row][0]}: expected numbers of votes, got a negative one; {REMEDY}")
+    for row, column in np.argwhere(votes.to_numpy() < 0)[:1]:
+        raise ValueError(
+            f"{rows[row][0]}: {VOTE_COLUMNS[column]}: expected a number of votes, got "
+            f"{votes.iat[row, column]}; {REMEDY}"
+        )
     return votes
 
 

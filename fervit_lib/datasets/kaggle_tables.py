@@ -23,6 +23,7 @@ from fervit_lib.datasets.splits import split_of
 from fervit_lib.datasets.toy_set import MARKER
 from fervit_lib.system.errors import explain_read_error
 
+TABLES = ("fer2013.csv", "icml_face_data.csv")  # the same rows
 COLUMNS = ("emotion", "pixels", "usage")  # in lower case
 SIDE = 48  # of the images, in pixels
 MAX_LINE = 1 << 16  # characters; a row of FER2013 has at most 9,300

@@ -55,6 +55,8 @@ class Protocol:
             raise ValueError(
                 f"folds: expected 0 or at least 3 (test, val and train), got {self.folds}"
             )
+        if self.fold and not self.folds:
+            raise ValueError(f"fold: got {self.fold} without folds; set folds, the number of them")
         check_range("fold", self.fold, 0, max(self.folds, 1))
 
 

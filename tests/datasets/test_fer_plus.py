@@ -170,7 +170,7 @@ def test_classes_without_votes_are_named() -> None:
         ("", "found no row"),
         ("a,b\n1,2\n", "row 1: expected 10 cells, neutral"),
         (f"{','.join(FER_PLUS)}\n1,many{',0' * 8}\n", "row 2: happiness: expected .* got 'many'"),
-        (f"{','.join(FER_PLUS)}\n1,-3{',0' * 8}\n", "row 2: expected numbers of votes"),
+        (f"{','.join(FER_PLUS)}\n1,-3{',0' * 8}\n", "row 2: happiness: expected a number of votes"),
         (f"{','.join(FER_PLUS)}\n1,{',0' * 8}\n", "row 2: happiness: expected .* got ''"),
         (f"{','.join(FER_PLUS)}\n1,2\n{'1,' * 40}\n", "row 2: expected 10 cells"),
     ],

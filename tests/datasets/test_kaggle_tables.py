@@ -55,6 +55,13 @@ def test_packing_changes_nothing(tmp_path: Path, rows: list[str], packing: str) 
         np.testing.assert_array_equal(found.pixels, expected.pixels)
 
 
+def test_the_folder_of_a_table_is_that_table(tmp_path: Path, rows: list[str]) -> None:
+    table = write_table(tmp_path / "fer2013.csv", rows)
+    (tmp_path / "fer2013.bib").write_text("@article{}")
+    assert load_faces(tmp_path, "train").paths == load_faces(table, "train").paths
+    assert load_faces(tmp_path, "train").source == table
+
+
 def test_the_header_with_spaces_and_other_order(tmp_path: Path, rows: list[str]) -> None:
     turned = ["{0}, {2}, {1}".format(*row.split(",")) for row in rows]
     path = write_table(tmp_path / "icml_face_data.csv", turned, "emotion, Usage, pixels")
