@@ -68,7 +68,7 @@ def count_votes(rows: Sequence[tuple[str, dict[str, str]]]) -> pd.DataFrame:
         for where, cells in rows
     ]
     votes = pd.DataFrame(counts, columns=VOTE_COLUMNS, dtype=int)
-    for row, column in np.argwhere(votes.to_numpy() < 0)[:1]:
+    for row, column in np.argwhere(votes.to_numpy() < 0)[:1].tolist():
         raise ValueError(
             f"{rows[row][0]}: {VOTE_COLUMNS[column]}: expected a number of votes, got "
             f"{votes.iat[row, column]}; {REMEDY}"

@@ -216,9 +216,10 @@ def describe_splits(sets: Mapping[str, FaceDataset], protocol: Protocol) -> str:
     """Whose splits `deal` returned, in a few words."""
     if protocol.folds:
         return f"fold {protocol.fold} of {protocol.folds}, by subject"
-    if any(faces.published is None or "" in faces.published for faces in sets.values()):
+    source = {s: "" if f.published is None else f.published[0] for s, f in sets.items()}
+    if "" in source.values():
         return "made here" + ("" if sets["train"].subjects is None else ", by subject")
-    taken = [f"{s} from its {f.published[0]}" for s, f in sets.items() if f.published[0] != s]
+    taken = [f"{split} from its {name}" for split, name in source.items() if name != split]
     return ", ".join(["those of the set", *taken])
 
 
