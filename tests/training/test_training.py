@@ -482,7 +482,7 @@ class TestFit:
             OptimConfig(precision="float32"),
             folder=tmp_path,
         )
-        train(learn, "full", epochs=12)
+        train(learn, "full", epochs=20)
         assert pd.read_csv(tmp_path / "metrics.csv")["macro_f1"].max() > 0.9
         with torch.no_grad():
             probs = learn.model.eval()(dls.train.views[0][:60].float()).softmax(1)
