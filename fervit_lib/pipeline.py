@@ -31,7 +31,6 @@ NAMED_BY = {
     "train": ["approach", "strategy", "seed"],
 }
 LEARNED = "autoencoder"  # the encoder that 01_encode computes; others are files
-_FOLD = re.compile(r"-fold=\d+")  # in the name of a variant
 RESERVED = {"experiment", "variant", "reports", "data_dir", "latents", "interactive"}
 SEVERAL = {"test_on", "baselines"}  # parameters with several names: a list is one value
 
@@ -148,6 +147,11 @@ def variants(step: str, blocks: Any) -> dict[str, dict[str, Any]]:
     return variants_of_step
 
 
+def without_fold(variant: str) -> str:
+    """A variant's name without its fold, in which the runs of a cross-validation differ."""
+    return re.sub(r"-fold=\d+", "", variant)
+
+
 def dataset_of(parameters: Mapping[str, Any]) -> str:
     """The data set of a variant of `encode`."""
     return parameters.get("dataset", "toy")
@@ -166,7 +170,7 @@ def encodings_by_name(encodings: Mapping[str, Any]) -> dict[str, dict[str, list[
     """
     by_name: dict[str, dict[str, list[str]]] = {}
     for variant, parameters in encodings.items():
-        encoding = _FOLD.sub("", variant)
+        encoding = without_fold(variant)
         for name in {variant, encoding, dataset_of(parameters)}:
             by_name.setdefault(name, {}).setdefault(encoding, []).append(variant)
     return by_name
@@ -237,7 +241,7 @@ def plan_trainings(
     Raises:
         ValueError: see `variants` and `find_encodings`.
     """
-    first = _FOLD.sub("", next(iter(encodings)))
+    first = without_fold(next(iter(encodings)))
     trainings: dict[str, dict[str, Any]] = {}
     for variant, parameters in variants("train", blocks).items():
         stores = find_encodings("train.encode", parameters.pop("encode", first), encodings)

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fervit_lib.evaluation.evaluate import RESULT_KEYS, without_fold
+from fervit_lib.evaluation.evaluate import RESULT_KEYS
 from fervit_lib.evaluation.predict import check_encoding, codes_of
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import load_model
+from fervit_lib.pipeline import without_fold
 from fervit_lib.runs import Run
 from fervit_lib.system.runtime import display_path
 

@@ -29,6 +29,7 @@ from fervit_lib.evaluation.significance import score_intervals
 from fervit_lib.inputs import inputs_for, load_store_faces
 from fervit_lib.latents import LatentStore
 from fervit_lib.models import ExpressionModel, load_model
+from fervit_lib.pipeline import without_fold
 from fervit_lib.runs import Run
 from fervit_lib.system.shards import MappedRows
 
@@ -45,17 +46,11 @@ RESULT_KEYS = (
 _SUBSET_PARAMETERS = ("data_fraction", "shots", "data_seed")
 # The parts of a variant's name that stand for random draws and for the number of training faces.
 _DRAWN = re.compile(r"-(seed\d+|(data_fraction|shots|data_seed)=[^-]+)")
-_FOLD = re.compile(r"-fold=\d+")
 
 
 def recipe(variant: str) -> str:
     """A variant's name without seeds and number of faces, in which runs of one recipe differ."""
     return _DRAWN.sub("", variant)
-
-
-def without_fold(variant: str) -> str:
-    """A variant's name without its fold, in which the runs of a cross-validation differ."""
-    return _FOLD.sub("", variant)
 
 
 @dataclass(frozen=True, eq=False)

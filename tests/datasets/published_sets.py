@@ -12,6 +12,8 @@ from zlib import crc32
 import numpy as np
 from PIL import Image
 
+from tests.datasets.conftest import FER_PLUS
+
 RAF_DB = ("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral")  # 1 to 7
 AFFECTNET = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt")
 CK_PLUS = ("neutral", "anger", "contempt", "disgust", "fear", "happy", "sadness", "surprise")
@@ -27,18 +29,6 @@ EMOTION_OF_FER_PLUS = (
     "contempt",
 )
 EXPW = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-FER_PLUS = (
-    "neutral",
-    "happiness",
-    "surprise",
-    "sadness",
-    "anger",
-    "disgust",
-    "fear",
-    "contempt",
-    "unknown",
-    "NF",
-)
 JAFFE_SUBJECTS = ("KA", "KL", "KM", "KR", "MK", "NA", "NM", "TM", "UY", "YM")
 
 

@@ -55,14 +55,19 @@ def test_any_image_can_be_predicted_and_bad_ones_are_refused(
         predictor.predict([tmp_path / "gone.png"])
 
 
+def copy_as_aligned(store: Path, copy: Path) -> Path:
+    """A copy of a store whose codes claim to be of faces cropped by the template."""
+    shutil.copytree(store, copy)
+    content = atomic.read_json(copy / "store.json")
+    content["made_by"] |= {"landmarks": "template", "misses": "whole"}
+    atomic.write_json(copy / "store.json", content)
+    return copy
+
+
 def test_images_are_aligned_as_the_codes_were(
     toy, finish_run: Callable[..., runs.Run], tmp_path: Path
 ) -> None:
-    store = tmp_path / "store"
-    shutil.copytree(toy.store, store)
-    content = atomic.read_json(store / "store.json")
-    content["made_by"] |= {"landmarks": "template", "misses": "whole"}
-    atomic.write_json(store / "store.json", content)
+    store = copy_as_aligned(toy.store, tmp_path / "store")
     face = Image.open(toy.source / LatentStore.open(store, "test").paths[0])
     whole = load_predictor(finish_run(toy.reports, toy.store, classes=toy.classes).folder, "cpu")
     aligned = load_predictor(finish_run(tmp_path, store, classes=toy.classes).folder, "cpu")
@@ -75,11 +80,7 @@ def test_models_on_other_codes_get_their_own_encoder(
     toy, finish_run: Callable[..., runs.Run], tmp_path: Path
 ) -> None:
     """The same weights on two stores, one aligned: together they predict as each alone."""
-    store = tmp_path / "store"
-    shutil.copytree(toy.store, store)
-    content = atomic.read_json(store / "store.json")
-    content["made_by"] |= {"landmarks": "template", "misses": "whole"}
-    atomic.write_json(store / "store.json", content)
+    store = copy_as_aligned(toy.store, tmp_path / "store")
     finished = [
         finish_run(tmp_path, toy.store, "scratch-full-seed0", toy.classes),
         finish_run(tmp_path, toy.store, "scratch-full-seed1", toy.classes),

@@ -24,6 +24,9 @@ from fervit_lib.figures.theme import (
     wrap_labels,
 )
 
+# Of a heat map of scores, whose cells are labelled.
+_FROM_0_TO_1: dict[str, Any] = {"showscale": False, "zmin": 0, "zmax": 1}
+
 
 def plot_accuracy_intervals(runs: pd.DataFrame, majority: float) -> go.Figure:
     """Accuracy of each run with its 95% CI, the best on top, and of the majority class.
@@ -130,9 +133,7 @@ def plot_cross(cells: pd.DataFrame) -> go.Figure:
         y=names,
         text=texts,
         texttemplate="%{text}",
-        showscale=False,
-        zmin=0,
-        zmax=1,
+        **_FROM_0_TO_1,
         hovertemplate="%{y} on %{x}: %{text}<extra></extra>",
     )
     draw_as_matrix(figure)
@@ -173,9 +174,7 @@ def plot_confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -
             y=names,
             text=[[f"{count:,}" for count in row] for row in counts],
             texttemplate="%{text}",
-            showscale=False,
-            zmin=0,
-            zmax=1,
+            **_FROM_0_TO_1,
             hovertemplate="true %{y}, predicted %{x}: n = %{text}, %{z:.1%}<extra></extra>",
         )
         accuracy = np.trace(counts) / max(num_faces, 1)
@@ -212,9 +211,7 @@ def plot_class_scores(scores: Mapping[str, pd.DataFrame], faces: Sequence[int]) 
         x=[f"{name}<br>n = {n:,}" for name, n in classes],
         y=names,
         texttemplate="%{z:.2f}",
-        showscale=False,
-        zmin=0,
-        zmax=1,
+        **_FROM_0_TO_1,
         hovertemplate="%{y}, %{x}: %{z:.3f}<extra></extra>",
     )
     draw_as_matrix(figure)

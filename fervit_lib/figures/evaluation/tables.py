@@ -13,17 +13,23 @@ _LATENCY = {
     "latency_p95_ms": ("latency p95 (ms)", "{:.2f}"),
 }
 _INTERVAL = {"low": ("95% CI low", "{:.1%}"), "high": ("95% CI high", "{:.1%}")}
+_ACCURACY = {
+    "accuracy": ("accuracy", "{:.1%}"),
+    "accuracy_low": ("95% CI low", "{:.1%}"),
+    "accuracy_high": ("95% CI high", "{:.1%}"),
+}
+_MACRO_F1 = {
+    "macro_f1": ("macro-F1", "{:.3f}"),
+    "macro_f1_low": ("95% CI low", "{:.3f}"),
+    "macro_f1_high": ("95% CI high", "{:.3f}"),
+}
 _FACES = {"faces": ("n (faces)", "{:,}")}
 TABLES: dict[str, dict[str, Column]] = {  # name: {column: heading and format}
     "runs": {
         **_VARIANT,
-        "accuracy": ("accuracy", "{:.1%}"),
-        "accuracy_low": ("95% CI low", "{:.1%}"),
-        "accuracy_high": ("95% CI high", "{:.1%}"),
+        **_ACCURACY,
         "balanced_accuracy": ("balanced accuracy", "{:.1%}"),
-        "macro_f1": ("macro-F1", "{:.3f}"),
-        "macro_f1_low": ("95% CI low", "{:.3f}"),
-        "macro_f1_high": ("95% CI high", "{:.3f}"),
+        **_MACRO_F1,
         "weighted_f1": ("weighted F1", "{:.3f}"),
         "roc_auc": ("ROC-AUC", "{:.3f}"),
         "interval_over": "interval over",
@@ -32,12 +38,8 @@ TABLES: dict[str, dict[str, Column]] = {  # name: {column: heading and format}
         **_RUN,
         "trained_on": "trained on",
         "tested_on": "tested on",
-        "accuracy": ("accuracy", "{:.1%}"),
-        "accuracy_low": ("95% CI low", "{:.1%}"),
-        "accuracy_high": ("95% CI high", "{:.1%}"),
-        "macro_f1": ("macro-F1", "{:.3f}"),
-        "macro_f1_low": ("95% CI low", "{:.3f}"),
-        "macro_f1_high": ("95% CI high", "{:.3f}"),
+        **_ACCURACY,
+        **_MACRO_F1,
         "num_classes": ("common classes", "{:.0f}"),
         "num_test": ("n (faces)", "{:,.0f}"),
         "other_classes": ("left out: of other classes", "{:,.0f}"),
