@@ -12,26 +12,23 @@ from tempfile import TemporaryFile
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
-from torch import Tensor
 
 from fervit_lib.datasets.class_names import EIGHT_EMOTIONS
 from fervit_lib.datasets.face_dataset import FaceDataset
 from fervit_lib.datasets.skipped import DUPLICATE, UNREADABLE, list_skipped
 from fervit_lib.system.prefetch import PrefetchPool
 from fervit_lib.system.progress import progress
-from fervit_lib.system.shards import MappedRows
 
 THUMBNAIL = 16  # side in pixels
 NEAR_THRESHOLD = 0.995  # cosine similarity
 # Grey levels of 255. Flatter thumbnails are noise or a gradient, and similar by chance.
 MIN_STD = 2.0
 DIRECTIONS = 8  # principal directions of the thumbnails in which neighbours are searched
-BLOCK = 4096  # pairs that are compared at once
+BLOCK = 256  # neighbouring thumbnails that are compared at once with as many others
 # Images per class, in the order of EIGHT_EMOTIONS, of sets that are copied under other names.
 PUBLISHED_COUNTS = {
     "RAF-DB": (867, 0, 877, 355, 5957, 3204, 2460, 1619),
@@ -192,7 +189,13 @@ def _summarise(faces: FaceDataset, index: int) -> tuple[str, bytes, np.ndarray |
     content = f"{image.mode} {image.size} ".encode() + image.tobytes()
     # Averaged as floats, since rounding adds noise to flat images.
     grey = image.convert("L").convert("F").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-    return "", hashlib.blake2b(content, digest_size=16).digest(), np.asarray(grey).ravel()
+    return "", hashlib.blake2b(content, digest_size=16).digest(), _unit(np.asarray(grey).ravel())
+
+
+def _unit(thumbnail: np.ndarray) -> np.ndarray:
+    """Grey levels (D,), 0 to 255, minus their mean, of length 1; a flat thumbnail is 0."""
+    centred = thumbnail - thumbnail.mean()
+    return centred * (centred.std() >= MIN_STD) / max(np.linalg.norm(centred), 1e-12)
 
 
 def _group_duplicates(table: pd.DataFrame, thumbnails: np.ndarray) -> pd.DataFrame:
@@ -200,16 +203,13 @@ def _group_duplicates(table: pd.DataFrame, thumbnails: np.ndarray) -> pd.DataFra
 
     Args:
         table: the readable images; its index is their row in `thumbnails`.
+        thumbnails: see `near_groups`; those that repeat are set to 0.
     """
     content = pd.factorize(table["content"])[0]  # images of the same pixels share a number
     # Only the first image of each content is compared with others.
-    first = np.unique(content, return_index=True)[1]
-    compared = MappedRows([thumbnails], table.index[first].to_numpy())
-    pairs = near_pairs(compared, NEAR_THRESHOLD)
-    edges = np.ones(len(pairs)), tuple(pairs.T)
-    # The components of this graph join duplicates of duplicates, which may not be near themselves.
-    graph = coo_array(edges, shape=(len(first), len(first)))
-    group = connected_components(graph, directed=False)[1][content]
+    first = table.index[~table["content"].duplicated()]
+    thumbnails[table.index[table["content"].duplicated()]] = 0
+    group = near_groups(thumbnails, NEAR_THRESHOLD)[first][content]
     kind = np.where(np.bincount(content)[content] > 1, "exact", "near")
     table = table.assign(group=group, kind=kind)[np.bincount(group)[group] > 1]
     table["group"] = pd.factorize(table["group"])[0]
@@ -217,39 +217,40 @@ def _group_duplicates(table: pd.DataFrame, thumbnails: np.ndarray) -> pd.DataFra
     return table.sort_values("group", kind="stable", ignore_index=True)[columns]
 
 
-def near_pairs(thumbnails: Tensor | MappedRows, threshold: float) -> np.ndarray:
-    """Pairs of thumbnails that look the same.
+def near_groups(thumbnails: np.ndarray, threshold: float) -> np.ndarray:
+    """The group of each thumbnail, (N,) int: those that look the same, directly or by others.
 
     Comparing each with each would take the square of their number. Unit vectors whose cosine is at
     least t are at most sqrt(2 - 2t) apart, also when projected on a few directions: only those that
-    are this near in the principal directions are compared.
+    are this near in the principal directions are compared, and only if no chain joins them yet.
+    Beside `thumbnails`, memory is about 200 bytes per thumbnail.
 
     Args:
-        thumbnails: (N, D) float32 grey levels, 0 to 255.
-        threshold: the smallest cosine similarity, after the mean of each thumbnail is subtracted.
-
-    Returns:
-        (P, 2) int64 indices i < j. Flat thumbnails (standard deviation below 2 grey levels) are in
-        no pair.
+        thumbnails: (N, D) float32 of `_unit`; those that are 0 are alone in their group.
+        threshold: the smallest cosine similarity of neighbours.
     """
-    # Block by block: each of these would need the memory of all thumbnails again.
-    products = sum(unit.T @ unit for unit in map(_unit, thumbnails.split(BLOCK)))
-    directions = torch.linalg.eigh(products).eigenvectors[:, -DIRECTIONS:]
-    projected = torch.cat([_unit(part) @ directions for part in thumbnails.split(BLOCK)])
-    # Flat ones are zeros.
-    textured = torch.cat([_unit(part).any(1) for part in thumbnails.split(BLOCK)]).nonzero()[:, 0]
-    tree = KDTree(projected[textured].numpy())
+    group = np.arange(len(thumbnails))
+    directions = np.linalg.eigh(thumbnails.T @ thumbnails)[1][:, -DIRECTIONS:]
+    projected = thumbnails @ directions
     radius = (2 - 2 * threshold) ** 0.5 + 1e-4  # the margin is larger than rounding errors
-    candidates = torch.from_numpy(tree.query_pairs(radius, output_type="ndarray"))
-    pairs = []
-    for part in textured[candidates.long()].split(BLOCK):
-        first, second = (_unit(thumbnails[part[:, side]]) for side in (0, 1))
-        pairs.append(part[(first * second).sum(1) >= threshold])
-    return torch.cat(pairs).numpy()
-
-
-def _unit(thumbnails: Tensor) -> Tensor:
-    """Thumbnails (n, D) minus their means, of length 1; flat ones are 0."""
-    centred = thumbnails - thumbnails.mean(1, keepdim=True)
-    flat = centred.square().mean(1).sqrt() < MIN_STD
-    return torch.nn.functional.normalize(centred, dim=1).masked_fill(flat[:, None], 0)
+    rows = np.flatnonzero(thumbnails.any(1))
+    # Most faces of most sets have no neighbour; the tree's order keeps the others' together.
+    tree = KDTree(projected[rows])
+    distances, _ = tree.query(projected[rows], 2, distance_upper_bound=radius)
+    order = tree.indices[np.isfinite(distances[tree.indices, 1])]
+    blocks = [rows[order[start : start + BLOCK]] for start in range(0, len(order), BLOCK)]
+    # The corners of the box around each block.
+    low = np.array([projected[block].min(0) for block in blocks])
+    high = np.array([projected[block].max(0) for block in blocks])
+    for number, block in enumerate(blocks):
+        gaps = np.maximum(low[number:] - high[number], low[number] - high[number:]).clip(0)
+        for other in np.flatnonzero(np.linalg.norm(gaps, axis=1) <= radius) + number:
+            near = group[block][:, None] != group[blocks[other]]
+            if near.any():
+                near &= thumbnails[block] @ thumbnails[blocks[other]].T >= threshold
+            if near.any():
+                first, second = near.nonzero()
+                edges = group[block[first]], group[blocks[other][second]]
+                graph = coo_array((np.ones(len(first)), edges), shape=(len(group), len(group)))
+                group = connected_components(graph, directed=False)[1][group]
+    return group

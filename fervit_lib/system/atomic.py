@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ LOCK_SUFFIX = ".tmp.lock"
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; rename it to `path` if the block succeeds.
 
-    If the block raises, `path` stays as it was. The temporary path lies in a folder of its own
-    beside `path`, because some libraries write more than one file. Two processes that write the
-    same file wait for each other. What a killed process leaves behind is removed by the next write
-    of the same file, or by `remove_partial_writes`.
+    The file gets the umask's mode. If the block raises, `path` stays as it was. The temporary path
+    lies in a folder of its own beside `path`, because some libraries write more than one file. Two
+    processes that write the same file wait for each other. What a killed process leaves behind is
+    removed by the next write of the same file, or by `remove_partial_writes`.
 
     Raises:
         OSError: the disk is full, or `path` is not writable.
@@ -39,6 +39,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)  # left by a killed process
             folder.mkdir()
             yield folder / path.name
+            # safetensors makes its files private. The new folder shows the umask's mode; os.umask
+            # would change that of other threads.
+            with suppress(PermissionError):  # a file system without modes
+                (folder / path.name).chmod(folder.stat().st_mode & 0o666)
             (folder / path.name).replace(path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,13 +1,14 @@
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance
+from scipy.sparse.csgraph import connected_components
 
 from fervit_lib.datasets import FaceDataset, audit, audit_faces, load_faces, toy_face
-from fervit_lib.datasets.audit import near_pairs
-from fervit_lib.system.shards import MappedRows
+from fervit_lib.datasets.audit import near_groups
 
 
 def portrait(seed: int, emotion: str = "happy") -> Image.Image:
@@ -74,26 +75,63 @@ def test_cleaning_drops_what_cannot_be_read_and_on_request_what_leaks(audited) -
     assert cleaned["test"].paths == sets["test"].paths
 
 
-def test_near_pairs_ignore_brightness_contrast_and_flat_pictures() -> None:
+def unit(thumbnails: np.ndarray) -> np.ndarray:
+    return np.stack([audit._unit(row) for row in thumbnails]).astype(np.float32)
+
+
+def joined(group: np.ndarray) -> list[list[int]]:
+    """The groups of several, each as its sorted rows."""
+    members = [np.flatnonzero(group == number).tolist() for number in np.unique(group)]
+    return sorted(rows for rows in members if len(rows) > 1)
+
+
+def by_all_pairs(units: np.ndarray, threshold: float) -> list[list[int]]:
+    return joined(connected_components(units @ units.T >= threshold, directed=False)[1])
+
+
+def test_near_groups_ignore_brightness_contrast_and_flat_pictures() -> None:
     rng = np.random.default_rng(0)
     thumbnails = rng.uniform(0, 255, (2020, 256)).astype(np.float32)
     thumbnails[2010] = 0.8 * thumbnails[3] + 20  # darker and paler: the same picture
     thumbnails[5] = thumbnails[6] = 99.0  # flat: like everything and nothing
-    assert near_pairs(torch.from_numpy(thumbnails), 0.995).tolist() == [[3, 2010]]
+    assert joined(near_groups(unit(thumbnails), 0.995)) == [[3, 2010]]
 
 
-def test_near_pairs_are_those_that_comparing_each_with_each_finds() -> None:
+@pytest.mark.parametrize("block", [7, 256])
+def test_near_groups_are_those_that_comparing_each_with_each_finds(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "BLOCK", block)
     drawn = torch.Generator().manual_seed(0)
     smooth = torch.nn.functional.interpolate(
         torch.rand(600, 1, 3, 3, generator=drawn), 16, mode="bilinear"
     ).flatten(1)
-    thumbnails = 255 * (smooth + 0.02 * torch.rand(600, 256, generator=drawn))
-    centred = torch.nn.functional.normalize(thumbnails - thumbnails.mean(1, keepdim=True), dim=1)
-    for threshold in (0.95, 0.9, 0.2):
-        expected = (centred @ centred.T >= threshold).triu(1).nonzero()
-        found = near_pairs(thumbnails, threshold)
+    thumbnails = 255 * (smooth + 0.02 * torch.rand(600, 256, generator=drawn)).numpy()
+    thumbnails[9] = 128.0
+    units = unit(thumbnails)
+    for threshold in (0.97, 0.95, 0.9):
+        expected = by_all_pairs(units, threshold)
         assert len(expected) > 0
-        assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, expected.tolist()))
+        assert joined(near_groups(units, threshold)) == expected
+
+
+@pytest.mark.parametrize("noise", [1.0, 4.4, 4.8, 12.0])
+def test_near_groups_of_frames_of_one_video(noise: float) -> None:
+    """All alike, at the threshold, and beyond it, where the box of a block rules nothing out."""
+    rng = np.random.default_rng(0)
+    frames = unit(rng.integers(20, 220, 256) + rng.normal(0, noise, (1500, 256)))
+    assert joined(near_groups(frames, 0.995)) == by_all_pairs(frames, 0.995)
+
+
+def test_the_memory_of_near_groups_does_not_grow_with_the_square() -> None:
+    rng = np.random.default_rng(0)
+    frames = unit(rng.integers(20, 220, 256) + rng.normal(0, 1, (6000, 256)))
+    tracemalloc.start()
+    group = near_groups(frames, 0.995)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(np.unique(group)) == 1
+    assert peak < 6000 * 5000  # the matrix of all pairs has 36 million cells
 
 
 def test_wrong_arguments() -> None:
@@ -115,16 +153,3 @@ def test_sets_without_a_readable_image(tmp_path: Path) -> None:
     assert audit.duplicates.empty
     assert audit.summary()["number"]["images"] == 1
     assert not len(audit.clean({"train": faces}, drop_cross_split_duplicates=True)["train"])
-
-
-def test_pairs_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    faces = rng.uniform(0, 255, (40, 256))
-    faces[30:] = faces[:10] + rng.normal(0, 1, (10, 256))
-    faces[5] = 128  # flat
-    thumbnails = torch.from_numpy(faces).float()
-    expected = near_pairs(thumbnails, 0.995)
-    monkeypatch.setattr(audit, "BLOCK", 7)
-    by_block = near_pairs(MappedRows([thumbnails.numpy()]), 0.995)
-    assert sorted(map(tuple, by_block)) == sorted(map(tuple, expected))
-    assert sorted(map(tuple, expected)) == [(i, 30 + i) for i in range(10) if i != 5]

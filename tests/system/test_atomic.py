@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fervit_lib.system import atomic
+from fervit_lib.system.checkpoints import save_checkpoint
 from tests.faults.notebooks import FORK
 
 
@@ -47,6 +49,18 @@ def test_a_library_may_write_a_second_file_beside_the_temporary_one(tmp_path: Pa
         temporary.with_suffix(".data").write_text("scratch")
         temporary.write_text("whole")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_files_have_the_mode_of_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        save_checkpoint(tmp_path / "a.safetensors", {"x": torch.zeros(2)}, {})
+        atomic.write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {0o666 & ~umask}
 
 
 def write_until_killed(target: Path) -> None:
