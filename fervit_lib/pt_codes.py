@@ -32,7 +32,7 @@ from fervit_lib.latents import (
     write_shard,
 )
 from fervit_lib.system.atomic import atomic_write
-from fervit_lib.system.errors import check_symlink, explain_read_error
+from fervit_lib.system.errors import check_file_names, check_symlink, explain_read_error
 from fervit_lib.system.progress import progress
 
 # Codes (n, layers, 512) float16, labels (n,) and image paths of one split.
@@ -72,6 +72,7 @@ def import_pt_folder(
     contents = {}
     for split in SPLITS:
         files = [check_symlink(path, source) for path in sorted((source / split).rglob("*.pt"))]
+        check_file_names(source, files)
         if files:
             contents[split] = _read_files(files, source, split, faces, classes)
     if "train" not in contents:
@@ -143,6 +144,7 @@ def _read_files(
         # The .pt file itself stands for a picture that does not exist.
         path = file.relative_to(source).as_posix()
         paths.append(_relative_path(img_path, split, faces) if img_path else path)
+    check_file_names(source, paths)
     return codes, labels, paths
 
 

@@ -16,7 +16,12 @@ from typing import Any
 import numpy as np
 
 from fervit_lib.datasets.skipped import Skipped
-from fervit_lib.system.errors import MAX_PIXELS, check_symlink, explain_read_error
+from fervit_lib.system.errors import (
+    MAX_PIXELS,
+    check_file_names,
+    check_symlink,
+    explain_read_error,
+)
 
 IGNORE = 255
 CATEGORY = "person"  # in any case
@@ -221,6 +226,7 @@ def read_coco(
         )
     if not chosen:
         raise ValueError(f"{file}: no image with a person in it; give annotations of persons")
+    check_file_names(file, names.values())
     images = _find_images(file, folder, [names[image_id] for image_id in chosen])
     return images, [masks[image_id] for image_id in chosen], skipped
 

@@ -18,7 +18,7 @@ from fervit_lib.datasets.class_names import SCHEMES
 from fervit_lib.datasets.face_dataset import FaceDataset
 from fervit_lib.datasets.image_files import SUFFIXES, is_ignored
 from fervit_lib.datasets.skipped import MISSING, NO_LABEL, REPEATED, Skipped
-from fervit_lib.system.errors import check_symlink, explain_read_error
+from fervit_lib.system.errors import check_file_names, check_symlink, explain_read_error
 
 # The box of a face that fills its picture, whatever the size: boxes are clipped to the picture.
 WHOLE = (0, 0, 1 << 30, 1 << 30)
@@ -91,7 +91,12 @@ def list_faces(
 def to_dataset(
     source: Path, faces: Mapping[str, ListedFace], empty_classes: Iterable[str] = (), **fields: Any
 ) -> FaceDataset:
-    """The faces by image ID as a set; `fields` are further ones of it."""
+    """The faces by image ID as a set; `fields` are further ones of it.
+
+    Raises:
+        ValueError: names of files are not in UTF-8.
+    """
+    check_file_names(source, (*faces, *(file.path for file in fields.get("skipped", ()))))
     _, names, *optional = map(np.array, zip(*faces.values(), strict=True))
     classes = sorted({*names.tolist(), *empty_classes})
     labels = np.searchsorted(classes, names)

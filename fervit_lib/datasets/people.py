@@ -22,7 +22,7 @@ from fervit_lib.datasets.image_files import (
 from fervit_lib.datasets.skipped import UNKNOWN_SUFFIX, Skipped
 from fervit_lib.datasets.splits import SPLITS
 from fervit_lib.datasets.toy_set import MARKER
-from fervit_lib.system.errors import check_symlink
+from fervit_lib.system.errors import check_file_names, check_symlink
 from fervit_lib.system.names import check_choice, check_share
 from fervit_lib.system.prefetch import PrefetchPool
 
@@ -208,7 +208,9 @@ def _pairs(folder: Path, source: Path) -> tuple[list[Path], list[Path], list[Ski
 def _by_stem(files: Path, source: Path, skipped: list[Skipped]) -> dict[str, Path]:
     """The images in `files` by name without suffix; adds other files to `skipped`."""
     images: dict[str, Path] = {}
-    for path in sorted(check_symlink(files, source).glob("*")):
+    paths = sorted(check_symlink(files, source).glob("*"))
+    check_file_names(source, paths)
+    for path in paths:
         if is_ignored(path):
             continue
         # A pipe with the name of an image would be waited for.

@@ -1,8 +1,9 @@
 """Error messages for damaged files, full disks, oversized images and symbolic links."""
 
+import re
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -92,3 +93,21 @@ def check_symlink(path: Path, root: Path) -> Path:
             f"that file into the folder"
         )
     return path
+
+
+def check_file_names(root: Path, names: Iterable[Path | str]) -> None:
+    """Check that the names of files below `root` are text, so that all steps can write them.
+
+    Python reads the bytes of other names as surrogates, which no file in UTF-8 can hold.
+
+    Raises:
+        ValueError: some are not in UTF-8; lists the first of them, escaped.
+    """
+    if wrong := [name for name in map(str, (root, *names)) if re.search("[\ud800-\udfff]", name)]:
+        shown = ", ".join(wrong[:3])
+        message = (
+            f"{root}: expected file names in UTF-8, got {len(wrong):,} in another encoding: {shown}"
+            f"{', …' if len(wrong) > 3 else ''}; rename them, or convert all, for instance by "
+            f"`convmv -f shift_jis -t utf-8 -r --notest` and the folder"
+        )
+        raise ValueError(message.encode(errors="backslashreplace").decode())
