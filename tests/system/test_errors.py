@@ -17,9 +17,9 @@ FILE = "怒り".encode("shift_jis")
 
 
 def draw(folder: Path, *parts: bytes) -> None:
-    path = os.path.join(os.fsencode(folder), *parts)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "wb") as file:
+    path = folder.joinpath(*map(os.fsdecode, parts))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
         Image.fromarray(np.eye(48, dtype=np.uint8)).save(file, "PNG")
 
 
