@@ -18,17 +18,15 @@ export GOMP_SPINCOUNT ?= 0
 
 # The terminal shows a line per step, then the outcome; Snakemake's own messages go to a file. The OS
 # releases this lock even if make is killed; Snakemake's own lock would then need --unlock.
-READ_YAML = import sys, yaml; sys.excepthook = lambda kind, error, trace: print(f"expected YAML: {error}"); yaml.safe_load(open(sys.argv[1]))
 # In the environment, where a name may have spaces or any other sign.
 export FILE
 define experiment
 @[ -f "$$FILE" ] || { echo "CONFIG: expected a file, such as configs/demo.yaml, got '$$FILE'; run: make run CONFIG=configs/mine.yaml"; exit 1; }
-@$(BIN)/python -c '$(READ_YAML)' "$$FILE"
 @mkdir -p .snakemake
-@RUN=".snakemake/$$(basename "$$FILE")"; \
+@RUN="$$($(BIN)/python -m fervit_lib.pipeline "$$FILE")" || { echo "$$RUN"; exit 1; }; \
 flock --nonblock --conflict-exit-code 75 "$$RUN.lock" \
 	bash -c 'rm -f "$$0.failed"; exec "$$@" 2> "$$0.log"' "$$RUN" $(SNAKEMAKE) --nolock --configfile "$$FILE" || { \
-	[ $$? != 75 ] || { echo "$$FILE is already running in this folder"; exit 1; }; \
+	[ $$? != 75 ] || { echo "$$FILE: its experiment is already running in this folder"; exit 1; }; \
 	echo; if [ -s "$$RUN.failed" ]; then cat "$$RUN.failed"; else tail -n 5 "$$RUN.log"; fi; \
 	echo "Finished steps are kept. Fix the error, then continue with: make $@$(if $(CONFIG), CONFIG=$$(printf %q "$$FILE"))"; \
 	echo "Snakemake's messages: $$RUN.log"; exit 1; }; \

@@ -19,13 +19,17 @@ from fervit_lib.pipeline import NOTEBOOKS
 from fervit_lib.report import terminal, warm
 from fervit_lib.report.failures import describe_failures
 from fervit_lib.system.atomic import write_json
+from fervit_lib.system.yaml_files import read_yaml
 
 if not config:
     raise SystemExit("no configuration: run `snakemake --configfile configs/demo.yaml --cores all`")
 try:
+    for file in map(Path, workflow.configfiles):  # Snakemake's reader lets duplicate keys pass
+        read_yaml(file)
     VARIANTS = pipeline.read_config(config)
 except ValueError as error:  # one line, without a stack trace
-    raise SystemExit(f"{', '.join(map(str, workflow.configfiles)) or 'configuration'}: {error}")
+    files = ", ".join(map(str, workflow.configfiles)) or "configuration"
+    raise SystemExit(str(error) if files in str(error) else f"{files}: {error}")
 
 REPORTS = config.get("reports", "reports")
 DATA = config.get("data_dir", "data")
@@ -101,7 +105,7 @@ def teacher_results(wildcards):
 
 
 # Files for the Makefile, which shows what a call ended with: Snakemake's messages are in a log.
-CALL = f".snakemake/{Path(*workflow.configfiles[:1]).name}"
+CALL = pipeline.call_files(config)
 TIMES = Path(f"{CALL}.times.json")
 
 

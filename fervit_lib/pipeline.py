@@ -5,14 +5,18 @@ call of Snakemake and every kernel of a sweep waits for it.
 """
 
 import ast
+import hashlib
 import itertools
 import json
+import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fervit_lib.system.names import check_name, check_value, near, split_names
+from fervit_lib.system.names import check_name, check_value, near, show, split_names
+from fervit_lib.system.yaml_files import read_yaml
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = {
@@ -76,7 +80,7 @@ def check_block(where: str, notebook: str, block: Any, reserved: set[str] = RESE
     """
     if not isinstance(block, dict):
         raise ValueError(
-            f"{where}: expected parameters of {notebook} as `name: value`, got {block!r}"
+            f"{where}: expected parameters of {notebook} as `name: value`, got {show(block)}"
         )
     known = read_parameters(PROJECT_ROOT / notebook) | OWN_KEYS.get(where, {})
     free = set(known) - reserved
@@ -89,6 +93,8 @@ def check_block(where: str, notebook: str, block: Any, reserved: set[str] = RESE
             raise ValueError(f"{where}.{name}: expected a value or a list of values, got []")
         for entry in value if isinstance(value, list) else [value]:
             check_value(f"{where}.{name}", entry, known[name].type)
+            if name == "dataset":
+                check_name(f"{where}.{name}", entry)
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -262,12 +268,12 @@ def read_config(config: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]
     Raises:
         ValueError: names the key, what was expected and what it got.
     """
-    for key in config:
+    check_name("experiment", config.get("experiment"))
+    for key, value in config.items():
         if key not in KEYS:
-            raise ValueError(f"unknown key {key!r}; {near(key, KEYS)}")
-    if not isinstance(config.get("experiment"), str):
-        raise ValueError("expected `experiment: <name>`, which names the folder under reports/")
-    check_name("experiment", config["experiment"])
+            raise ValueError(f"unknown key {show(key)}; {near(key, KEYS)}")
+        if key not in NOTEBOOKS:
+            check_value(key, value, "str")
     blocks = {"tour": [], "distill": []} | dict(config)
     blocks = {step: {} if blocks.get(step) is None else blocks[step] for step in NOTEBOOKS}
     reports = Path(config.get("reports", "reports"), config["experiment"])
@@ -305,3 +311,26 @@ def find_sources(
         above = {path, *path.parents}
         sources[variant] = [v for v in plan if Path(PROJECT_ROOT, folder, v).resolve() in above]
     return sources
+
+
+def call_files(config: Mapping[str, Any]) -> str:
+    """What the files of a call of Snakemake begin with: its lock, its messages, its outcome.
+
+    They belong to the folder of an experiment, whichever configuration and link lead to it.
+
+    Raises:
+        ValueError: the experiment has no name that can be one of a folder.
+    """
+    name = check_name("experiment", config.get("experiment"))
+    check_value("reports", reports := config.get("reports", "reports"), "str")
+    folder = os.fsencode(Path(reports, name).resolve())
+    return f".snakemake/{name}-{hashlib.sha256(folder).hexdigest()[:8]}"
+
+
+if __name__ == "__main__":  # for the Makefile
+    try:
+        print(call_files(read_yaml(Path(sys.argv[1]))))
+    except ValueError as problem:
+        text = str(problem)
+        print(text if sys.argv[1] in text else f"{sys.argv[1]}: {text}")
+        sys.exit(1)

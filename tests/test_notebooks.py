@@ -20,12 +20,13 @@ from tiny import SMALL, TINY_STUDENT, write_config
 from fervit_lib.evaluation import load_predictor, runs_to_compare
 from fervit_lib.explain import choose_runs
 from fervit_lib.models import APPROACHES
-from fervit_lib.pipeline import read_parameters
+from fervit_lib.pipeline import call_files, read_parameters
 from fervit_lib.runs import Run
 from fervit_lib.sweep.config import parse_sweep
 from fervit_lib.sweep.work import work
 from fervit_lib.system.atomic import read_json
 from fervit_lib.system.runtime import PROJECT_ROOT
+from fervit_lib.system.yaml_files import read_yaml
 from tests.run_cells import run_cells
 
 NOTEBOOKS = sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))
@@ -306,6 +307,7 @@ def test_an_experiment_with_a_failed_step_continues_when_it_is_run_again(
     failed, passed = (experiment / "train" / f"scratch-full-seed{seed}" for seed in (0, 1))
     (failed / "metrics.csv").mkdir(parents=True)  # training fails when it writes this file
 
+    calls = PROJECT_ROOT / call_files(read_yaml(config))
     call_failed = snakemake(*call)
     assert call_failed.returncode != 0
     assert re.search(r"^train/scratch-full-seed0 +failed .*of 5$", call_failed.stdout, re.MULTILINE)
@@ -313,7 +315,7 @@ def test_an_experiment_with_a_failed_step_continues_when_it_is_run_again(
     assert "training faces" in page and "IsADirectoryError" in page
     finished = {path.parent for path in experiment.rglob("result.json")}
     assert finished == {experiment / "encode" / "autoencoder", passed}
-    message = (PROJECT_ROOT / ".snakemake" / f"{config.name}.failed").read_text()
+    message = Path(f"{calls}.failed").read_text()
     assert "train/scratch-full-seed0 failed in cell" in message and "IsADirectoryError" in message
     assert f"See {failed / 'notebook.html'}" in message
     assert "Not run yet: evaluate/all" in message
@@ -330,7 +332,7 @@ def test_an_experiment_with_a_failed_step_continues_when_it_is_run_again(
     ended = [line.split()[:2] for line in done.stdout.splitlines()]
     steps = ("evaluate/all", "explain/all", "train/scratch-full-seed0")
     assert sorted(ended) == [[step, "done"] for step in steps]
-    outcome = (PROJECT_ROOT / ".snakemake" / f"{config.name}.done").read_text()
+    outcome = Path(f"{calls}.done").read_text()
     assert "Best model: scratch-full-seed" in outcome and f"{experiment}/index.html" in outcome
     assert {folder: (folder / "result.json").stat().st_mtime_ns for folder in finished} == before
     index = (experiment / "index.html").read_text(encoding="utf-8")

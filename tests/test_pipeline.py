@@ -189,7 +189,7 @@ class TestSeveralEncodings:
     ("changes", "message"),
     [
         ({"trian": []}, "'trian'; did you mean 'train'"),
-        ({"experiment": None}, "experiment: <name>"),
+        ({"experiment": None}, "^experiment: expected"),
         ({"experiment": "../up"}, "^experiment: "),
         ({"train": {"epohcs": 3}}, "^train.epohcs: .*02_train.*'epochs'"),
         ({"train": {3: 3}}, "^train.3: "),

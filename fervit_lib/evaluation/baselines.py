@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import yaml
 from PIL import Image
 from scipy.special import softmax
 
@@ -31,6 +30,7 @@ from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.names import check_choice, check_range, check_value, near, split_names
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import display_path, resolve
+from fervit_lib.system.yaml_files import read_yaml
 
 # A batch of inputs → outputs (B, C).
 Model = Callable[[np.ndarray], np.ndarray]
@@ -72,9 +72,7 @@ class Adapter:
             ValueError: a key is unknown, missing or has another value than expected.
         """
         with explain_read_error(path, "not an adapter of a baseline", "correct it"):
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise ValueError(f"expected `key: value`, got {content!r:.80}")
+            content = read_yaml(path)
             known = [field.name for field in fields(cls)]
             for key in content:
                 if key not in known:

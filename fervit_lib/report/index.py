@@ -10,7 +10,6 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import yaml
 
 from fervit_lib.figures.distill import plot_differences
 from fervit_lib.figures.evaluation import (
@@ -22,6 +21,7 @@ from fervit_lib.figures.evaluation import (
 from fervit_lib.figures.explain import plot_layer_scores
 from fervit_lib.report.html import SYNTHETIC, figure_div, read_object, write_html
 from fervit_lib.system.atomic import atomic_write
+from fervit_lib.system.yaml_files import read_yaml
 
 CONFIG = "config.yaml"  # of the experiment, stored beside its index
 QUESTION = (
@@ -173,6 +173,8 @@ def write_index(experiment_dir: Path, config: Path | None = None) -> Path:
             f"{experiment_dir}: no experiment there; expected a folder reports/<experiment>"
         )
     stored = experiment_dir / CONFIG
+    source = config or stored
+    content = read_yaml(source) if source.is_file() else {}
     if config:
         with atomic_write(stored) as temporary:
             temporary.write_text(config.read_text(encoding="utf-8"), encoding="utf-8")
@@ -189,7 +191,7 @@ def write_index(experiment_dir: Path, config: Path | None = None) -> Path:
         figures=bool(figures) or any(differences.values()),
         title=f"Experiment {experiment_dir.resolve().name}",
         synthetic=SYNTHETIC if any(run.result.get("synthetic") for run in runs) else "",
-        question=(yaml.safe_load(settings) or {}).get("question", QUESTION),
+        question=content.get("question", QUESTION),
         summary=_summary(runs, rows[0] if rows else {}),
         rows=rows,
         on_parts=sum(len(run.result.get("on_parts", [])) for run in runs),

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-import yaml
 
 from fervit_lib.pipeline import NOTEBOOKS, check_block
 from fervit_lib.sweep.space import (
@@ -24,9 +23,9 @@ from fervit_lib.sweep.space import (
     list_points,
     read_distribution,
 )
-from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.names import check_choice, check_name, check_value
 from fervit_lib.system.runtime import PROJECT_ROOT, display_path
+from fervit_lib.system.yaml_files import read_yaml
 
 TRAIN_NOTEBOOK = PROJECT_ROOT / NOTEBOOKS["train"]
 # Columns of metrics.csv.
@@ -55,7 +54,6 @@ _KEYS = (
     "program",
     "command",
 )
-MAX_DEPTH = 100  # of nested lists and mappings in a file
 MAX_EPOCHS = 10_000
 
 
@@ -124,19 +122,6 @@ class Sweep:
         return optuna.pruners.HyperbandPruner(**self.early)
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """YAML without deep nesting and aliases: few lines can expand to more than fits into memory."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"expected values, got the alias *{self.peek_event().anchor}")
-        if self.flow_level + len(self.indents) > MAX_DEPTH:
-            raise yaml.YAMLError(
-                f"expected values at most {MAX_DEPTH} lists and maps deep, got more"
-            )
-        return super().compose_node(parent, index)
-
-
 def read_sweep(path: Path) -> Sweep:
     """Read and check a sweep over the parameters of 02_train, a YAML file.
 
@@ -147,16 +132,9 @@ def read_sweep(path: Path) -> Sweep:
         ValueError: it is not in W&B's format, uses what is not supported here, or names a parameter
             that 02_train does not have.
     """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{display_path(path)}: no such file; give a sweep such as configs/sweep.yaml"
-        )
-    trouble = "expected YAML, but it does not parse"
-    with explain_read_error(path, trouble, "see configs/sweep.yaml for an example"):
-        text = path.read_text(encoding="utf-8")
-        source = yaml.load(text, _PlainLoader)  # noqa: S506  (a SafeLoader)
+    source = read_yaml(path)
     try:
-        if isinstance(source, dict) and source.get("name") is None:
+        if source.get("name") is None:
             source["name"] = path.stem
         sweep = parse_sweep(source)
         # 02_train must have the parameters, of these types.

@@ -19,16 +19,22 @@ def check_name(argument: str, name: object) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(
             f"{argument}: expected letters, digits, '.', '_', '=', '@' and '-', at most 200 "
-            f"characters (it names a folder), got {name!r}"
+            f"characters (it names a folder), got {show(name)}"
         )
     return name
+
+
+def show(value: object) -> str:
+    """`value` as Python writes it, at most 200 characters."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 def check_choice(argument: str, value: object, choices: Collection[str]) -> None:
     """Raise a ValueError that lists `choices` unless `value` is one of them."""
     # A tuple, because a list or dict from a YAML file cannot be looked up in a dict.
     if value not in tuple(choices):
-        raise ValueError(f"{argument}: expected one of {', '.join(choices)}, got {value!r}")
+        raise ValueError(f"{argument}: expected one of {', '.join(choices)}, got {show(value)}")
 
 
 def check_range(argument: str, value: float, low: float, high: float = math.inf) -> None:
@@ -45,11 +51,12 @@ def check_share(argument: str, value: float) -> None:
 
 def check_value(where: str, value: object, expected: str) -> None:
     """Raise a ValueError if `value` is not of the type that a notebook annotates."""
-    # In Python, True is an int.
-    if isinstance(value, bool) != (expected == "bool") or not isinstance(value, TYPES[expected]):
+    # In Python, True is an int. NaN is not equal to itself.
+    is_bool = isinstance(value, bool)
+    if is_bool != (expected == "bool") or not isinstance(value, TYPES[expected]) or value != value:
         hints = {"float": " (in YAML, write 1.0e-4, not 1e-4)", "bool": " (write True or False)"}
         hint = hints.get(expected, "") if isinstance(value, str) else ""
-        raise ValueError(f"{where}: expected {expected}, got {value!r}{hint}")
+        raise ValueError(f"{where}: expected {expected}, got {show(value)}{hint}")
 
 
 def near(name: object, known: Iterable[str]) -> str:
