@@ -22,12 +22,12 @@ def draw_colour(rng: Generator, palette: tuple[str, ...], spread: float) -> np.n
 
 def rgb(colour: ArrayLike) -> tuple[int, ...]:
     """A colour of floats as Pillow takes it."""
-    return tuple(min(255, max(0, round(float(value)))) for value in np.asarray(colour))
+    return tuple(np.rint(colour).clip(0, 255).astype(int).tolist())
 
 
-def mix(colour: ArrayLike, other: ArrayLike, share: float) -> np.ndarray:
+def mix(colour: np.ndarray, other: ArrayLike, share: float) -> np.ndarray:
     """(3,) float RGB: `share` of `other`, the rest of `colour`."""
-    return (1 - share) * np.asarray(colour, dtype=float) + share * np.asarray(other, dtype=float)
+    return (1 - share) * colour + share * np.asarray(other)
 
 
 def circle(corners: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 They stand in for photographs where none may be downloaded, so that every step of the laboratory
 really runs. An emotion is a set of action units, an action unit moves a few numbers of an
-`Expression`, and a face is drawn from an expression and an `Identity`, under a pose and a light.
+`Expression`, and a `ToyFace` is drawn from it and a random person, under a pose and a light.
 """
 
 from collections.abc import Iterator
@@ -12,19 +12,9 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from fervit_lib.datasets.action_units import EMOTIONS, express
+from fervit_lib.datasets.action_units import EMOTIONS
 from fervit_lib.datasets.toy_canvas import shrink_and_light
-from fervit_lib.datasets.toy_face_parts import (
-    FaceCanvas,
-    draw_brow,
-    draw_eye,
-    draw_front_hair,
-    draw_glasses,
-    draw_head,
-    draw_mouth,
-    draw_nose,
-)
-from fervit_lib.datasets.toy_identity import Identity
+from fervit_lib.datasets.toy_face_parts import ToyFace
 from fervit_lib.datasets.toy_set import write_toy_set
 from fervit_lib.system.names import check_choice
 from fervit_lib.system.progress import progress
@@ -51,27 +41,9 @@ def toy_face(emotion: str, rng: Generator, size: int = 64) -> Image.Image:
         ValueError: unknown emotion.
     """
     check_choice("emotion", emotion, EMOTIONS)
-    identity = Identity(rng)
-    expression = express(emotion, rng)
-    # Both are drawn always; one face in four moves one side more than the other.
-    asymmetry = rng.normal(0, 0.22)
-    if rng.random() >= 0.25:
-        asymmetry = 0.0
-    gains = (1 - asymmetry, 1 + asymmetry)
-    sides = ((-1, gains[0]), (1, gains[1]))
-    gaze = rng.normal(0, 0.025)
-    canvas = FaceCanvas(rng, size)
-    draw_head(canvas, identity, expression)
-    for side, gain in sides:
-        draw_eye(canvas, identity, expression, side, gain, gaze)
-    draw_nose(canvas, identity, expression)
-    draw_front_hair(canvas, identity)
-    for side, gain in sides:
-        draw_brow(canvas, identity, expression, side, gain)
-    draw_mouth(canvas, identity, expression, gains)
-    if identity.glasses:
-        draw_glasses(canvas, identity)
-    return shrink_and_light(canvas.image, rng)
+    face = ToyFace(emotion, rng, size)
+    face.draw_all()
+    return shrink_and_light(face.image, rng)
 
 
 def draw_toy_faces(
