@@ -6,17 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fervit_lib.datasets.affectnet import is_affectnet, load_affectnet
-from fervit_lib.datasets.ck_plus import is_ck_plus, load_ck_plus
-from fervit_lib.datasets.expw import is_expw, load_expw
 from fervit_lib.datasets.face_dataset import FaceDataset
 from fervit_lib.datasets.face_folders import load_face_folder
 from fervit_lib.datasets.fer_plus import load_votes, majority_labels, soft_labels
-from fervit_lib.datasets.fer_plus_folders import is_fer_plus, load_fer_plus
 from fervit_lib.datasets.image_files import is_ignored
-from fervit_lib.datasets.jaffe import is_jaffe, load_jaffe
 from fervit_lib.datasets.kaggle_tables import TABLES, load_kaggle_table
-from fervit_lib.datasets.raf_db import is_raf_db, load_raf_db
+from fervit_lib.datasets.published_sets import PUBLISHED
 from fervit_lib.datasets.skipped import NO_CLEAR_VOTE
 from fervit_lib.datasets.splits import SPLITS, Protocol, deal
 from fervit_lib.system.errors import check_symlink
@@ -26,12 +21,7 @@ LABELS = ("hard", "majority", "soft")
 # A test of the path, and the reader of all faces of the sources that pass it. The first test that
 # a source passes decides. Not `Path.exists`: reading a pipe would never end.
 READERS = (
-    (is_raf_db, load_raf_db),
-    (is_affectnet, load_affectnet),
-    (is_ck_plus, load_ck_plus),
-    (is_jaffe, load_jaffe),
-    (is_expw, load_expw),
-    (is_fer_plus, load_fer_plus),
+    *PUBLISHED,
     (Path.is_dir, load_face_folder),
     (Path.is_file, load_kaggle_table),
 )

@@ -7,7 +7,7 @@ leaves out; `list_faces` compares them with the files that exist.
 import csv
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 from fervit_lib.datasets.class_names import SCHEMES
 from fervit_lib.datasets.face_dataset import FaceDataset
 from fervit_lib.datasets.image_files import SUFFIXES, is_ignored
-from fervit_lib.datasets.skipped import MISSING, NO_LABEL, REPEATED, Skipped
+from fervit_lib.datasets.skipped import MISSING, NO_BOX, NO_LABEL, REPEATED, Skipped
 from fervit_lib.system.errors import check_file_names, check_symlink, explain_read_error
 
 # The box of a face that fills its picture, whatever the size: boxes are clipped to the picture.
@@ -39,14 +39,15 @@ class ListedFace(NamedTuple):
 
 
 def list_faces(
-    root: Path, rows: Iterable[ListedFace | Skipped], list_others: bool = True
+    root: Path, read: Callable[[Path], Iterable[ListedFace | Skipped]], list_others: bool = True
 ) -> FaceDataset:
-    """The faces of `rows` whose files exist below `root`. Opens no image.
+    """The faces that `read` yields of `root`, if their files exist below it. Opens no image.
 
     The second face in a picture has the ID `image/a.jpg#2`. A repeated row is skipped; if it has
     another class, that is in the face's `other_labels`.
 
     Args:
+        read: yields the rows of the set.
         list_others: also list as skipped the images beside the faces that no row names.
 
     Raises:
@@ -56,7 +57,7 @@ def list_faces(
     skipped = []
     unnamed: dict[str, set[str]] = {}  # by folder: the files there that no row has named so far
     files: set[str] = set()
-    for row in rows:
+    for row in read(root):
         folder = row[0].rpartition("/")[0]
         if folder not in unnamed:
             unnamed[folder] = _list_files(folder, root)
@@ -64,6 +65,10 @@ def list_faces(
         unnamed[folder].discard(row[0])
         if isinstance(row, Skipped):
             skipped.append(row)
+            continue
+        left, top, right, bottom = row.box
+        if left >= right or top >= bottom:
+            skipped.append(Skipped(row.file, NO_BOX))
             continue
         if row.file not in files:
             skipped.append(Skipped(row.file, MISSING))
