@@ -24,8 +24,7 @@ from fastai.data.core import DataLoaders
 from torch import Tensor, nn
 
 from fervit_lib import distillation, encoders, models, training
-from fervit_lib.encoders.irse import STAGES
-from fervit_lib.encoders.style_encoder import StyleEncoder
+from fervit_lib.encoders.style_encoder import STAGES, StyleEncoder
 from fervit_lib.evaluation.efficiency import CPU, latency, time_calls
 from fervit_lib.evaluation.export import onnx_call, write_onnx
 from fervit_lib.models import segmentation

@@ -184,8 +184,7 @@ def _gradients(images: Tensor) -> Tensor:
     padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
     across = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / contrast
     down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / contrast
-    angles = torch.arange(DIRECTIONS, device=images.device) * (2 * torch.pi / DIRECTIONS)
-    angles = angles.to(images.dtype)[:, None, None]
+    angles = torch.arange(DIRECTIONS).to(images)[:, None, None] * (2 * torch.pi / DIRECTIONS)
     return F.relu(across * angles.cos() + down * angles.sin())
 
 

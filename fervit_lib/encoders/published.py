@@ -3,6 +3,7 @@
 import argparse
 import math
 import pickle
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fervit_lib.encoders.irse import STAGES
-from fervit_lib.encoders.style_encoder import StyleEncoder
+from fervit_lib.encoders.style_encoder import STAGES, StyleEncoder
 from fervit_lib.system.errors import describe_error, explain_read_error
 
 ENCODER_TYPES = {"GradualStyleEncoder": "psp", "Encoder4Editing": "e4e"}
@@ -51,13 +51,9 @@ def load_style_encoder(
 def _read(path: Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            try:
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            except RuntimeError as error:
-                if "mmap can only be used" not in str(error):
-                    raise
-                # A file from before torch 1.6 is no zip archive and cannot be mapped.
-                return torch.load(path, map_location="cpu", weights_only=True)
+            # A file from before torch 1.6 is no zip archive and cannot be mapped.
+            mmap = zipfile.is_zipfile(path)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: refused without running any of it: not a checkpoint, or it contains more "

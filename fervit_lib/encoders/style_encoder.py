@@ -1,26 +1,90 @@
 """The architecture of pSp and e4e: face photographs to the `w+` codes of a StyleGAN2.
 
 Richardson et al. 2021 (pSp, section 3.1) read 18 codes from three maps of a feature pyramid over
-IR-SE50. Tov et al. 2021 (e4e, section 4.2) take the first as a base and the others as offsets from
+IR-SE50, ArcFace's improved residual units with squeeze-and-excitation (Deng et al. 2019, section
+3.2). Tov et al. 2021 (e4e, section 4.2) take the first as a base and the others as offsets from
 it. Parameters are named as in the published checkpoints (github.com/eladrich/pixel2style2pixel and
 github.com/omertov/encoder4editing, MIT).
 """
 
 import itertools
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fervit_lib.encoders.irse import STAGES, build_body
 from fervit_lib.latents import BANDS
 from fervit_lib.system.names import check_choice
 
+# (channels, units) of the four stages of IR-SE50; the first unit of each halves the map.
+STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))
+SE_REDUCTION = 16
 IMG_SIZE = 256
 STYLE_KINDS = ("psp", "e4e")
 MAP_SIZES = {"coarse": IMG_SIZE // 16, "middle": IMG_SIZE // 8, "fine": IMG_SIZE // 4}
+# A rule of thumb: w+ codes of real faces lie farther out than StyleGAN's own, in the same order of
+# magnitude.
+MIN_FACTOR = 0.05
+MAX_FACTOR = 5.0
+
+
+class SqueezeExcite(nn.Module):
+    """Scale each channel by a gate in (0, 1) computed from the means of all channels.
+
+    Hu et al. 2018, section 3.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, channels // SE_REDUCTION, 1, bias=False)
+        self.fc2 = nn.Conv2d(channels // SE_REDUCTION, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        means = x.mean((2, 3), keepdim=True)
+        return x * torch.sigmoid(self.fc2(torch.relu(self.fc1(means))))
+
+
+class Unit(nn.Module):
+    """One residual unit, (B, in_channels, S, S) → (B, channels, S / stride, S / stride)."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.res_layer = nn.Sequential(
+            nn.BatchNorm2d(in_channels),
+            nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
+            nn.PReLU(channels),
+            nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            SqueezeExcite(channels),
+        )
+        self.shortcut_layer = None
+        if in_channels != channels:
+            self.shortcut_layer = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.shortcut_layer is None:
+            # Equals the original's max pooling with a window of one pixel, without its copy.
+            shortcut = x[:, :, :: self.stride, :: self.stride]
+        else:
+            shortcut = self.shortcut_layer(x)
+        return self.res_layer(x) + shortcut
+
+
+def build_body(stages: Sequence[tuple[int, int]]) -> nn.Sequential:
+    """All units of all stages in one sequence, numbered as in the checkpoints: 24 for IR-SE50."""
+    in_channels = stages[0][0]
+    units = []
+    for channels, num_units in stages:
+        for i in range(num_units):
+            units.append(Unit(in_channels, channels, stride=2 if i == 0 else 1))
+            in_channels = channels
+    return nn.Sequential(*units)
 
 
 class EqualLinear(nn.Module):
@@ -89,9 +153,8 @@ class StyleEncoder(nn.Module):
             nn.Conv2d(3, first, 3, padding=1, bias=False), nn.BatchNorm2d(first), nn.PReLU(first)
         )
         self.body = build_body(stages)
-        # The units after which the fine, middle and coarse map are taken.
-        ends = list(itertools.accumulate(units for _, units in stages))
-        self.taps = (slice(0, ends[1]), slice(ends[1], ends[2]), slice(ends[2], ends[3]))
+        # The units after which the fine and the middle map are taken; the coarse one is the last.
+        _, self.fine_end, self.middle_end, _ = itertools.accumulate(units for _, units in stages)
         layers = range(num_styles(output_size))
         self.styles = nn.ModuleList(
             StyleBlock(dim, MAP_SIZES[band]) for band in MAP_SIZES for _ in layers[BANDS[band]]
@@ -116,9 +179,9 @@ class StyleEncoder(nn.Module):
                 f"ffhq_crop"
             )
         x = self.input_layer(images.to(self.latlayer1.weight.dtype))
-        fine = self.body[self.taps[0]](x)  # 128 @ 64²
-        middle = self.body[self.taps[1]](fine)  # 256 @ 32²
-        coarse = self.body[self.taps[2]](middle)  # 512 @ 16²
+        fine = self.body[: self.fine_end](x)  # 128 @ 64²
+        middle = self.body[self.fine_end : self.middle_end](fine)  # 256 @ 32²
+        coarse = self.body[self.middle_end :](middle)  # 512 @ 16²
         middle = _upsample_add(coarse, self.latlayer1(middle))
         fine = _upsample_add(middle, self.latlayer2(fine))
         maps = {"coarse": coarse, "middle": middle, "fine": fine}
@@ -132,3 +195,29 @@ class StyleEncoder(nn.Module):
 
 def _upsample_add(coarse: Tensor, lateral: Tensor) -> Tensor:
     return F.interpolate(coarse, lateral.shape[-2:], mode="bilinear", align_corners=True) + lateral
+
+
+def distance_from_average(codes: Tensor, encoder: StyleEncoder) -> Tensor:
+    """(N,) Euclidean distance of codes (N, layers, 512) from `latent_avg`, mean over the layers."""
+    return (codes.float() - encoder.latent_avg.cpu()).norm(dim=-1).mean(-1)
+
+
+def check_domain(distance: Tensor, encoder: StyleEncoder) -> tuple[float, float, float]:
+    """Warn if the median of `distance` (N,) is far from the usual one.
+
+    Returns:
+        The usual distance, that of the StyleGAN's own codes (the length of `latent_avg` if the
+        checkpoint has no mapping network); and the lowest and highest median without a warning.
+    """
+    usual = encoder.w_distance or encoder.latent_avg.norm(dim=-1).mean().item()
+    low = MIN_FACTOR * usual
+    high = MAX_FACTOR * usual
+    median = distance.median().item()
+    if not low <= median <= high:
+        warnings.warn(
+            f"codes look off-domain: their median distance from latent_avg is {median:.3g}, "
+            f"expected {low:.3g} to {high:.3g}; check that the faces are upright and fill the "
+            f"image, and that the checkpoint is the right one",
+            stacklevel=2,
+        )
+    return usual, low, high
