@@ -14,6 +14,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from fervit_lib.datasets.skipped import Skipped
 from fervit_lib.system.errors import (
@@ -50,9 +51,10 @@ MAX_OUTLINE = 5_000_000
 
 @dataclass(frozen=True)
 class CocoMask:
-    """The annotations of one image of `size` (width, height)."""
+    """The annotations of one image."""
 
-    size: tuple[int, int]
+    image: str  # its name, as `file_name` in the annotations
+    size: tuple[int, int]  # width, height
     annotations: list[dict[str, Any]]  # each is segmented
 
     def draw(self, name: str) -> np.ndarray:
@@ -98,8 +100,6 @@ def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     Raises:
         ValueError: the size differs, the runs do not fill the image, or a polygon is damaged.
     """
-    from pycocotools import mask as coco_mask
-
     width, height = size
     area = np.zeros((height, width), bool)
     for part in _parts(segmentation):
@@ -112,8 +112,6 @@ def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
 
 
 def _decode_runs(segmentation: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
-    from pycocotools import mask as coco_mask
-
     width, height = size
     if segmentation["size"] != [height, width]:
         raise ValueError(
@@ -197,12 +195,11 @@ def read_coco(
     skipped = []
     with explain_read_error(file, trouble, "download it again"):
         content = json.loads(file.read_bytes())  # with any byte order mark
-        names = {}
         masks = {}
         # Some converters write the IDs of images as text in one place and as numbers in another.
         for image in content["images"]:
-            names[str(image["id"])] = _file_name(image["file_name"])
-            masks[str(image["id"])] = CocoMask(_size(image["width"], image["height"]), [])
+            size = _size(image["width"], image["height"])
+            masks[str(image["id"])] = CocoMask(_file_name(image["file_name"]), size, [])
         categories = {str(c["id"]): c["name"] for c in content["categories"]}
         persons = {key for key, name in categories.items() if name.strip().lower() == CATEGORY}
         for annotation in content["annotations"]:
@@ -214,11 +211,11 @@ def read_coco(
                 continue
             masks[image_id].annotations.append(annotation)
         chosen = []
-        for image_id, mask in masks.items():
+        for mask in masks.values():
             if not all(_parts(a.get("segmentation")) for a in mask.annotations):
-                skipped.append(Skipped(names[image_id], NOT_SEGMENTED))
+                skipped.append(Skipped(mask.image, NOT_SEGMENTED))
             elif allow_empty or any(map(_is_person, mask.annotations)):
-                chosen.append(image_id)
+                chosen.append(mask)
     if not persons:
         raise ValueError(
             f"{file}: no category {CATEGORY!r}, found {list(categories.values())[:8]}; "
@@ -226,9 +223,8 @@ def read_coco(
         )
     if not chosen:
         raise ValueError(f"{file}: no image with a person in it; give annotations of persons")
-    check_file_names(file, names.values())
-    images = _find_images(file, folder, [names[image_id] for image_id in chosen])
-    return images, [masks[image_id] for image_id in chosen], skipped
+    check_file_names(file, [mask.image for mask in masks.values()])
+    return _find_images(file, folder, [mask.image for mask in chosen]), chosen, skipped
 
 
 def _find_images(file: Path, folder: Path, names: Sequence[str]) -> list[Path]:

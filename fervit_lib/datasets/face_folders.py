@@ -33,7 +33,6 @@ def load_face_folder(root: Path) -> FaceDataset:
     """
     folder, within, splits, skipped = _enter(root)
     faces = {}
-    classes = set()
     for name, split in splits.items():
         start = f"{within}{name}/" if name else within
         for entry in _entries(folder / name, root):
@@ -50,14 +49,13 @@ def load_face_folder(root: Path) -> FaceDataset:
                 inner = path.removeprefix(f"{start}{entry.name}/").split("/")
                 subject = inner[0] if len(inner) > 1 else ""
                 faces[path] = ListedFace(path, entry.name, split, subject)
-                classes.add(entry.name)  # an empty folder is no class
     if not faces:
         raise ValueError(
             f"{folder}: no images in class folders of {', '.join(filter(None, splits)) or 'it'}; "
             f"expected {{class}}/ with images ({', '.join(SUFFIXES)}), or no class folders found"
         )
     synthetic = (root / MARKER).is_file()
-    return to_dataset(root, faces, classes, synthetic=synthetic, skipped=tuple(skipped))
+    return to_dataset(root, faces, synthetic=synthetic, skipped=tuple(skipped))
 
 
 def _enter(root: Path) -> tuple[Path, str, dict[str, str], list[Skipped]]:

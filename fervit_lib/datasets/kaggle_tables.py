@@ -39,8 +39,7 @@ def load_kaggle_table(path: Path) -> FaceDataset:
     Raises:
         ValueError: no table, or a damaged row.
     """
-    with explain_read_error(path, "cannot be read as a CSV file", _DOWNLOAD):
-        rows = [_parse_row(row, name, line, path) for row, name, line in _read_rows(path)]
+    rows = [_parse_row(row, name, line, path) for row, name, line in _read_rows(path)]
     if not rows:
         raise ValueError(f"{path}: no row with Usage 'Training'; download the whole file")
     faces, pixels = zip(*rows, strict=True)
@@ -51,34 +50,34 @@ def load_kaggle_table(path: Path) -> FaceDataset:
 
 def read_usages(path: Path) -> dict[str, str]:
     """The Usage of every row of a table by image ID, in their order."""
-    with explain_read_error(path, "cannot be read as a CSV file", _DOWNLOAD):
-        return {f"{name}:{line}": row["usage"].strip() for row, name, line in _read_rows(path)}
+    return {f"{name}:{line}": row["usage"].strip() for row, name, line in _read_rows(path)}
 
 
 def _read_rows(path: Path) -> Iterator[tuple[dict[str, str], str, int]]:
     """The cells of each row by column name, the table's file name, and the row's line."""
     other_tables = []
     limit = max(MIN_LIMIT, MAX_RATIO * path.stat().st_size)
-    for member, file in _csv_files(path):
-        # As of the unpacked file, so that packing does not change an image ID.
-        name = PurePosixPath(member).name
-        lines = _lines(file, limit)
-        first = next(lines, "")
-        # Excel writes semicolons where a comma is the decimal sign.
-        delimiter = max(",;\t", key=first.count)
-        header = [column.strip(' "\r\n').lower() for column in first.split(delimiter)]
-        if not set(COLUMNS) <= set(header):
-            other_tables.append(f"{name} with {header[:5]}"[:200])
-            continue
-        rows = csv.DictReader(lines, header, delimiter=delimiter, skipinitialspace=True)
-        for row in rows:
-            line = rows.line_num + 1  # the header is line 1
-            # csv gives superfluous fields the key None, and missing fields the value None.
-            if None in row or None in row.values():
-                expected = f"fields: expected {len(header)} of them"
-                raise ValueError(f"{path}, row {line}: {expected}; {REMEDY}")
-            yield row, name, line
-        return
+    with explain_read_error(path, "cannot be read as a CSV file", _DOWNLOAD):
+        for member, file in _csv_files(path):
+            # As of the unpacked file, so that packing does not change an image ID.
+            name = PurePosixPath(member).name
+            lines = _lines(file, limit)
+            first = next(lines, "")
+            # Excel writes semicolons where a comma is the decimal sign.
+            delimiter = max(",;\t", key=first.count)
+            header = [column.strip(' "\r\n').lower() for column in first.split(delimiter)]
+            if not set(COLUMNS) <= set(header):
+                other_tables.append(f"{name} with {header[:5]}"[:200])
+                continue
+            rows = csv.DictReader(lines, header, delimiter=delimiter, skipinitialspace=True)
+            for row in rows:
+                line = rows.line_num + 1  # the header is line 1
+                # csv gives superfluous fields the key None, and missing fields the value None.
+                if None in row or None in row.values():
+                    expected = f"fields: expected {len(header)} of them"
+                    raise ValueError(f"{path}, row {line}: {expected}; {REMEDY}")
+                yield row, name, line
+            return
     remedy = "give Kaggle's fer2013.csv or icml_face_data.csv"
     if "'pixels'" in str(other_tables):
         remedy = (

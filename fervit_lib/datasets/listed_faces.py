@@ -93,9 +93,7 @@ def list_faces(
     return to_dataset(root, faces, skipped=tuple(skipped))
 
 
-def to_dataset(
-    source: Path, faces: Mapping[str, ListedFace], empty_classes: Iterable[str] = (), **fields: Any
-) -> FaceDataset:
+def to_dataset(source: Path, faces: Mapping[str, ListedFace], **fields: Any) -> FaceDataset:
     """The faces by image ID as a set; `fields` are further ones of it.
 
     Raises:
@@ -103,13 +101,12 @@ def to_dataset(
     """
     check_file_names(source, (*faces, *(file.path for file in fields.get("skipped", ()))))
     _, names, *optional = map(np.array, zip(*faces.values(), strict=True))
-    classes = sorted({*names.tolist(), *empty_classes})
-    labels = np.searchsorted(classes, names)
+    classes, labels = np.unique(names, return_inverse=True)
     defaults = ListedFace._field_defaults.values()
     for field, values, default in zip(_OPTIONAL, optional, defaults, strict=True):
         if (values != default).any():
             fields[field] = values
-    return FaceDataset(tuple(classes), labels, tuple(faces), source, **fields)
+    return FaceDataset(tuple(classes.tolist()), labels, tuple(faces), source, **fields)
 
 
 def _list_files(folder: str, root: Path) -> set[str]:

@@ -48,7 +48,7 @@ class BoundedCache:
 
     def put(self, key: Hashable, tensors: tuple[Tensor, ...]) -> None:
         """Store `tensors`, unless the key is present or they exceed `max_bytes` alone."""
-        size = _num_bytes(tensors)
+        size = sum(tensor.nbytes for tensor in tensors)
         if size > self.max_bytes or key in self._entries:
             return
         # A copy: a view would keep the memory of its whole batch allocated.
@@ -56,8 +56,4 @@ class BoundedCache:
         self.bytes += size
         while self.bytes > self.max_bytes:
             _, dropped = self._entries.popitem(last=False)
-            self.bytes -= _num_bytes(dropped)
-
-
-def _num_bytes(tensors: tuple[Tensor, ...]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
+            self.bytes -= sum(tensor.nbytes for tensor in dropped)

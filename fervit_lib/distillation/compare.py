@@ -156,7 +156,6 @@ def _count_split(model: nn.Module, batches: PeopleBatches, targets: Targets) -> 
 
 def teacher_iou(batches: PeopleBatches, targets: Targets) -> float:
     """The teacher's own foreground IoU on a split."""
-    assert targets.teacher is not None
     return float(scores_from(_count_split(targets.teacher, batches, targets))[MONITOR])
 
 
@@ -235,10 +234,11 @@ def _resample(counts: Tensor, image_counts: Tensor, seed_counts: Tensor) -> dict
 
 def load_curves(rows: Sequence[Mapping[str, Any]], folder: Path) -> pd.DataFrame:
     """metrics.csv of every fit that `rows` describe, with columns arm and seed."""
-    files = [(folder / row["checkpoint"]).parents[1] / "metrics.csv" for row in rows]
     return pd.concat(
-        pd.read_csv(file).assign(arm=row["arm"], seed=row["seed"])
-        for file, row in zip(files, rows, strict=True)
+        pd.read_csv((folder / row["checkpoint"]).parents[1] / "metrics.csv").assign(
+            arm=row["arm"], seed=row["seed"]
+        )
+        for row in rows
     )
 
 

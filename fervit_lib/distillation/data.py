@@ -119,7 +119,8 @@ class PeopleBatches(ShardedBatches):
 
     def prepare(self, index: int) -> tuple[Tensor, Tensor, str]:
         """Image (3, S, S) and mask (S, S) of this epoch, uint8, and the image's content key."""
-        result = self.prepared.get((index, self._view(index)))
+        view = self._view(index)
+        result = self.prepared.get((index, view))
         if result is None:
             pixels, values = resize_image_and_mask(*self.people[index], self.size, self.resize)
             image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()  # HWC → CHW
@@ -127,10 +128,10 @@ class PeopleBatches(ShardedBatches):
             if self.augment:
                 if index not in self.contents:
                     self.contents[index] = int(content_key(image), 16)
-                content = self.contents[index]
-                image, mask = self.augment.change(image, mask, content, self._view(index))
+                view = self._view(index)  # it may have been unknown before
+                image, mask = self.augment.change(image, mask, self.contents[index], view)
             result = (image, mask)
-            self.prepared.put((index, self._view(index)), result)
+            self.prepared.put((index, view), result)
         return *result, content_key(result[0])
 
     def _view(self, index: int) -> int:

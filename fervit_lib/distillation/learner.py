@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from fastai.callback.core import Callback
@@ -43,36 +44,31 @@ class Targets:
         cache: BoundedCache | None = None,
         bf16: bool = False,
     ) -> None:
-        self.teacher = freeze(teacher) if teacher else None
-        self.source = source
+        # Any: `build_distiller` has checked that they are there where they are used.
+        self.teacher: Any = freeze(teacher) if teacher else None
+        self.source: Any = source
         self.cache = BoundedCache(0) if cache is None else cache
         self.bf16 = bf16
-        self._keys: dict[str, str] = {}
-        if teacher:
-            self._keys["teacher"] = f"{model_key(teacher)} {bf16}"
-        if source:
-            self._keys["features"] = f"{source.key} {source.providers}"
+        self._teacher_key = f"{model_key(teacher)} {bf16}" if teacher else ""
 
     @torch.no_grad()
     def logits(self, images: Tensor, keys: Sequence[str]) -> Tensor:
         """Logits of the teacher, which must be there: (B, 1, S, S) float32."""
 
         def compute(images: Tensor) -> Tensor:
-            assert self.teacher is not None  # `build_distiller` has checked
             with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
                 return self.teacher(images).float()
 
-        return self._cached("teacher", compute, images, keys)
+        return self._cached(self._teacher_key, compute, images, keys)
 
     def features(self, images: Tensor, keys: Sequence[str]) -> Tensor:
         """Features of the detector, which must be there: (B, C, h, w) float32."""
-        assert self.source is not None  # `build_distiller` has checked
-        return self._cached("features", self.source, images, keys)
+        return self._cached(f"{self.source.key} {self.source.providers}", self.source, images, keys)
 
     def _cached(
-        self, kind: str, compute: Callable[[Tensor], Tensor], images: Tensor, keys: Sequence[str]
+        self, model: str, compute: Callable[[Tensor], Tensor], images: Tensor, keys: Sequence[str]
     ) -> Tensor:
-        full_keys = [(kind, self._keys[kind], key) for key in keys]
+        full_keys = [(model, key) for key in keys]
         cached = [self.cache.get(key) for key in full_keys]
         values = [entry[0] if entry else None for entry in cached]
         missing = [i for i, value in enumerate(values) if value is None]
