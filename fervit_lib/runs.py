@@ -16,7 +16,7 @@ from filelock import FileLock
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import read_json, remove_partial_writes, write_json
 from fervit_lib.system.locks import lock_holder, try_lock
-from fervit_lib.system.names import TYPES, check_name, check_value, near
+from fervit_lib.system.names import TYPES, check_beneath, check_name, check_value, near
 from fervit_lib.system.runtime import PROJECT_ROOT, display_path
 
 REPORTED_PACKAGES = ("torch", "torchvision", "timm", "fastai", "numpy", "papermill", "plotly")
@@ -106,6 +106,9 @@ def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     parameters = {name: namespace[name] for name, kind in kinds.items() if kind in TYPES}
     for name, value in parameters.items():
         check_value(name, value, kinds[name])
+    for name in {"experiment", "dataset", "variant"} & parameters.keys():
+        if name != "variant" or parameters[name]:  # an empty variant stands for a default
+            check_name(name, parameters[name])
     for cell in namespace.get("In", ()):
         if not cell.startswith("# Parameters\n"):  # the cell that papermill adds
             continue
@@ -145,12 +148,13 @@ def start_run(
 
     Raises:
         RuntimeError: another process works on the run; names it. Nothing is changed.
-        ValueError: a name cannot be the name of a folder.
+        ValueError: a name cannot be the name of a folder, or is a link to a folder elsewhere.
         OSError: the run directory is not writable.
     """
     for argument, name in (("experiment", experiment), ("step", step), ("variant", variant)):
         check_name(argument, name)
     folder = Run(reports, experiment, step, variant).folder
+    check_beneath(folder, reports)
     lock = _lock_run(folder) if exclusive else None
     is_complete = (folder / "result.json").exists()
     if is_complete or not resume:

@@ -37,6 +37,34 @@ def test_a_name_that_cannot_be_a_folder_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("linked", ["e", "e/train", "e/train/v"])
+def test_a_run_linked_to_another_folder_is_refused(tmp_path: Path, linked: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    link = tmp_path / "reports" / linked
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside)
+    with pytest.raises(ValueError, match=str(link.relative_to(tmp_path))):
+        start(tmp_path / "reports")
+    assert not list(outside.iterdir())
+
+
+def test_the_folder_of_all_runs_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "reports").symlink_to(tmp_path / "disk")
+    assert start(tmp_path / "reports").config["variant"] == "v"
+
+
+@pytest.mark.parametrize("name", ["../up", "/etc", "a;b", "a b", "é", "", 7, "x" * 300])
+@pytest.mark.parametrize("parameter", ["experiment", "dataset", "variant"])
+def test_names_in_a_notebook_are_checked(parameter: str, name: object) -> None:
+    if parameter == "variant" and not name:
+        return  # the default of several notebooks
+    namespace = {"__annotations__": {parameter: str}, parameter: name}
+    with pytest.raises(ValueError, match=f"{parameter}: expected"):
+        runs.notebook_parameters(namespace)
+
+
 @pytest.mark.parametrize(
     ("is_complete", "resume", "is_kept"),
     [(False, True, True), (False, False, False), (True, True, False)],

@@ -29,6 +29,7 @@ PERCENT = ".2~%"
 # a server.
 CONFIG = {
     "displaylogo": False,
+    "showSendToCloud": False,
     "responsive": True,
     "modeBarButtons": [["toImage"], ["zoom2d", "pan2d", "resetScale2d"]],
 }

@@ -17,6 +17,7 @@ from fervit_lib.report.warm import STARTED, list_gpus
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import atomic_write, read_json
 from fervit_lib.system.locks import try_lock
+from fervit_lib.system.names import near, show
 
 # Seconds that a process of a launch waits after an error: an error of one ends the others, too, and
 # the launcher kills all as soon as one ends. By then each has written its error, and the first its
@@ -34,11 +35,19 @@ def run_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) ->
 
     Returns:
         whether the notebook ran to its end; if not, see `failures.describe_failure`.
+
+    Raises:
+        ValueError: the notebook has no such parameter.
     """
     import papermill  # slow to import
 
     from fervit_lib.report.kernel import ENGINE, KernelManager
 
+    # papermill writes names as code.
+    known = papermill.inspect_notebook(str(notebook))
+    for name in parameters:
+        if name not in known:
+            raise ValueError(f"{show(name)}: no parameter of {notebook}; {near(name, known)}")
     started = os.environ.get(STARTED, datetime.now(UTC).isoformat())
     folder.mkdir(parents=True, exist_ok=True)
     executed = folder / NOTEBOOK

@@ -44,7 +44,7 @@ def start_server() -> int | None:
     folder = tempfile.mkdtemp(prefix="fervit-", dir=socket_base())  # readable by this user alone
     os.environ[SOCKET] = f"{folder}/socket"
     # Without these, NumPy and ONNX Runtime start threads when they are imported.
-    single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
+    single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     # A kernel sets this before its imports.
     environment = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"} | os.environ | single
     end, keep_alive = os.pipe()

@@ -14,12 +14,14 @@ import optuna
 import pandas as pd
 from optuna.trial import TrialState
 
+from fervit_lib.pipeline import NOTEBOOKS, check_block
 from fervit_lib.report.failures import describe_failure
 from fervit_lib.report.run import run_notebook
 from fervit_lib.runs import Run
 from fervit_lib.sweep import TRIAL_VARIABLE
-from fervit_lib.sweep.config import TRAIN_NOTEBOOK, Sweep, read_sweep
+from fervit_lib.sweep.config import RESERVED, TRAIN_NOTEBOOK, Sweep, read_sweep
 from fervit_lib.sweep.study import Claim, claim, count_finished, fail, open_study, variant_of
+from fervit_lib.system.names import check_name
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import PROJECT_ROOT, cpu_count
 
@@ -50,7 +52,7 @@ def train_wandb_trial(sweep: Sweep, parameters: dict[str, Any], reports: Path) -
     """Train one trial of W&B's: an ordinary run that logs to W&B and is named by W&B's run ID.
 
     Raises:
-        ValueError: not started by W&B's agent.
+        ValueError: not started by W&B's agent, or not with parameters of 02_train.
         RuntimeError: the trial failed; W&B shows it as crashed.
     """
     run_id = os.environ.get("WANDB_RUN_ID")
@@ -58,7 +60,8 @@ def train_wandb_trial(sweep: Sweep, parameters: dict[str, Any], reports: Path) -
         raise ValueError(
             "--trial: expected W&B's agent, which sets WANDB_RUN_ID; start it by `wandb agent <id>`"
         )
-    run = Run(reports, sweep.name, "train", f"wandb-{run_id}")
+    check_block("--trial", NOTEBOOKS["train"], parameters, RESERVED)
+    run = Run(reports, sweep.name, "train", check_name("WANDB_RUN_ID", f"wandb-{run_id}"))
     train_trial(sweep, run, parameters | {"wandb": os.environ.get("WANDB_MODE", "online")})
 
 

@@ -4,6 +4,7 @@ import difflib
 import math
 import re
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
 # Safe as a folder name everywhere; 200 leaves room for suffixes below the usual limit of 255.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=@-]{,199}")
@@ -22,6 +23,14 @@ def check_name(argument: str, name: object) -> str:
             f"characters (it names a folder), got {show(name)}"
         )
     return name
+
+
+def check_beneath(path: Path, root: Path) -> None:
+    """Raise a ValueError if `path` leaves the folder `root` by a symbolic link."""
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise ValueError(
+            f"{path}: expected a folder in {root}, got a link to {path.resolve()}; remove the link"
+        )
 
 
 def show(value: object) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fervit_lib.report.run import reserve_gpus
+from fervit_lib.report.run import reserve_gpus, run_notebook
 from fervit_lib.report.warm import list_gpus
 from fervit_lib.system.runtime import PROJECT_ROOT
 
@@ -125,3 +125,13 @@ def test_several_gpus_are_reserved_once_for_all_processes_of_a_launch(
     assert done.returncode == 0, done.stderr[-3000:]
     [cell] = nbformat.read(tmp_path / "run" / "notebook.ipynb", as_version=4).cells
     assert cell.outputs[0].text == "GPU-a,GPU-b 2\n"
+
+
+@pytest.mark.parametrize("name", ["lr = 1; open('ran', 'w'); x", "epoch", "", "x" * 9000])
+def test_a_name_that_the_notebook_does_not_have_never_becomes_code(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(ValueError, match="no parameter of") as caught:
+        run_notebook(PROJECT_ROOT / "notebooks" / "02_train.ipynb", tmp_path / "run", {name: 1})
+    assert len(str(caught.value)) < 2000
+    assert not (tmp_path / "run").exists()

@@ -30,7 +30,7 @@ from fervit_lib.sweep.study import (
     load_study,
     open_study,
 )
-from fervit_lib.sweep.work import work
+from fervit_lib.sweep.work import train_wandb_trial, work
 from fervit_lib.system.runtime import seed_everything
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -249,3 +249,24 @@ def test_hyperband_stops_a_bad_trial_and_not_a_good_one(learner: Callable, tmp_p
         trained.append(len(metrics))
     assert set(metrics.columns) >= set(METRICS)
     assert min(trained[:4]) < 8 and trained[4] == 8
+
+
+@pytest.mark.parametrize(
+    ("parameters", "run_id"),
+    [
+        ({'lr = 0.1; open("ran", "w"); x': 1}, "a"),
+        ({"lr": "0.1"}, "a"),
+        ({"experiment": "other"}, "a"),
+        ([0.1], "a"),
+        ({"lr": 0.1}, "../../up"),
+        ({"lr": 0.1}, "a;b"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_a_trial_of_wandb_with_other_names_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parameters: Any, run_id: str
+) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", run_id)
+    with pytest.raises(ValueError, match=r"--trial|WANDB_RUN_ID"):
+        train_wandb_trial(parse_sweep(sweep_source()), parameters, tmp_path)
+    assert not list(tmp_path.iterdir())
