@@ -35,34 +35,35 @@ _SQUARE = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
 
 
 class _Scene:
-    """Draws shapes in pixels of a supersampled picture, whose alpha is 255 on a person, else 0."""
+    """Draws shapes in pixels of a supersampled picture, whose alpha is 255 on a person, else 0.
+
+    Attributes:
+        alpha: of the shapes that are drawn next.
+    """
 
     def __init__(self, size: int, background: np.ndarray) -> None:
         self.pixels = size * SUPERSAMPLE
         self.image = Image.new("RGBA", (self.pixels, self.pixels), (*rgb(background), 0))
         self._draw = ImageDraw.Draw(self.image)
+        self.alpha = 0
 
-    def polygon(self, points: ArrayLike, colour: np.ndarray, person: bool = True) -> None:
+    def polygon(self, points: ArrayLike, colour: np.ndarray) -> None:
         corners = np.asarray(points, dtype=float).ravel().tolist()
-        self._draw.polygon(corners, fill=(*rgb(colour), 255 if person else 0))
+        self._draw.polygon(corners, fill=(*rgb(colour), self.alpha))
 
-    def ellipse(
-        self, centre: np.ndarray, radius: ArrayLike, colour: np.ndarray, person: bool = True
-    ) -> None:
-        self.polygon(centre + _CIRCLE * np.asarray(radius), colour, person)
+    def ellipse(self, centre: np.ndarray, radius: ArrayLike, colour: np.ndarray) -> None:
+        self.polygon(centre + _CIRCLE * np.asarray(radius), colour)
 
-    def limb(
-        self, joints: list[np.ndarray], width: float, colour: np.ndarray, person: bool = True
-    ) -> None:
+    def limb(self, joints: list[np.ndarray], width: float, colour: np.ndarray) -> None:
         """A thick line through the joints with round ends."""
         for start, end in zip(joints, joints[1:], strict=False):
             along = end - start
             # At right angles to the segment; equal joints would divide by zero.
             across = 0.5 * width * np.array([-along[1], along[0]]) / max(np.hypot(*along), 1e-6)
             corners = [start + across, end + across, end - across, start - across]
-            self.polygon(corners, colour, person)
+            self.polygon(corners, colour)
         for joint in joints:
-            self.ellipse(joint, 0.5 * width, colour, person)
+            self.ellipse(joint, 0.5 * width, colour)
 
 
 def _random_colour(rng: Generator) -> np.ndarray:
@@ -72,17 +73,18 @@ def _random_colour(rng: Generator) -> np.ndarray:
 
 def _draw_thing(scene: _Scene, rng: Generator, height: float) -> None:
     """A box, a ball or a pole, at most `height` pixels high."""
+    scene.alpha = 0
     middle = rng.uniform(0, scene.pixels, 2)
     colour = _random_colour(rng)
     kind = ("box", "ball", "pole")[rng.integers(3)]
     if kind == "box":
         half = rng.uniform(0.2, 0.5, 2) * height
-        scene.polygon(middle + _SQUARE * half, colour, person=False)
+        scene.polygon(middle + _SQUARE * half, colour)
     elif kind == "ball":
-        scene.ellipse(middle, rng.uniform(0.1, 0.35) * height, colour, person=False)
+        scene.ellipse(middle, rng.uniform(0.1, 0.35) * height, colour)
     else:
         tip = middle + (rng.normal(0, 0.15) * height, rng.uniform(0.4, 1.0) * height)
-        scene.limb([middle, tip], rng.uniform(0.04, 0.14) * height, colour, person=False)
+        scene.limb([middle, tip], rng.uniform(0.04, 0.14) * height, colour)
 
 
 def _joints(start: np.ndarray, lengths: tuple[float, ...], angles: list[float]) -> list[np.ndarray]:
@@ -95,6 +97,7 @@ def _joints(start: np.ndarray, lengths: tuple[float, ...], angles: list[float]) 
 
 def _draw_person(scene: _Scene, rng: Generator) -> None:
     """One person, from back to front. A seed means the same as long as the draws keep order."""
+    scene.alpha = 255
     tall = scene.pixels * rng.uniform(0.5, 1.05)  # from crown to sole, standing
     hip = scene.pixels * np.array([rng.uniform(0.2, 0.8), rng.uniform(0.42, 0.68)])
     skin = draw_colour(rng, SKINS, 8)
@@ -151,7 +154,7 @@ def toy_person(rng: Generator, size: int = 96) -> tuple[Image.Image, Image.Image
         side = scene.pixels
         floor = rng.uniform(0.55, 0.85) * side
         corners = [(0, floor), (side, floor), (side, side), (0, side)]
-        scene.polygon(corners, _random_colour(rng), person=False)
+        scene.polygon(corners, _random_colour(rng))
         for _ in range(rng.integers(3, 8)):
             _draw_thing(scene, rng, 0.7 * side)
         num_persons = 2 if rng.random() < 0.3 else 1

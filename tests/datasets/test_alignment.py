@@ -11,7 +11,7 @@ from fervit_lib.datasets import (
     ffhq_crop,
     find_faces,
 )
-from fervit_lib.datasets.landmarks import find_template
+from fervit_lib.datasets.alignment import find_template
 
 # Where FFHQ has them: the crop of a face that is already in place is the image itself.
 EYES = ((96.0, 112.0), (160.0, 112.0))

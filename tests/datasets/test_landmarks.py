@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from fervit_lib.datasets import EMOTIONS, ffhq_crop, landmarks, toy_face
-from fervit_lib.datasets.landmarks import dlib_detector, find_template
+from fervit_lib.datasets import EMOTIONS, alignment, ffhq_crop, toy_face
+from fervit_lib.datasets.alignment import dlib_detector, find_template
 from tests.model_files import needs_dlib, needs_mediapipe
 
-load_detector = cache(landmarks.load_detector)  # dlib's file has 100 MB
+load_detector = cache(alignment.load_detector)  # dlib's file has 100 MB
 DETECTORS = [
     pytest.param("mediapipe", marks=needs_mediapipe),
     pytest.param("dlib", marks=needs_dlib),
