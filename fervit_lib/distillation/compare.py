@@ -30,6 +30,8 @@ DIFFERENCES = (
     ("outputs_features", "shuffled_features"),
 )
 
+RESAMPLES = 1000  # bootstrap samples for an interval
+
 
 @dataclass(frozen=True)
 class Ablation:
@@ -171,7 +173,7 @@ def evaluate_students(
 
 
 def interval_table(
-    counts: Mapping[str, Tensor], *, resamples: int = 1000, seed: int = 0
+    counts: Mapping[str, Tensor], *, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Scores and their differences with 95 % bootstrap intervals.
 
@@ -188,7 +190,7 @@ def interval_table(
     num_seeds, num_images, _ = next(iter(counts.values())).shape
     rng = np.random.default_rng(seed)
     image_counts, seed_counts = (
-        torch.from_numpy(rng.multinomial(n, np.full(n, 1 / n), resamples)).double()
+        torch.from_numpy(rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)).double()
         for n in (num_images, num_seeds)
     )
     rows = []

@@ -40,7 +40,7 @@ class OnnxFeatures:
     def __init__(self, path: str | Path, tensor: str, device: torch.device) -> None:
         self.path = resolve(path)
         self.tensor = tensor
-        self.device = torch.device(device)
+        self.device = device
         name = display_path(self.path)
         if not self.path.is_file():
             raise FileNotFoundError(

@@ -278,7 +278,7 @@ def test_a_comparison_fits_evaluates_and_keeps_the_student_alone(
     assert not [name for name in shipped.state_dict() if "projector" in name]
     assert (tmp_path / "outputs_features-seed0" / "pictures" / "epoch-001.png").is_file()
     counts = distillation.evaluate_students(rows, tmp_path, dls.test, targets)
-    table, pairs = distillation.interval_table(counts, resamples=20)
+    table, pairs = distillation.interval_table(counts)
     assert list(table["arm"]) == ["outputs_features", "shuffled_features"]
     assert list(pairs["what"]) == ["outputs_features - shuffled_features"]
     assert set(distillation.load_curves(rows, tmp_path)["arm"]) == set(table["arm"])
