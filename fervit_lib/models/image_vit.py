@@ -7,7 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fervit_lib.models.base import ExpressionModel
-from fervit_lib.models.conv_stem import ConvStem
+from fervit_lib.models.convolutions import ConvStem
 from fervit_lib.models.layers import with_adapters
 from fervit_lib.models.pretrained import create_timm
 from fervit_lib.system.names import check_choice

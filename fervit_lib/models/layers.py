@@ -1,4 +1,4 @@
-"""Layers shared by the models: adapters, convolutions, position embeddings, input scaling."""
+"""Layers shared by the models: adapters, position embeddings, input scaling."""
 
 import math
 from collections import OrderedDict
@@ -51,30 +51,6 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
                 module.blocks = nn.Sequential(*(block.block for block in blocks))
                 stack.callback(setattr, module, "blocks", blocks)
         yield
-
-
-class ConvBlock(nn.Sequential):
-    """3×3 convolution, batch norm, GELU: (B, in, H, W) → (B, out, H, W).
-
-    Args:
-        halve: end with 2×2 max pooling, which halves H and W.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, *, halve: bool = False) -> None:
-        conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-        pool = [nn.MaxPool2d(2)] if halve else []
-        super().__init__(conv, nn.BatchNorm2d(out_channels), nn.GELU(), *pool)
-
-
-class Residual(nn.Module):
-    """x + two convolution blocks of x."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.blocks = nn.Sequential(ConvBlock(channels, channels), ConvBlock(channels, channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.blocks(x)
 
 
 def check_codes(w_plus: Tensor, shape: tuple[int, ...]) -> None:

@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from fervit_lib.models import small_nets  # noqa: F401  (registers them in timm)
+from fervit_lib.models import convolutions  # noqa: F401  (registers models in timm)
 from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.runtime import PROJECT_ROOT, display_path, resolve
 
