@@ -9,22 +9,16 @@ from fervit_lib.figures.theme import (
     GREY,
     PALETTE,
     PERCENT,
+    add_to_panel,
     column_label,
     epoch_axis,
     error_bars,
-    escape_label,
     escape_labels,
     new_figure,
     new_panels,
 )
 
-_SCORES = {
-    "miou": "mIoU",
-    "fg_iou": "foreground IoU",
-    "fg_iou_per_image": "IoU per image",
-    "boundary_iou": "boundary IoU",
-    "teacher_agreement": "teacher agreement",
-}
+_SCORES = ("miou", "fg_iou", "fg_iou_per_image", "boundary_iou", "teacher_agreement")
 
 
 def table_of_scores(table: pd.DataFrame) -> Styler:
@@ -34,7 +28,7 @@ def table_of_scores(table: pd.DataFrame) -> Styler:
         intervals = 100 * table[[name, f"{name}_low", f"{name}_high"]].to_numpy()
         shown[name] = [f"{value:.1f} ({low:.1f}–{high:.1f})" for value, low, high in intervals]
     columns = {"arm": "trained with", "seeds": "seeds"}
-    columns |= {name: f"{label} in % (95% CI)" for name, label in _SCORES.items()}
+    columns |= {name: f"{column_label(name)} in % (95% CI)" for name in _SCORES}
     return style_table(shown, columns)
 
 
@@ -46,7 +40,7 @@ def table_of_sizes(sizes: pd.DataFrame) -> Styler:
     columns: dict[str, Column] = {
         "model": "model",
         "runtime": "runtime",
-        "parameters": ("parameters", "{:,}"),
+        "parameters": "parameters",
         "gmac": ("GMACs", "{:.2f}"),
         "megabytes": ("size (MB)", "{:.1f}"),
         "ms": ("latency (ms)", "{:.1f}"),
@@ -99,7 +93,7 @@ def plot_term_curves(curves: pd.DataFrame) -> go.Figure:
 
 
 def _plot_curves(curves: pd.DataFrame, names: tuple[str, ...], title: str) -> go.Figure:
-    labels = [_SCORES.get(name, column_label(name.removesuffix("_term"))) for name in names]
+    labels = [column_label(name.removesuffix("_term")) for name in names]
     figure = new_panels(
         title,
         f"mean over seeds, n = {curves['seed'].nunique()}",
@@ -111,16 +105,14 @@ def _plot_curves(curves: pd.DataFrame, names: tuple[str, ...], title: str) -> go
     for number, (arm, group) in enumerate(curves.groupby("arm", sort=False)):
         means = group.groupby("epoch")[list(names)].mean()
         for column, name in enumerate(names, 1):
-            figure.add_scatter(
+            add_to_panel(
+                figure,
+                arm.replace("_", " "),
+                col=column,
                 x=means.index + 1,
                 y=means[name],
                 mode="lines" if len(means) > 1 else "markers",
                 line_color=PALETTE[number % 8],
-                name=escape_label(arm.replace("_", " ")),
-                legendgroup=arm,
-                showlegend=column == 1,
-                row=1,
-                col=column,
             )
     figure.update_xaxes(epoch_axis(curves["epoch"]))
     return figure

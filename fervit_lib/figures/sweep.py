@@ -14,9 +14,9 @@ from fervit_lib.figures.theme import (
     GREY,
     PALETTE,
     SYMBOLS,
+    add_to_panel,
     column_label,
     epoch_axis,
-    escape_label,
     escape_labels,
     log_axis,
     new_figure,
@@ -43,7 +43,7 @@ def table_of_trials(table: pd.DataFrame, searched: Sequence[str], metric: str) -
     for name in searched:
         if name not in ("approach", "model_name"):  # the column `model` shows both
             columns[name] = (name, "{:.2g}" if table[name].dtype == float else "{}")
-    columns[metric] = (column_label(metric), "{:.3f}")
+    columns[metric] = column_label(metric)
     if metric != "accuracy":
         columns["val_accuracy"] = ("validation accuracy", "{:.1%}")
     columns |= {
@@ -72,31 +72,27 @@ def plot_costs(table: pd.DataFrame, metric: str, fronts: Mapping[str, pd.Series]
     )
     for column, (cost, front) in enumerate(fronts.items(), 1):
         best = table[front].sort_values(cost)
-        figure.add_scatter(
+        add_to_panel(
+            figure,
+            "Pareto front",
+            col=column,
             x=best[cost],
             y=best[metric],
             mode="lines",
             line={"color": GREY, "shape": "hv", "dash": "dot"},
-            name="Pareto front",
-            legendgroup="front",
-            showlegend=column == 1,
             hoverinfo="skip",
-            row=1,
-            col=column,
         )
         for number, (model, rows) in enumerate(table.groupby("model", sort=False)):
-            figure.add_scatter(
+            add_to_panel(
+                figure,
+                model,
+                col=column,
                 x=rows[cost],
                 y=rows[metric],
                 mode="markers",
                 marker={"size": 11, "color": PALETTE[number % 8], "symbol": SYMBOLS[number % 8]},
-                name=escape_label(model),
-                legendgroup=model,
-                showlegend=column == 1,
                 text=escape_labels(rows["variant"] + ", " + rows["state"]),
                 hovertemplate="%{text}<br>%{y:.3f} at %{x:.3s}<extra></extra>",
-                row=1,
-                col=column,
             )
         axis = log_axis(table[cost])
         figure.update_xaxes(title_text=_COSTS.get(cost, cost), **axis, row=1, col=column)

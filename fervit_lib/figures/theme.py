@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io
-from plotly.subplots import make_subplots
 
 from fervit_lib.system.atomic import atomic_write
 
@@ -103,9 +102,19 @@ def new_panels(
     title: str, subtitle: str = "", height: int = 400, margin_t: int = 92, **grid: Any
 ) -> go.Figure:
     """An empty figure of several panels; `grid` are the arguments of plotly's `make_subplots`."""
-    figure = make_subplots(**grid)
-    figure.update_layout(new_figure(title, subtitle, height, margin_t=margin_t).layout)
-    return figure
+    return new_figure(title, subtitle, height, margin_t=margin_t).set_subplots(**grid)
+
+
+def add_to_panel(figure: go.Figure, name: object, *, col: int, row: int = 1, **trace: Any) -> None:
+    """Add a scatter trace to a panel; its name is in the legend once, for the traces of all panels.
+
+    Args:
+        trace: plotly's attributes of a scatter trace.
+    """
+    label = escape_label(name)
+    in_legend = any(other.name == label for other in figure.data)
+    trace |= {"name": label, "legendgroup": label, "showlegend": not in_legend}
+    figure.add_scatter(**trace, row=row, col=col)
 
 
 def draw_as_matrix(figure: go.Figure) -> None:
@@ -154,6 +163,8 @@ _LABELS = {
     "macro_f1": "macro-F1",
     "roc_auc": "ROC-AUC",
     "miou": "mIoU",
+    "fg_iou": "foreground IoU",
+    "fg_iou_per_image": "IoU per image",
 }
 
 
@@ -182,10 +193,9 @@ def rows_height(labels: Iterable[str]) -> int:
     return len(lines) * (8 + 17 * max(2, *lines))
 
 
-def shorten(name: str, length: int = 44) -> str:
-    """`name` without its middle if it is longer than `length`, for menus of one line."""
-    half = (length - 1) // 2
-    return name if len(name) <= length else f"{name[:half]}…{name[-half:]}"
+def shorten(name: str) -> str:
+    """`name` without its middle if it is longer than 44 characters, for menus of one line."""
+    return name if len(name) <= 44 else f"{name[:21]}…{name[-21:]}"
 
 
 def write_figure(figure: go.Figure, path: Path) -> Path:

@@ -9,7 +9,10 @@ from fervit_lib.figures.evaluation.accuracy import (
     plot_pairs,
 )
 from fervit_lib.figures.evaluation.calibration import plot_reliability
-from fervit_lib.figures.evaluation.costs import plot_costs
-from fervit_lib.figures.evaluation.robustness import plot_corruptions, plot_learning_curves
 from fervit_lib.figures.evaluation.tables import TABLES, table_of, table_of_predictions
+from fervit_lib.figures.evaluation.tradeoffs import (
+    plot_corruptions,
+    plot_costs,
+    plot_learning_curves,
+)
 from fervit_lib.figures.theme import write_figure

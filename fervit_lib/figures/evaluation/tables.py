@@ -19,19 +19,19 @@ _ACCURACY = {
     "accuracy_high": ("95% CI high", "{:.1%}"),
 }
 _MACRO_F1 = {
-    "macro_f1": ("macro-F1", "{:.3f}"),
-    "macro_f1_low": ("95% CI low", "{:.3f}"),
-    "macro_f1_high": ("95% CI high", "{:.3f}"),
+    "macro_f1": "macro-F1",
+    "macro_f1_low": "95% CI low",
+    "macro_f1_high": "95% CI high",
 }
-_FACES = {"faces": ("n (faces)", "{:,}")}
+_FACES = {"faces": "n (faces)"}
 TABLES: dict[str, dict[str, Column]] = {  # name: {column: heading and format}
     "runs": {
         **_VARIANT,
         **_ACCURACY,
         "balanced_accuracy": ("balanced accuracy", "{:.1%}"),
         **_MACRO_F1,
-        "weighted_f1": ("weighted F1", "{:.3f}"),
-        "roc_auc": ("ROC-AUC", "{:.3f}"),
+        "weighted_f1": "weighted F1",
+        "roc_auc": "ROC-AUC",
         "interval_over": "interval over",
     },
     "cross": {
@@ -53,8 +53,8 @@ TABLES: dict[str, dict[str, Column]] = {  # name: {column: heading and format}
         "accuracy_sd": ("± SD", "{:.1%}"),
         "balanced_accuracy": ("balanced accuracy", "{:.1%}"),
         "balanced_accuracy_sd": ("± SD", "{:.1%}"),
-        "macro_f1": ("macro-F1", "{:.3f}"),
-        "macro_f1_sd": ("± SD", "{:.3f}"),
+        "macro_f1": "macro-F1",
+        "macro_f1_sd": "± SD",
     },
     "skipped": {**_RUN, "reason": "reason"},
     "mistakes": {
@@ -66,18 +66,18 @@ TABLES: dict[str, dict[str, Column]] = {  # name: {column: heading and format}
     "calibration": {
         **_VARIANT,
         "temperature": ("temperature", "{:.2f}"),
-        "ece": ("ECE", "{:.3f}"),
-        "ece_calibrated": ("ECE after", "{:.3f}"),
-        "nll": ("NLL", "{:.3f}"),
-        "nll_calibrated": ("NLL after", "{:.3f}"),
-        "brier": ("Brier score", "{:.3f}"),
-        "brier_calibrated": ("Brier score after", "{:.3f}"),
+        "ece": "ECE",
+        "ece_calibrated": "ECE after",
+        "nll": "NLL",
+        "nll_calibrated": "NLL after",
+        "brier": "Brier score",
+        "brier_calibrated": "Brier score after",
     },
     "size": {
         **_VARIANT,
-        "total_parameters": ("parameters", "{:,}"),
-        "trainable_parameters": ("trained parameters", "{:,}"),
-        "macs": ("MACs per face", "{:,}"),
+        "total_parameters": "parameters",
+        "trainable_parameters": "trained parameters",
+        "macs": "MACs per face",
         "checkpoint_mb": ("checkpoint (MB)", "{:.1f}"),
         "train_seconds": ("training time (s)", "{:,.0f}"),
         "seconds_per_epoch": ("time per epoch (s)", "{:,.1f}"),

@@ -12,6 +12,7 @@ from fervit_lib.figures.theme import (
     INK,
     PALETTE,
     PERCENT,
+    add_to_panel,
     error_bars,
     escape_label,
     largest_error,
@@ -89,18 +90,16 @@ def plot_removal_curves(
                 line = {"color": GREY, "dash": "dash"}
                 error = error_bars(values.mean(0), values.min(0), values.max(0))
                 values = values.mean(0)
-            figure.add_scatter(
+            add_to_panel(
+                figure,
+                name,
+                col=column,
                 x=np.arange(len(values)),
                 y=values,
                 error_y=error,
                 mode="lines",
                 line=line,
-                name=name,
-                legendgroup=name,
-                showlegend=column == 1,
                 hovertemplate="%{x} " + unit + ": %{y:.1%}",
-                row=1,
-                col=column,
             )
     figure.update_xaxes(title=unit, dtick=len(values) // 12 + 1)
     figure.update_yaxes(tickformat=PERCENT, rangemode="tozero")

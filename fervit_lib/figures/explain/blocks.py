@@ -1,20 +1,103 @@
-"""Similarity of models, heads and position embeddings."""
+"""What the blocks and heads of models compute: probes, components, scores of heads, similarity."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 
-from fervit_lib.figures.codes import LAYERS
+from fervit_lib.figures.codes import LAYERS, add_class_points
 from fervit_lib.figures.controls import add_run_menu, add_slider
 from fervit_lib.figures.theme import (
     DIVERGING,
+    PERCENT,
     draw_as_matrix,
+    error_bars,
     escape_label,
     new_figure,
     new_panels,
     wrap_labels,
 )
+
+
+def plot_probes(scores: pd.DataFrame, caption: str) -> go.Figure:
+    """Accuracy of few-shot linear probes by block, one line per run.
+
+    Args:
+        scores: columns run, layer, accuracy, and lowest, highest over the draws of training faces.
+    """
+    figure = new_figure(
+        "Few-shot linear probes by block",
+        caption,
+        height=500,
+        xaxis_title="features after",
+        yaxis={"title": "accuracy", "tickformat": PERCENT, "rangemode": "tozero"},
+    )
+    for run, group in scores.groupby("run", sort=False):
+        figure.add_scatter(
+            x=group["layer"],
+            y=group["accuracy"],
+            error_y=error_bars(group["accuracy"], group["lowest"], group["highest"]),
+            mode="lines+markers",
+            name=escape_label(run),
+            hovertemplate="%{x}: %{y:.1%}",
+        )
+    return figure
+
+
+def plot_features_by_block(
+    points: Mapping[str, np.ndarray], labels: np.ndarray, classes: Sequence[str], title: str
+) -> go.Figure:
+    """Features in two dimensions, coloured by class, with a slider over the blocks.
+
+    Args:
+        points: by block, (N, 2).
+        labels: (N,) class indices.
+    """
+    subtitle = f"n = {len(labels):,} points; principal components, computed for each block"
+    figure = new_figure(title, subtitle, 600)
+    add_class_points(figure, next(iter(points.values())), labels, classes)
+    updates = []
+    for block in points.values():
+        by_class = [block[labels == number].round(3) for number in range(len(classes))]
+        updates.append([{"x": [xy[:, 0] for xy in by_class], "y": [xy[:, 1] for xy in by_class]}])
+    add_slider(figure, "after", points, updates, len=0.94, x=0.03)
+    # Fixed for all blocks: axes that rescale with the slider would hide that clusters spread.
+    limit = 1.05 * max(np.abs(block).max() for block in points.values())
+    figure.update_xaxes(range=[-limit, limit])
+    figure.update_yaxes(range=[-limit, limit])
+    return figure
+
+
+def plot_heads(values: Mapping[str, np.ndarray], caption: str = "") -> go.Figure:
+    """One heat map per score, each (depth, num_heads), with its own colour scale."""
+    depth, num_heads = next(iter(values.values())).shape
+    figure = new_panels(
+        "What characterises each attention head",
+        escape_label(caption),
+        200 + 34 * max(depth, 3),
+        cols=len(values),
+        subplot_titles=list(values),
+        horizontal_spacing=0.14,
+    )
+    for column, (name, score) in enumerate(values.items(), 1):
+        panel = next(figure.select_xaxes(col=column))
+        figure.add_heatmap(
+            z=score,
+            x=[str(head + 1) for head in range(num_heads)],
+            y=[str(block + 1) for block in range(depth)],
+            colorbar={
+                "x": panel.domain[1] + 0.005,  # right of its own panel
+                "tickformat": ".4~g",
+            },
+            hovertemplate=f"block %{{y}}, head %{{x}}: %{{z:.3f}}<extra>{name}</extra>",
+            row=1,
+            col=column,
+        )
+    draw_as_matrix(figure)
+    figure.update_xaxes(title="head")
+    figure.update_yaxes(title="block", col=1)
+    return figure
 
 
 def plot_cka(

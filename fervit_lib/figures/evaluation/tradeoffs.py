@@ -1,4 +1,6 @@
-"""Accuracy with fewer training faces and on corrupted test faces."""
+"""Accuracy against cost, with fewer training faces, and on corrupted test faces."""
+
+from collections.abc import Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -6,11 +8,86 @@ import plotly.graph_objects as go
 from fervit_lib.figures.theme import (
     PALETTE,
     PERCENT,
+    SYMBOLS,
+    add_to_panel,
     error_bars,
-    escape_label,
+    escape_labels,
     largest_error,
+    log_axis,
     new_panels,
 )
+
+_COSTS = {  # column: axis title
+    "trainable_parameters": "trained parameters",
+    "total_parameters": "parameters",
+    "macs": "MACs per face",
+    "train_seconds": "training time (s)",
+    "latency_p50_ms": "latency p50 (ms)",
+    "whole_p50_ms": "latency p50 from file to label (ms)",
+    "throughput": "throughput (faces/s)",
+    "host_memory_gb": "memory (GB)",
+    "gpu_memory_gb": "GPU memory (GB)",
+    "joules_per_face": "energy per face (J)",
+}
+
+
+def plot_costs(runs: pd.DataFrame, costs: Sequence[str] = tuple(_COSTS)) -> go.Figure:
+    """Accuracy with 95% CI against each cost, one panel each; shape: strategy, colour: the rest.
+
+    Args:
+        runs: columns recipe, strategy, variant, num_test, accuracy, accuracy_low, accuracy_high,
+            the costs (one without any value is left out), and, of measured runs, machine ("busy"
+            while a run was timed: its dots are hollow).
+    """
+    shown = [name for name in costs if name in runs and runs[name].notna().any()]
+    rows = -(-len(shown) // 2)
+    hollow = "; hollow: machine busy while timed" if "machine" in runs else ""
+    figure = new_panels(
+        f"Accuracy against {'cost' if len(shown) > 1 else _COSTS[shown[0]]}",
+        f"n = {runs['num_test'].iloc[0]:,} test faces, 95% interval over them{hollow}",
+        160 + 230 * rows,
+        rows=rows,
+        cols=min(2, len(shown)),
+        shared_yaxes="all",
+        vertical_spacing=0.36 / rows,
+        horizontal_spacing=0.04,
+    )
+    for number, cost in enumerate(shown):
+        panel = {"row": number // 2 + 1, "col": number % 2 + 1}
+        _add_cost(figure, runs, cost, **panel)
+        figure.update_xaxes(title_text=_COSTS[cost], **log_axis(runs[cost]), **panel)
+    figure.update_yaxes(tickformat=PERCENT)
+    figure.update_yaxes(title_text="accuracy", col=1)
+    return figure
+
+
+def _add_cost(figure: go.Figure, runs: pd.DataFrame, cost: str, **panel: int) -> None:
+    """Add the dots of one panel."""
+    strategies = list(runs["strategy"].unique())
+    models: list[str] = []  # a recipe without its strategy, as hybrid-pretrained=mae
+    for (name, strategy), group in runs.groupby(["recipe", "strategy"], sort=False):
+        model = name.replace(f"-{strategy}", "", 1)
+        if model not in models:
+            models.append(model)
+        color = PALETTE[models.index(model) % 8]
+        symbols = SYMBOLS[strategies.index(strategy) % 8]
+        if "machine" in group:
+            symbols = symbols + group["machine"].map({"": "", "busy": "-open"})
+        add_to_panel(
+            figure,
+            name,
+            **panel,
+            x=group[cost],
+            y=group["accuracy"],
+            error_y=error_bars(
+                group["accuracy"], group["accuracy_low"], group["accuracy_high"], color
+            ),
+            mode="markers",
+            marker={"size": 10, "color": color, "symbol": symbols},
+            text=escape_labels(group["variant"]),
+            hovertemplate="%{text}: %{y:.1%} at %{x:,.4g}<extra></extra>",
+        )
+
 
 _SHARES = {
     "fraction": "share of the training faces; below: faces seen in all epochs",
@@ -37,26 +114,21 @@ def plot_learning_curves(curves: pd.DataFrame) -> go.Figure:
         shared_yaxes=True,
         horizontal_spacing=0.04,
     )
-    named = set()
     for (recipe, kind), line in curves.groupby(["recipe", "kind"], sort=False):
         line = line.sort_values("share")
-        name = escape_label(recipe)
         color = PALETTE[recipes.index(recipe) % 8]
-        figure.add_scatter(
+        add_to_panel(
+            figure,
+            recipe,
+            col=kinds.index(kind) + 1,
             x=line["share"],
             y=line["mean"],
             error_y=error_bars(line["mean"], line["low"], line["high"], color),
             mode="lines+markers",
             line_color=color,
-            name=name,
-            legendgroup=name,
-            showlegend=name not in named,
             customdata=line[["faces", "runs"]],
             hovertemplate="%{y:.1%}, %{customdata[0]:,} faces, n = %{customdata[1]} runs",
-            row=1,
-            col=kinds.index(kind) + 1,
         )
-        named.add(name)
     for column, kind in enumerate(kinds, 1):
         by_share = curves[curves["kind"] == kind].groupby("share")["seen_faces"]
         ticks = [
@@ -106,18 +178,17 @@ def plot_corruptions(table: pd.DataFrame, num_faces: int) -> go.Figure:
             line = corrupted[(corrupted["run"] == run) & (corrupted["corruption"] == corruption)]
             line = line.sort_values("level")
             dash = ("solid", "dot", "dash")[number // 8 % 3]
-            figure.add_scatter(
+            add_to_panel(
+                figure,
+                run,
+                row=panel // 3 + 1,
+                col=panel % 3 + 1,
                 x=[0, *line["level"]],
                 y=[clean[run], *line["accuracy"]],
                 mode="lines+markers",
                 line={"color": PALETTE[number % 8], "dash": dash, "width": 1.5},
                 marker_size=5,
-                name=escape_label(run),
-                legendgroup=run,
-                showlegend=panel == 0,
                 hovertemplate="%{y:.1%}",
-                row=panel // 3 + 1,
-                col=panel % 3 + 1,
             )
     figure.update_xaxes(tickvals=[0, 1, 2, 3])
     figure.update_xaxes(title_text="level", row=rows)
