@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fervit_lib.system.names import check_name, check_value, near, show, split_names
+from fervit_lib.system.names import check_name, check_value, cut, near, show, split_names
 from fervit_lib.system.yaml_files import read_yaml
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -87,7 +87,8 @@ def check_block(where: str, notebook: str, block: Any, reserved: set[str] = RESE
     for name, value in block.items():
         if name not in free:
             raise ValueError(
-                f"{where}.{name}: {notebook} has no such parameter to set; {near(name, free)}"
+                f"{where}.{cut(str(name), 200)}: {notebook} has no such parameter to set; "
+                f"{near(name, free)}"
             )
         if value == []:
             raise ValueError(f"{where}.{name}: expected a value or a list of values, got []")
@@ -194,11 +195,11 @@ def find_encodings(where: str, name: str, encodings: Mapping[str, Any]) -> list[
     """
     by_name = encodings_by_name(encodings)
     if name not in by_name:
-        raise ValueError(f"{where}: no such variant of encode: {name!r}; {near(name, by_name)}")
+        raise ValueError(f"{where}: no such variant of encode: {show(name)}; {near(name, by_name)}")
     matches = by_name[name]
     if len(matches) > 1 and name not in matches:
         raise ValueError(
-            f"{where}: {name} has several encodings; write one of {', '.join(matches)}"
+            f"{where}: {name} has several encodings; write one of {cut(', '.join(matches), 1000)}"
         )
     return matches.get(name) or next(iter(matches.values()))
 
@@ -285,12 +286,12 @@ def read_config(config: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]
     known = encodings_by_name(encodings)
     for parameters in plan["evaluate"].values():
         for name in split_names(parameters.get("baselines", "")):
-            if not Path(PROJECT_ROOT, name).is_file():
-                raise ValueError(f"evaluate.baselines: no such adapter file: {name!r}")
+            if not os.path.isfile(PROJECT_ROOT / name):  # noqa: PTH113 (False for any text)
+                raise ValueError(f"evaluate.baselines: no such adapter file: {show(name)}")
         for name in split_names(parameters.get("test_on", "")):
             if name not in known:
                 raise ValueError(
-                    f"evaluate.test_on: no such data set: {name!r}; {near(name, known)}"
+                    f"evaluate.test_on: no such data set: {show(name)}; {near(name, known)}"
                 )
     return {step: plan[step] for step in NOTEBOOKS}
 

@@ -32,7 +32,13 @@ from fervit_lib.latents import (
     write_shard,
 )
 from fervit_lib.system.atomic import atomic_write
-from fervit_lib.system.errors import check_file_names, check_symlink, explain_read_error
+from fervit_lib.system.errors import (
+    check_file_names,
+    check_symlink,
+    check_unpacked_size,
+    explain_read_error,
+)
+from fervit_lib.system.names import show
 from fervit_lib.system.progress import progress
 
 # Codes (n, layers, 512) float16, labels (n,) and image paths of one split.
@@ -155,13 +161,20 @@ def _read_file(file: Path, classes: Sequence[str]) -> tuple[Tensor, int, str]:
         # Some tools saved `img_path` as a pathlib path, of either operating system.
         torch.serialization.safe_globals([PosixPath, WindowsPath]),
     ):
+        check_unpacked_size(file)
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
         if lacking := {"latent", "label"} - dict(content).keys():
             raise ValueError(f"it has {', '.join(content)}, but no {' or '.join(sorted(lacking))}")
         latent = content["latent"]
         label = content["label"]
         img_path = content.get("img_path") or ""
-        label = classes.index(label) if isinstance(label, str) else int(label)
+        if isinstance(label, Tensor):
+            label = label.item()
+        if isinstance(label, str):
+            label = classes.index(label)
+        if isinstance(label, bool) or int(label) != label:
+            raise ValueError(f"label: expected a whole number or a name, got {show(label)}")
+        label = int(label)
     if not isinstance(latent, Tensor) or latent.layout != torch.strided:
         raise ValueError(
             f"{file}: latent: expected a dense tensor, got {type(latent).__name__}; write it again"

@@ -96,6 +96,22 @@ def test_code_in_a_pickle_is_refused_and_not_run(
     assert (tmp_path / "ran").exists(), "the file was harmless"
 
 
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_compressed_file_of_weights_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, Any], Written]
+) -> None:
+    file, load = write(tmp_path, {"latent": torch.zeros(18, 512), "label": 0, "x": torch.zeros(10)})
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        archive.writestr("archive/data/9", bytes(40_000_000))
+    monkeypatch.delattr(torch, "load")
+    with pytest.raises(ValueError, match=rf"{file.name}: .*unpacked.*got 40,\d\d\d,\d\d\d"):
+        load()
+
+
 class TestArchives:
     def bomb(self, folder: Path, line: bytes, megabytes: int) -> Path:
         """A zip of `megabytes` that is a thousandth of that size."""

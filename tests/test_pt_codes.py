@@ -116,6 +116,12 @@ BAD_FILES = {
     "large label": (code(label=7), "label: expected 0 to 6"),
     "infinite label": (code(label=float("inf")), "label"),
     "unknown class": (code(label="bored"), "label"),
+    "share of a class": (code(label=2.9), "label: expected a whole number"),
+    "truth": (code(label=True), "label: expected a whole number"),
+    "a tensor's truth": (code(label=torch.tensor(True)), "label: expected a whole number"),
+    "several labels": (code(label=torch.tensor([1, 2])), "label"),
+    "no number": (code(label=None), "label"),
+    "NaN": (code(label=float("nan")), "label"),
 }
 
 
@@ -129,6 +135,13 @@ def test_a_bad_file_is_named_and_nothing_is_written(
     with pytest.raises(ValueError, match=rf"003\.pt.*{re.escape(message)}"):
         pt_codes.import_pt_folder(tmp_path / "pt", tmp_path / "store", faces=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["pt"]
+
+
+@pytest.mark.parametrize("label", [2, 2.0, torch.tensor(2), torch.tensor([2.0]), "fear"])
+def test_labels_as_numbers(tmp_path: Path, label: object) -> None:
+    write(tmp_path / "pt", label=label, n=8)
+    pt_codes.import_pt_folder(tmp_path / "pt", tmp_path / "s", faces=tmp_path)
+    assert set(LatentStore.open(tmp_path / "s", "train").labels.tolist()) == {2}
 
 
 def test_a_truncated_file_is_named(tmp_path: Path) -> None:

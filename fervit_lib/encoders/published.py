@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fervit_lib.encoders.style_encoder import STAGES, StyleEncoder
-from fervit_lib.system.errors import describe_error, explain_read_error
+from fervit_lib.system.errors import check_unpacked_size, describe_error, explain_read_error
 
 ENCODER_TYPES = {"GradualStyleEncoder": "psp", "Encoder4Editing": "e4e"}
 # Options that only e4e has.
@@ -45,6 +45,7 @@ def load_style_encoder(
         raise FileNotFoundError(f"{path}: no such checkpoint; put {SOURCES[kind]}, there")
     trouble = f"not a checkpoint of {kind} with an IR-SE50 backbone"
     with explain_read_error(path, trouble, f"use {SOURCES[kind]}"):
+        check_unpacked_size(path)
         return _build(_read(path), kind, stages)
 
 

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from fervit_lib.models import convolutions  # noqa: F401  (registers models in timm)
-from fervit_lib.system.errors import explain_read_error
+from fervit_lib.system.errors import check_unpacked_size, explain_read_error
 from fervit_lib.system.runtime import PROJECT_ROOT, display_path, resolve
 
 WEIGHTS = PROJECT_ROOT / "pretrained_models"
@@ -94,6 +94,7 @@ def _read_weights(file: Path, own: dict[str, torch.Tensor]) -> dict[str, torch.T
     Args:
         own: the model's weights, by the names that are to be found.
     """
+    check_unpacked_size(file)
     weights = timm.models.load_state_dict(str(file))
     wrapped = [value for value in weights.values() if _are_tensors(value)]
     if len(wrapped) == 1:

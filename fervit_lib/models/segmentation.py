@@ -12,7 +12,7 @@ from timm.layers.activations import Swish
 from torch import Tensor, nn
 
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
-from fervit_lib.system.errors import explain_read_error
+from fervit_lib.system.errors import check_unpacked_size, explain_read_error
 from fervit_lib.system.names import check_choice
 from fervit_lib.system.runtime import display_path, resolve
 
@@ -133,6 +133,7 @@ def load_teacher(
     model = build_segmenter(encoder, decoder)
     problem = f"expected a dict whose `state_dict` has the weights of a U-Net with {encoder}"
     with explain_read_error(path, problem, "download it again, or give its encoder"):
+        check_unpacked_size(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
         state = {name.removeprefix(_PREFIX): value for name, value in content["state_dict"].items()}
         model.load_state_dict(state)

@@ -23,7 +23,7 @@ from fervit_lib.sweep.space import (
     list_points,
     read_distribution,
 )
-from fervit_lib.system.names import check_choice, check_name, check_value
+from fervit_lib.system.names import check_choice, check_name, check_value, show
 from fervit_lib.system.runtime import PROJECT_ROOT, display_path
 from fervit_lib.system.yaml_files import read_yaml
 
@@ -185,7 +185,7 @@ def parse_sweep(source: Any) -> Sweep:
             f"run_cap: expected a number of trials, because {method} search never ends"
         )
     if run_cap is not None and (type(run_cap) is not int or run_cap < 1):
-        raise ValueError(f"run_cap: expected an integer of at least 1, got {run_cap!r}")
+        raise ValueError(f"run_cap: expected an integer of at least 1, got {show(run_cap)}")
     early = None
     if "early_terminate" in source:
         early = _read_hyperband(source["early_terminate"], fixed)
@@ -222,13 +222,14 @@ def _read_hyperband(spec: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:
         value = spec.get(key, least)
         if type(value) is not int or not least <= value <= MAX_EPOCHS:
             raise ValueError(
-                f"{where}.{key}: expected an integer from {least} to {MAX_EPOCHS:,}, got {value!r}"
+                f"{where}.{key}: expected an integer from {least} to {MAX_EPOCHS:,}, got "
+                f"{show(value)}"
             )
     keys = spec.keys() & {"min_iter", "max_iter", "s"}
     if "min_iter" in keys:
         keys.discard("s")  # as W&B
     if keys not in ({"min_iter"}, {"max_iter", "s"}):
-        raise ValueError(f"{where}: expected min_iter, or max_iter with s, got {', '.join(spec)}")
+        raise ValueError(f"{where}: expected min_iter, or max_iter with s, got {show(spec)}")
     eta = spec.get("eta", 3)
     last = spec.get("max_iter", fixed.get("epochs", "auto"))
     if last != "auto":

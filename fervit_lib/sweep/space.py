@@ -6,7 +6,7 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from fervit_lib.system.names import check_choice, check_value, near
+from fervit_lib.system.names import check_choice, check_value, near, show
 
 MAX_GRID = 100_000  # points
 Distribution = CategoricalDistribution | IntDistribution | FloatDistribution
@@ -41,7 +41,9 @@ def read_distribution(where: str, spec: Any) -> Distribution | None:
         return None
     if name == "categorical":
         if not isinstance(spec["values"], list) or not spec["values"]:
-            raise ValueError(f"{where}.values: expected a list of values, got {spec['values']!r}")
+            raise ValueError(
+                f"{where}.values: expected a list of values, got {show(spec['values'])}"
+            )
         return CategoricalDistribution(spec["values"])
     return _read_range(where, name, spec)
 
@@ -100,7 +102,7 @@ def list_points(distribution: Distribution) -> list[Any]:
 def check_mapping(where: str, value: Any) -> None:
     """Raise a ValueError if `value` is no mapping, or an empty one."""
     if not isinstance(value, dict) or not value:
-        raise ValueError(f"{where}: expected `key: value`, got {value!r}")
+        raise ValueError(f"{where}: expected `key: value`, got {show(value)}")
 
 
 def check_keys(where: str, value: Any, known: Iterable[str]) -> None:

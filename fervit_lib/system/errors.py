@@ -3,6 +3,7 @@
 import re
 import shutil
 import textwrap
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +77,25 @@ def check_image_size(image: Image.Image) -> Image.Image:
             f"image size: expected at most {MAX_PIXELS:,} pixels, got {width}x{height}; resize it"
         )
     return image
+
+
+def check_unpacked_size(path: Path) -> None:
+    """Check that a file of weights or codes, if it is a zip archive, is not compressed.
+
+    torch reads whole members into memory, and never writes compressed ones itself.
+
+    Raises:
+        ValueError: it unpacks to more than twice its size.
+    """
+    if zipfile.is_zipfile(path):
+        packed = path.stat().st_size
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > 2 * packed:
+            raise ValueError(
+                f"{display_path(path)}: expected at most {2 * packed:,} bytes when unpacked, twice "
+                f"its size, got {unpacked:,}; save it again by torch.save"
+            )
 
 
 def check_symlink(path: Path, root: Path) -> Path:

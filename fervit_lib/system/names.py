@@ -8,6 +8,7 @@ from pathlib import Path
 
 # Safe as a folder name everywhere; 200 leaves room for suffixes below the usual limit of 255.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=@-]{,199}")
+MAX_TEXT = 4096  # as the longest path
 TYPES = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
 
 
@@ -35,8 +36,12 @@ def check_beneath(path: Path, root: Path) -> None:
 
 def show(value: object) -> str:
     """`value` as Python writes it, at most 200 characters."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:199]}…"
+    return cut(repr(value), 200)
+
+
+def cut(text: str, length: int) -> str:
+    """`text`, at most `length` characters of it."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def check_choice(argument: str, value: object, choices: Collection[str]) -> None:
@@ -49,13 +54,13 @@ def check_choice(argument: str, value: object, choices: Collection[str]) -> None
 def check_range(argument: str, value: float, low: float, high: float = math.inf) -> None:
     """Raise a ValueError unless `value` is in [low, high), which never holds for NaN."""
     if not low <= value < high:
-        raise ValueError(f"{argument}: expected a number in [{low}, {high}), got {value}")
+        raise ValueError(f"{argument}: expected a number in [{low}, {high}), got {show(value)}")
 
 
 def check_share(argument: str, value: float) -> None:
     """Raise a ValueError unless `value` is in (0, 1], which never holds for NaN."""
     if not 0 < value <= 1:
-        raise ValueError(f"{argument}: expected a share in (0, 1], got {value}")
+        raise ValueError(f"{argument}: expected a share in (0, 1], got {show(value)}")
 
 
 def check_value(where: str, value: object, expected: str) -> None:
@@ -66,13 +71,17 @@ def check_value(where: str, value: object, expected: str) -> None:
         hints = {"float": " (in YAML, write 1.0e-4, not 1e-4)", "bool": " (write True or False)"}
         hint = hints.get(expected, "") if isinstance(value, str) else ""
         raise ValueError(f"{where}: expected {expected}, got {show(value)}{hint}")
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        raise ValueError(f"{where}: expected at most {MAX_TEXT:,} characters, got {len(value):,}")
 
 
 def near(name: object, known: Iterable[str]) -> str:
     """Suggest the known name that is closest to `name`, or list all of them."""
     names = sorted(known)
-    match = difflib.get_close_matches(str(name), names, 1)
-    return f"did you mean {match[0]!r}?" if match else f"known are {', '.join(names) or 'none'}"
+    match = difflib.get_close_matches(str(name)[:200], names, 1)
+    if match:
+        return f"did you mean {match[0]!r}?"
+    return f"known are {cut(', '.join(names), 1000) or 'none'}"
 
 
 def split_names(text: str) -> list[str]:

@@ -36,6 +36,8 @@ class _Loader(yaml.SafeLoader):
             for key, _ in node.value:
                 if not isinstance(key, yaml.ScalarNode):
                     _refuse(key, "a list or a mapping as a key")
+                if len(key.value) > 200:
+                    _refuse(key, f"a key of {len(key.value):,} characters")
                 if (key.tag, key.value) in keys:
                     _refuse(key, f"the key {show(key.value)} a second time; one would be lost")
                 keys.add((key.tag, key.value))

@@ -150,6 +150,8 @@ class Curves(RowsCallback):
                 for name, value in row.items():
                     if name not in ("epoch", "seconds"):
                         writer.add_scalar(name, value, int(row["epoch"]))
+        [file] = folder.iterdir()
+        file.rename(folder / "events.out.tfevents")  # the name that it had holds the host's
 
 
 class Steps(RowsCallback):
