@@ -25,7 +25,6 @@ from fervit_lib.explain.importance import (
     permutation_importance,
     random_curves,
     rank_agreement,
-    replace_layers,
     swap_effect,
     swap_layers,
 )

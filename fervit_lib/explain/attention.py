@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fervit_lib.models.attention import capture_heads
+from fervit_lib.models.attention import Heads, capture_heads
 from fervit_lib.models.latent_vit import CodeViT
 
 
@@ -26,6 +26,19 @@ def to_device_of(model: nn.Module, x: Tensor) -> Tensor:
     return x.to(next(model.parameters()).device)
 
 
+def forward_with_heads(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Heads]]:
+    """The logits for inputs `x` (B, …), in eval mode, and what the heads of each block computed.
+
+    Raises:
+        ValueError: the model has no attention.
+    """
+    x = to_device_of(model, x).detach()
+    # Where autograd is on, the input requires a gradient, so that frozen models have one, too.
+    x.requires_grad_(torch.is_grad_enabled())
+    with evaluating(model), capture_heads(model) as heads:
+        return model(x), heads
+
+
 @torch.no_grad()
 def attention_maps(model: nn.Module, x: Tensor) -> list[Tensor]:
     """The attention of every block for inputs `x` (B, …), in eval mode.
@@ -37,9 +50,7 @@ def attention_maps(model: nn.Module, x: Tensor) -> list[Tensor]:
     Raises:
         ValueError: the model has no attention.
     """
-    with evaluating(model), capture_heads(model) as captured:
-        model(to_device_of(model, x))
-    return [heads.attn for heads in captured]
+    return [heads.attn for heads in forward_with_heads(model, x)[1]]
 
 
 @torch.no_grad()
@@ -51,6 +62,7 @@ def reads_cls(model: CodeViT, x: Tensor) -> bool:
         return not torch.equal(model.forward_head(tokens), model.forward_head(changed))
 
 
+@torch.enable_grad()
 def gradient_maps(model: nn.Module, x: Tensor, target: Tensor | None = None) -> list[Tensor]:
     """Attention times its gradient, negative values set to 0: what speaks for a class.
 
@@ -60,12 +72,10 @@ def gradient_maps(model: nn.Module, x: Tensor, target: Tensor | None = None) -> 
     Returns:
         One (B, num_heads, N, N) per block.
     """
-    with evaluating(model), torch.enable_grad(), capture_heads(model) as captured:
-        # The input requires a gradient so that this works for frozen models, too.
-        logits = model(to_device_of(model, x).detach().requires_grad_())
-        chosen = logits.argmax(-1) if target is None else target
-        # Faces do not interact, so the gradient of the sum is each face's own gradient.
-        score = logits.gather(1, chosen[:, None]).sum()
+    logits, captured = forward_with_heads(model, x)
+    chosen = logits.argmax(-1) if target is None else target
+    # Faces do not interact, so the gradient of the sum is each face's own gradient.
+    score = logits.gather(1, chosen[:, None]).sum()
     maps = [heads.attn for heads in captured]
     gradients = torch.autograd.grad(score, maps)
     return [

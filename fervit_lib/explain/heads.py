@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fervit_lib.explain.attention import evaluating, to_device_of
+from fervit_lib.explain.attention import evaluating, forward_with_heads, to_device_of
 from fervit_lib.models.attention import (
     SIMILARITIES,
     Heads,
     attention_modules,
-    capture_heads,
     head_similarity,
     scale_heads,
 )
@@ -35,8 +34,7 @@ def head_statistics(model: nn.Module, inputs: Tensor, batch_size: int = 128) -> 
     """Entropy, distance and pairwise similarity of all heads for inputs (n, …)."""
     sums: dict[str, Tensor | float] = defaultdict(float)
     for batch in progress(inputs.split(batch_size), desc="heads", unit=" batches"):
-        with evaluating(model), capture_heads(model) as captured:
-            model(to_device_of(model, batch))
+        _, captured = forward_with_heads(model, batch)
         # In float32 the sums over faces and tokens lose digits as batches grow (9e-5 of a
         # similarity at 1,000 faces).
         blocks = [Heads(h.attn.double(), h.values.double(), h.outputs.double()) for h in captured]
@@ -56,6 +54,7 @@ def head_statistics(model: nn.Module, inputs: Tensor, batch_size: int = 128) -> 
     return HeadStatistics(sums["entropy"], sums["distance"], similarity)
 
 
+@torch.enable_grad()
 def head_importance(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     """Sensitivity of the loss to a factor at each head's output: (depth, num_heads) ≥ 0.
 
@@ -64,9 +63,8 @@ def head_importance(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     """
     total: Tensor | float = 0.0
     for batch, target in zip(inputs.split(128), labels.split(128), strict=True):
-        with evaluating(model), torch.enable_grad(), capture_heads(model) as captured:
-            logits = model(to_device_of(model, batch).detach().requires_grad_())
-            loss = F.cross_entropy(logits, target.to(logits.device), reduction="sum")
+        logits, captured = forward_with_heads(model, batch)
+        loss = F.cross_entropy(logits, target.to(logits.device), reduction="sum")
         outputs = [heads.outputs for heads in captured]
         gradients = torch.autograd.grad(loss, outputs)
         # The derivative at factor 1 is the sum of output times gradient, one per face and head.

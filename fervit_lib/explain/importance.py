@@ -3,7 +3,7 @@
 A layer is removed by replacing it with the mean code's, which works for any model over codes.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,11 +20,6 @@ Predict = Callable[[Tensor], np.ndarray]  # codes (n, layers, dim) → probabili
 def band_of(layer: int) -> str:
     """The band of a layer of `w+`."""
     return next(band for band, layers in BANDS.items() if layers.start <= layer < layers.stop)
-
-
-def replace_layers(codes: Tensor, layers: Iterable[int], fill: Tensor) -> Tensor:
-    """`codes` (n, layers, dim) with `layers` replaced by those of `fill` (layers, dim)."""
-    return swap_layers(codes, fill.to(codes), list(layers))
 
 
 def _mean_and_ci(values: np.ndarray) -> tuple[float, float, float]:
@@ -47,7 +42,7 @@ def leave_one_out(
     before = predict(codes).argmax(1) == labels
     rows = []
     for layer in progress(range(codes.shape[1]), desc="layers", unit=" layers"):
-        after = predict(replace_layers(codes, [layer], fill)).argmax(1) == labels
+        after = predict(swap_layers(codes, fill, [layer])).argmax(1) == labels
         drop = _mean_and_ci(before.astype(float) - after)
         rows.append((layer, band_of(layer), after.mean(), *drop))
     columns = ["layer", "band", "accuracy", "drop", "drop_low", "drop_high"]
@@ -112,9 +107,9 @@ def random_curves(
 
 
 def swap_layers(first: Tensor, second: Tensor, layers: slice | Sequence[int]) -> Tensor:
-    """`first` (…, layers, dim) with `layers` from `second`."""
+    """`first` (…, layers, dim) with `layers` from `second`, such as the mean code (layers, dim)."""
     swapped = first.clone()
-    swapped[..., layers, :] = second[..., layers, :]
+    swapped[..., layers, :] = second.to(first)[..., layers, :]
     return swapped
 
 

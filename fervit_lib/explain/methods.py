@@ -13,6 +13,7 @@ from fervit_lib.explain.attention import (
     gradient_rollout,
 )
 from fervit_lib.explain.similarity import layer_features, token_similarity
+from fervit_lib.system.names import check_choice
 
 # By name in the figures: whether a block and a head can be chosen; a rollout combines all of them.
 METHODS = {
@@ -35,8 +36,7 @@ def token_map(
         block: index; -1 is the last.
         head: index; None is the mean of all heads. Ignored by `cosine`.
     """
-    if method not in METHODS:
-        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    check_choice("method", method, METHODS)
     if method == "cosine":
         features = list(layer_features(model, code).values())
         return token_similarity(features[block][0]).cpu().numpy()

@@ -1,7 +1,6 @@
 """How similar tokens, layers and whole models are."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
@@ -36,24 +35,17 @@ def feature_layers(model: nn.Module) -> dict[str, nn.Module]:
     return layers
 
 
-@contextmanager
-def capture_features(layers: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """The output of each layer in the latest forward pass, by name; hooks are removed on exit."""
+@torch.no_grad()
+def layer_features(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Outputs of all `feature_layers` for inputs (B, …): (B, N, D) of a ViT, (B, C, …) of a CNN."""
     features: dict[str, Tensor] = {}
 
     def store(name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
         features[name] = output
 
-    with ExitStack() as stack:
-        for name, module in layers.items():
-            stack.callback(module.register_forward_hook(partial(store, name)).remove)
-        yield features
-
-
-@torch.no_grad()
-def layer_features(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Outputs of all `feature_layers` for inputs (B, …): (B, N, D) of a ViT, (B, C, …) of a CNN."""
-    with evaluating(model), capture_features(feature_layers(model)) as features:
+    with evaluating(model), ExitStack() as stack:
+        for name, module in feature_layers(model).items():
+            stack.enter_context(module.register_forward_hook(partial(store, name)))
         model(to_device_of(model, x))
     return features
 
@@ -129,8 +121,7 @@ def cka_matrix(
     model: nn.Module,
     other: nn.Module,
     inputs: Tensor,
-    *,
-    other_inputs: Tensor | None = None,
+    other_inputs: Tensor,
     batch_size: int = 128,
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """CKA of every layer of `model` with every layer of `other`, on the same faces.
@@ -142,12 +133,11 @@ def cka_matrix(
 
     Args:
         inputs: (n, …), as `model` takes them.
-        other_inputs: the same faces as `other` takes them; None: `inputs`.
+        other_inputs: the same faces, as `other` takes them.
 
     Returns:
         (layers of model, layers of other), and the names of the layers of both.
     """
-    other_inputs = inputs if other_inputs is None else other_inputs
     if len(inputs) < 4:
         raise ValueError(f"inputs: expected at least 4 samples, got {len(inputs)}")
     cross = own = others = torch.zeros(())

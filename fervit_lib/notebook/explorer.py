@@ -6,7 +6,7 @@ import ipywidgets as widgets
 import plotly.graph_objects as go
 from torch import Tensor
 
-from fervit_lib.explain import METHODS, ExaminedRun, replace_layers, token_map
+from fervit_lib.explain import METHODS, ExaminedRun, swap_layers, token_map
 from fervit_lib.figures.codes import LAYERS, shade_bands
 from fervit_lib.figures.explain.attention import TOKENS
 from fervit_lib.figures.theme import GREY, PALETTE, PERCENT, new_figure
@@ -143,7 +143,7 @@ class Explorer:
         if self.updating:
             return
         code = self.first.codes[[self.face.value]]
-        code = replace_layers(code, self.removed, self.first.mean_code)
+        code = swap_layers(code, self.first.mean_code, self.removed)
         for panel in self.panels:
             panel.show(code, self.method.value)
 

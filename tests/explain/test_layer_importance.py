@@ -12,7 +12,6 @@ from fervit_lib.explain import (
     permutation_importance,
     random_curves,
     rank_agreement,
-    replace_layers,
     swap_effect,
     swap_layers,
 )
@@ -69,7 +68,7 @@ def test_curves_start_and_end_at_the_whole_code_and_the_fill(planted, predict) -
 def test_replacing_and_swapping_change_only_the_given_layers() -> None:
     codes, other = torch.randn(2, 4, 18, 512)
     fill = torch.randn(18, 512)
-    changed = replace_layers(codes, [0, 7], fill)
+    changed = swap_layers(codes, fill, [0, 7])
     assert torch.equal(changed[2, 7], fill[7]) and torch.equal(changed[:, 1:7], codes[:, 1:7])
     swapped = swap_layers(codes, other, BANDS["middle"])
     assert torch.equal(swapped[:, 3:7], other[:, 3:7]) and torch.equal(swapped[:, 7:], codes[:, 7:])

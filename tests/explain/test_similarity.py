@@ -56,28 +56,29 @@ class TestCKA:
 def test_the_matrix_agrees_with_single_scores() -> None:
     codes = torch.randn(40, 18, 512, generator=torch.Generator().manual_seed(0))
     one, two = vit(0), vit(1)
-    matrix, rows, columns = cka_matrix(one, two, codes, batch_size=40)
+    matrix, rows, columns = cka_matrix(one, two, codes, codes, batch_size=40)
     a, b = layer_features(one, codes)["block 2"], layer_features(two, codes)["block 1"]
     assert rows == columns == ["block 1", "block 2"]
     assert matrix[1, 0] == pytest.approx(linear_cka(a[:, 0], b[:, 0]), abs=1e-4)  # of CLS
     # Three batches, and one sample left out.
-    own, *_ = cka_matrix(one, one, codes, batch_size=13)
+    own, *_ = cka_matrix(one, one, codes, codes, batch_size=13)
     torch.testing.assert_close(torch.from_numpy(own).diagonal(), torch.ones(2).double())
 
 
 def test_batches_estimate_the_same_as_one_batch() -> None:
     codes = torch.randn(200, 18, 512, generator=torch.Generator().manual_seed(0))
-    one_batch, *_ = cka_matrix(vit(0), vit(1), codes, batch_size=200)
-    batches, *_ = cka_matrix(vit(0), vit(1), codes, batch_size=50)
+    one_batch, *_ = cka_matrix(vit(0), vit(1), codes, codes, batch_size=200)
+    batches, *_ = cka_matrix(vit(0), vit(1), codes, codes, batch_size=50)
     assert abs(one_batch - batches).max() < 0.05
 
 
 def test_a_vit_and_a_cnn_can_be_compared() -> None:
-    matrix, rows, columns = cka_matrix(vit(0), SmallCNN(), torch.randn(20, 18, 512))
+    codes = torch.randn(20, 18, 512)
+    matrix, rows, columns = cka_matrix(vit(0), SmallCNN(), codes, codes)
     assert (rows, columns) == (["block 1", "block 2"], ["stages 0", "stages 2"])
     assert matrix.shape == (2, 2)
     with pytest.raises(ValueError, match="inputs.*3"):
-        cka_matrix(vit(0), vit(1), torch.randn(3, 18, 512))
+        cka_matrix(vit(0), vit(1), codes[:3], codes[:3])
     with pytest.raises(ValueError, match="model"):
         feature_layers(nn.ReLU())
 
@@ -90,7 +91,7 @@ def test_models_with_different_inputs_can_be_compared() -> None:
     for name, expected in (("vit_tiny_patch16_224", "block 1"), ("resnet18", "conv1")):
         options = {"image_size": 32, "patch_size": 8} if "vit" in name else {"image_size": 32}
         other = ImageModel(3, model_name=name, pretrained="none", **options)
-        matrix, rows, columns = cka_matrix(vit(0), other, codes, other_inputs=images)
+        matrix, rows, columns = cka_matrix(vit(0), other, codes, images)
         assert columns[0] == expected and matrix.shape == (len(rows), len(columns))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fervit_lib.explain import METHODS, ExaminedRun, attention_maps, replace_layers, token_map
+from fervit_lib.explain import METHODS, ExaminedRun, attention_maps, swap_layers, token_map
 from fervit_lib.models import HybridLatentViT, LatentViT
 from fervit_lib.notebook.explorer import Explorer
 
@@ -60,7 +60,7 @@ def test_removed_layers_change_the_prediction(explorer: Explorer) -> None:
     explorer.layers[7].value = True
     explorer.bands["coarse"].click()
     assert explorer.removed == [0, 1, 2, 7]
-    code = replace_layers(panel.selected.codes[:1], [0, 1, 2, 7], panel.selected.mean_code)
+    code = swap_layers(panel.selected.codes[:1], panel.selected.mean_code, [0, 1, 2, 7])
     np.testing.assert_allclose(panel.probs.data[0].x, panel.selected.predict(code)[0], atol=1e-6)
     assert not np.allclose(panel.probs.data[0].x, before)
     explorer.restore.click()
