@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from timm.layers import SEModule
 from torch import Tensor, nn
 
 from fervit_lib.latents import BANDS
@@ -31,22 +32,6 @@ MIN_FACTOR = 0.05
 MAX_FACTOR = 5.0
 
 
-class SqueezeExcite(nn.Module):
-    """Scale each channel by a gate in (0, 1) computed from the means of all channels.
-
-    Hu et al. 2018, section 3.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Conv2d(channels, channels // SE_REDUCTION, 1, bias=False)
-        self.fc2 = nn.Conv2d(channels // SE_REDUCTION, channels, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        means = x.mean((2, 3), keepdim=True)
-        return x * torch.sigmoid(self.fc2(torch.relu(self.fc1(means))))
-
-
 class Unit(nn.Module):
     """One residual unit, (B, in_channels, S, S) → (B, channels, S / stride, S / stride)."""
 
@@ -59,7 +44,8 @@ class Unit(nn.Module):
             nn.PReLU(channels),
             nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False),
             nn.BatchNorm2d(channels),
-            SqueezeExcite(channels),
+            # Squeeze and excitation, Hu et al. 2018, section 3.
+            SEModule(channels, rd_channels=channels // SE_REDUCTION, bias=False),
         )
         self.shortcut_layer = None
         if in_channels != channels:
