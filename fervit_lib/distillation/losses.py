@@ -1,16 +1,16 @@
 """Distillation loss: the masks, the teacher's outputs and the detector's features."""
 
-import math
 from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
+from fastai.callback.schedule import SchedCos, SchedExp, SchedLin
 from torch import Tensor, nn
 
 from fervit_lib.datasets import IGNORE
 from fervit_lib.system.names import check_choice, check_range
 
-SCHEDULES = ("linear", "cosine", "exponential")
+SCHEDULES = {"linear": SchedLin, "cosine": SchedCos, "exponential": SchedExp}
 TERMS = ("kl", "mse", "bce", "dice", "feature")
 
 
@@ -50,11 +50,7 @@ def temperature_at(progress: float, start: float, end: float, schedule: str) -> 
     if not 0 <= progress <= 1:
         raise ValueError(f"progress: expected a number in [0, 1], got {progress}")
     check_choice("temperature_schedule", schedule, SCHEDULES)
-    if schedule == "linear":
-        return start + (end - start) * progress
-    if schedule == "cosine":
-        return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
-    return start * math.exp(progress * math.log(end / start))
+    return SCHEDULES[schedule](start, end)(progress)
 
 
 def binary_kl(

@@ -52,7 +52,7 @@ def test_kl_refuses_unequal_shapes_and_temperature_0() -> None:
         binary_kl(torch.zeros(2), torch.zeros(2), 0.0)
 
 
-@given(st.sampled_from(SCHEDULES), st.floats(0.1, 10), st.floats(0.1, 10), st.floats(0, 1))
+@given(st.sampled_from(list(SCHEDULES)), st.floats(0.1, 10), st.floats(0.1, 10), st.floats(0, 1))
 @settings(max_examples=60, deadline=None)
 def test_a_temperature_stays_between_start_and_end(
     name: str, start: float, end: float, progress: float
