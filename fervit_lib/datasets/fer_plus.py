@@ -18,16 +18,7 @@ from fervit_lib.datasets.listed_faces import REMEDY, read_rows, whole_number
 from fervit_lib.datasets.splits import split_of
 
 VOTES_FILE = "fer2013new.csv"
-_EMOTIONS = [
-    "neutral",
-    "happiness",
-    "surprise",
-    "sadness",
-    "anger",
-    "disgust",
-    "fear",
-    "contempt",
-]
+_EMOTIONS = ["neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"]
 _NO_EMOTION = ["unknown", "NF"]  # NF: not a face
 VOTE_COLUMNS = [*_EMOTIONS, *_NO_EMOTION]
 
