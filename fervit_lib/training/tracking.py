@@ -39,6 +39,8 @@ class WeightsAndBiases(FitCallback):
         self.parameters = dict(parameters)
 
     def before_fit(self) -> None:
+        # Else it reports errors and use to its maker, `offline` too; `true` allows it.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb  # slow to import, and used only if the run asks for it
 
         # In a sweep, W&B's agent has set the ID already, and its run cannot be resumed.
@@ -52,7 +54,10 @@ class WeightsAndBiases(FitCallback):
                 dir=self.folder,
                 mode=self.mode,
                 config=self.parameters,
-                settings=wandb.Settings(silent=True, console="off"),
+                # Without the names and paths of this machine, as all that is written to reports/.
+                settings=wandb.Settings(
+                    silent=True, console="off", host="-", disable_git=True, x_disable_meta=True
+                ),
             )
         except wandb.errors.UsageError as error:
             raise ValueError(
@@ -67,6 +72,8 @@ class WeightsAndBiases(FitCallback):
 
         self.log.finish()
         wandb.teardown()  # waits until the files are complete, which `finish` does not
+        for log in (self.folder / "wandb").rglob("debug*.log"):  # and links to them
+            log.unlink()
 
 
 def trackers(mode: str, folder: Path, name: str, parameters: Mapping[str, Any]) -> list[Callback]:
