@@ -18,6 +18,7 @@ from fervit_lib.system import distributed
 from fervit_lib.system.atomic import atomic_write, read_json
 from fervit_lib.system.locks import try_lock
 from fervit_lib.system.names import near, show
+from fervit_lib.system.private import hide_machine
 
 # Seconds that a process of a launch waits after an error: an error of one ends the others, too, and
 # the launcher kills all as soon as one ends. By then each has written its error, and the first its
@@ -72,8 +73,11 @@ def run_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) ->
         except Exception:
             succeeded = False
             traceback.print_exc(file=log)
+        public = notebook.read_text(encoding="utf-8") + f" {folder.parent.name} {folder.name}"
         if executed.is_file():
             page_start = time.perf_counter()
+            shared = hide_machine(executed.read_text(encoding="utf-8"), public)
+            executed.write_text(shared, encoding="utf-8")
             write_page(executed, folder / PAGE)
             content = read_json(executed)
             content["metadata"]["fervit"] = {
@@ -83,6 +87,9 @@ def run_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) ->
             # Not write_json, which waits for the other processes of a launch.
             with atomic_write(executed) as temporary:
                 temporary.write_text(json.dumps(content), encoding="utf-8")
+            log.flush()
+            text = (folder / LOG).read_text(encoding="utf-8", errors="replace")
+            (folder / LOG).write_text(hide_machine(text, public), encoding="utf-8")
         if not succeeded and distributed.world_size() > 1:
             log.flush()
             time.sleep(GRACE)
