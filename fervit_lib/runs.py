@@ -107,7 +107,8 @@ def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in parameters.items():
         check_value(name, value, kinds[name])
     for name in {"experiment", "dataset", "variant"} & parameters.keys():
-        if name != "variant" or parameters[name]:  # an empty variant stands for a default
+        # An empty experiment or variant stands for a default; `start_run` checks what it becomes.
+        if name == "dataset" or parameters[name]:
             check_name(name, parameters[name])
     for cell in namespace.get("In", ()):
         if not cell.startswith("# Parameters\n"):  # the cell that papermill adds
