@@ -6,8 +6,8 @@ from pathlib import Path, PurePath
 
 from fervit_lib.datasets.class_names import emotion_of
 from fervit_lib.datasets.face_dataset import FaceDataset
-from fervit_lib.datasets.image_files import SUFFIXES, is_ignored
-from fervit_lib.datasets.listed_faces import ListedFace, to_dataset
+from fervit_lib.datasets.image_files import SUFFIXES
+from fervit_lib.datasets.listed_faces import ListedFace, list_entries, to_dataset
 from fervit_lib.datasets.skipped import (
     HEIC,
     HIDDEN,
@@ -19,7 +19,6 @@ from fervit_lib.datasets.skipped import (
 )
 from fervit_lib.datasets.splits import split_of
 from fervit_lib.datasets.toy_set import MARKER
-from fervit_lib.system.errors import check_symlink
 
 
 def load_face_folder(root: Path) -> FaceDataset:
@@ -35,7 +34,7 @@ def load_face_folder(root: Path) -> FaceDataset:
     faces = {}
     for name, split in splits.items():
         start = f"{within}{name}/" if name else within
-        for entry in _entries(folder / name, root):
+        for entry in list_entries(folder / name, root):
             if not _is_folder(entry):
                 # Beside the classes of a set without splits there are also tables and the like.
                 if split or _is_image(entry):
@@ -68,7 +67,7 @@ def _enter(root: Path) -> tuple[Path, str, dict[str, str], list[Skipped]]:
     folder, within = root, ""
     skipped: list[Skipped] = []
     while True:
-        entries = _entries(folder, root)
+        entries = list_entries(folder, root)
         names = [entry.name for entry in entries if _is_folder(entry)]
         splits = {name: split for name in names if (split := split_of(name))}
         if not splits and any(emotion_of(name) or name.isdecimal() for name in names):
@@ -110,19 +109,9 @@ def _check_splits(folder: Path, splits: dict[str, str]) -> None:
             )
 
 
-def _entries(folder: Path | str, root: Path) -> list[os.DirEntry]:
-    """What is in a folder, sorted: the order of a file system differs between machines."""
-    with os.scandir(folder) as iterator:
-        entries = [entry for entry in iterator if not is_ignored(Path(entry.name))]
-    for entry in entries:
-        if entry.is_symlink():
-            check_symlink(Path(entry.path), root)
-    return sorted(entries, key=lambda entry: entry.name)
-
-
 def _walk(folder: os.DirEntry, within: str, root: Path) -> Iterator[tuple[str, os.DirEntry]]:
     """Image ID and entry of every file below `folder`; `within` is its image ID with a slash."""
-    for entry in _entries(folder.path, root):
+    for entry in list_entries(folder.path, root):
         # A link to a folder could lead back up, and be followed for ever.
         if _is_folder(entry) and not entry.is_symlink():
             yield from _walk(entry, f"{within}{entry.name}/", root)

@@ -115,14 +115,20 @@ def _list_files(folder: str, root: Path) -> set[str]:
     with explain_read_error(root, f"a row names the folder {folder!r}", REMEDY):
         if not path.resolve().is_relative_to(root.resolve()):
             raise ValueError("it is outside")
-    files = set()
-    for entry in os.scandir(path) if path.is_dir() else ():
-        name = Path(folder, entry.name)
+    if is_ignored(Path(folder)) or not path.is_dir():
+        return set()
+    entries = list_entries(path, root)
+    return {Path(folder, entry.name).as_posix() for entry in entries if entry.is_file()}
+
+
+def list_entries(folder: Path | str, root: Path) -> list[os.DirEntry]:
+    """What is in a folder, sorted: the order of a file system differs between machines."""
+    with os.scandir(folder) as iterator:
+        entries = [entry for entry in iterator if not is_ignored(Path(entry.name))]
+    for entry in entries:
         if entry.is_symlink():
-            check_symlink(root / name, root)
-        if entry.is_file() and not is_ignored(name):
-            files.add(name.as_posix())
-    return files
+            check_symlink(Path(entry.path), root)
+    return sorted(entries, key=lambda entry: entry.name)
 
 
 def has_names(path: Path, pattern: re.Pattern[str]) -> bool:
