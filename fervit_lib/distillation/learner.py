@@ -143,9 +143,7 @@ def build_distiller(
     shuffle: bool = False,
     temperature: tuple[float, float, str] = (3.0, 1.0, "linear"),
     encoder_training: str = "full",
-    weight_decay: float = 0.01,
-    grad_clip: float = 1.0,
-    precision: str = "auto",
+    optim: OptimConfig = OptimConfig(grad_clip=1.0),  # noqa: B008  (frozen)
     cbs: Sequence[Callback] = (),
     what: str = "distil",
 ) -> Learner:
@@ -157,7 +155,6 @@ def build_distiller(
         shuffle: see `AddTargets`.
         temperature: of the KL divergence at the first and last epoch, and the schedule between.
         encoder_training: see `student.frozen_groups`.
-        weight_decay, grad_clip, precision: see `training.OptimConfig`.
         what: description of the progress bar.
 
     Raises:
@@ -179,7 +176,7 @@ def build_distiller(
         dls,
         groups,
         DistillLoss(weights, temperature[0]),
-        OptimConfig(weight_decay=weight_decay, grad_clip=grad_clip, precision=precision),
+        optim,
         folder=folder,
         metrics=all_metrics(terms),
         cbs=[

@@ -42,10 +42,9 @@ def build_toy_detector() -> nn.Sequential:
         conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
         return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
 
-    blocks = (block(3, 16, 2), block(16, 32, 2), block(32, 64, 2), block(64, 64, 1))
-    body = nn.Sequential(*blocks)
-    parts = OrderedDict(body=body, neck=block(64, 64, 1), head=nn.Conv2d(64, 5, 1))
-    return nn.Sequential(parts)
+    body = nn.Sequential(block(3, 16, 2), block(16, 32, 2), block(32, 64, 2), block(64, 64, 1))
+    neck = block(64, 64, 1)
+    return nn.Sequential(OrderedDict(body=body, neck=neck, head=nn.Conv2d(64, 5, 1)))
 
 
 def detection_loss(predicted: Tensor, masks: Tensor, *_: Any) -> Tensor:
@@ -136,7 +135,7 @@ def train_toy_teacher(
     unet: dict[str, str],
     *,
     epochs: int,
-    precision: str = "auto",
+    precision: str,
     seed: int,
     settings: dict[str, Any],
 ) -> Path:
@@ -172,7 +171,7 @@ def train_toy_teacher(
         Targets(None),
         LossWeights(kl=0, mse=0, feature=0),
         folder=folder / "toy_teacher",
-        precision=precision,
+        optim=OptimConfig(grad_clip=1.0, precision=precision),
         cbs=[SaveBest(save, MONITOR)],
         what="toy teacher",
     )

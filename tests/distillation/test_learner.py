@@ -65,6 +65,7 @@ def fit(
     tap: str = "decoder",
     epochs: int = 1,
     encoder: str = "mobilenet_v2",
+    grad_clip: float = 1.0,
     state: Path | None = None,
     cbs: tuple[Callback, ...] = (),
     dls: DataLoaders | None = None,
@@ -79,7 +80,7 @@ def fit(
         targets,
         LossWeights(),
         folder=run,
-        precision="float32",
+        optim=training.OptimConfig(grad_clip=grad_clip, precision="float32"),
         cbs=cbs,
         **options,
     )
