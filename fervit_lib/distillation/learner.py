@@ -17,9 +17,7 @@ from fervit_lib.distillation.losses import TERMS, DistillLoss, LossWeights, temp
 from fervit_lib.distillation.metrics import all_metrics
 from fervit_lib.distillation.student import TappedStudent, frozen_groups, parameter_groups
 from fervit_lib.models.segmentation import freeze
-from fervit_lib.training import OptimConfig, build_learner
-from fervit_lib.training.callbacks import FitBar
-from fervit_lib.training.strategies import ParameterGroup
+from fervit_lib.training import FitBar, OptimConfig, ParameterGroup, build_learner
 
 MONITOR = "fg_iou"
 

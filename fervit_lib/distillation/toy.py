@@ -20,9 +20,15 @@ from fervit_lib.models.segmentation import build_segmenter, denormalise, save_te
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import atomic_write
 from fervit_lib.system.runtime import seed_everything
-from fervit_lib.training import STRATEGIES, OptimConfig, SaveBest, build_learner, fit
-from fervit_lib.training.callbacks import FitBar
-from fervit_lib.training.strategies import single_group
+from fervit_lib.training import (
+    STRATEGIES,
+    FitBar,
+    OptimConfig,
+    SaveBest,
+    build_learner,
+    fit,
+    single_group,
+)
 
 # In the middle of the toy detector's graph: 64 channels, an eighth of the image's side.
 TOY_TENSOR = "/neck/neck.2/Relu_output_0"
