@@ -141,7 +141,7 @@ def train_toy_teacher(
     unet: dict[str, str],
     *,
     epochs: int,
-    precision: str,
+    precision: str = "auto",
     seed: int,
     settings: dict[str, Any],
 ) -> Path:
