@@ -5,7 +5,6 @@ really runs. An emotion is a set of action units, an action unit moves a few num
 `Expression`, and a `ToyFace` is drawn from it and a random person, under a pose and a light.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,11 @@ from fervit_lib.datasets.toy_canvas import shrink_and_light
 from fervit_lib.datasets.toy_face_parts import ToyFace
 from fervit_lib.datasets.toy_set import write_toy_set
 from fervit_lib.system.names import check_choice
-from fervit_lib.system.progress import progress
 
 VERSION = 2  # of the drawing; a set drawn by another version is drawn again
 # The splits of ten successive faces of one class: 70/10/20 %. The fourth face is the first of val,
 # so four faces per class fill every split.
-_SPLITS = ("train", "test", "train", "val", "train", "train", "test", "train", "train", "train")
+_SPLITS = ["train", "test", "train", "val", "train", "train", "test", "train", "train", "train"]
 
 
 def toy_face(emotion: str, rng: Generator, size: int = 64) -> Image.Image:
@@ -66,19 +64,19 @@ def draw_toy_faces(
             f"num_faces: expected at least {least}, for every class in every split, got {num_faces}"
         )
 
-    def draw() -> Iterator[tuple[str, Image.Image]]:
-        for index in progress(range(num_faces), desc="draw faces", unit=" faces"):
-            # Classes take turns, so that more faces only add files and keep the classes equal.
-            number, label = divmod(index, len(EMOTIONS))
-            emotion = EMOTIONS[label]
-            split = _SPLITS[number % len(_SPLITS)]
-            image = toy_face(emotion, np.random.default_rng((seed, index)), size)
-            yield f"{split}/{emotion}/{index:06d}.png", image
+    def draw(index: int) -> dict[str, Image.Image]:
+        # Classes take turns, so that more faces only add files and keep the classes equal.
+        number, label = divmod(index, len(EMOTIONS))
+        emotion = EMOTIONS[label]
+        split = _SPLITS[number % len(_SPLITS)]
+        image = toy_face(emotion, np.random.default_rng((seed, index)), size)
+        return {f"{split}/{emotion}/{index:06d}.png": image}
 
     folders = {f"{split}/{emotion}" for split in _SPLITS for emotion in EMOTIONS}
     return write_toy_set(
         Path(folder),
-        draw(),
+        num_faces,
+        draw,
         folders,
         generator="toy_faces",
         version=VERSION,

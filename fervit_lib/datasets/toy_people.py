@@ -6,7 +6,6 @@ sometimes in front, so that colour alone does not find a person. The mask of the
 persons is the picture's alpha.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +24,10 @@ from fervit_lib.datasets.toy_canvas import (
     shrink_and_light,
 )
 from fervit_lib.datasets.toy_set import write_toy_set
-from fervit_lib.system.progress import progress
 
 VERSION = 1  # of the drawing; a set drawn by another version is drawn again
 # The splits of ten successive scenes: 60/10/30 %. Test is large: students are compared on it.
-_SPLITS = ("train", "test", "train", "val", "train", "train", "test", "train", "test", "train")
+_SPLITS = ["train", "test", "train", "val", "train", "train", "test", "train", "test", "train"]
 _CIRCLE = circle(32).T
 _SQUARE = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
 
@@ -187,17 +185,16 @@ def draw_toy_people(
             f"num_scenes: expected at least {len(_SPLITS)}, for every split, got {num_scenes}"
         )
 
-    def draw() -> Iterator[tuple[str, Image.Image]]:
-        for index in progress(range(num_scenes), desc="draw people", unit=" scenes"):
-            image, mask = toy_person(np.random.default_rng((seed, index)), size)
-            split = _SPLITS[index % len(_SPLITS)]
-            yield f"{split}/images/{index:06d}.png", image
-            yield f"{split}/masks/{index:06d}.png", mask
+    def draw(index: int) -> dict[str, Image.Image]:
+        image, mask = toy_person(np.random.default_rng((seed, index)), size)
+        split = _SPLITS[index % len(_SPLITS)]
+        return {f"{split}/images/{index:06d}.png": image, f"{split}/masks/{index:06d}.png": mask}
 
     folders = {f"{split}/{kind}" for split in _SPLITS for kind in ("images", "masks")}
     return write_toy_set(
         Path(folder),
-        draw(),
+        num_scenes,
+        draw,
         folders,
         generator="toy_people",
         version=VERSION,

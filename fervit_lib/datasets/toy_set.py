@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from PIL import Image
 from fervit_lib.system import distributed
 from fervit_lib.system.errors import explain_write_error
 from fervit_lib.system.locks import hold_lock
+from fervit_lib.system.progress import progress
 
 MARKER = "SYNTHETIC.json"  # beside the splits; a set with it was drawn by code
 
@@ -18,14 +19,16 @@ MARKER = "SYNTHETIC.json"  # beside the splits; a set with it was drawn by code
 @distributed.rank_zero_only
 def write_toy_set(
     folder: Path,
-    pictures: Iterable[tuple[str, Image.Image]],
+    number: int,
+    draw: Callable[[int], dict[str, Image.Image]],
     picture_folders: Collection[str],
     **settings: Any,
 ) -> Path:
     """Write a set and its marker, and return `folder`; do nothing if the same set is there already.
 
     Args:
-        pictures: name within `folder` and picture, for every file.
+        number: of drawings.
+        draw: the number of a drawing, from 0, to its pictures by their names within `folder`.
         picture_folders: the folders within `folder` that may hold pictures of this generator.
         settings: how the set is drawn, as written into the marker; `generator` names the drawing.
 
@@ -43,10 +46,11 @@ def write_toy_set(
         # Drawn beside the target and renamed: a set is complete, or not there.
         shutil.rmtree(drawing, ignore_errors=True)  # left by a killed process
         try:
-            for name, picture in pictures:
-                path = drawing / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                picture.save(path)
+            for index in progress(range(number), desc="draw", unit=" pictures"):
+                for name, picture in draw(index).items():
+                    path = drawing / name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    picture.save(path)
             (drawing / MARKER).write_text(json.dumps(settings))
             if target.exists():
                 shutil.rmtree(target)
