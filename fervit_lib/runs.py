@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import json
 import platform
 import shutil
 import subprocess
@@ -14,9 +15,10 @@ from typing import Any
 from filelock import FileLock
 
 from fervit_lib.system import distributed
-from fervit_lib.system.atomic import read_json, remove_partial_writes, write_json
+from fervit_lib.system.atomic import json_default, read_json, remove_partial_writes, write_json
 from fervit_lib.system.locks import lock_holder, try_lock
 from fervit_lib.system.names import TYPES, check_beneath, check_name, check_value, near
+from fervit_lib.system.private import hide_paths
 from fervit_lib.system.runtime import PROJECT_ROOT, display_path
 
 REPORTED_PACKAGES = ("torch", "torchvision", "timm", "fastai", "numpy", "papermill", "plotly")
@@ -70,7 +72,10 @@ class Run:
         Args:
             figures: figures of merit and paths for the next notebook.
         """
-        write_json(self.folder / "result.json", {**figures, "ended": _now()})
+        shared = json.loads(
+            hide_paths(json.dumps(figures, default=json_default, ensure_ascii=False))
+        )
+        write_json(self.folder / "result.json", {**shared, "ended": _now()})
         if self.lock:
             self.lock.release(force=True)
 
@@ -117,7 +122,11 @@ def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
             name = ast.unparse(line).partition(" = ")[0]
             if name not in parameters:
                 raise ValueError(f"{name}: no parameter of this notebook; {near(name, parameters)}")
-    return parameters
+    # Paths as others may see them; `resolve` finds the same files.
+    return {
+        name: hide_paths(value) if isinstance(value, str) else value
+        for name, value in parameters.items()
+    }
 
 
 @distributed.rank_zero_only

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fervit_lib import runs
+from fervit_lib.system.runtime import PROJECT_ROOT, resolve
 from tests.faults.notebooks import FORK
 
 
@@ -179,3 +180,20 @@ def test_a_run_that_is_not_exclusive_is_held_by_nobody(
     run = start(tmp_path, exclusive=False)
     assert run.lock is None
     assert is_free()
+
+
+def test_recorded_paths_are_relative_and_lead_to_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    paths = [str(home / "faces"), str(tmp_path / "faces"), str(PROJECT_ROOT / "data"), "data/toy"]
+    for path in paths:
+        namespace = {"__annotations__": {"faces": str}, "faces": path}
+        recorded = runs.notebook_parameters(namespace)["faces"]
+        assert not recorded.startswith("/") and "home" not in recorded
+        assert resolve(recorded).resolve() == resolve(path).resolve()
+    start(tmp_path).write_result(latents=paths[0], table=[{"file": paths[1]}], share=0.5)
+    result = runs.Run(tmp_path, "e", "train", "v").result
+    assert result["latents"] == "~/faces" and result["share"] == 0.5
+    assert not result["table"][0]["file"].startswith("/")

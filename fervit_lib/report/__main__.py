@@ -53,7 +53,12 @@ def _run(options: argparse.Namespace) -> int:
         command = ["--standalone", "--nproc-per-node", str(options.gpus), "-m", "fervit_lib.report"]
         step = [str(options.notebook), str(options.folder), json.dumps(options.parameters)]
         torchrun([*command, "run", *step])
-    elif not run_notebook(options.notebook, options.folder, options.parameters):
+        return 0
+    try:
+        succeeded = run_notebook(options.notebook, options.folder, options.parameters)
+    except ValueError as error:  # a name that is no parameter
+        sys.exit(str(error))
+    if not succeeded:
         if distributed.rank() == 0:  # it describes the failure for all
             page = options.folder / PAGE
             message = f"{options.folder} {describe_failure(options.folder)}\n  See {page}"

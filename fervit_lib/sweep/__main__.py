@@ -40,15 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--worker", action="store_true", help="run trials in this process, without a report"
     )
     parser.add_argument(
-        "--trial", metavar="JSON", help="run one trial with these parameters, for W&B's agent"
+        "--trial",
+        metavar="JSON",
+        type=json.loads,
+        help="run one trial with these parameters, for W&B's agent",
     )
     options = parser.parse_args(arguments)
     file = resolve(options.file)
     reports = resolve(options.reports)
     seed = options.seed
     try:
-        if options.trial:
-            train_wandb_trial(read_sweep(file), json.loads(options.trial), reports)
+        if options.trial is not None:
+            train_wandb_trial(read_sweep(file), options.trial, reports)
         elif options.worker:
             work(read_sweep(file), reports, seed=seed)
         else:

@@ -49,11 +49,11 @@ TEXTS = [
 @pytest.mark.parametrize("text", TEXTS)
 def test_paths_and_names_are_hidden(elsewhere: Path, text: str, form: type) -> None:
     text = form(text.format(root=PROJECT_ROOT, home=elsewhere, host=HOST, user=USER))
-    hidden = hide_machine(text)
+    hidden = hide_machine(text, "")
     for secret in (HOME, USER, HOST, str(PROJECT_ROOT)):
         assert secret not in hidden
     assert not re.search(r"(?<![\w.~…])/\w", hidden)
-    assert hide_machine(hidden) == hidden
+    assert hide_machine(hidden, "") == hidden
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_paths_and_names_are_hidden(elsewhere: Path, text: str, form: type) -> N
     ],
 )
 def test_other_texts_stay(elsewhere: Path, text: str) -> None:
-    assert hide_machine(text) == text
+    assert hide_machine(text, "") == text
 
 
 def test_a_name_that_means_something_else_stays(elsewhere: Path) -> None:
