@@ -18,9 +18,9 @@ from fervit_lib import distillation, models, training
 from fervit_lib.datasets import FaceDataset
 from fervit_lib.encoders import encode_faces, prepare_encoder
 from fervit_lib.encoders.style_encoder import StyleEncoder
-from fervit_lib.evaluation.export import onnx_call, write_onnx
+from fervit_lib.evaluation.export import onnx_call
 from fervit_lib.latents import LatentStore, complete_store
-from fervit_lib.models import segmentation
+from fervit_lib.models import segmentation, write_onnx
 from fervit_lib.report.run import list_gpus, reserve_gpus
 from fervit_lib.system import runtime
 

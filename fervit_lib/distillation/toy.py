@@ -16,6 +16,7 @@ from fervit_lib.distillation.data import CountEpochs
 from fervit_lib.distillation.learner import MONITOR, Targets, build_distiller
 from fervit_lib.distillation.losses import LossWeights
 from fervit_lib.distillation.student import TappedStudent
+from fervit_lib.models import write_onnx
 from fervit_lib.models.segmentation import build_segmenter, denormalise, save_teacher
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import atomic_write
@@ -111,23 +112,8 @@ def train_toy_detector(
         cbs=[CountEpochs(), FitBar("toy detector", " images")],
     )
     learn.fit(epochs, 2e-3)
-    return _export(detector, path, dls.train.size)
-
-
-@distributed.rank_zero_only
-def _export(detector: nn.Module, path: Path, size: int) -> Path:
-    with atomic_write(path) as temporary:
-        torch.onnx.export(
-            detector.eval().cpu(),
-            (torch.zeros(2, 3, size, size),),
-            str(temporary),
-            input_names=["images"],
-            output_names=["cells"],
-            dynamic_axes={"images": {0: "batch"}, "cells": {0: "batch"}},
-            opset_version=17,
-            dynamo=False,  # the newer exporter gives `TOY_TENSOR` another name
-        )
-    return path
+    size = dls.train.size
+    return write_onnx(detector, torch.zeros(2, 3, size, size), "images", path)
 
 
 class _Denormalise(nn.Module):

@@ -11,7 +11,7 @@ from fervit_lib.evaluation.compare import runs_to_compare
 from fervit_lib.evaluation.cross import cross_evaluate, find_test_sets
 from fervit_lib.evaluation.efficiency import count_macs, measure_run
 from fervit_lib.evaluation.evaluate import Faces, evaluate_run, first_of_each_recipe, recipe
-from fervit_lib.evaluation.export import export_run, onnx_difference, write_onnx
+from fervit_lib.evaluation.export import export_run, onnx_difference
 from fervit_lib.evaluation.folds import check_folds
 from fervit_lib.evaluation.metrics import (
     class_metrics,

@@ -1,6 +1,5 @@
 """Trained models as ONNX files, alone or behind their encoder, checked against torch."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from torch import Tensor, nn
 from fervit_lib.encoders import images_to_tensor
 from fervit_lib.evaluation.efficiency import CPU, latency
 from fervit_lib.evaluation.predict import Predictor
-from fervit_lib.system import distributed
-from fervit_lib.system.atomic import atomic_write
+from fervit_lib.models import write_onnx
 from fervit_lib.system.progress import progress
 
 TOLERANCE = 1e-4  # of logits; ONNX Runtime sums float32 in another order
@@ -32,32 +30,6 @@ class EncoderAndModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(self.encoder(2 * images - 1))
-
-
-@distributed.rank_zero_only
-def write_onnx(model: nn.Module, example: Tensor, name: str, path: Path) -> Path:
-    """Write a model with one input, `name`, and one output, `logits`; the batch size is free.
-
-    Args:
-        example: a batch of at least 2: a dimension of 1 would be fixed in the graph.
-    """
-    device = next(model.parameters()).device
-    with atomic_write(path) as temporary, warnings.catch_warnings(), torch.no_grad():
-        # The shapes of layers and images are constants on purpose.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        warnings.filterwarnings("ignore", "Constant folding")  # it only says what it leaves out
-        torch.onnx.export(
-            model.eval().cpu(),
-            (example.cpu(),),
-            str(temporary),
-            input_names=[name],
-            output_names=["logits"],
-            dynamic_axes={name: {0: "batch"}, "logits": {0: "batch"}},
-            opset_version=17,
-            dynamo=False,  # it takes a twentieth of the newer exporter's time
-        )
-    model.to(device)
-    return path
 
 
 def onnx_call(path: Path, inputs: Tensor, device: torch.device = CPU) -> Callable[[], Any]:

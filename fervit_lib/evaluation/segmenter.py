@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fervit_lib.evaluation.efficiency import count_macs
-from fervit_lib.evaluation.export import TOLERANCE, onnx_call, onnx_difference, write_onnx
+from fervit_lib.evaluation.export import TOLERANCE, onnx_call, onnx_difference
+from fervit_lib.models import write_onnx
 from fervit_lib.system import distributed
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import has_fast_bf16

@@ -12,6 +12,7 @@ from fervit_lib.models.create import (
     options_of,
     save_model,
 )
+from fervit_lib.models.export import write_onnx
 from fervit_lib.models.hybrid_vit import HybridLatentViT
 from fervit_lib.models.image_vit import ImageModel
 from fervit_lib.models.latent_cnn import LatentCNN

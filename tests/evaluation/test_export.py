@@ -14,9 +14,8 @@ from fervit_lib.evaluation import (
     load_predictor,
     measure_run,
     onnx_difference,
-    write_onnx,
 )
-from fervit_lib.models import create_model
+from fervit_lib.models import create_model, write_onnx
 
 # Segmenters are exported in test_segmenter.py.
 MODELS: dict[str, Callable[[], nn.Module]] = {

@@ -12,10 +12,10 @@ from fastai.data.core import DataLoaders
 from torch import Tensor
 
 from fervit_lib.datasets import draw_toy_faces, load_faces
-from fervit_lib.evaluation import onnx_difference, write_onnx
+from fervit_lib.evaluation import onnx_difference
 from fervit_lib.explain import attention_maps
 from fervit_lib.latents import LatentStore, complete_store, shard_path, write_shard
-from fervit_lib.models import ExpressionModel, create_model, load_model, save_model
+from fervit_lib.models import ExpressionModel, create_model, load_model, save_model, write_onnx
 from fervit_lib.system.atomic import write_json
 from fervit_lib.system.checkpoints import load_checkpoint
 from fervit_lib.system.runtime import seed_everything
