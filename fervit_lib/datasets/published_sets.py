@@ -63,7 +63,7 @@ CK_PLUS_SEQUENCES = "cohn-kanade-images"
 _CK_PLUS_FRAME = re.compile(r"(S\d+)_\d+_\d+\.\w+")
 _JAFFE_NAME = re.compile(r"([A-Z]{2})\.(AN|DI|FE|HA|NE|SA|SU)\d*\.\d+\.\w+")
 # Top comes before left, and right before bottom.
-EXPW_COLUMNS = ["image", "face_id", "top", "left", "right", "bottom", "confidence", "label"]
+EXPW_COLUMNS = ("image", "face_id", "top", "left", "right", "bottom", "confidence", "label")
 
 
 def _raf_db_rows(path: Path) -> Rows:

@@ -20,7 +20,7 @@ from fervit_lib.system.names import check_choice
 VERSION = 2  # of the drawing; a set drawn by another version is drawn again
 # The splits of ten successive faces of one class: 70/10/20 %. The fourth face is the first of val,
 # so four faces per class fill every split.
-_SPLITS = ["train", "test", "train", "val", "train", "train", "test", "train", "train", "train"]
+_SPLITS = ("train", "test", "train", "val", "train", "train", "test", "train", "train", "train")
 
 
 def toy_face(emotion: str, rng: Generator, size: int = 64) -> Image.Image:

@@ -27,7 +27,7 @@ from fervit_lib.datasets.toy_set import write_toy_set
 
 VERSION = 1  # of the drawing; a set drawn by another version is drawn again
 # The splits of ten successive scenes: 60/10/30 %. Test is large: students are compared on it.
-_SPLITS = ["train", "test", "train", "val", "train", "train", "test", "train", "test", "train"]
+_SPLITS = ("train", "test", "train", "val", "train", "train", "test", "train", "test", "train")
 _CIRCLE = circle(32).T
 _SQUARE = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
 
