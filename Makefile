@@ -37,7 +37,7 @@ endef
 # One worker per core, with one thread each. The tests of a file run in one worker and share its fixtures.
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
-.PHONY: help setup run demo fer2013 fer2013_small sweep lab weights test test-all test-gpu cluster-test soak gpu-figures audit lint format lock clean
+.PHONY: help setup run demo fer2013 fer2013_small sweep lab weights test test-all test-gpu cluster-test soak gpu-figures audit lint format lock clean clean-codes
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -119,6 +119,9 @@ format: setup ## format the code
 
 lock: ## resolve pyproject.toml into requirements.lock again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras --extra dev --extra cluster pyproject.toml -o requirements.lock
+
+clean-codes: setup ## remove codes that no run in reports/ uses any more, such as those of earlier settings
+	$(BIN)/python -m fervit_lib.latents.clean
 
 clean: ## remove the reports of demo and sweep, toy faces, their codes, and caches (not .venv or your data)
 	rm -rf reports/demo reports/sweep data/toy data/toy_people data/latents/toy .pytest_cache .ruff_cache .mypy_cache

@@ -6,19 +6,22 @@ Each variant of a step is one papermill run into reports/<experiment>/<step>/<va
 """
 
 import json
-import re
 import shlex
 import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from snakemake.logging import logger
 
-from fervit_lib import pipeline
+from fervit_lib import latents, pipeline
+from fervit_lib.datasets import digest_source, manifest_path
 from fervit_lib.pipeline import NOTEBOOKS
 from fervit_lib.report import terminal, warm
 from fervit_lib.report.failures import describe_failures
 from fervit_lib.system.atomic import write_json
+from fervit_lib.system.identity import digest
+from fervit_lib.system.names import split_names
 from fervit_lib.system.yaml_files import read_yaml
 
 if not config:
@@ -34,17 +37,8 @@ except ValueError as error:  # one line, without a stack trace
 REPORTS = config.get("reports", "reports")
 DATA = config.get("data_dir", "data")
 EXPERIMENT = f"{REPORTS}/{config['experiment']}"
-# The stores of codes, by variant of encode. With several data sets the name of a variant begins with
-# its data set, the name of its store does not: `encode/<dataset>-<store>`, `latents/<dataset>/<store>`.
-STORES = {v: pipeline.store_folder(DATA, v, p) for v, p in VARIANTS["encode"].items()}
-# `raf-db` before `raf`, whose names match the beginning of those of `raf-db`.
-DATASETS = sorted(set(map(pipeline.dataset_of, VARIANTS["encode"].values())), reverse=True)
-[ENCODED, STORE] = (
-    ["{variant}", f"{DATASETS[0]}/{{variant}}"]
-    if len(DATASETS) == 1
-    else ["{dataset}-{store}", "{dataset}/{store}"]
-)
-FIRST = next(iter(STORES.values()))
+FIRST = next(iter(VARIANTS["encode"]))
+TRAINED = ", ".join(VARIANTS["train"])
 
 # Trainings run side by side and share the cores of a machine; a single one gets up to eight, as
 # any other step. Those with a teacher wait for it, and do not run beside it. Encoding and
@@ -72,6 +66,51 @@ def folder(step, variant="{variant}"):
     return f"{EXPERIMENT}/{step}/{variant}"
 
 
+def codes_file(variant="{variant}"):
+    """Says where the codes of a variant of encode are, and what they are: equal for equal codes."""
+    return f"{folder('encode', variant)}/{latents.RESULT}"
+
+
+def remove_lost_codes():
+    """Codes are made again if their store is gone."""
+    for variant in VARIANTS["encode"]:
+        try:
+            latents.find_store(Path(folder("encode", variant)))
+        except (OSError, ValueError):
+            Path(codes_file(variant)).unlink(missing_ok=True)
+
+
+@cache
+def source_digest(path, manifest):
+    """A short file with the digest of a file or folder, which Snakemake compares by content.
+
+    It is written when Snakemake starts, not by the jobs of a cluster.
+    """
+    file = Path(".snakemake", "sources", f"{digest(str(path))}.json")
+    if workflow.is_main_process:
+        write_json(file, {"source": str(path), "digest": digest_source(path, manifest)})
+    return str(file)
+
+
+def sources(step):
+    """By variant of a step, the digests of the files and folders that it reads and no step writes."""
+    keys = ("faces", "people", "checkpoint", "teacher", "detector", "pretrained", "baselines")
+    known = pipeline.read_parameters(Path(NOTEBOOKS[step]))
+    defaults = {name: parameter.default for name, parameter in known.items()}
+    written = Path(EXPERIMENT).resolve()
+    digests = {}
+    for variant, values in VARIANTS[step].items():
+        values = defaults | values
+        names = [name for key in keys for name in split_names(values.get(key, ""))]
+        if step == "encode" and not values["checkpoint"]:
+            names.append(f"pretrained_models/{values['encoder']}_ffhq_encode.pt")
+        paths = [Path(name).expanduser() for name in names]
+        paths = [p for p in paths if p.exists() and not p.resolve().is_relative_to(written)]
+        manifest = manifest_path(Path(DATA, "latents", values.get("dataset", "toy"), "codes"))
+        digests[variant] = [source_digest(path, manifest) for path in paths]
+    return digests
+
+
 def results(step):
     return [f"{folder(step, variant)}/result.json" for variant in VARIANTS[step]]
 
@@ -85,23 +124,36 @@ def parameters(step, **paths):
     """The parameters of a run, as JSON, from its wildcards."""
 
     def as_json(wildcards):
-        variant = "-".join(wildcards)
-        names = {"experiment": config["experiment"], "variant": variant, "reports": REPORTS}
-        return json.dumps(names | paths | VARIANTS[step][variant])
+        names = {"experiment": config["experiment"], "reports": REPORTS, "overwrite": True}
+        names["variant"] = wildcards.variant
+        return json.dumps(names | paths | VARIANTS[step][wildcards.variant])
 
     return as_json
 
 
 def encoder_results(wildcards):
-    return [f"{folder('encode', v)}/result.json" for v in ENCODERS["-".join(wildcards)]]
+    return [codes_file(variant) for variant in ENCODERS[wildcards.variant]]
 
 
 def codes(wildcards):
-    return f"{VARIANTS['train'][wildcards.variant]['latents']}/store.json"
+    values = VARIANTS["train"][wildcards.variant]
+    encoded = Path(values["latents"]).name
+    # Votes are read from beside the faces; the codes do not depend on them.
+    votes = SOURCES["encode"][encoded] if values.get("labels") == "soft" else []
+    return [codes_file(encoded), *votes]
 
 
 def teacher_results(wildcards):
     return [f"{folder('train', teacher)}/result.json" for teacher in TEACHERS[wildcards.variant]]
+
+
+SOURCES = {step: sources(step) for step in ("encode", "train", "distill", "evaluate")}
+if workflow.is_main_process:
+    remove_lost_codes()
+
+
+def source_digests(step):
+    return lambda wildcards: SOURCES[step][wildcards.variant]
 
 
 # Files for the Makefile, which shows what a call ended with: Snakemake's messages are in a log.
@@ -147,7 +199,7 @@ localrules:
 # requested or out of date.
 rule experiment:
     input:
-        [f"{store}/store.json" for store in STORES.values()],
+        [codes_file(variant) for variant in VARIANTS["encode"]],
         [results(step) for step in NOTEBOOKS],
         f"{EXPERIMENT}/index.html",
 
@@ -172,17 +224,16 @@ rule index:
 rule encode:
     input:
         encoder_results,
+        source_digests("encode"),
         notebook=NOTEBOOKS["encode"],
     output:
-        f"{folder('encode', ENCODED)}/result.json",
-        f"{DATA}/latents/{STORE}/store.json",
+        f"{folder('encode')}/result.json",
+        codes_file(),
     params:
         launch="--launch",
         json=parameters("encode", data_dir=DATA),
     log:
-        **logs("encode", ENCODED),
-    wildcard_constraints:
-        dataset="|".join(map(re.escape, DATASETS)),
+        **logs("encode"),
     threads: ENCODE_THREADS
     resources:
         gpu=1,
@@ -195,13 +246,13 @@ rule encode:
 # A small model on a CPU, whatever the machine has.
 use rule encode as tour with:
     input:
-        f"{FIRST}/store.json",
+        codes_file(FIRST),
         notebook=NOTEBOOKS["tour"],
     output:
         f"{folder('tour')}/result.json",
     params:
         launch="",
-        json=parameters("tour", latents=FIRST, device="cpu"),
+        json=parameters("tour", latents=folder("encode", FIRST), device="cpu"),
     log:
         **logs("tour"),
     threads: 1
@@ -215,6 +266,7 @@ use rule encode as train with:
     input:
         codes,
         teacher_results,
+        source_digests("train"),
         notebook=NOTEBOOKS["train"],
     output:
         f"{folder('train')}/result.json",
@@ -232,6 +284,7 @@ use rule encode as train with:
 
 use rule encode as distill with:
     input:
+        source_digests("distill"),
         notebook=NOTEBOOKS["distill"],
     output:
         f"{folder('distill')}/result.json",
@@ -249,13 +302,14 @@ use rule encode as distill with:
 use rule encode as evaluate with:
     input:
         results("train"),
-        results("encode") if len(STORES) > 1 else [],
+        [codes_file(variant) for variant in VARIANTS["encode"]],
+        source_digests("evaluate"),
         notebook=NOTEBOOKS["evaluate"],
     output:
         f"{folder('evaluate')}/result.json",
     params:
         launch="",
-        json=parameters("evaluate"),
+        json=parameters("evaluate", trained=TRAINED),
     log:
         **logs("evaluate"),
     threads: 8
@@ -273,6 +327,6 @@ use rule evaluate as explain with:
         f"{folder('explain')}/result.json",
     params:
         launch="",
-        json=parameters("explain", interactive=False),
+        json=parameters("explain", interactive=False, trained=TRAINED),
     log:
         **logs("explain"),

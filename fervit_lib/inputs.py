@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from PIL import Image, ImageOps
 from torch import Tensor
-from xxhash import xxh3_128_hexdigest
 
 from fervit_lib.datasets import FaceDataset, Protocol, hash_faces, load_faces, manifest_path
 from fervit_lib.latents import SHARD_SIZE, LatentStore
 from fervit_lib.models import ExpressionModel
-from fervit_lib.system.atomic import atomic_write
+from fervit_lib.system.checkpoints import load_checkpoint, save_tensors
 from fervit_lib.system.errors import explain_read_error
+from fervit_lib.system.identity import digest
 from fervit_lib.system.locks import hold_lock
 from fervit_lib.system.prefetch import PrefetchPool
 from fervit_lib.system.progress import progress
@@ -60,17 +59,25 @@ def load_pixels(
 ) -> Tensor:
     """Faces of a store's split as images, (n, 3, S, S) uint8 RGB.
 
-    S is the faces' own side, at most `image_size`.
-
     Args:
+        image_size: the largest S; it is less where all faces are smaller, see `pixel_side`.
         resize_method: how a face that is not square is resized, see `ImageModel`.
     """
     faces = load_store_faces(store, indices)
-    side = min(image_size, max(faces[0][0].size))
+    side = pixel_side(image_size, store.face_size)
     pixels = np.empty((len(faces), 3, side, side), np.uint8)
     with progress(desc="read faces", unit=" faces", total=len(faces)) as bar:
         _read_pixels(faces, pixels, resize_method, bar)
     return torch.from_numpy(pixels)
+
+
+def pixel_side(image_size: int, face_size: int) -> int:
+    """The side of images for a model of `image_size`, which enlarges smaller ones itself.
+
+    Args:
+        face_size: longest side of the faces that the model learned from; 0: unknown.
+    """
+    return min(image_size, face_size or image_size)
 
 
 def map_pixels(store: LatentStore, image_size: int, resize_method: str) -> MappedRows:
@@ -84,48 +91,43 @@ def map_pixels(store: LatentStore, image_size: int, resize_method: str) -> Mappe
         ValueError: a face was removed or changed after encoding, or a file is damaged.
         OSError: the disk is full.
     """
-    faces = _first_faces(store) or load_store_faces(store, np.arange(len(store)))
-    side = min(image_size, max(faces[0][0].size))
+    side = pixel_side(image_size, store.face_size)
+    faces = None if _is_unchanged(store) else load_store_faces(store, np.arange(len(store)))
     folder = store.folder / "pixels" / f"{side}-{resize_method}"
     parts = [slice(start, start + SHARD_SIZE) for start in range(0, len(store), SHARD_SIZE)]
-    hashes: Any = faces.hashes if store.hashes is None else store.hashes
+    hashes: Any = store.hashes if faces is None else faces.hashes
     paths = [
-        folder / f"{store.split}-{number:05d}-{xxh3_128_hexdigest(hashes[part].tobytes())}.npy"
+        folder / f"{store.split}-{number:05d}-{digest(hashes[part].tobytes().hex())}.safetensors"
         for number, part in enumerate(parts)
     ]
     if not all(path.is_file() for path in paths):
         folder.mkdir(parents=True, exist_ok=True)
         faces = load_store_faces(store, np.arange(len(store)))
         with hold_lock(folder / f".{store.split}.lock"):
-            for old in set(folder.parent.glob(f"*/{store.split}-[0-9]*.npy")):
+            for old in set(folder.parent.glob(f"*/{store.split}-[0-9]*.safetensors")):
                 if old.name not in {path.name for path in paths}:
                     old.unlink(missing_ok=True)
             _write_pixels(faces, parts, paths, side, resize_method, store)
-    shards = []
-    for path in paths:
-        with explain_read_error(path, "not a complete file of pixels", "delete it and run again"):
-            shards.append(np.load(path, mmap_mode="r"))
-    return MappedRows(shards)
+    remedy = "delete it and run again"
+    return MappedRows([load_checkpoint(path, remedy)[0]["pixels"].numpy() for path in paths])
 
 
-def _first_faces(store: LatentStore) -> FaceDataset | None:
-    """The faces of the first shard; None if any face of the store may have changed.
+def _is_unchanged(store: LatentStore) -> bool:
+    """Whether the files of all faces of a store's split are known to be those that were encoded.
 
     Reads names shard by shard: listing a large set takes more memory than all that follows. Faces
     cut out of pictures, and those in a table, are not found this way.
     """
-    first = None
     for index, shard in enumerate(store.shards):
         names = tuple(store.shard_paths(index))
         faces = FaceDataset(store.classes, shard["labels"].numpy(), names, store.faces)
         try:
             hashes = hash_faces(faces, manifest_path(store.folder))
         except OSError:
-            return None
+            return False
         if shard["hashes"] is None or not np.array_equal(hashes, shard["hashes"]):
-            return None
-        first = first or faces
-    return first
+            return False
+    return True
 
 
 def _write_pixels(
@@ -144,12 +146,10 @@ def _write_pixels(
             if path.is_file():
                 bar.update(len(shard))
                 continue
-            with atomic_write(path) as temporary:
-                shape = (len(shard), 3, side, side)
-                pixels = open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-                _read_pixels(shard, pixels, resize_method, bar)
-                pixels.flush()
-                _check_unchanged(shard, shard.hashes, store)
+            pixels = np.empty((len(shard), 3, side, side), np.uint8)
+            _read_pixels(shard, pixels, resize_method, bar)
+            _check_unchanged(shard, shard.hashes, store)
+            save_tensors(path, {"pixels": torch.from_numpy(pixels)}, {"kind": "pixels"})
 
 
 def _read_pixels(faces: FaceDataset, pixels: np.ndarray, resize_method: str, bar: Any) -> None:
@@ -183,27 +183,37 @@ def load_face_images(store: LatentStore, indices: np.ndarray, side: int = 128) -
 def load_store_faces(store: LatentStore, indices: np.ndarray) -> FaceDataset:
     """The faces at `indices` of a store's split, in that order, with `hashes`.
 
+    A face in a table is found by its content, whatever its line is now.
+
     Raises:
         ValueError: a face was removed or changed after encoding.
     """
-    wanted = [store.paths[i] for i in indices]
+    names = store.paths
+    wanted: list[Any] = [names[i] for i in indices]
     with explain_read_error(store.folder / "store.json", "protocol", "run 01_encode"):
         protocol = Protocol(**store.protocol)
     faces = load_faces(store.faces, store.split, protocol=protocol)
     if store.split == "train" and not set(wanted) <= set(faces.paths):
         # `val_to_train` of 01_encode moves faces of val to train.
         faces = faces.joined(load_faces(store.faces, "val", protocol=protocol))
-    position = {path: i for i, path in enumerate(faces.paths)}
-    if missing := [path for path in wanted if path not in position]:
-        if missing[0].endswith(".pt"):
+    keys: Sequence[Any] = faces.paths
+    if faces.pixels is not None and store.hashes is not None:
+        keys = list(map(bytes, hash_faces(faces, manifest_path(store.folder))))
+        wanted = list(map(bytes, store.hashes[indices]))
+    position = {key: i for i, key in enumerate(keys)}
+    for index, key in zip(indices, wanted, strict=True):
+        if key in position:
+            continue
+        if names[index].endswith(".pt"):
             raise ValueError(
-                f"{store.folder}: {missing[0]} was made from codes and has no picture, as others "
+                f"{store.folder}: {names[index]} was made from codes and has no picture, as others "
                 f"may; use a model over codes"
             )
         raise ValueError(
-            f"{store.faces}: {missing[0]} was removed after encoding; restore it, or run 01_encode"
+            f"{store.faces}: {names[index]} was removed or changed after encoding; restore it, or "
+            f"run 01_encode"
         )
-    chosen = faces.subset([position[path] for path in wanted])
+    chosen = faces.subset([position[key] for key in wanted])
     encoded = None if store.hashes is None else store.hashes[indices]
     return replace(chosen, hashes=_check_unchanged(chosen, encoded, store))
 
@@ -229,9 +239,8 @@ _RESIZE: dict[str, Callable[..., Image.Image]] = {
 }
 
 
-def images_to_pixels(images: Sequence[Image.Image], image_size: int, resize_method: str) -> Tensor:
-    """Images as `load_pixels` returns them; S is the first one's side, at most `image_size`."""
-    side = min(image_size, max(images[0].size))
+def images_to_pixels(images: Sequence[Image.Image], side: int, resize_method: str) -> Tensor:
+    """Images of any size as `load_pixels` returns them, (n, 3, side, side) uint8."""
     return torch.from_numpy(np.stack([_to_pixels(i, side, resize_method) for i in images]))
 
 

@@ -35,7 +35,16 @@ NAMED_BY = {
     "train": ["approach", "strategy", "seed"],
 }
 LEARNED = "autoencoder"  # the encoder that 01_encode computes; others are files
-RESERVED = {"experiment", "variant", "reports", "data_dir", "latents", "interactive"}
+RESERVED = {
+    "experiment",
+    "variant",
+    "reports",
+    "data_dir",
+    "latents",
+    "interactive",
+    "overwrite",
+    "trained",
+}
 SEVERAL = {"test_on", "baselines"}  # parameters with several names: a list is one value
 
 
@@ -164,12 +173,6 @@ def dataset_of(parameters: Mapping[str, Any]) -> str:
     return parameters.get("dataset", "toy")
 
 
-def store_folder(data_dir: str, variant: str, parameters: Mapping[str, Any]) -> str:
-    """Where a variant of `encode` writes its codes, as 01_encode names the folder."""
-    dataset = dataset_of(parameters)
-    return f"{data_dir}/latents/{dataset}/{variant.removeprefix(f'{dataset}-')}"
-
-
 def encodings_by_name(encodings: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
     """By each name that a config may use, {variant without its fold: variants with that name}.
 
@@ -238,12 +241,15 @@ def plan_encodings(blocks: Any, folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def plan_trainings(
-    blocks: Any, encodings: Mapping[str, Any], data_dir: str
+    blocks: Any, encodings: Mapping[str, Any], folder: Path
 ) -> dict[str, dict[str, Any]]:
-    """The variants of `train`, each with its codes as `latents`.
+    """The variants of `train`, each with the run of `encode` that makes its codes as `latents`.
 
     A block names them by `encode`, as `find_encodings` takes it; the default is the first. A block
     on the codes of several folds has a variant for each.
+
+    Args:
+        folder: `reports/<experiment>/encode`.
 
     Raises:
         ValueError: see `variants` and `find_encodings`.
@@ -254,9 +260,8 @@ def plan_trainings(
         stores = find_encodings("train.encode", parameters.pop("encode", first), encodings)
         for store in stores:
             fold = f"-fold={encodings[store]['fold']}" if len(stores) > 1 else ""
-            latents = store_folder(data_dir, store, encodings[store])
             name = check_name("train", f"{variant}{fold}")
-            trainings[name] = {"latents": latents} | parameters
+            trainings[name] = {"latents": str(folder / store)} | parameters
     return trainings
 
 
@@ -277,10 +282,9 @@ def read_config(config: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]
             check_value(key, value, "str")
     blocks = {"tour": [], "distill": []} | dict(config)
     blocks = {step: {} if blocks.get(step) is None else blocks[step] for step in NOTEBOOKS}
-    reports = Path(config.get("reports", "reports"), config["experiment"])
-    encodings = plan_encodings(blocks["encode"], reports / "encode")
-    data_dir = config.get("data_dir", "data")
-    trainings = plan_trainings(blocks["train"], encodings, data_dir)
+    folder = Path(config.get("reports", "reports"), config["experiment"], "encode")
+    encodings = plan_encodings(blocks["encode"], folder)
+    trainings = plan_trainings(blocks["train"], encodings, folder)
     plan = {"encode": encodings, "train": trainings}
     plan |= {step: variants(step, blocks[step]) for step in NOTEBOOKS if step not in plan}
     known = encodings_by_name(encodings)

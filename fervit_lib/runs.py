@@ -21,6 +21,9 @@ from fervit_lib.system.names import TYPES, check_beneath, check_name, check_valu
 from fervit_lib.system.private import hide_paths
 from fervit_lib.system.runtime import PROJECT_ROOT, display_path
 
+SCRATCHPAD = "scratchpad"  # an experiment, or a run, that may always be replaced
+# Parameters that name a run, or how it is started, and do not change what it computes.
+NO_EFFECT = ("experiment", "variant", "reports", "data_dir", "resume", "overwrite", "interactive")
 REPORTED_PACKAGES = ("torch", "torchvision", "timm", "fastai", "numpy", "papermill", "plotly")
 
 
@@ -139,7 +142,9 @@ def start_run(
     parameters: Mapping[str, Any],
     seed: int,
     device: str,
+    codes: Mapping[str, Any] | None = None,
     resume: bool = True,
+    overwrite: bool = False,
     state_files: str = "checkpoints/last.safetensors",
     exclusive: bool = True,
 ) -> Run:
@@ -153,12 +158,15 @@ def start_run(
         reports: folder of all experiments.
         parameters: all parameters of the notebook, with the values of this run.
         device: see `runtime.describe_device`.
+        codes: what a model is trained on, see `latents.store_identity`.
+        overwrite: replace a finished run of other parameters; that of a scratchpad always is.
         state_files: glob pattern of the files and folders with the state of a fit.
         exclusive: hold the run's lock; False: several processes may work on the run.
 
     Raises:
         RuntimeError: another process works on the run; names it. Nothing is changed.
-        ValueError: a name cannot be the name of a folder, or is a link to a folder elsewhere.
+        ValueError: a name cannot be the name of a folder, is a link to a folder elsewhere, or is
+            that of a finished run of other parameters.
         OSError: the run directory is not writable.
     """
     for argument, name in (("experiment", experiment), ("step", step), ("variant", variant)):
@@ -167,6 +175,8 @@ def start_run(
     check_beneath(folder, reports)
     lock = _lock_run(folder) if exclusive else None
     is_complete = (folder / "result.json").exists()
+    if is_complete and not overwrite and SCRATCHPAD not in (experiment, variant):
+        _check_same(folder, parameters)
     if is_complete or not resume:
         for path in folder.glob(state_files):
             if path.is_dir():
@@ -181,6 +191,7 @@ def start_run(
         "experiment": experiment,
         "variant": variant,
         "parameters": dict(parameters),
+        "codes": dict(codes or {}),
         "seed": seed,
         "git_revision": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
@@ -190,6 +201,17 @@ def start_run(
     }
     write_json(folder / "config.json", config)
     return Run(reports, experiment, step, variant, lock)
+
+
+def _check_same(folder: Path, parameters: Mapping[str, Any]) -> None:
+    finished = read_json(folder / "config.json")["parameters"]
+    for name in sorted((set(finished) | set(parameters)) - set(NO_EFFECT)):
+        if finished.get(name) != parameters.get(name):
+            raise ValueError(
+                f"{display_path(folder)}: a finished run with {name}={finished.get(name)!r}; "
+                f"{name}={parameters.get(name)!r} would replace it. Choose another variant or "
+                f"experiment, or replace it by overwrite=True"
+            )
 
 
 def _lock_run(folder: Path) -> FileLock:

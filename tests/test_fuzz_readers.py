@@ -20,7 +20,7 @@ from fervit_lib.datasets.fer_plus import read_votes
 from fervit_lib.distillation import OnnxFeatures
 from fervit_lib.encoders import load_encoder
 from fervit_lib.evaluation.predict import open_image
-from fervit_lib.latents import LatentStore, read_fingerprint, write_shard
+from fervit_lib.latents import LatentStore, complete_store, read_fingerprint, write_shard
 from fervit_lib.models import create_model, load_model, save_model
 from fervit_lib.pt_codes import import_pt_folder
 from fervit_lib.sweep.config import read_sweep
@@ -87,9 +87,6 @@ def published(build: Callable[[Path], Path], file: str) -> Callable:
 
 
 def store(folder: Path) -> tuple[Path, Callable]:
-    content = {"encoder": "psp", "classes": ["a"], "faces": "f", "synthetic": False}
-    content |= {"num_codes": {"train": 1}, "made_by": {}, "protocol": {}}
-    write_json(folder / "store.json", content)
     write_shard(
         folder / "train-00000.safetensors",
         torch.zeros(1, 3, 4),
@@ -97,6 +94,8 @@ def store(folder: Path) -> tuple[Path, Callable]:
         ["a.png"],
         "f",
     )
+    about = {"classes": ["a"], "encoder": "psp", "faces": folder, "synthetic": False}
+    complete_store(folder, {"train": 1}, **about)
 
     def load() -> None:
         read_fingerprint(folder / "train-00000.safetensors")

@@ -121,7 +121,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pixel_files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.npy"))
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*/*.safetensors"))
 
 
 def test_mapped_pixels_are_the_faces(tmp_path: Path, small_shards: None) -> None:
@@ -169,7 +169,7 @@ def test_only_files_with_a_replaced_face_are_written_again(
 def test_damaged_pixels_are_named(tmp_path: Path, small_shards: None) -> None:
     store = write_store(tmp_path)
     map_pixels(store, 8, "squish")
-    path = next(store.folder.rglob("*.npy"))
+    path = store.folder / pixel_files(store.folder)[0]
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match=f"{path.name}.*delete it"):
         map_pixels(store, 8, "squish")

@@ -14,8 +14,11 @@ from fervit_lib.latents import (
     read_fingerprint,
     shard_fingerprint,
     shard_path,
+    store_identity,
+    store_path,
     write_shard,
 )
+from fervit_lib.latents.clean import unused_stores
 from fervit_lib.system.atomic import read_json, write_json
 from fervit_lib.system.shards import claim_shards
 from tests.faults.notebooks import FORK
@@ -187,3 +190,67 @@ def test_a_shard_is_claimed_by_one_process_at_a_time(tmp_path: Path) -> None:
     assert [ours.recv(), ours.recv()] == [0, "done"]
     process.join()
     assert not list(tmp_path.iterdir())
+
+
+class TestStoresSideBySide:
+    def test_one_is_found_by_its_name_and_several_are_listed(self, tmp_path: Path) -> None:
+        first = store_path(tmp_path / "toy", "psp", "weights", {"img_size": 256})
+        write_store(first, 3)
+        assert LatentStore.open(tmp_path / "toy" / "psp", "train").folder == first
+        second = store_path(tmp_path / "toy", "psp", "weights", {"img_size": 128})
+        write_store(second, 4)
+        with pytest.raises(ValueError, match="name one of") as several:
+            LatentStore.open(tmp_path / "toy" / "psp", "train")
+        assert all(f"{folder.name}: encoding" in str(several.value) for folder in (first, second))
+        write_json(tmp_path / "run" / "codes.json", {"store": str(second)})
+        assert LatentStore.open(tmp_path / "run", "train").folder == second
+
+    def test_each_part_of_the_identity_follows_what_it_is_of(self, tmp_path: Path) -> None:
+        def identity(encoding: str, face: int, label: int) -> dict[str, Any]:
+            codes, hashes = torch.zeros(1, 18, 4), np.full((1, 16), face, np.uint8)
+            file = shard_path(tmp_path, "train", 0)
+            write_shard(file, codes, [label], ["a.png"], "f", hashes=hashes)
+            about = {"classes": "ab", "encoder": "psp", "faces": tmp_path, "synthetic": True}
+            complete_store(tmp_path, {"train": 1}, made_by={"encoding": encoding}, **about)
+            return store_identity(tmp_path)
+
+        before = identity("psp", 1, 0)
+        for changed, after in (
+            ("encoding", identity("e4e", 1, 0)),
+            ("faces", identity("psp", 2, 0)),
+            ("labels", identity("psp", 1, 1)),
+        ):
+            assert {name for name in before if before[name] != after[name]} == {changed}
+        assert identity("psp", 1, 0) == before
+
+    def test_only_codes_that_no_run_uses_are_unused(self, tmp_path: Path) -> None:
+        data, reports = tmp_path / "data", tmp_path / "reports"
+        of_toy, encoded = data / "latents" / "toy", reports / "x" / "encode" / "psp"
+        stores = {name: of_toy / f"psp-{name}" for name in ("trained", "encoded", "old", "own")}
+        for name, folder in stores.items():
+            codes = torch.zeros(1, 18, 4)
+            write_shard(shard_path(folder, "train", 0), codes, [0], ["a.png"], "f")
+            about = {"classes": "ab", "encoder": "psp", "faces": tmp_path, "synthetic": True}
+            made_by = {} if name == "own" else {"run": str(encoded)}
+            complete_store(folder, {"train": 1}, made_by=made_by, **about)
+        write_json(encoded / "codes.json", store_identity(stores["encoded"]))
+        train = reports / "x" / "train" / "a" / "config.json"
+        write_json(train, {"codes": store_identity(stores["trained"])})
+        assert unused_stores(data, reports) == [stores["old"]]
+
+
+def test_a_flipped_bit_is_refused_by_the_name_of_the_file(tmp_path: Path) -> None:
+    write_store(tmp_path, 3, shape=(2, 4))
+    rng = np.random.default_rng(0)
+    for path in (tmp_path / "store.json", shard_path(tmp_path, "train", 0)):
+        content = path.read_bytes()
+        # In JSON the key of the checksum may be lost without effect on the rest.
+        first = 8 * content.index(b"xxh3") + 300 if path.suffix == ".json" else 0
+        for place in rng.integers(first, 8 * len(content), 40):
+            changed = bytearray(content)
+            changed[place // 8] ^= 1 << place % 8
+            path.write_bytes(changed)
+            with pytest.raises(ValueError, match=path.name):
+                LatentStore.open(tmp_path, "train")
+        path.write_bytes(content)
+    assert len(LatentStore.open(tmp_path, "train")) == 3

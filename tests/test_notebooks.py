@@ -218,12 +218,12 @@ class TestTinyExperiment:
         assert not list(ran.folder.rglob("*.tmp"))
 
     def test_evaluation_compares_every_training(self, ran: Ran) -> None:
-        result = ran.result("tiny/evaluate/all")
+        result = ran.result("tiny/evaluate/scratchpad")
         assert {run["variant"] for run in result["runs"]} == set(TRAININGS)
         assert result["majority_accuracy"] == pytest.approx(1 / 7)
 
     def test_the_explorer_shows_transformers_over_codes(self, ran: Ran) -> None:
-        first, other = ran.result("tiny/explain/all")["runs"]
+        first, other = ran.result("tiny/explain/scratchpad")["runs"]
         assert first == OWN
         assert other in ("scratch-full-seed0", "hybrid-adapter-seed0")
 

@@ -92,8 +92,8 @@ SETS = [{"dataset": name, "faces": f"data/{name}"} for name in ("raf", "ck")]
 class TestSeveralEncodings:
     def test_one_data_set_names_its_stores_as_a_single_block_does(self) -> None:
         for blocks, latents in (
-            ({}, "data/latents/toy/autoencoder"),
-            ({"dataset": "fer2013", "encoder": "psp"}, "data/latents/fer2013/psp"),
+            ({}, "reports/x/encode/autoencoder"),
+            ({"dataset": "fer2013", "encoder": "psp"}, "reports/x/encode/psp"),
         ):
             plan = read_config({"experiment": "x", "encode": blocks})
             [name] = plan["encode"]
@@ -106,9 +106,9 @@ class TestSeveralEncodings:
         plan = read_config(config)
         assert list(plan["encode"]) == ["raf-autoencoder", "ck-autoencoder"]
         assert {name: p["latents"] for name, p in plan["train"].items()} == {
-            "image-full-seed0-encode=raf": "d/latents/raf/autoencoder",
-            "image-full-seed0-encode=ck-autoencoder": "d/latents/ck/autoencoder",
-            "scratch-full-seed0": "d/latents/ck/autoencoder",
+            "image-full-seed0-encode=raf": "reports/x/encode/raf-autoencoder",
+            "image-full-seed0-encode=ck-autoencoder": "reports/x/encode/ck-autoencoder",
+            "scratch-full-seed0": "reports/x/encode/ck-autoencoder",
         }
         assert all("encode" not in p for p in plan["train"].values())
         with pytest.raises(ValueError, match="^train: two blocks"):
@@ -118,7 +118,7 @@ class TestSeveralEncodings:
         plan = read_config({"experiment": "x", "encode": {"landmarks": ["none", "dlib"]}})
         assert list(plan["encode"]) == ["autoencoder-landmarks=none", "autoencoder-landmarks=dlib"]
         [training] = plan["train"].values()
-        assert training["latents"] == "data/latents/toy/autoencoder-landmarks=none"
+        assert training["latents"] == "reports/x/encode/autoencoder-landmarks=none"
 
     def test_a_learned_encoder_is_that_of_the_set_it_names_and_waits_for_it(self) -> None:
         blocks = [*SETS, SETS[1] | {"encoder": "autoencoder@raf"}]
@@ -143,7 +143,7 @@ class TestSeveralEncodings:
             plan = read_config({"experiment": "x", "encode": block, "train": {"seed": [0, 1]}})
             assert plan["encode"] == expected
             assert {name: p["latents"] for name, p in plan["train"].items()} == {
-                f"scratch-full-seed{seed}-fold={i}": f"data/latents/toy/autoencoder-fold={i}"
+                f"scratch-full-seed{seed}-fold={i}": f"reports/x/encode/autoencoder-fold={i}"
                 for seed in (0, 1)
                 for i in range(3)
             }
@@ -174,9 +174,8 @@ class TestSeveralEncodings:
             [*command, "--configfile", path], cwd=PROJECT_ROOT, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        stores = [f"latents/{name}/autoencoder/store.json" for name in ("raf", "raf-db")]
+        stores = [f"encode/{name}-autoencoder/codes.json" for name in ("raf", "raf-db")]
         assert all(store in done.stdout for store in stores)
-        assert "latents/raf/db-autoencoder" not in done.stdout
 
     def test_two_numbers_of_folds_have_all_their_folds(self) -> None:
         plan = read_config({"experiment": "x", "encode": {"folds": [3, 4]}})

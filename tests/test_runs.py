@@ -27,6 +27,18 @@ def test_a_run_has_a_config_and_no_earlier_result(tmp_path: Path) -> None:
     assert run.config["versions"]["torch"] == torch.__version__.split("+")[0]
 
 
+def test_a_finished_run_of_other_parameters_is_replaced_only_if_asked(tmp_path: Path) -> None:
+    start(tmp_path).write_result(accuracy=0.5)
+    with pytest.raises(ValueError, match="e/train/v: .*lr=0.1.*overwrite"):
+        start(tmp_path, parameters={"lr": 0.2})
+    assert runs.Run(tmp_path, "e", "train", "v").result["accuracy"] == 0.5
+    start(tmp_path, parameters={"lr": 0.1, "interactive": False}).write_result(accuracy=0.6)
+    start(tmp_path, parameters={"lr": 0.2}, overwrite=True).write_result(accuracy=0.7)
+    for names in ({"experiment": "scratchpad"}, {"variant": "scratchpad"}):
+        start(tmp_path, **names).write_result()
+        start(tmp_path, parameters={"lr": 0.2}, **names)
+
+
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a b", "-x", "a\n", "a" * 300, 7])
 @pytest.mark.parametrize("argument", ["experiment", "step", "variant"])
 def test_a_name_that_cannot_be_a_folder_is_refused(

@@ -6,7 +6,9 @@ from fervit_lib.datasets.audit import Audit, audit_faces
 from fervit_lib.datasets.coco import IGNORE
 from fervit_lib.datasets.content import (
     content_seeds,
+    digest_source,
     hash_faces,
+    longest_side,
     manifest_path,
     sample_by_content,
 )

@@ -6,14 +6,18 @@ replaced under its name is read again, and nothing depends on a face's position 
 
 import os
 import time
+from collections.abc import Iterable
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from xxhash import xxh3_64_intdigest, xxh3_128_digest
+from xxhash import xxh3_64_intdigest, xxh3_128, xxh3_128_digest
 
 from fervit_lib.datasets.face_dataset import FaceDataset
+from fervit_lib.datasets.image_files import is_ignored
 from fervit_lib.system.atomic import atomic_write
+from fervit_lib.system.identity import digest
 from fervit_lib.system.prefetch import PrefetchPool
 
 # The content of a file is known by a hash of its size, mtime_ns, ctime_ns and inode: ctime changes
@@ -46,22 +50,50 @@ def hash_faces(faces: FaceDataset, manifest: Path) -> np.ndarray:
     """
     if faces.pixels is not None:
         return _to_array([xxh3_128_digest(row) for row in faces.pixels])
+    hashes = hash_files(map(faces.file, range(len(faces))), manifest)
+    if faces.boxes is not None:
+        pairs = zip(hashes, faces.boxes.astype("<i8"), strict=True)
+        hashes = _to_array([xxh3_128_digest(h.tobytes() + box.tobytes()) for h, box in pairs])
+    return hashes
+
+
+def hash_files(files: Iterable[Path], manifest: Path) -> np.ndarray:
+    """XXH3-128 of the bytes of each file, (N, 16) uint8; see `hash_faces`."""
     known = _read_manifest(manifest)
+    files = iter(files)
     added: list[np.ndarray] = []
-    hashes = np.empty((len(faces), 16), np.uint8)
+    hashes = [np.empty((0, 16), np.uint8)]
     with PrefetchPool() as pool:
-        for start in range(0, len(faces), BLOCK):
-            rows = range(start, min(start + BLOCK, len(faces)))
-            hashes[rows], new = _hash_files([faces.file(row) for row in rows], known, pool)
+        while block := list(islice(files, BLOCK)):
+            of_block, new = _hash_files(block, known, pool)
+            hashes.append(of_block)
             added.append(new)
     if any(map(len, added)):
         # Faces on a read-only disk can be used: they are hashed each time.
         with suppress(OSError):
             _write_manifest(manifest, np.concatenate([_read_manifest(manifest), *added]))
-    if faces.boxes is not None:
-        pairs = zip(hashes, faces.boxes.astype("<i8"), strict=True)
-        hashes = _to_array([xxh3_128_digest(h.tobytes() + box.tobytes()) for h, box in pairs])
-    return hashes
+    return np.concatenate(hashes)
+
+
+def digest_source(source: Path, manifest: Path) -> str:
+    """Hash of the names and contents of a file and the tables beside it, or of a folder's files.
+
+    Args:
+        manifest: see `hash_faces`.
+    """
+    files = [source, *set(source.parent.glob("*.csv")) - {source}]
+    if source.is_dir():
+        walk = os.walk(source, followlinks=True)
+        files = [Path(folder, name) for folder, _, names in walk for name in names]
+    files = sorted(file for file in files if not is_ignored(file.relative_to(source.parent)))
+    names = [str(file.relative_to(source.parent)) for file in files]
+    return digest(names, hash_files(files, manifest).tobytes().hex())
+
+
+def longest_side(faces: FaceDataset, manifest: Path) -> int:
+    """The longest side in pixels of up to 256 faces, which are chosen by their content."""
+    sample = sample_by_content(hash_faces(faces, manifest), 256)
+    return max(max(faces[index][0].size) for index in sample)
 
 
 def content_seeds(hashes: np.ndarray) -> list[int]:
@@ -104,7 +136,11 @@ def _state(stat: os.stat_result) -> int:
 
 
 def _hash_file(file: Path) -> bytes:
-    return xxh3_128_digest(file.read_bytes())
+    content = xxh3_128()
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            content.update(block)
+    return content.digest()
 
 
 def _to_array(digests: list[bytes]) -> np.ndarray:

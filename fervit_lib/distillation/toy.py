@@ -19,7 +19,7 @@ from fervit_lib.distillation.student import TappedStudent
 from fervit_lib.models import write_onnx
 from fervit_lib.models.segmentation import build_segmenter, denormalise, save_teacher
 from fervit_lib.system import distributed
-from fervit_lib.system.atomic import atomic_write
+from fervit_lib.system.atomic import atomic_write, read_json, write_json
 from fervit_lib.system.runtime import seed_everything
 from fervit_lib.training import (
     STRATEGIES,
@@ -81,6 +81,19 @@ def _path_for(folder: Path, name: str, suffix: str, settings: dict[str, Any]) ->
     return folder / f"{name}-{key[:10]}{suffix}"
 
 
+def _is_complete(path: Path) -> bool:
+    """Whether the file is as it was written; else it is trained again."""
+    record = path.with_suffix(".json")
+    if not path.is_file() or not record.is_file():
+        return False
+    return read_json(record)["content"] == content_key(path.read_bytes())
+
+
+@distributed.rank_zero_only
+def _complete(path: Path) -> None:
+    write_json(path.with_suffix(".json"), {"content": content_key(path.read_bytes())})
+
+
 def train_toy_detector(
     dls: DataLoaders, folder: Path, *, epochs: int, seed: int, settings: dict[str, Any]
 ) -> Path:
@@ -96,7 +109,7 @@ def train_toy_detector(
         The ONNX file.
     """
     path = _path_for(folder, "toy_detector", ".onnx", {**settings, "epochs": epochs, "seed": seed})
-    if path.is_file():
+    if _is_complete(path):
         return path
     seed_everything(seed)
     detector = build_toy_detector().to(dls.device)
@@ -113,7 +126,9 @@ def train_toy_detector(
     )
     learn.fit(epochs, 2e-3)
     size = dls.train.size
-    return write_onnx(detector, torch.zeros(2, 3, size, size), "images", path)
+    write_onnx(detector, torch.zeros(2, 3, size, size), "images", path)
+    _complete(path)
+    return path
 
 
 class _Denormalise(nn.Module):
@@ -145,7 +160,7 @@ def train_toy_teacher(
     """
     own = {"images": settings, **unet, "epochs": epochs, "precision": precision, "seed": seed}
     path = _path_for(folder, "toy_teacher", ".pth", own)
-    if path.is_file():
+    if _is_complete(path):
         return path
     seed_everything(seed)
     teacher = build_segmenter(**unet)
@@ -169,4 +184,5 @@ def train_toy_teacher(
     )
     fit(learn, STRATEGIES["full"], epochs=epochs, lr=_TEACHER_LR)
     distributed.rank_zero_only(unfinished.rename)(path)
+    _complete(path)
     return path

@@ -6,7 +6,7 @@ takes other shards.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -132,9 +132,11 @@ def encode_faces(
     num_shards = -(-len(faces) // SHARD_SIZE)
     missing = [index for index in range(num_shards) if not select_shard(index)[-1]]
     num_missing = sum(min(SHARD_SIZE, len(faces) - index * SHARD_SIZE) for index in missing)
-    # Opened before any shard is replaced: if a face is removed, codes move to other shards.
-    existing = folder.glob(f"{split}-[0-9]*.safetensors") if missing else ()
-    stored = _stored_codes(existing, encoding)
+    # Opened before any shard is replaced: if a face is removed, codes move to other shards. Stores
+    # with other splits of the same faces hold their codes, too.
+    splits = [split] if view else {split, "train", "val", "test"}
+    existing = [folder.parent.glob(f"*/{name}-[0-9]*.safetensors") for name in splits]
+    stored = _stored_codes(chain.from_iterable(existing), encoding) if missing else {}
     num_new = 0
     with (
         PrefetchPool(num_workers) as pool,

@@ -24,6 +24,7 @@ from fervit_lib.evaluation.metrics import (
 from fervit_lib.evaluation.predict import (
     Predictions,
     Predictor,
+    codes_of,
     find_encoder,
     load_predictor,
     load_predictors,

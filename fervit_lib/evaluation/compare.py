@@ -1,7 +1,5 @@
 """Which training runs of an experiment can be compared."""
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,10 +7,11 @@ from pathlib import Path
 
 from fervit_lib.evaluation.evaluate import RESULT_KEYS
 from fervit_lib.evaluation.predict import check_encoding, codes_of
-from fervit_lib.latents import LatentStore
+from fervit_lib.latents import LatentStore, store_identity
 from fervit_lib.models import load_model
 from fervit_lib.pipeline import without_fold
 from fervit_lib.runs import Run
+from fervit_lib.system.names import split_names
 from fervit_lib.system.runtime import display_path
 
 
@@ -61,13 +60,17 @@ def _on_subset(run: Run) -> bool:
     return parameters.get("data_fraction", 1) < 1 or parameters.get("shots", 0) > 0
 
 
-def runs_to_compare(reports: Path, experiment: str, trust_code: bool = False) -> Comparison:
+def runs_to_compare(
+    reports: Path, experiment: str, trained: str = "", trust_code: bool = False
+) -> Comparison:
     """The finished training runs of an experiment that are tested on the same faces.
 
     Runs on different codes of the same faces are compared. If runs are tested on different faces,
     those on the most common ones are. The runs of a cross-validation, one per fold, count as one.
 
     Args:
+        trained: names of training runs, separated by commas; empty: all of the experiment. Others,
+            such as those of an earlier configuration, are not looked at.
         trust_code: run the code that is saved with models of own classes; False: skip such runs.
 
     Raises:
@@ -76,8 +79,9 @@ def runs_to_compare(reports: Path, experiment: str, trust_code: bool = False) ->
     folder = reports / experiment / "train"
     runs: list[Run] = []
     skipped: dict[str, str] = {}
-    for path in sorted(folder.glob("[!.]*/")):
-        run = Run(reports, experiment, "train", path.name, trust_code=trust_code)
+    names = split_names(trained) or sorted(path.name for path in folder.glob("[!.]*/"))
+    for name in names:
+        run = Run(reports, experiment, "train", name, trust_code=trust_code)
         if reason := _reason_to_skip(run):
             skipped[run.variant] = reason
         else:
@@ -89,9 +93,9 @@ def runs_to_compare(reports: Path, experiment: str, trust_code: bool = False) ->
         raise FileNotFoundError(
             f"{folder}: expected a finished training run, found none; run 02_train first{reasons}"
         )
-    digests = {latents: _digest_faces(store) for latents, store in stores.items()}
     tested = {
-        name: tuple(digests[codes_of(run)] for run in folds) for name, folds in recipes.items()
+        name: tuple(_tested_faces(codes_of(run)) for run in folds)
+        for name, folds in recipes.items()
     }
     common = Counter(tested.values()).most_common(1)[0][0]
     compared = [folds for name, folds in recipes.items() if tested[name] == common]
@@ -135,10 +139,10 @@ def _join_folds(
     return complete
 
 
-def _digest_faces(store: LatentStore) -> str:
-    """Hash of the faces, labels and classes of a split: equal for other codes of the same faces."""
-    content = [str(store.faces), store.classes, store.paths, store.labels.tolist()]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+def _tested_faces(latents: Path) -> tuple[str, str]:
+    """Identifies the test faces of a store and their labels, whatever their encoding."""
+    identity = store_identity(latents)
+    return identity["faces"]["test"], identity["labels"]["test"]
 
 
 def _reason_to_skip(run: Run) -> str:
@@ -151,7 +155,7 @@ def _reason_to_skip(run: Run) -> str:
         model, classes = load_model(run.best_checkpoint, run.trust_code)
         store = LatentStore.open(codes_of(run), "test")
         if model.reads != "pixels":
-            check_encoding(run)
+            check_encoding(run.best_checkpoint, codes_of(run))
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         return str(error).split("\n")[0]
     if missing := [name for name in RESULT_KEYS if name not in result]:

@@ -15,7 +15,7 @@ from fervit_lib.evaluation.predict import (
     join_predictions,
     restrict_probs,
 )
-from fervit_lib.latents import LatentStore, store_encoding
+from fervit_lib.latents import LatentStore, store_identity
 from fervit_lib.models import ExpressionModel, load_model
 from fervit_lib.pipeline import encodings_by_name
 from fervit_lib.runs import Run
@@ -84,12 +84,12 @@ def cross_evaluate(
 def _faces_for(model: ExpressionModel, run: Run, encodings: Sequence[Faces]) -> Faces | None:
     """The faces as the model takes them: codes of its own encoding, or those it was trained on."""
     own = codes_of(run)
-    encoding = store_encoding(own)
+    encoding = store_identity(own)["encoding"]
     # Its own store first, as others may hold other faces of the set.
     for faces in sorted(encodings, key=lambda faces: faces.latents != own):
         stores = [fold.latents for fold in faces.folds]
-        same = encoding and all(store_encoding(store) == encoding for store in stores)
-        if model.reads == "pixels" or same or stores == [own]:
+        same = all(store_identity(store)["encoding"] == encoding for store in stores)
+        if model.reads == "pixels" or same:
             return faces
     return None
 

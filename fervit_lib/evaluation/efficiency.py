@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -150,12 +149,12 @@ def measure_end_to_end(predictor: Predictor, images: Sequence[Image.Image]) -> d
 
 
 def measure_training(run: Run) -> dict[str, float]:
-    """Costs that a run's own files record: checkpoint_mb, epochs, seconds_per_epoch (median)."""
-    seconds = pd.read_csv(run.folder / "metrics.csv")["seconds"]
+    """Costs that a run's own files record: checkpoint_mb, epochs, seconds_per_epoch (mean)."""
+    result = run.result
     return {
         "checkpoint_mb": run.best_checkpoint.stat().st_size / 1e6,
-        "epochs": len(seconds),
-        "seconds_per_epoch": float(seconds.median()),
+        "epochs": result["epochs"],
+        "seconds_per_epoch": result["train_seconds"] / result["epochs"],
     }
 
 

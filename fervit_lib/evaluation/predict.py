@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from fervit_lib.datasets import FaceCrop, face_crop
 from fervit_lib.datasets.image_files import read_image, to_grey_or_rgb
 from fervit_lib.encoders import images_to_tensor, load_encoder
-from fervit_lib.inputs import images_to_pixels
-from fervit_lib.latents import LatentStore, store_encoding
-from fervit_lib.models import load_model
+from fervit_lib.inputs import images_to_pixels, pixel_side
+from fervit_lib.latents import LatentStore, store_identity
+from fervit_lib.models import load_model, trained_on
 from fervit_lib.runs import Run
 from fervit_lib.system.atomic import atomic_write
 from fervit_lib.system.progress import progress
@@ -141,22 +141,23 @@ class Encoder:
 
 def codes_of(run: Run) -> Path:
     """The store that a run was trained on."""
-    return resolve(run.config["parameters"]["latents"])
+    return resolve(trained_on(run.best_checkpoint)["store"])
 
 
-def check_encoding(run: Run) -> None:
-    """Check that a run's codes are still of the encoding that it was trained on.
+def check_encoding(checkpoint: Path, store: Path) -> None:
+    """Check that the codes in `store` are of the encoding that a model was trained on.
 
     Raises:
-        ValueError: other weights, precision or alignment made the codes that are there now.
+        FileNotFoundError: the checkpoint, or the store, is missing.
+        ValueError: other weights, precision or alignment made the codes.
     """
-    latents = codes_of(run)
-    now = store_encoding(latents)
-    trained = run.result.get("encoding", now)
-    if trained != now:
+    trained = trained_on(checkpoint)["encoding"]
+    encoding = store_identity(store)["encoding"]
+    if trained != encoding:
         raise ValueError(
-            f"{display_path(latents)}: expected codes of the encoding that {run.variant} was "
-            f"trained on, {trained}; got {now}; train again, or encode as before"
+            f"{display_path(store)}: expected codes of the encoding that "
+            f"{display_path(checkpoint)} was trained on, {trained}; got {encoding}; train again, "
+            f"or encode as before"
         )
 
 
@@ -206,12 +207,14 @@ class Predictor:
     classes: tuple[str, ...]
     encoder: Encoder | None  # None if the model takes images
     device: torch.device
+    face_size: int = 0  # longest side of the faces that it learned from; 0: unknown
 
     def inputs(self, images: Sequence[Image.Image]) -> Tensor:
         """Face images → the model's inputs: codes (N, 18, 512), or images (N, 3, S, S) uint8."""
         if self.encoder is not None:
             return self.encoder(images)
-        return images_to_pixels(images, self.model.image_size, self.model.resize_method)
+        side = pixel_side(self.model.image_size, self.face_size)
+        return images_to_pixels(images, side, self.model.resize_method)
 
     def predict(self, images: Sequence[Image.Image | Path | str]) -> ImagePredictions:
         """The emotion in each face image, given as a PIL image or a file.
@@ -279,18 +282,18 @@ def load_predictor(
     if model.reads == "pixels":
         encoder = None
     else:
-        if (run.folder / "result.json").is_file():
-            check_encoding(run)
+        check_encoding(run.best_checkpoint, codes_of(run))
         encoder = encoder or find_encoder(codes_of(run), torch_device)
-    return Predictor(model.to(torch_device), classes, encoder, torch_device)
+    face_size = trained_on(run.best_checkpoint)["face_size"]
+    return Predictor(model.to(torch_device), classes, encoder, torch_device, face_size)
 
 
 def load_predictors(runs: Mapping[str, Run], device: str = "auto") -> dict[str, Predictor]:
     """`load_predictor` of runs by name; those on the same codes share one encoder."""
     predictors: dict[str, Predictor] = {}
-    encoders: dict[str, Encoder | None] = {}
+    encoders: dict[Path, Encoder | None] = {}
     for name, run in runs.items():
-        latents = run.config["parameters"]["latents"]
+        latents = codes_of(run)
         predictors[name] = load_predictor(run.folder, device, encoders.get(latents), run.trust_code)
         encoders[latents] = encoders.get(latents) or predictors[name].encoder
     return predictors

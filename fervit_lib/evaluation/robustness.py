@@ -67,8 +67,8 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, float, float]]] = {
 
 
 def _to_tensor(images: Sequence[Image.Image]) -> Tensor:
-    """Images → (N, 3, S, S) uint8; S is the longer side of the first image."""
-    return images_to_pixels(images, max(images[0].size), "squish")
+    """Images → (N, 3, S, S) uint8; S is the longest side of all images."""
+    return images_to_pixels(images, max(max(image.size) for image in images), "squish")
 
 
 def corrupt(

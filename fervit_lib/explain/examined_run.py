@@ -11,7 +11,7 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from fervit_lib.evaluation import find_encoder, predict_probs
+from fervit_lib.evaluation import codes_of, find_encoder, predict_probs
 from fervit_lib.evaluation.compare import Comparison
 from fervit_lib.inputs import inputs_for, load_face_images
 from fervit_lib.latents import LatentStore
@@ -20,7 +20,6 @@ from fervit_lib.models.latent_vit import CodeViT
 from fervit_lib.models.layers import without_adapters
 from fervit_lib.runs import Run
 from fervit_lib.system.checkpoints import load_checkpoint
-from fervit_lib.system.runtime import resolve
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def load_examined_run(run: Run, num_faces: int, seed: int, device: torch.device)
             f"{model.tokens.num_prefix_tokens - 1} registers, which are not supported here; "
             "choose another run by run_name or other_name"
         )
-    latents = resolve(run.config["parameters"]["latents"])
+    latents = codes_of(run)
     store = LatentStore.open(latents, "test")
     train = LatentStore.open(latents, "train")
     order = torch.randperm(len(store), generator=torch.Generator().manual_seed(seed))

@@ -11,11 +11,13 @@ from fervit_lib.latents.shards import (
     write_shard,
 )
 from fervit_lib.latents.store import (
+    RESULT,
     LatentStore,
     complete_store,
+    find_store,
     read_store,
-    store_encoding,
-    store_fingerprint,
+    store_identity,
+    store_path,
     view_split,
 )
 from fervit_lib.system.shards import shard_path

@@ -1,19 +1,16 @@
 """One shard of StyleGAN `w+` codes: written atomically, read by memory map."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from fervit_lib.system.atomic import atomic_write
+from fervit_lib.system.checkpoints import load_checkpoint, save_tensors
 from fervit_lib.system.errors import explain_read_error
+from fervit_lib.system.identity import digest
 
 NUM_LAYERS = 18  # styles of a 1024×1024 StyleGAN2
 LATENT_DIM = 512
@@ -32,18 +29,15 @@ def shard_fingerprint(
         encoding: identifies the encoder's weights and settings.
         hashes: (n, 16) uint8, of the faces' content; None: unknown.
     """
-    content = json.dumps([encoding, list(paths), labels.tolist()])
-    digest = hashlib.sha256(content.encode())
-    digest.update(b"" if hashes is None else hashes.tobytes())
-    return digest.hexdigest()
+    content = "" if hashes is None else hashes.tobytes().hex()
+    return digest(encoding, list(paths), labels.tolist(), content)
 
 
 def read_fingerprint(path: Path) -> str | None:
     """The fingerprint in a shard's header; None if there is no complete shard."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return _read_header(file)["fingerprint"]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError):
+        return read_shard(path)["fingerprint"]
+    except (OSError, ValueError):
         return None
 
 
@@ -83,38 +77,26 @@ def write_shard(
     tensors = {"codes": half, "labels": torch.as_tensor(labels, dtype=torch.int64)}
     if hashes is not None:
         tensors["hashes"] = torch.tensor(hashes)
-    # One metadata entry: safetensors writes several in random order, and equal codes should be
-    # equal files.
     header = {"fingerprint": fingerprint, "encoding": encoding, "paths": list(paths)}
-    metadata = {"shard": json.dumps(header)}
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata)
-
-
-def _read_header(file: Any) -> dict[str, Any]:
-    return json.loads(file.metadata()["shard"])
+    save_tensors(path, tensors, header)
 
 
 def read_shard(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: shard missing; run 01_encode, which encodes it again")
-    with (
-        explain_read_error(path, "not a complete shard", "delete it and run 01_encode"),
-        safe_open(path, framework="pt") as file,
-    ):
-        codes = file.get_tensor("codes")
-        labels = file.get_tensor("labels")
-        header = _read_header(file)
-        paths = header["paths"]
-        hashes = file.get_tensor("hashes").numpy() if "hashes" in file.keys() else None  # noqa: SIM118
-        is_codes = codes.ndim == 3 and codes.is_floating_point()
-        is_labels = labels.ndim == 1 and labels.dtype == torch.int64 and (labels >= 0).all()
-        is_paths = isinstance(paths, list) and all(isinstance(name, str) for name in paths)
-        if not (is_codes and is_labels and is_paths and len(codes) == len(labels) == len(paths)):
-            raise TypeError(
-                f"codes {tuple(codes.shape)} {codes.dtype} do not match its labels "
-                f"{tuple(labels.shape)} and {len(paths)} paths"
-            )
-        if hashes is not None and (hashes.shape, hashes.dtype) != ((len(paths), 16), np.uint8):
-            raise TypeError(f"hashes {hashes.shape} {hashes.dtype} do not match its paths")
-    return header | {"codes": codes, "labels": labels, "hashes": hashes}
+    """Read a shard by memory map: its header, codes, labels and hashes, see `write_shard`.
+
+    Raises:
+        FileNotFoundError: there is no such shard.
+        ValueError: it has changed since it was written, or is something else.
+    """
+    remedy = "run 01_encode, which encodes it again"
+    tensors, header = load_checkpoint(path, remedy)
+    with explain_read_error(path, "not a shard of codes", remedy):
+        hashes = tensors["hashes"].numpy() if "hashes" in tensors else None
+        return {
+            "fingerprint": header["fingerprint"],
+            "encoding": header["encoding"],
+            "paths": header["paths"],
+            "codes": tensors["codes"],
+            "labels": tensors["labels"],
+            "hashes": hashes,
+        }

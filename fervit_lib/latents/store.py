@@ -1,12 +1,10 @@
 """Stores of StyleGAN `w+` codes.
 
-A store is a folder `data/latents/<dataset>/<encoder>/` with `<split>-00000.safetensors`, … of up to
-`SHARD_SIZE` codes each, and `store.json`. The latter describes the store and is written last: only
-then is the store complete.
+A store is a folder with `<split>-00000.safetensors`, … of up to `SHARD_SIZE` codes each, and
+`store.json`. The latter describes the store and is written last: only then is the store complete.
+Stores of other settings stand side by side, `data/latents/<dataset>/<encoder>-<8 hex digits>/`.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,11 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fervit_lib.latents.shards import SHARD_SIZE, read_fingerprint, read_shard
+from fervit_lib.latents.shards import SHARD_SIZE, read_shard
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import read_json, remove_partial_writes, write_json
+from fervit_lib.system.identity import digest
 from fervit_lib.system.runtime import display_path, resolve
 from fervit_lib.system.shards import MappedRows, shard_path
+
+RESULT = "codes.json"  # in a run of 01_encode: where its codes are, and what they are
 
 
 def view_split(view: int) -> str:
@@ -29,16 +30,60 @@ def view_split(view: int) -> str:
     return "train" if view == 0 else f"train-view{view}"
 
 
-def store_fingerprint(folder: Path | str) -> str:
-    """Hash of the fingerprints of all shards: it changes with any face, label or encoder weight."""
-    shards = sorted(Path(folder).glob("*.safetensors"))
-    fingerprints = {path.name: read_fingerprint(path) for path in shards}
-    return hashlib.sha256(json.dumps(fingerprints).encode()).hexdigest()
+def store_path(folder: Path, name: str, *settings: Any) -> Path:
+    """Where the codes of these settings go, beside those of other settings.
+
+    Args:
+        folder: of the data set, `data/latents/<dataset>`.
+        settings: JSON values: the encoding, and which faces are encoded.
+    """
+    return folder / f"{name}-{digest(settings)[:8]}"
 
 
-def store_encoding(folder: Path) -> str:
-    """Identifies weights, precision and alignment that made a store's codes; empty if unknown."""
-    return read_store(folder)["made_by"].get("encoding", "")
+def find_store(path: Path | str) -> Path:
+    """The folder of a complete store.
+
+    Args:
+        path: that folder; or the same without its 8 hex digits, if there is only one; or a run of
+            01_encode, `reports/<experiment>/encode/<variant>`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: there are several; the message says what tells them apart.
+    """
+    path = resolve(path)
+    if (path / "store.json").is_file():
+        return path
+    if (path / RESULT).is_file():
+        return find_store(read_json(path / RESULT)["store"])
+    files = sorted(path.parent.glob(f"{path.name}-????????/store.json"))
+    complete = [file.parent for file in files]
+    if not complete:
+        raise FileNotFoundError(
+            f"{display_path(path)}: no complete store of codes there (store.json is missing); run "
+            f"01_encode, which resumes an interrupted run"
+        )
+    if len(complete) > 1:
+        listed = "".join(f"\n  {display_path(folder)}: {_describe(folder)}" for folder in complete)
+        raise ValueError(f"{display_path(path)}: several stores of codes; name one of:{listed}")
+    return complete[0]
+
+
+def _describe(folder: Path) -> str:
+    """What tells a store from others of the same encoder, in words."""
+    store = read_store(folder)
+    codes = ", ".join(f"{n} {split}" for split, n in store["num_codes"].items())
+    return f"encoding {store['identity']['encoding']}; faces {store['faces']}; {codes}"
+
+
+def store_identity(folder: Path) -> dict[str, Any]:
+    """What a model is trained on: store, face_size, encoding, and by split faces and labels.
+
+    `encoding` identifies the weights, precision and alignment that made the codes. The others are
+    hashes of the contents of the faces, and of their labels, in their order.
+    """
+    store = read_store(folder)
+    return {"store": display_path(folder), "face_size": store["face_size"], **store["identity"]}
 
 
 @distributed.rank_zero_only
@@ -50,6 +95,7 @@ def complete_store(
     encoder: str,
     faces: Path,
     synthetic: bool,
+    face_size: int = 0,
     made_by: Mapping[str, str] | None = None,
     protocol: Mapping[str, Any] | None = None,
 ) -> None:
@@ -60,25 +106,49 @@ def complete_store(
     Args:
         num_codes: number of codes per split.
         faces: where `datasets.load_faces` finds the faces.
+        face_size: longest side of the training faces in pixels, at which models over pixels read
+            all faces; 0: unknown.
         made_by: checkpoint, sha256 of the checkpoint, landmarks and misses, to encode more faces in
-            the same way, the run's folder, `encoding` (see `store_encoding`); None: unknown.
+            the same way, the run's folder, `encoding` (see `store_identity`); None: unknown.
         protocol: fields of the `datasets.Protocol` by which the faces were loaded; None: default.
     """
     for split, n in num_codes.items():
         current = {shard_path(folder, split, i) for i in range(_num_shards(n))}
         for path in set(folder.glob(f"{split}-[0-9]*.safetensors")) - current:
             path.unlink(missing_ok=True)  # left by an earlier run with more faces
+    made_by = dict(made_by or {})
+    identity: dict[str, Any] = {"encoding": made_by.get("encoding"), "faces": {}, "labels": {}}
+    fingerprints = []
+    for split, n in num_codes.items():
+        shards = [_identify(shard_path(folder, split, i)) for i in range(_num_shards(n))]
+        identity["faces"][split] = digest([shard["faces"] for shard in shards])
+        identity["labels"][split] = digest(list(classes), [shard["labels"] for shard in shards])
+        fingerprints += [shard["fingerprint"] for shard in shards]
+    # Without a known encoder, other codes are another encoding.
+    identity["encoding"] = identity["encoding"] or digest(fingerprints)
     content = {
         "encoder": encoder,
         "classes": list(classes),
         "faces": display_path(faces),
         "synthetic": synthetic,
+        "face_size": face_size,
         "num_codes": num_codes,
-        "made_by": dict(made_by or {}),
+        "made_by": made_by,
+        "identity": identity,
         "protocol": dict(protocol or {}),
     }
     write_json(folder / "store.json", content)
     remove_partial_writes(folder)
+
+
+def _identify(path: Path) -> dict[str, str]:
+    shard = read_shard(path)
+    is_known = shard["hashes"] is not None
+    return {
+        "faces": digest(shard["hashes"].tobytes().hex() if is_known else shard["paths"]),
+        "labels": digest(shard["labels"].tolist()),
+        "fingerprint": shard["fingerprint"],
+    }
 
 
 def _num_shards(num_codes: int) -> int:
@@ -95,6 +165,7 @@ class LatentStore:
     classes: tuple[str, ...]
     faces: Path
     synthetic: bool
+    face_size: int
     made_by: dict[str, str]
     protocol: dict[str, Any]
     shards: tuple[dict[str, Any], ...]
@@ -103,16 +174,14 @@ class LatentStore:
     def open(cls, folder: Path | str, split: str) -> Self:
         """Open a split by memory map.
 
+        Args:
+            folder: see `find_store`.
+
         Raises:
             FileNotFoundError: the store, the split or a shard does not exist.
-            ValueError: a shard is damaged, or does not match `store.json`.
+            ValueError: a shard is damaged, or does not match `store.json`; or see `find_store`.
         """
-        folder = Path(folder)
-        if not (folder / "store.json").is_file():
-            raise FileNotFoundError(
-                f"{folder}: no complete store of codes there (store.json is missing); run "
-                f"01_encode, which resumes an interrupted run"
-            )
+        folder = find_store(folder)
         store = read_store(folder)
         if split not in store["num_codes"]:
             splits = ", ".join(store["num_codes"])
@@ -134,6 +203,7 @@ class LatentStore:
             classes=tuple(store["classes"]),
             faces=resolve(store["faces"]),
             synthetic=store["synthetic"],
+            face_size=store["face_size"],
             made_by=store["made_by"],
             protocol=store["protocol"],
             shards=shards,
@@ -143,7 +213,8 @@ class LatentStore:
     def open_views(cls, folder: Path | str) -> list[Self]:
         """Open every view of the training faces in a store, the original first."""
         original = cls.open(folder, view_split(0))
-        splits = read_store(Path(folder))["num_codes"]
+        folder = original.folder
+        splits = read_store(folder)["num_codes"]
         others = [view_split(view) for view in range(1, len(splits))]
         return [original, *(cls.open(folder, split) for split in others if split in splits)]
 
@@ -224,8 +295,10 @@ def read_store(folder: Path) -> dict[str, Any]:
         "classes": list,
         "faces": str,
         "synthetic": bool,
+        "face_size": int,
         "num_codes": dict,
         "made_by": dict,
+        "identity": dict,
         "protocol": dict,
     }
     invalid = [name for name, type_ in types.items() if not isinstance(store.get(name), type_)]

@@ -11,6 +11,7 @@ from fervit_lib.models.create import (
     load_untrained,
     options_of,
     save_model,
+    trained_on,
 )
 from fervit_lib.models.export import write_onnx
 from fervit_lib.models.hybrid_vit import HybridLatentViT

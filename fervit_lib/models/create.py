@@ -23,6 +23,7 @@ from fervit_lib.system import distributed
 from fervit_lib.system.atomic import atomic_write, json_default
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
 from fervit_lib.system.errors import explain_read_error
+from fervit_lib.system.identity import digest
 from fervit_lib.system.names import check_choice, check_range
 from fervit_lib.system.runtime import display_path
 
@@ -172,17 +173,27 @@ def _without_download(class_: type[ExpressionModel], options: dict[str, Any]) ->
 
 
 @distributed.rank_zero_only
-def save_model(path: Path, model: ExpressionModel, *, classes: Sequence[str]) -> None:
+def save_model(
+    path: Path,
+    model: ExpressionModel,
+    *,
+    classes: Sequence[str],
+    codes: Mapping[str, Any] | None = None,
+) -> None:
     """Write the weights as safetensors, with what `load_model` needs in the header.
 
     The code of a class that a notebook defines is written beside it, as `model.py`.
 
+    Args:
+        codes: what the model is trained on, see `latents.store_identity`; None: unknown.
+
     Raises:
         ValueError: see `describe_model`.
     """
-    metadata = describe_model(model) | {"classes": list(classes)}
+    metadata = describe_model(model) | {"classes": list(classes), "codes": dict(codes or {})}
     code_file = path.with_name("model.py")
-    if code := metadata.pop("code", None):
+    if code := metadata.get("code"):
+        metadata["code"] = digest(code)
         with atomic_write(code_file) as temporary:
             temporary.write_text(code, encoding="utf-8")
     else:
@@ -224,6 +235,8 @@ def _open(
     # `is True`: the text "false" of a command line is not a consent.
     if trust_code is True and code.is_file():
         with explain_read_error(code, "it cannot be run", "train again"):
+            if digest(code.read_text(encoding="utf-8")) != metadata["code"]:
+                raise ValueError("it has changed since it was written")
             class_ = load_own_class(code.read_text(encoding="utf-8"), str(code), name)
     else:
         # Not getattr: a module may import others when it is asked for a name that it does not have.
@@ -244,6 +257,19 @@ def _open(
         f"{display_path(path)}: expected a class of the library or of this process, got {name} of "
         f"{metadata['module']}, which is not loaded here; {remedy}"
     )
+
+
+def trained_on(path: Path) -> dict[str, Any]:
+    """What a checkpoint's model is trained on, see `latents.store_identity`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a checkpoint of a model that 02_train wrote.
+    """
+    codes = load_checkpoint(path)[1].get("codes")
+    if not codes:
+        raise ValueError(f"{path}: it does not say which codes it was trained on; train again")
+    return codes
 
 
 def load_untrained(path: Path, trust_code: bool = False) -> ExpressionModel:

@@ -42,7 +42,9 @@ def train_trial(sweep: Sweep, run: Run, parameters: dict[str, Any]) -> float:
         RuntimeError: the notebook failed.
     """
     identity = {"experiment": run.experiment, "variant": run.variant, "reports": str(run.reports)}
-    if not run_notebook(TRAIN_NOTEBOOK, run.folder, parameters | identity):
+    # A trial that is run again replaces what an earlier start has left.
+    parameters = parameters | identity | {"overwrite": True}
+    if not run_notebook(TRAIN_NOTEBOOK, run.folder, parameters):
         raise RuntimeError(describe_failure(run.folder).removeprefix("failed "))
     metrics = pd.read_csv(run.folder / "metrics.csv").set_index("epoch")
     return float(metrics.loc[run.result["best_epoch"], sweep.metric])

@@ -12,6 +12,7 @@ import numpy as np
 
 from fervit_lib.system import distributed
 from fervit_lib.system.errors import explain_read_error, explain_write_error
+from fervit_lib.system.identity import NO_CHECKSUM, check_checksum, write_checksum
 from fervit_lib.system.locks import file_lock, remove_lock, try_lock
 
 LOCK_SUFFIX = ".tmp.lock"
@@ -77,21 +78,25 @@ def json_default(value: Any) -> Any:
 
 @distributed.rank_zero_only
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` to a JSON file, atomically."""
+    """Write `content` and a checksum to a JSON file, atomically."""
+    content = {"checksum": NO_CHECKSUM, **content}
     text = json.dumps(content, indent=2, default=json_default, ensure_ascii=False)
     with atomic_write(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+        write_checksum(temporary)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object; its `checksum`, if it has one, is checked and removed.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a JSON object.
+        ValueError: the file is not a JSON object, or has changed since it was written.
     """
     with explain_read_error(path, "expected a JSON object", "create it again"):
+        check_checksum(path, required=False)
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise TypeError(f"got a {type(content).__name__}")
+        content.pop("checksum", None)
         return content

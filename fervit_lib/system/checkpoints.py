@@ -13,11 +13,17 @@ from torch import Tensor
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import atomic_write, json_default
 from fervit_lib.system.errors import explain_read_error
+from fervit_lib.system.identity import NO_CHECKSUM, check_checksum, write_checksum
 
 
 @distributed.rank_zero_only
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write `tensors` and `metadata` to a safetensors file, atomically.
+    """`save_tensors` by one of several processes that train together."""
+    save_tensors(path, tensors, metadata)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write `tensors` and `metadata` to a safetensors file with a checksum, atomically.
 
     The metadata is one JSON string: safetensors writes several entries in random order, and equal
     checkpoints should be equal files.
@@ -30,28 +36,30 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping
     }
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
+    content = {"checksum": NO_CHECKSUM, **metadata}
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, {"fervit": json.dumps(metadata, default=json_default)})
+        save_file(tensors, temporary, {"fervit": json.dumps(content, default=json_default)})
+        write_checksum(temporary)
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Load the tensors (on the CPU) and the metadata that `save_checkpoint` wrote.
+def load_checkpoint(
+    path: Path, remedy: str = "train again, or restore the file"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Load the tensors (on the CPU, by memory map) and the metadata that `save_tensors` wrote.
+
+    Args:
+        remedy: how to create the file again, for error messages.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is truncated, or not a checkpoint of this project.
+        ValueError: it has changed since it was written, or this project did not write it.
     """
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such checkpoint; run the notebook that writes it first"
-        )
-    problem = "expected a safetensors checkpoint of this project, but it is truncated or not one"
-    with (
-        explain_read_error(path, problem, "train again, or restore the file"),
-        safe_open(path, framework="pt") as file,
-    ):
-        metadata = json.loads((file.metadata() or {})["fervit"])
-        if not isinstance(metadata, dict):
-            raise TypeError(f"its metadata is a {type(metadata).__name__}")
-        names = file.keys()  # `file` itself cannot be iterated over
-        return {name: file.get_tensor(name) for name in names}, metadata
+        raise FileNotFoundError(f"{path}: no such file; {remedy}")
+    with explain_read_error(path, "damaged, or not written by this project", remedy):
+        check_checksum(path)
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads(file.metadata()["fervit"])
+            del metadata["checksum"]
+            names = file.keys()  # `file` itself cannot be iterated over
+            return {name: file.get_tensor(name) for name in names}, metadata

@@ -132,6 +132,7 @@ class Curves(RowsCallback):
 
     def after_fit(self) -> None:
         if self.rows:
+            self._write_table()  # of a fit that was complete already, from its checked state
             self._write_tensorboard()
 
     @distributed.rank_zero_only

@@ -12,7 +12,7 @@ from fastai.torch_core import to_detach
 from torch import Tensor, nn
 
 from fervit_lib.datasets import few_shot_mask, load_votes, soft_labels, stratified_mask
-from fervit_lib.inputs import inputs_for
+from fervit_lib.inputs import inputs_for, load_store_faces
 from fervit_lib.latents import LatentStore
 from fervit_lib.system import distributed
 from fervit_lib.system.names import check_choice, check_share
@@ -192,8 +192,11 @@ def face_dls(
     chosen = np.flatnonzero(training_subset(views[0], **subset))
     targets = views[0].labels
     if labels == "soft":
-        shares = soft_labels(load_votes(val.faces, views[0].paths), val.classes)
-        targets = torch.from_numpy(shares).float()
+        names: Sequence[str] = views[0].paths
+        if val.faces.is_file():  # a table, whose lines may have moved
+            names = load_store_faces(views[0], np.arange(len(names))).paths
+        shares = soft_labels(load_votes(val.faces, names), val.classes)
+        targets = torch.tensor(shares, dtype=torch.float32)
         # A face without a valid vote has no target: its shares are all 0.
         chosen = chosen[targets[chosen].sum(1).numpy() > 0]
     # np.resize repeats its input from the start until the new length is reached.

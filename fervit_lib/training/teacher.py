@@ -10,9 +10,8 @@ from fastai.data.core import DataLoaders
 from torch import Tensor
 
 from fervit_lib.inputs import inputs_for
-from fervit_lib.latents import LatentStore, store_encoding
-from fervit_lib.models import ExpressionModel, load_model
-from fervit_lib.system.atomic import read_json
+from fervit_lib.latents import LatentStore, store_identity
+from fervit_lib.models import ExpressionModel, load_model, trained_on
 from fervit_lib.system.names import check_choice
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import display_path, resolve, use_bf16
@@ -62,16 +61,14 @@ def load_teacher(path: str, store: LatentStore, trust_code: bool = False) -> Exp
             f"teacher: expected the classes {', '.join(store.classes)} of the faces, got "
             f"{', '.join(classes)} of {display_path(file)}; choose a run on faces of these classes"
         )
-    config = file.parents[1] / "config.json"
-    if teacher.reads != "pixels" and config.is_file():
-        latents = resolve(read_json(config)["parameters"]["latents"])
-        result = config.with_name("result.json")
-        trained = read_json(result).get("encoding", "") if result.is_file() else ""
-        same = (trained or store_encoding(latents)) == store_encoding(store.folder) != ""
-        if not same and (trained or latents != store.folder):
+    if teacher.reads != "pixels":
+        codes = trained_on(file)
+        encoding = store_identity(store.folder)["encoding"]
+        if codes["encoding"] != encoding:
             raise ValueError(
-                f"teacher: expected a model of the codes in {display_path(store.folder)}, got one "
-                f"of {display_path(latents)}, which may be of another encoding; choose another run"
+                f"teacher: expected a model of the codes in {display_path(store.folder)}, of the "
+                f"encoding {encoding}, got one of {codes['store']}, of the encoding "
+                f"{codes['encoding']}; choose another run"
             )
     return teacher.requires_grad_(False)
 

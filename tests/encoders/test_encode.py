@@ -121,8 +121,9 @@ def test_a_damaged_shard_is_encoded_again(tmp_path: Path) -> None:
 )
 def test_a_killed_run_continues_to_the_same_store(tmp_path: Path, after_shards: int) -> None:
     faces = make_faces(3000)
-    undisturbed = tmp_path / "undisturbed"
-    killed = tmp_path / "killed"
+    # Not side by side, where one would use the codes of the other.
+    undisturbed = tmp_path / "undisturbed" / "store"
+    killed = tmp_path / "killed" / "store"
     encode(undisturbed, faces)
     process = start(killed)
     deadline = time.monotonic() + 120
@@ -155,8 +156,9 @@ def test_a_killed_run_continues_to_the_same_store(tmp_path: Path, after_shards: 
 def test_processes_encode_disjoint_shards_and_take_over_those_of_a_killed_one(
     tmp_path: Path,
 ) -> None:
-    encode(tmp_path / "alone", make_faces(3000))
-    together = tmp_path / "together"
+    alone = tmp_path / "alone" / "store"
+    encode(alone, make_faces(3000))
+    together = tmp_path / "together" / "store"
     first, second, third = (start(together) for _ in range(3))
     deadline = time.monotonic() + 120
     while not list(together.glob("train-*.safetensors")) and time.monotonic() < deadline:
@@ -168,11 +170,9 @@ def test_processes_encode_disjoint_shards_and_take_over_those_of_a_killed_one(
     assert 3000 - sum(added) in (0, 952, 1024, 1024 + 952, 2048)
     # Killed between a shard and its lock, the process leaves the lock for `complete_store`.
     shards = sorted(together.glob("train-*"))
-    assert [path.name for path in shards] == sorted(
-        path.name for path in (tmp_path / "alone").iterdir()
-    )
+    assert [path.name for path in shards] == sorted(path.name for path in alone.iterdir())
     for path in shards:
-        assert path.read_bytes() == (tmp_path / "alone" / path.name).read_bytes()
+        assert path.read_bytes() == (alone / path.name).read_bytes()
 
 
 def test_no_faces(tmp_path: Path) -> None:
@@ -295,6 +295,17 @@ def test_only_a_replaced_face_is_encoded_again(tmp_path: Path, view: int) -> Non
     added, after = encode_folder(faces, folder, view)
     assert added == 1
     assert changed_names(before, after) == {"train/sad/0007.png"}
+
+
+@pytest.mark.parametrize("view", [0, 1])
+def test_codes_of_stores_beside_it_are_used(tmp_path: Path, view: int) -> None:
+    write_faces(tmp_path / "faces", 6)
+    number, codes = encode_folder(tmp_path / "faces", tmp_path / "codes" / "psp-1", view)
+    assert number == 12
+    (tmp_path / "faces" / "train" / "a" / "0000.png").unlink(missing_ok=True)
+    number, fewer = encode_folder(tmp_path / "faces", tmp_path / "codes" / "psp-2", view)
+    assert number == 0
+    assert all(torch.equal(codes[name], fewer[name]) for name in fewer)
 
 
 def test_a_face_that_is_touched_or_renamed_is_not_encoded_again(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from fervit_lib.datasets import face_crop
 from fervit_lib.encoders import Autoencoder
 from fervit_lib.encoders.autoencoder import save_autoencoder
 from fervit_lib.evaluation import Faces, evaluate_run, load_predictor, load_predictors
+from fervit_lib.evaluation.predict import check_encoding
 from fervit_lib.evaluation.robustness import _predict_all as predict_all
 from fervit_lib.latents import LatentStore
 from fervit_lib.system import atomic
@@ -53,6 +54,31 @@ def test_any_image_can_be_predicted_and_bad_ones_are_refused(
         predictor.predict([tmp_path / "no.png"])
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         predictor.predict([tmp_path / "gone.png"])
+
+
+def test_the_first_picture_does_not_decide_the_size_of_all(
+    toy, finish_run: Callable[..., runs.Run]
+) -> None:
+    run = finish_run(toy.reports, toy.store, "image-full-seed0", toy.classes)
+    predictor = load_predictor(run.folder, "cpu")
+    faces = [toy.source / path for path in Faces(toy.store).stores["test"].paths[:5]]
+    alone = predictor.predict(faces).table
+    for size in ((8, 8), (1, 1), (900, 3)):
+        beside = predictor.predict([Image.new("L", size, 90), *faces]).table
+        numbers = list(toy.classes)
+        np.testing.assert_allclose(beside[numbers][1:], alone[numbers], atol=1e-5)
+
+
+def test_codes_of_another_encoding_are_refused(
+    toy, finish_run: Callable[..., runs.Run], encode_toy: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = finish_run(tmp_path / "reports", toy.store, classes=toy.classes)
+    torch.manual_seed(1)
+    save_autoencoder(tmp_path / "other.safetensors", Autoencoder(32), "toy")
+    other = encode_toy(tmp_path / "other", toy.source, tmp_path / "other.safetensors")
+    check_encoding(run.best_checkpoint, toy.store)
+    with pytest.raises(ValueError, match="other: .*best.safetensors was trained on"):
+        check_encoding(run.best_checkpoint, other)
 
 
 def copy_as_aligned(store: Path, copy: Path) -> Path:

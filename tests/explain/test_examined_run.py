@@ -15,6 +15,7 @@ from fervit_lib.explain import (
     load_examined_run,
     load_initial_model,
 )
+from fervit_lib.latents import store_identity
 from fervit_lib.models import create_model, save_model
 from fervit_lib.runs import Run, start_run
 from fervit_lib.system.checkpoints import save_checkpoint
@@ -31,6 +32,7 @@ MODELS = {
 
 
 def make_runs(reports: Path, store: Path, names: dict = MODELS) -> None:
+    codes = store_identity(store)
     for name, (approach, options, score) in names.items():
         parameters = {"latents": str(store), "model_name": "any"} | options
         run = start_run(reports, "tiny", "train", name, parameters=parameters, seed=5, device="cpu")
@@ -38,7 +40,7 @@ def make_runs(reports: Path, store: Path, names: dict = MODELS) -> None:
         model = create_model(approach, 3, **options)
         with torch.no_grad():
             model.head.bias += 1  # what training did
-        save_model(run.best_checkpoint, model, classes=("angry", "happy", "sad"))
+        save_model(run.best_checkpoint, model, classes=("angry", "happy", "sad"), codes=codes)
         numbers = {
             "total_parameters": 10,
             "trainable_parameters": 5,

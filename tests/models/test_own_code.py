@@ -241,6 +241,7 @@ def test_nothing_of_a_hostile_run_is_executed(
 def test_the_header_holds_arguments_not_code(saved: tuple[ExpressionModel, Path]) -> None:
     _, path = saved
     _, metadata = load_checkpoint(path)
+    del metadata["code"], metadata["codes"]  # a hash of model.py, and of what it was trained on
     assert metadata == {
         "approach": "OwnViT",
         "module": "__main__",

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pandas as pd
+import torch
 import yaml
 from sweeps import RANGE, sweep_source
 
 from fervit_lib.figures import sweep as sweep_figures
-from fervit_lib.latents import complete_store
+from fervit_lib.latents import complete_store, shard_path, write_shard
 from fervit_lib.pipeline import read_config
 from fervit_lib.runs import Run
 from fervit_lib.sweep.config import parse_sweep
@@ -63,9 +64,9 @@ def test_the_winner_is_a_valid_config_with_the_same_codes(tmp_path: Path) -> Non
         "faces": tmp_path,
         "synthetic": True,
     }
-    complete_store(
-        tmp_path / "codes/toy/a", {"train": 1}, made_by={"run": str(encoded.folder)}, **about
-    )
+    store = tmp_path / "codes/toy/a"
+    write_shard(shard_path(store, "train", 0), torch.zeros(1, 18, 4), np.zeros(1), ["a.png"], "f")
+    complete_store(store, {"train": 1}, made_by={"run": str(encoded.folder)}, **about)
     study, _ = load_study(tmp_path / "reports" / "tiny" / "sweep")
     file = write_winner(tmp_path / "winner.yaml", study, sweep)
     written = yaml.safe_load(file.read_text())

@@ -24,7 +24,7 @@ def test_equal_checkpoints_are_equal_files(tmp_path: Path) -> None:
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"a\.safetensors: no such checkpoint"):
+    with pytest.raises(FileNotFoundError, match=r"a\.safetensors: no such file"):
         checkpoints.load_checkpoint(tmp_path / "a.safetensors")
 
 
@@ -33,7 +33,7 @@ def test_a_truncated_checkpoint_is_named(tmp_path: Path, size: int) -> None:
     path = tmp_path / "a.safetensors"
     checkpoints.save_checkpoint(path, {"w": torch.zeros(100)}, {})
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(ValueError, match=r"a\.safetensors.*truncated"):
+    with pytest.raises(ValueError, match=r"a\.safetensors: damaged"):
         checkpoints.load_checkpoint(path)
 
 
@@ -47,12 +47,12 @@ def test_a_checkpoint_of_another_project_is_named(
 ) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"w": torch.zeros(2)}, path, header)
-    with pytest.raises(ValueError, match=r"a\.safetensors: expected"):
+    with pytest.raises(ValueError, match=r"a\.safetensors: damaged"):
         checkpoints.load_checkpoint(path)
 
 
 def test_a_header_that_claims_all_memory_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"\xff" * 8 + b"{}")
-    with pytest.raises(ValueError, match=r"a\.safetensors: expected"):
+    with pytest.raises(ValueError, match=r"a\.safetensors: damaged"):
         checkpoints.load_checkpoint(path)

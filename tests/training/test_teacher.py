@@ -14,9 +14,14 @@ from torch import Tensor
 from fervit_lib.datasets import draw_toy_faces, load_faces
 from fervit_lib.evaluation import onnx_difference
 from fervit_lib.explain import attention_maps
-from fervit_lib.latents import LatentStore, complete_store, shard_path, write_shard
+from fervit_lib.latents import (
+    LatentStore,
+    complete_store,
+    shard_path,
+    store_identity,
+    write_shard,
+)
 from fervit_lib.models import ExpressionModel, create_model, load_model, save_model, write_onnx
-from fervit_lib.system.atomic import write_json
 from fervit_lib.system.checkpoints import load_checkpoint
 from fervit_lib.system.runtime import seed_everything
 from fervit_lib.training import (
@@ -271,11 +276,13 @@ class TestTokenHead:
 
 
 class TestLoadTeacher:
-    def save(self, folder: Path, approach: str, classes: tuple[str, ...]) -> Path:
+    def save(
+        self, folder: Path, approach: str, classes: tuple[str, ...], codes: dict | None = None
+    ) -> Path:
         options = CNN if approach == "image" else CODES
         model = create_model(approach, len(classes), **options)
         file = folder / "checkpoints" / "best.safetensors"
-        save_model(file, model, classes=classes)
+        save_model(file, model, classes=classes, codes=codes)
         return file
 
     def test_a_run_is_loaded_without_drawing_random_numbers(
@@ -303,24 +310,19 @@ class TestLoadTeacher:
         with pytest.raises(ValueError, match="teacher: expected the classes"):
             load_teacher(str(tmp_path), LatentStore.open(store, "train"))
 
-    @pytest.mark.parametrize("made_by", [{"encoding": "another"}, {}])
     def test_a_teacher_of_codes_of_another_encoding_is_an_error(
-        self, made_by: dict, store: Path, tmp_path: Path
+        self, store: Path, tmp_path: Path
     ) -> None:
         faces = LatentStore.open(store, "train")
-        self.save(tmp_path, "scratch", faces.classes)
-        latents = tmp_path / "other"
-        write_json(tmp_path / "config.json", {"parameters": {"latents": str(latents)}})
-        settings = {"classes": faces.classes, "encoder": "psp", "faces": faces.faces}
-        complete_store(latents, {"train": 1}, synthetic=True, made_by=made_by, **settings)
-        with pytest.raises(ValueError, match="teacher: .*another encoding"):
-            load_teacher(str(tmp_path), faces)
-        write_json(tmp_path / "config.json", {"parameters": {"latents": str(store)}})
-        assert load_teacher(str(tmp_path), faces).reads == "codes"
-        # The codes there were encoded again since.
-        write_json(tmp_path / "result.json", {"encoding": "earlier"})
-        with pytest.raises(ValueError, match="teacher: .*another encoding"):
-            load_teacher(str(tmp_path), faces)
+        codes = store_identity(store)
+        self.save(tmp_path / "same", "scratch", faces.classes, codes)
+        assert load_teacher(str(tmp_path / "same"), faces).reads == "codes"
+        self.save(tmp_path / "other", "scratch", faces.classes, codes | {"encoding": "another"})
+        with pytest.raises(ValueError, match="teacher: .*of the encoding another"):
+            load_teacher(str(tmp_path / "other"), faces)
+        self.save(tmp_path / "unknown", "scratch", faces.classes)
+        with pytest.raises(ValueError, match="best.safetensors: .*train again"):
+            load_teacher(str(tmp_path / "unknown"), faces)
 
 
 @pytest.mark.parametrize(
