@@ -77,7 +77,8 @@ def run_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) ->
         if executed.is_file():
             page_start = time.perf_counter()
             shared = hide_machine(executed.read_text(encoding="utf-8"), public)
-            executed.write_text(shared, encoding="utf-8")
+            with atomic_write(executed) as temporary:
+                temporary.write_text(shared, encoding="utf-8")
             write_page(executed, folder / PAGE)
             content = read_json(executed)
             content["metadata"]["fervit"] = {
