@@ -100,6 +100,9 @@ class Audit:
             drop_cross_split_duplicates: train loses images that also occur, exactly or nearly, in
                 val or test; val loses those that also occur in test. Test loses no readable image,
                 so that accuracies stay comparable. This is `drop_duplicates` of 01_encode.
+
+        Raises:
+            ValueError: no face of a split is left.
         """
         cleaned = {}
         rows = self.duplicates
@@ -111,6 +114,13 @@ class Audit:
                 elsewhere = rows.loc[~rows["split"].isin(["train", split]), "group"]
                 leaks = rows.loc[(rows["split"] == split) & rows["group"].isin(elsewhere), "path"]
                 faces = faces.without(pd.Index(faces.paths).isin(leaks), DUPLICATE)
+            if not len(faces):
+                path, reason = faces.skipped[-1]
+                raise ValueError(
+                    f"{faces.source}: expected a face to be left in {split}, got none of "
+                    f"{len(faces.skipped):,} ({path}: {reason}); add images, or set drop_duplicates "
+                    f"to False"
+                )
             cleaned[split] = faces
         return cleaned
 

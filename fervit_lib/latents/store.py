@@ -256,8 +256,19 @@ class LatentStore:
 
     @cached_property
     def labels(self) -> Tensor:
-        """(N,) int64, indices into `classes`."""
-        return torch.cat([shard["labels"] for shard in self.shards])
+        """(N,) int64, indices into `classes`.
+
+        Raises:
+            ValueError: there is no such class.
+        """
+        labels = torch.cat([shard["labels"] for shard in self.shards])
+        last = len(self.classes) - 1
+        if len(wrong := labels[(labels < 0) | (labels > last)]):
+            raise ValueError(
+                f"{self.folder}: {self.split}: expected labels 0 to {last}, one per class, got "
+                f"{int(wrong[0])}; run 01_encode"
+            )
+        return labels
 
     @cached_property
     def paths(self) -> list[str]:

@@ -138,11 +138,6 @@ def training_subset(
         ValueError: a class has no training face, or fewer than `shots`; `fraction` is out of range.
     """
     counts = torch.bincount(store.labels, minlength=len(store.classes))
-    if len(counts) > len(store.classes):
-        raise ValueError(
-            f"{store.folder}: expected labels below {len(store.classes)}, the number of classes, "
-            f"got {len(counts) - 1}; run 01_encode"
-        )
     if empty := [name for name, n in zip(store.classes, counts, strict=True) if n == 0]:
         raise ValueError(
             f"{store.folder}: no training code of {', '.join(empty)}; add faces of that class, or "

@@ -152,4 +152,5 @@ def test_sets_without_a_readable_image(tmp_path: Path) -> None:
     assert audit.unreadable["path"].tolist() == ["x.png"]
     assert audit.duplicates.empty
     assert audit.summary()["number"]["images"] == 1
-    assert not len(audit.clean({"train": faces}, drop_cross_split_duplicates=True)["train"])
+    with pytest.raises(ValueError, match="left in train, got none"):
+        audit.clean({"train": faces}, drop_cross_split_duplicates=True)
