@@ -118,8 +118,8 @@ class Audit:
                 path, reason = faces.skipped[-1]
                 raise ValueError(
                     f"{faces.source}: expected a face to be left in {split}, got none of "
-                    f"{len(faces.skipped):,} ({path}: {reason}); add images, or set drop_duplicates "
-                    f"to False"
+                    f"{len(faces.skipped):,} ({path}: {reason}); add images, or set "
+                    f"drop_duplicates to False"
                 )
             cleaned[split] = faces
         return cleaned
