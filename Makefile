@@ -95,7 +95,7 @@ gpu-figures: setup ## speed of this machine's GPU: encode, train, distil, latenc
 cluster-test: setup ## an experiment on a SLURM of two nodes, started on this machine (needs slurm-wlm, munge)
 	$(BIN)/python -m pytest -m cluster -rs
 
-soak: setup ## kill encoding, training, distillation and a sweep 50 times at random and compare results (10 min)
+soak: setup ## kill every step, 200 times at random, flip 400 bytes of files, and compare results (30 min)
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.faults.soak
 
 audit: .venv-audit/bin/pip-audit ## known advisories of the locked packages, if the index provides them

@@ -13,6 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from fervit_lib.system.identity import check_checksum
+
 
 def step_name(logs: Iterable[str]) -> str:
     """`train/scratch-full-seed0` from the log files of a Snakemake job; empty if it has none."""
@@ -82,7 +84,13 @@ def headlines(results: Iterable[Path]) -> list[str]:
         results: `result.json` of 04_evaluate and of 03_distill.
     """
     lines = []
-    for result in (json.loads(path.read_text("utf-8")) for path in results):
+    for path in results:
+        try:
+            check_checksum(path, required=False)
+            result = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            lines.append(f"{path}: damaged ({error}); delete it, then run the same command again")
+            continue
         if "arms" in result:
             [arm] = [arm for arm in result["arms"] if arm["arm"] == result["shipped"]["arm"]]
             lines.append(f"Student: {arm['arm']}, {_with_interval(arm, 'fg_iou')}")

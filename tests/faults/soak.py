@@ -1,25 +1,25 @@
-"""`make soak`: kill encoding, training, distilling and a sweep at random moments, and compare.
+"""`make soak`: kill every step at random moments, flip bytes of its files, and compare.
 
 Each step is run once undisturbed. Then it is run again while its processes are killed (SIGKILL) at
 random moments, drawn from a seed; each is restarted by the same call until it ends. After every
-kill no file may be half written. At the end codes, weights, curves and results must equal those of
-the undisturbed run bit for bit, with no other file beside them.
+kill no file may be half written. At the end codes, weights, curves, predictions and results must
+equal those of the undisturbed run bit for bit, except `NOT_COMPARED`, with no other file beside
+them. Then single bytes of files are changed, see `flips`.
 """
 
 import argparse
 import json
-import math
 import os
 import random
 import resource
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -28,31 +28,42 @@ from typing import Any
 
 import pandas as pd
 import torch
-import yaml
-from optuna.trial import TrialState
 from PIL import Image
 from safetensors import safe_open
-from sklearn import decomposition  # noqa: F401 (imported before the fork, as the two lines below)
+from sklearn import decomposition  # noqa: F401 (imported before the fork, as the lines below)
 
-from fervit_lib import distillation, encoders, evaluation, figures, training  # noqa: F401
+from fervit_lib import distillation, encoders, evaluation, explain, figures, training  # noqa: F401
 from fervit_lib.figures import distill  # noqa: F401
-from fervit_lib.runs import Run
-from fervit_lib.sweep import study
-from fervit_lib.sweep.config import read_sweep
-from fervit_lib.sweep.work import work
+from fervit_lib.notebook import explorer  # noqa: F401
 from fervit_lib.system.atomic import LOCK_SUFFIX
-from tests.faults.notebooks import execute, fork
+from tests.faults.flips import flip
+from tests.faults.notebooks import fork
+from tests.faults.steps import STEPS, Step, encode, train_two
 
-SMALL = {"embed_dim": 16, "depth": 1, "num_heads": 2, "batch_size": 16}
-# Fields of a run's JSON files that two undisturbed runs do not share either.
+# Fields of a run's files that two undisturbed runs do not share either. The checksum is one of all.
+# Not compared at all: pages and figures (HTML), LaTeX, TensorBoard's files, logs, locks, studies.
 NOT_COMPARED = {
+    "checksum",
     "seconds",
     "train_seconds",
+    "seconds_per_epoch",
     "faces_per_second",
     "peak_memory_gb",
     "started",
     "ended",
     "median_ms",
+    "latency_p50_ms",
+    "latency_p95_ms",
+    "whole_p50_ms",
+    "whole_p95_ms",
+    "throughput",
+    "whole_throughput",
+    "best_batch",
+    "host_memory_gb",
+    "gpu_memory_gb",
+    "joules_per_face",
+    "others_cpu",
+    "machine",
     "sizes",
     "device",
     "git_revision",
@@ -60,125 +71,27 @@ NOT_COMPARED = {
 }
 
 
-@dataclass(frozen=True)
-class Step:
-    """What is killed: `processes` that run `work(folder)`; each is restarted until it ends."""
-
-    name: str
-    work: Callable[[Path], Any]
-    processes: int = 1
-    check: Callable[[Path], None] = lambda folder: None
-
-
-def encode(folder: Path) -> None:
-    parameters = {
-        "toy_faces": 140,
-        "num_views": 2,
-        "img_size": 32,
-        "data_dir": str(folder / "data"),
-        "reports": str(folder / "reports"),
-        "device": "cpu",
-    }
-    execute("01_encode", parameters)
+def start(step: Step, folder: Path, log: Path) -> list[BaseProcess]:
+    """Start all processes of a step."""
+    if not step.ranks:
+        return [fork(log, step.work, folder) for _ in range(step.processes)]
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    launch = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": step.processes}
+    return [fork(log, work_as_rank, step, folder, launch, rank) for rank in range(step.processes)]
 
 
-def train(folder: Path) -> None:
-    """The strategy with two phases, and everything else that has a state to resume."""
-    parameters = {
-        "strategy": "gradual",
-        "schedule": "plateau",
-        "mixup": 0.2,
-        "ema": 0.9,
-        "latent_noise": 0.1,
-        "epochs": 6,
-        "latents": str(folder.parent / "codes"),
-        "pretrained": "mae",
-        "mae_epochs": 1,
-        "patience": 50,
-        "reports": str(folder / "reports"),
-        "device": "cpu",
-    }
-    execute("02_train", SMALL | parameters)
-
-
-def distil(folder: Path) -> None:
-    parameters = {
-        "teacher_encoder": "mobilenet_v2",
-        "student_encoder": "mobilenet_v2",
-        "student_decoder": "slim",
-        "teacher": "toy",
-        "detector": "toy",
-        "teacher_epochs": 2,
-        "detector_epochs": 1,
-        "toy_people": 20,
-        "toy_size": 32,
-        "image_size": 32,
-        "batch_size": 4,
-        "epochs": 2,
-        "seeds": 1,
-        "data_dir": str(folder / "data"),
-        "reports": str(folder / "reports"),
-        "device": "cpu",
-    }
-    execute("03_distill", parameters)
-
-
-GRID = {"lr": {"values": [1e-3, 1e-2]}, "depth": {"values": [1, 2]}}
-
-
-def search(folder: Path) -> None:
-    """One worker of a sweep. It trains trials in its own process, so both are killed together."""
-    fixed = SMALL | {"latents": str(folder.parent / "codes"), "epochs": 3}
-    parameters = {name: {"value": value} for name, value in fixed.items()} | GRID
-    content = {
-        "name": "s",
-        "method": "grid",
-        "metric": {"name": "macro_f1", "goal": "maximize"},
-        "parameters": parameters,
-    }
-    file = folder.parent / "sweep.yaml"
-    file.write_text(yaml.safe_dump(content))
-
-    def train_trial(_: Any, run: Run, parameters: dict[str, Any]) -> float:
-        of_run = {
-            "experiment": run.experiment,
-            "variant": run.variant,
-            "reports": str(run.reports),
-            "device": "cpu",
-        }
-        execute("02_train", parameters | of_run)
-        return run.result["val_macro_f1"]
-
-    # A trial that kills its workers is given up after some starts, but here the test kills them.
-    study.MAX_STARTS = sys.maxsize
-    work(read_sweep(file), folder / "reports", train=train_trial)
-
-
-def check_trials(folder: Path) -> None:
-    """Every point of the grid was trained once, by whichever worker."""
-    trials = study.load_study(folder / "reports" / "s" / "sweep")[0].trials
-    assert len(trials) == math.prod(len(axis["values"]) for axis in GRID.values())
-    assert len({tuple(sorted(trial.params.items())) for trial in trials}) == len(trials)
-    for trial in trials:
-        reason = f"trial {trial.number}: {trial.state.name}, {trial.user_attrs}"
-        assert trial.state == TrialState.COMPLETE, reason
-        run = Run(folder / "reports", "s", "train", f"trial-{trial.number:03d}")
-        assert trial.value == run.result["val_macro_f1"]
-
-
-STEPS = [
-    Step("encode", encode, processes=2),
-    Step("train", train),
-    Step("distill", distil),
-    Step("sweep", search, processes=2, check=check_trials),
-]
+def work_as_rank(step: Step, folder: Path, launch: Mapping[str, Any], rank: int) -> None:
+    variables = {**launch, "RANK": rank, "LOCAL_RANK": rank}
+    os.environ.update({name: str(value) for name, value in variables.items()})
+    step.work(folder)
 
 
 def run_undisturbed(step: Step, folder: Path, log: Path) -> float:
     """Run a step to its end. Returns the seconds it took."""
+    step.prepare(folder)
     started = time.perf_counter()
-    running = [fork(log, step.work, folder) for _ in range(step.processes)]
-    for process in running:
+    for process in start(step, folder, log):
         process.join()
         if process.exitcode:
             raise SystemExit(
@@ -198,7 +111,8 @@ def run_disturbed(
         The number of kills, and how many of them hit a write.
     """
     counts: Counter = Counter()
-    running: list[BaseProcess] = [fork(log, step.work, folder) for _ in range(step.processes)]
+    step.prepare(folder)
+    running = start(step, folder, log)
     try:
         while running:
             ended = wait([process.sentinel for process in running], next(delays, None))
@@ -206,12 +120,16 @@ def run_disturbed(
                 victim = draw.choice(running)
                 if counts["kills"] % 2:
                     await_a_write(victim, folder)
-                victim.kill()
-                victim.join()
+                # The launcher ends the other ranks.
+                for process in running if step.ranks else [victim]:
+                    process.kill()
+                    process.join()
                 if victim.exitcode == -signal.SIGKILL:  # otherwise it had just ended
                     counts += Counter(kills=1, writes=is_writing(victim, folder))
                     check_no_partial_files(folder)
-                    running[running.index(victim)] = fork(log, step.work, folder)
+                    restarted = start(step, folder, log) if step.ranks else []
+                    restarted = restarted or [fork(log, step.work, folder)]
+                    running = restarted + [p for p in running if p is not victim and not step.ranks]
             for process in [process for process in running if process.exitcode is not None]:
                 if process.exitcode:
                     raise SystemExit(
@@ -273,6 +191,10 @@ def read_to_the_end(path: Path) -> None:
             assert all(file.get_tensor(key) is not None for key in file.keys())  # noqa: SIM118
     elif path.suffix == ".csv":
         assert len(pd.read_csv(path))
+    elif path.suffix == ".parquet":
+        assert len(pd.read_parquet(path))
+    elif path.suffix == ".html":
+        assert path.read_text().rstrip().endswith(">")
     elif path.suffix == ".png":
         with Image.open(path) as image:
             image.load()
@@ -296,12 +218,12 @@ def comparable_content(path: Path) -> Any:
     """The content of a file without times; None for logs, studies and locks."""
     if path.suffix == ".json":
         return without_times(json.loads(path.read_text()))
-    if path.name == "metrics.csv":
-        return pd.read_csv(path).drop(columns="seconds", errors="ignore").to_csv()
+    if path.suffix == ".csv":
+        return pd.read_csv(path).drop(columns=list(NOT_COMPARED), errors="ignore").to_csv()
     if path.suffix in (".safetensors", ".state"):
         with safe_open(path, framework="pt") as file:
             return {key: tensor_bytes(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
-    if path.suffix in (".png", ".onnx", ".pth"):
+    if path.suffix in (".png", ".onnx", ".pth", ".parquet"):
         return path.read_bytes()
     return None
 
@@ -321,61 +243,67 @@ def without_times(content: Any) -> Any:
     return content
 
 
-def soak(root: Path, kills: int, seed: int, steps: list[Step]) -> None:
-    """Kill `kills` times, spread over the steps, and print how many kills hit what.
+def soak(root: Path, kills: int, flips: int, seed: int, steps: list[Step]) -> None:
+    """Kill `kills` times, spread over the steps, flip `flips` bytes, and print what happened.
 
     Raises:
-        AssertionError: a file is partial, left over, or differs from the undisturbed run.
+        AssertionError: a file is partial, left over, or differs from the undisturbed run; or a
+            flipped byte changed a figure.
     """
     draw = random.Random(seed)
-    total: Counter = Counter()
     started = time.perf_counter()
-    run_undisturbed(STEPS[0], root / "now", root / "codes.log")
-    (root / "now" / "data" / "latents" / "toy" / "autoencoder").rename(root / "codes")
-    shutil.rmtree(root / "now")
-    for number, step in enumerate(steps):
-        kills_of_step = (kills + number) // len(steps)
-        folder = root / "now"
-        undisturbed = root / "undisturbed"
-        log = root / f"{step.name}.log"
-        seconds = run_undisturbed(step, folder, log)
-        folder.rename(undisturbed)  # so that the killed run has the same paths
-        counts: Counter = Counter()
-        rounds = 0
-        while counts["kills"] < kills_of_step:
-            kills_left = kills_of_step - counts["kills"]
-            delays = iter([draw.uniform(0, 0.7 * seconds) for _ in range(kills_left)])
-            counts += run_disturbed(step, folder, log, delays, draw)
-            check_same(step, undisturbed, folder)
-            shutil.rmtree(folder)
-            rounds += 1
-        shutil.rmtree(undisturbed)
-        print(
-            f"{step.name:8} {counts['kills']:3} kills of {step.processes} processes, "
-            f"{counts['writes']} within a write; completed {rounds} times, each time with the "
-            f"undisturbed result ({seconds:.1f} s)",
-            flush=True,
-        )
-        total += counts
+    for name, work in (("codes", encode), ("two", train_two)):  # what the steps read
+        run_undisturbed(Step(name, work), root / name, root / f"{name}.log")
+    total: Counter = Counter()
+    for number, step in enumerate(steps if kills else ()):
+        total += kill_step(root, step, (kills + number) // len(steps), draw)
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(
         f"{total['kills']} kills, {total['writes']} within a write: no file lost, partial or left "
         f"over. {time.perf_counter() - started:.0f} s, {usage.ru_utime + usage.ru_stime:.0f} s of "
-        f"CPU time; seed {seed}"
+        f"CPU time; seed {seed}",
+        flush=True,
     )
+    if flips:
+        flip(root, flips, draw)
+
+
+def kill_step(root: Path, step: Step, kills: int, draw: random.Random) -> Counter:
+    """Kill a step `kills` times, in one or more runs of it, and print how many kills hit what."""
+    folder, undisturbed, log = root / "now", root / "undisturbed", root / f"{step.name}.log"
+    seconds = run_undisturbed(step, folder, log)
+    folder.rename(undisturbed)  # so that the killed run has the same paths
+    counts: Counter = Counter()
+    rounds = 0
+    while counts["kills"] < kills:
+        kills_left = kills - counts["kills"]
+        delays = iter([draw.uniform(0, 0.7 * seconds) for _ in range(kills_left)])
+        counts += run_disturbed(step, folder, log, delays, draw)
+        check_same(step, undisturbed, folder)
+        shutil.rmtree(folder)
+        rounds += 1
+    shutil.rmtree(undisturbed)
+    print(
+        f"{step.name:8} {counts['kills']:3} kills of {step.processes} processes, "
+        f"{counts['writes']} within a write; completed {rounds} times, each time with the "
+        f"undisturbed result ({seconds:.1f} s)",
+        flush=True,
+    )
+    return counts
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--flips", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=[step.name for step in STEPS], action="append")
     options = parser.parse_args()
-    with TemporaryDirectory() as root:
+    with TemporaryDirectory() as folder:
         chosen = [step for step in STEPS if not options.only or step.name in options.only]
         try:
-            soak(Path(root), options.kills, options.seed, chosen)
+            soak(Path(folder), options.kills, options.flips, options.seed, chosen)
         except BaseException:
-            for log in sorted(Path(root).glob("*.log")):
+            for log in sorted(Path(folder).glob("*.log")):
                 print(log.read_text()[-3000:], file=sys.stderr)
             raise

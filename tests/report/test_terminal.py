@@ -103,3 +103,17 @@ class TestHeadlines:
         assert terminal.headlines([]) == []
         write_json(tmp_path / "result.json", {"runs": [self.row("a", 0.5)]})
         assert len(terminal.headlines([tmp_path / "result.json"])) == 1
+
+    @pytest.mark.parametrize(
+        "old, new", [(b"0.5", b"0.7"), (b"accuracy", b"accurbcy"), (b"{", b"[")]
+    )
+    def test_a_changed_result_is_named_and_shown_by_no_figure(
+        self, tmp_path: Path, old: bytes, new: bytes
+    ) -> None:
+        damaged, other = tmp_path / "damaged.json", tmp_path / "other.json"
+        for path in (damaged, other):
+            write_json(path, {"runs": [self.row("a", 0.5)]})
+        damaged.write_bytes(damaged.read_bytes().replace(old, new, 1))
+        line, best = terminal.headlines([damaged, other])
+        assert str(damaged) in line and "%" not in line
+        assert "50.0%" in best
