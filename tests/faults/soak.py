@@ -257,15 +257,20 @@ def soak(root: Path, kills: int, flips: int, seed: int, steps: list[Step]) -> No
     total: Counter = Counter()
     for number, step in enumerate(steps if kills else ()):
         total += kill_step(root, step, (kills + number) // len(steps), draw)
+    if kills:
+        print_total(total, seed, time.perf_counter() - started)
+    if flips:
+        flip(root, flips, draw)
+
+
+def print_total(total: Counter, seed: int, seconds: float) -> None:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(
         f"{total['kills']} kills, {total['writes']} within a write: no file lost, partial or left "
-        f"over. {time.perf_counter() - started:.0f} s, {usage.ru_utime + usage.ru_stime:.0f} s of "
+        f"over. {seconds:.0f} s, {usage.ru_utime + usage.ru_stime:.0f} s of "
         f"CPU time; seed {seed}",
         flush=True,
     )
-    if flips:
-        flip(root, flips, draw)
 
 
 def kill_step(root: Path, step: Step, kills: int, draw: random.Random) -> Counter:
