@@ -201,7 +201,7 @@ class TestStoresSideBySide:
         write_store(second, 4)
         with pytest.raises(ValueError, match="name one of") as several:
             LatentStore.open(tmp_path / "toy" / "psp", "train")
-        assert all(f"{folder.name}: encoding" in str(several.value) for folder in (first, second))
+        assert all(f"{folder.name}: train=" in str(several.value) for folder in (first, second))
         write_json(tmp_path / "run" / "codes.json", {"store": str(second)})
         assert LatentStore.open(tmp_path / "run", "train").folder == second
 

@@ -85,7 +85,8 @@ def digest_source(source: Path, manifest: Path) -> str:
     if source.is_dir():
         walk = os.walk(source, followlinks=True)
         files = [Path(folder, name) for folder, _, names in walk for name in names]
-    files = sorted(file for file in files if not is_ignored(file.relative_to(source.parent)))
+    # A link to nowhere is for the step to refuse, which says more.
+    files = sorted(f for f in files if f.exists() and not is_ignored(f.relative_to(source.parent)))
     names = [str(file.relative_to(source.parent)) for file in files]
     return digest(names, hash_files(files, manifest).tobytes().hex())
 

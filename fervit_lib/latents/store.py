@@ -57,23 +57,26 @@ def find_store(path: Path | str) -> Path:
     if (path / RESULT).is_file():
         return find_store(read_json(path / RESULT)["store"])
     files = sorted(path.parent.glob(f"{path.name}-????????/store.json"))
-    complete = [file.parent for file in files]
+    complete = {file.parent: read_store(file.parent) for file in files}
     if not complete:
         raise FileNotFoundError(
             f"{display_path(path)}: no complete store of codes there (store.json is missing); run "
             f"01_encode, which resumes an interrupted run"
         )
     if len(complete) > 1:
-        listed = "".join(f"\n  {display_path(folder)}: {_describe(folder)}" for folder in complete)
+        flat = {
+            folder: store["made_by"].get("settings", {}) | store["made_by"] | store["num_codes"]
+            for folder, store in complete.items()
+        }
+        names = {name for about in flat.values() for name in about} - {"settings", "checkpoint"}
+        differing = sorted(n for n in names if len({str(a.get(n)) for a in flat.values()}) > 1)
+        listed = "".join(
+            f"\n  {display_path(folder)}: "
+            + ", ".join(f"{name}={about.get(name)!s:.40}" for name in differing)
+            for folder, about in flat.items()
+        )
         raise ValueError(f"{display_path(path)}: several stores of codes; name one of:{listed}")
-    return complete[0]
-
-
-def _describe(folder: Path) -> str:
-    """What tells a store from others of the same encoder, in words."""
-    store = read_store(folder)
-    codes = ", ".join(f"{n} {split}" for split, n in store["num_codes"].items())
-    return f"encoding {store['identity']['encoding']}; faces {store['faces']}; {codes}"
+    return next(iter(complete))
 
 
 def store_identity(folder: Path) -> dict[str, Any]:
@@ -96,7 +99,7 @@ def complete_store(
     faces: Path,
     synthetic: bool,
     face_size: int = 0,
-    made_by: Mapping[str, str] | None = None,
+    made_by: Mapping[str, Any] | None = None,
     protocol: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `store.json`, which turns the shards in `folder` into a complete store.
@@ -109,7 +112,8 @@ def complete_store(
         face_size: longest side of the training faces in pixels, at which models over pixels read
             all faces; 0: unknown.
         made_by: checkpoint, sha256 of the checkpoint, landmarks and misses, to encode more faces in
-            the same way, the run's folder, `encoding` (see `store_identity`); None: unknown.
+            the same way, the run's folder and its `settings`, `encoding` (see `store_identity`);
+            None: unknown.
         protocol: fields of the `datasets.Protocol` by which the faces were loaded; None: default.
     """
     for split, n in num_codes.items():
@@ -166,7 +170,7 @@ class LatentStore:
     faces: Path
     synthetic: bool
     face_size: int
-    made_by: dict[str, str]
+    made_by: dict[str, Any]
     protocol: dict[str, Any]
     shards: tuple[dict[str, Any], ...]
 

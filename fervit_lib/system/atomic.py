@@ -93,7 +93,9 @@ def read_json(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ValueError: the file is not a JSON object, or has changed since it was written.
     """
-    with explain_read_error(path, "expected a JSON object", "create it again"):
+    with explain_read_error(
+        path, "damaged, or no JSON object", "run the step that writes it again"
+    ):
         check_checksum(path, required=False)
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):

@@ -28,7 +28,7 @@ def test_json_round_trip_of_numpy_values(tmp_path: Path) -> None:
 def test_a_file_that_is_not_a_json_object_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(content, errors="surrogateescape")
-    with pytest.raises(ValueError, match=r"a\.json: expected a JSON object"):
+    with pytest.raises(ValueError, match=r"a\.json: damaged, or no JSON object"):
         atomic.read_json(path)
 
 
