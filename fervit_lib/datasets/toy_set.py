@@ -80,7 +80,7 @@ def _is_drawn(folder: Path, settings: dict[str, Any], picture_folders: Collectio
         drawn = path.suffix == ".png" and path.stem.isdecimal() and path.parent in allowed
         if path.is_file() and not drawn and (path != folder / MARKER or not allowed):
             raise ValueError(
-                f"{folder}: holds files that are not {generator}, like {path.name}; choose another "
-                f"folder for {generator}, or move these files away"
+                f"{folder}: holds files that are not {generator}, like {path.name}, or its "
+                f"{MARKER} is damaged; choose another folder for {generator}, or move them away"
             )
     return False

@@ -27,3 +27,12 @@ def test_photographs_are_never_overwritten(tmp_path: Path, drawn_before: bool) -
     with pytest.raises(ValueError, match="mine: .*choose another folder"):
         draw_toy_faces(folder, 35)
     assert photograph.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("damaged", ["", "[]", "{", "\x00", '{"generator": "toy fades"}'])
+def test_a_damaged_record_is_named_and_no_picture_is_lost(tmp_path: Path, damaged: str) -> None:
+    folder = draw_toy_faces(tmp_path / "toy", 28)
+    (folder / "SYNTHETIC.json").write_text(damaged)
+    with pytest.raises(ValueError, match=r"toy: .*SYNTHETIC\.json"):
+        draw_toy_faces(folder, 35)
+    assert len(list(folder.rglob("*.png"))) == 28

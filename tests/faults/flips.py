@@ -5,7 +5,8 @@ the undamaged files. Each call counts as one of a new process, which has checked
 
 Not tried, because no later step reads them: predictions, tables, figures and pages of an
 evaluation. Not tried, because they have no checksum of ours: the study of a sweep (SQLite's or
-Optuna's), and pictures, whose content is what a face is known by.
+Optuna's), and pictures, whose content is what a face is known by. Features of people are cached in
+memory alone.
 """
 
 import hashlib
@@ -190,6 +191,11 @@ def people(root: Path) -> DataLoaders:
     return distillation.people_dls(folder, size=32, batch_size=4, device=CPU, augment=augment)
 
 
+def draw_people(root: Path) -> Any:
+    folder = datasets.draw_toy_people(root / "flips/drawn", 20, 32, 0)
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*.png"))}
+
+
 def teach(root: Path) -> Any:
     """The toy teacher and detector as 03_distill finds them: what is damaged is trained again."""
     dls, folder = people(root), root / "flips/toy"
@@ -225,6 +231,7 @@ KINDS = [
     Kind("masked pretraining", "flips/shared/*.safetensors", pretrain),
     Kind("toy teacher, toy detector", "flips/toy/toy_*[hx]", teach),
     Kind("their records", "flips/toy/*.json", teach),
+    Kind("record of toy pictures", "flips/drawn/SYNTHETIC.json", draw_people),
     Kind("student", "flips/student.safetensors", load_student),
 ]
 
