@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import json_default, read_json, remove_partial_writes, write_json
+from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.locks import lock_holder, try_lock
 from fervit_lib.system.names import TYPES, check_beneath, check_name, check_value, near
 from fervit_lib.system.private import hide_paths
@@ -173,10 +174,10 @@ def start_run(
         check_name(argument, name)
     folder = Run(reports, experiment, step, variant).folder
     check_beneath(folder, reports)
-    lock = _lock_run(folder) if exclusive else None
     is_complete = (folder / "result.json").exists()
     if is_complete and not overwrite and SCRATCHPAD not in (experiment, variant):
         _check_same(folder, parameters)
+    lock = _lock_run(folder) if exclusive else None
     if is_complete or not resume:
         for path in folder.glob(state_files):
             if path.is_dir():
@@ -204,7 +205,10 @@ def start_run(
 
 
 def _check_same(folder: Path, parameters: Mapping[str, Any]) -> None:
-    finished = read_json(folder / "config.json")["parameters"]
+    config = folder / "config.json"
+    remedy = "replace the run by overwrite=True"
+    with explain_read_error(config, "not readable beside the result of a finished run", remedy):
+        finished = dict(read_json(config)["parameters"])
     for name in sorted((set(finished) | set(parameters)) - set(NO_EFFECT)):
         if finished.get(name) != parameters.get(name):
             raise ValueError(

@@ -254,3 +254,14 @@ def test_a_flipped_bit_is_refused_by_the_name_of_the_file(tmp_path: Path) -> Non
                 LatentStore.open(tmp_path, "train")
         path.write_bytes(content)
     assert len(LatentStore.open(tmp_path, "train")) == 3
+
+
+def test_a_shard_of_another_encoding_is_refused(tmp_path: Path) -> None:
+    for name in ("psp", "e4e"):
+        file = shard_path(tmp_path / name, "train", 0)
+        write_shard(file, torch.zeros(1, 18, 4), [0], ["a.png"], "f", encoding=name)
+        about = {"classes": "a", "encoder": name, "faces": tmp_path, "synthetic": True}
+        complete_store(tmp_path / name, {"train": 1}, made_by={"encoding": name}, **about)
+    (tmp_path / "e4e" / file.name).replace(tmp_path / "psp" / file.name)
+    with pytest.raises(ValueError, match="psp: train .*another encoding"):
+        LatentStore.open(tmp_path / "psp", "train")

@@ -123,7 +123,7 @@ def _hash_files(
     records = np.empty(len(unique), _RECORD)
     records["state"] = unique
     place = np.searchsorted(known["state"], unique)
-    is_known = np.append(known["state"], 0)[place] == unique
+    is_known = np.append(known["state"], np.uint64(0))[place] == unique
     records[is_known] = known[place[is_known]]
     digests = list(pool.map(_hash_file, [files[row] for row in first[~is_known]], str))
     records["hash"][~is_known] = _to_array(digests)

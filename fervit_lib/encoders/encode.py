@@ -74,7 +74,7 @@ def _stored_codes(paths: Iterable[Path], encoding: str) -> dict[bytes, np.ndarra
     for path in paths:
         with suppress(OSError, ValueError):  # a damaged shard is encoded again
             shard = read_shard(path)
-            if shard.get("encoding") == encoding and shard["hashes"] is not None:
+            if shard["encoding"] == encoding and shard["hashes"] is not None:
                 stored.update(zip(map(bytes, shard["hashes"]), shard["codes"].numpy(), strict=True))
     return stored
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from fervit_lib.evaluation.evaluate import RESULT_KEYS
 from fervit_lib.evaluation.predict import check_encoding, codes_of
 from fervit_lib.latents import LatentStore, store_identity
-from fervit_lib.models import load_model
+from fervit_lib.models import load_model, trained_on
 from fervit_lib.pipeline import without_fold
 from fervit_lib.runs import Run
 from fervit_lib.system.names import split_names
@@ -156,6 +156,7 @@ def _reason_to_skip(run: Run) -> str:
         store = LatentStore.open(codes_of(run), "test")
         if model.reads != "pixels":
             check_encoding(run.best_checkpoint, codes_of(run))
+        trained, now = trained_on(run.best_checkpoint), store_identity(codes_of(run))
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         return str(error).split("\n")[0]
     if missing := [name for name in RESULT_KEYS if name not in result]:
@@ -165,4 +166,8 @@ def _reason_to_skip(run: Run) -> str:
             f"trained on the classes {', '.join(classes)}, but its codes now have "
             f"{', '.join(store.classes)}; train it again"
         )
+    # Else it may be tested on faces that it learned from.
+    parts = [(part, split) for part in ("faces", "labels") for split in ("train", "val")]
+    if any(trained[part].get(split) != now[part].get(split) for part, split in parts):
+        return "the faces or labels that it learned from have changed since; train it again"
     return ""

@@ -5,6 +5,7 @@ A store is a folder with `<split>-00000.safetensors`, … of up to `SHARD_SIZE` 
 Stores of other settings stand side by side, `data/latents/<dataset>/<encoder>-<8 hex digits>/`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,7 +57,9 @@ def find_store(path: Path | str) -> Path:
         return path
     if (path / RESULT).is_file():
         return find_store(read_json(path / RESULT)["store"])
-    files = sorted(path.parent.glob(f"{path.name}-????????/store.json"))
+    named = re.compile(re.escape(path.name) + "-[0-9a-f]{8}")
+    files = sorted(path.parent.glob("*/store.json"))
+    files = [file for file in files if named.fullmatch(file.parent.name)]
     complete = {file.parent: read_store(file.parent) for file in files}
     if not complete:
         raise FileNotFoundError(
@@ -194,6 +197,9 @@ class LatentStore:
         shards = tuple(
             read_shard(shard_path(folder, split, i)) for i in range(_num_shards(expected))
         )
+        encoding = store["made_by"].get("encoding")
+        if encoding and any(shard["encoding"] != encoding for shard in shards):
+            raise ValueError(f"{folder}: {split} has codes of another encoding; run 01_encode")
         num_codes = sum(len(shard.pop("paths")) for shard in shards)
         if num_codes != expected:
             raise ValueError(

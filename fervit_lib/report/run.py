@@ -15,7 +15,7 @@ from fervit_lib.report.failures import LOG, NOTEBOOK, PAGE
 from fervit_lib.report.page import write_page
 from fervit_lib.report.warm import STARTED, list_gpus
 from fervit_lib.system import distributed
-from fervit_lib.system.atomic import atomic_write, read_json
+from fervit_lib.system.atomic import atomic_write
 from fervit_lib.system.locks import try_lock
 from fervit_lib.system.names import near, show
 from fervit_lib.system.private import hide_machine
@@ -80,7 +80,7 @@ def run_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) ->
             with atomic_write(executed) as temporary:
                 temporary.write_text(shared, encoding="utf-8")
             write_page(executed, folder / PAGE)
-            content = read_json(executed)
+            content = json.loads(executed.read_text(encoding="utf-8"))
             content["metadata"]["fervit"] = {
                 "started": started,
                 "page_seconds": time.perf_counter() - page_start,

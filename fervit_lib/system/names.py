@@ -8,7 +8,7 @@ from pathlib import Path
 
 # Safe as a folder name everywhere; 200 leaves room for suffixes below the usual limit of 255.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=@-]{,199}")
-MAX_TEXT = 4096  # as the longest path
+MAX_TEXT = 50_000  # the names of all runs of a large config
 TYPES = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
 
 
