@@ -124,5 +124,5 @@ clean-codes: setup ## remove codes that no run in reports/ uses any more, such a
 	$(BIN)/python -m fervit_lib.latents.clean
 
 clean: ## remove the reports of demo and sweep, toy faces, their codes, and caches (not .venv or your data)
-	rm -rf reports/demo reports/sweep data/toy data/toy_people data/latents/toy .pytest_cache .ruff_cache .mypy_cache
+	rm -rf reports/demo reports/sweep data/toy data/toy-* data/toy_people data/toy_people-* data/latents/toy .pytest_cache .ruff_cache .mypy_cache
 	find fervit_lib tests -name __pycache__ -prune -exec rm -rf {} +

@@ -47,12 +47,12 @@ def toy_face(emotion: str, rng: Generator, size: int = 64) -> Image.Image:
 def draw_toy_faces(
     folder: Path | str, num_faces: int = 3000, size: int = 64, seed: int = 0
 ) -> Path:
-    """Draw toy faces as `{train,val,test}/{emotion}/*.png` in `folder`, and return `folder`.
+    """Draw toy faces as `{train,val,test}/{emotion}/*.png` in `folder`, and return it.
 
     70/10/20 % of each class go to train/val/test; class sizes differ by at most one face. The same
     arguments give the same files bit for bit, and a larger `num_faces` only adds faces. The file
-    `SYNTHETIC.json` records the arguments: a folder drawn with the same ones is left unchanged, a
-    folder drawn with others is drawn again.
+    `SYNTHETIC.json` records the arguments: a folder drawn with the same ones is left unchanged;
+    beside one drawn with others, the faces go to `<folder>-<8 hex digits>`.
 
     Raises:
         ValueError: fewer than 28 faces, so that a split would lack a class; or `folder` holds

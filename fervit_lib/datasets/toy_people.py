@@ -170,11 +170,11 @@ def toy_person(rng: Generator, size: int = 96) -> tuple[Image.Image, Image.Image
 def draw_toy_people(
     folder: Path | str, num_scenes: int = 800, size: int = 96, seed: int = 0
 ) -> Path:
-    """Draw toy people as `{train,val,test}/{images,masks}/*.png` in `folder`, and return `folder`.
+    """Draw toy people as `{train,val,test}/{images,masks}/*.png` in `folder`, and return it.
 
     60/10/30 % of the scenes go to train/val/test. The same arguments give the same files bit for
     bit, and a larger `num_scenes` only adds scenes. The file `SYNTHETIC.json` records the
-    arguments: a folder drawn with the same ones is left unchanged, another is drawn again.
+    arguments: see `draw_toy_faces`.
 
     Raises:
         ValueError: fewer than 10 scenes, so that a split would be empty; or `folder` holds files

@@ -10,6 +10,7 @@ from PIL import Image
 
 from fervit_lib.system import distributed
 from fervit_lib.system.errors import explain_write_error
+from fervit_lib.system.identity import digest
 from fervit_lib.system.locks import hold_lock
 from fervit_lib.system.progress import progress
 
@@ -24,7 +25,10 @@ def write_toy_set(
     picture_folders: Collection[str],
     **settings: Any,
 ) -> Path:
-    """Write a set and its marker, and return `folder`; do nothing if the same set is there already.
+    """Write a set and its marker, unless it is there already, and return its folder.
+
+    That is `folder`; where a set of other settings is there, `<folder>-<8 hex digits>` beside it,
+    because codes and models may name those pictures.
 
     Args:
         number: of drawings.
@@ -38,6 +42,9 @@ def write_toy_set(
     target = folder.resolve()  # keeps a link, for example to a larger disk
     if _is_drawn(target, settings, picture_folders):
         return folder
+    if (target / MARKER).is_file():
+        folder = folder.with_name(f"{folder.name}-{digest(settings)[:8]}")
+        target = folder.resolve()
     drawing = target.with_name(f".{target.name}.drawing")
     with hold_lock(target.with_name(f".{target.name}.lock")), explain_write_error(target):
         # Another process may have drawn it while this one waited for the lock.

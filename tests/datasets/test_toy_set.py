@@ -6,14 +6,18 @@ import pytest
 from fervit_lib.datasets import draw_toy_faces
 
 
-def test_a_drawn_set_is_left_unchanged_and_drawn_again_for_other_arguments(tmp_path: Path) -> None:
+def test_a_drawn_set_is_left_unchanged_and_one_of_other_arguments_goes_beside_it(
+    tmp_path: Path,
+) -> None:
     folder = draw_toy_faces(tmp_path / "toy", 28)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")}
     draw_toy_faces(folder, 28)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")} == before
-    draw_toy_faces(folder, 35)
-    assert json.loads((folder / "SYNTHETIC.json").read_text())["num_faces"] == 35
-    assert len(list(folder.rglob("*.png"))) == 35
+    other = draw_toy_faces(folder, 35)
+    assert draw_toy_faces(folder, 35) == other != folder
+    assert json.loads((other / "SYNTHETIC.json").read_text())["num_faces"] == 35
+    assert len(list(other.rglob("*.png"))) == 35
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")} == before
 
 
 @pytest.mark.parametrize("drawn_before", [False, True])
