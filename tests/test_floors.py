@@ -33,6 +33,7 @@ FLOORS = {
 SIDEWAYS = {
     ("distillation", "training"),
     ("explain", "evaluation"),
+    ("report", "pipeline"),
     ("pt_codes", "datasets"),
     ("pt_codes", "latents"),
 }

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fervit_lib.evaluation.evaluate import RESULT_KEYS
+from fervit_lib.evaluation.evaluate import costs_of
 from fervit_lib.evaluation.predict import check_encoding, codes_of
 from fervit_lib.latents import LatentStore, store_identity
 from fervit_lib.models import load_model, trained_on
@@ -151,7 +151,7 @@ def _reason_to_skip(run: Run) -> str:
         if not (run.folder / name).is_file():
             return f"not finished: it has no {name}"
     try:
-        result = run.result
+        costs_of(run)
         model, classes = load_model(run.best_checkpoint, run.trust_code)
         store = LatentStore.open(codes_of(run), "test")
         if model.reads != "pixels":
@@ -159,8 +159,6 @@ def _reason_to_skip(run: Run) -> str:
         trained, now = trained_on(run.best_checkpoint), store_identity(codes_of(run))
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         return str(error).split("\n")[0]
-    if missing := [name for name in RESULT_KEYS if name not in result]:
-        return f"result.json has no {', '.join(missing)}; train it again"
     if store.classes != classes:
         return (
             f"trained on the classes {', '.join(classes)}, but its codes now have "

@@ -19,9 +19,10 @@ from fervit_lib.latents import LatentStore, store_identity
 from fervit_lib.models import ExpressionModel, load_model
 from fervit_lib.pipeline import encodings_by_name
 from fervit_lib.runs import Run
+from fervit_lib.system.errors import describe_error
 from fervit_lib.system.names import near, split_names
 from fervit_lib.system.progress import progress
-from fervit_lib.system.runtime import resolve
+from fervit_lib.system.runtime import display_path, resolve
 
 TestSets = Mapping[str, Sequence[Faces]]  # by name, the test faces in each of their encodings
 
@@ -34,11 +35,16 @@ def find_test_sets(reports: Path, experiment: str, test_on: str) -> dict[str, li
     Raises:
         ValueError: the experiment has no such codes.
     """
-    runs = {
-        path.parent.name: Run(reports, experiment, "encode", path.parent.name)
-        for path in sorted((reports / experiment / "encode").glob("*/result.json"))
-    }
-    by_name = encodings_by_name({name: run.config["parameters"] for name, run in runs.items()})
+    latents: dict[str, Path] = {}
+    parameters: dict[str, dict[str, Any]] = {}
+    for path in sorted((reports / experiment / "encode").glob("*/result.json")) if test_on else []:
+        run = Run(reports, experiment, "encode", path.parent.name)
+        try:
+            latents[run.variant] = resolve(run.result["latents"])
+            parameters[run.variant] = dict(run.config["parameters"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            print(f"{display_path(run.folder)}: not for test_on ({describe_error(error)})")
+    by_name = encodings_by_name(parameters)
     test_sets: dict[str, list[Faces]] = {}
     for name in split_names(test_on):
         if name not in by_name:
@@ -48,7 +54,7 @@ def find_test_sets(reports: Path, experiment: str, test_on: str) -> dict[str, li
             )
         test_sets[name] = []
         for variants in by_name[name].values():
-            first, *folds = (resolve(runs[variant].result["latents"]) for variant in variants)
+            first, *folds = (latents[variant] for variant in variants)
             test_sets[name].append(Faces(first, tuple(folds)))
     return test_sets
 

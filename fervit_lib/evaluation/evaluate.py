@@ -31,19 +31,41 @@ from fervit_lib.latents import LatentStore
 from fervit_lib.models import ExpressionModel, load_model
 from fervit_lib.pipeline import without_fold
 from fervit_lib.runs import Run
+from fervit_lib.system.errors import explain_read_error
+from fervit_lib.system.names import check_value
 from fervit_lib.system.shards import MappedRows
 
-# What an evaluation takes over from a training run: from its result.json, and of its parameters.
-RESULT_KEYS = (
-    "approach",
-    "strategy",
-    "seed",
-    "total_parameters",
-    "trainable_parameters",
-    "train_seconds",
-    "peak_memory_gb",
-)
-_SUBSET_PARAMETERS = ("data_fraction", "shots", "data_seed")
+# What an evaluation takes over from a training run, and its type, by the file that says it.
+_TYPES = {
+    "result.json": {
+        "approach": "str",
+        "strategy": "str",
+        "seed": "int",
+        "total_parameters": "int",
+        "trainable_parameters": "int",
+        "train_seconds": "float",
+        "peak_memory_gb": "float",
+        "train_faces": "int",
+        "epochs": "int",
+        "val_macro_f1": "float",
+    },
+    "config.json": {
+        "data_fraction": "float",
+        "shots": "int",
+        "data_seed": "int",
+        "epoch_faces": "int",
+    },
+}
+# What runs may lack.
+_DEFAULTS = {
+    "train_faces": 0,
+    "epochs": 0,
+    "val_macro_f1": 0.0,
+    "data_fraction": 1.0,
+    "shots": 0,
+    "data_seed": 0,
+    "epoch_faces": 0,
+}
 # The parts of a variant's name that stand for random draws and for the number of training faces.
 _DRAWN = re.compile(r"-(seed\d+|(data_fraction|shots|data_seed)=[^-]+)")
 
@@ -163,7 +185,7 @@ def evaluate_run(
         )
         write_predictions(folder / f"predictions-{part.variant}.parquet", parts[-1])
     name = without_fold(run.variant) if further_folds else run.variant
-    about = {"variant": name, "recipe": recipe(name)} | _costs(run)
+    about = {"variant": name, "recipe": recipe(name)} | costs_of(run)
     return replace(compute_metrics(about, parts, faces.tested_subjects, seed), run=run)
 
 
@@ -214,15 +236,27 @@ def compute_metrics(
     return EvaluatedRun(None, test, calibrated, metrics)
 
 
-def _costs(run: Run) -> dict[str, Any]:
-    """What a run's own files say about its training."""
-    result = run.result
-    parameters = run.config["parameters"]
-    costs = {name: result[name] for name in RESULT_KEYS}
-    costs |= {name: parameters.get(name) for name in _SUBSET_PARAMETERS}
-    costs["train_faces"] = result.get("train_faces", 0)
-    in_epoch = max(costs["train_faces"], parameters.get("epoch_faces", 0))
-    costs["seen_faces"] = result.get("epochs", 0) * in_epoch
+def costs_of(run: Run) -> dict[str, Any]:
+    """What a run's own files say about its training.
+
+    Raises:
+        FileNotFoundError: one is missing.
+        ValueError: one is damaged, or of a version that wrote other fields; names it.
+    """
+    contents: dict[str, Any] = {
+        "result.json": run.result,
+        "config.json": run.config.get("parameters"),
+    }
+    costs: dict[str, Any] = {}
+    for file, content in contents.items():
+        remedy = "train it again"
+        with explain_read_error(run.folder / file, "damaged, or of another version", remedy):
+            values = _DEFAULTS | content
+            for name, kind in _TYPES[file].items():
+                check_value(name, values.get(name), kind)
+                costs[name] = values[name]
+    in_epoch = max(costs["train_faces"], costs.pop("epoch_faces"))
+    costs["seen_faces"] = costs.pop("epochs") * in_epoch
     return costs
 
 

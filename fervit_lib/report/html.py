@@ -96,8 +96,8 @@ def _code_css() -> str:
     return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}"
 
 
-def write_html(page: Path, template: str, *, figures: bool, **content: Any) -> Path:
-    """Fill a template and write it atomically, with plotly.js inside if there are figures."""
+@cache
+def _environment() -> Any:
     import jinja2  # here and not above: training kernels import this package, and need no jinja
 
     environment = jinja2.Environment(
@@ -111,9 +111,17 @@ def write_html(page: Path, template: str, *, figures: bool, **content: Any) -> P
         "duration": _duration,
         "literal": partial(json.dumps, ensure_ascii=False),
     }
-    html = environment.get_template(template).render(
-        code_css=_code_css(), plotly_js=packed_plotly() if figures else "", **content
-    )
+    return environment
+
+
+def fill_template(template: str, **content: Any) -> str:
+    return _environment().get_template(template).render(content)
+
+
+def write_html(page: Path, template: str, *, figures: bool, **content: Any) -> Path:
+    """Fill a template and write it atomically, with plotly.js inside if there are figures."""
+    plotly_js = packed_plotly() if figures else ""
+    html = fill_template(template, code_css=_code_css(), plotly_js=plotly_js, **content)
     with atomic_write(page) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return page

@@ -1,6 +1,7 @@
 """An experiment as one page: its question, runs, main results, and how it was made."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +20,13 @@ from fervit_lib.figures.evaluation import (
     plot_learning_curves,
 )
 from fervit_lib.figures.explain import plot_layer_scores
-from fervit_lib.report.html import SYNTHETIC, figure_div, read_object, write_html
-from fervit_lib.system.atomic import atomic_write
+from fervit_lib.pipeline import read_config
+from fervit_lib.report.html import SYNTHETIC, figure_div, fill_template, write_html
+from fervit_lib.system.atomic import atomic_write, read_json
+from fervit_lib.system.errors import describe_error
+from fervit_lib.system.names import check_range
+from fervit_lib.system.private import hide_paths
+from fervit_lib.system.runtime import display_path
 from fervit_lib.system.yaml_files import read_yaml
 
 CONFIG = "config.yaml"  # of the experiment, stored beside its index
@@ -29,6 +35,7 @@ QUESTION = (
     "model and fine-tuning strategy, with how few training faces and trained parameters, and which "
     "of the 18 layers of a code matter?"
 )
+TEMPLATE = "index.html.j2"
 # In this order, then all others.
 STEPS = ["tour", "encode", "train", "distill", "evaluate", "explain"]
 
@@ -47,14 +54,23 @@ class RunPage:
     def variant(self) -> str:
         return self.folder.name
 
+    def _read(self, name: str) -> dict[str, Any]:
+        """A file of the run; empty if it is missing. Raises ValueError if it is damaged."""
+        return read_json(self.folder / name) if (self.folder / name).exists() else {}
+
     @cached_property
     def config(self) -> dict[str, Any]:
-        return read_object(self.folder / "config.json")
+        return self._read("config.json")
 
     @cached_property
     def result(self) -> dict[str, Any]:
         """Empty while the run is incomplete."""
-        return read_object(self.folder / "result.json")
+        return self._read("result.json")
+
+    @cached_property
+    def evaluation(self) -> dict[str, Any]:
+        """The tables of an evaluation; empty for other steps."""
+        return self._read("evaluation_results.json")
 
     @property
     def seconds(self) -> float:
@@ -73,13 +89,18 @@ def _find_runs(experiment: Path) -> list[RunPage]:
     runs = [
         RunPage(folder)
         for folder in sorted(experiment.glob("[!.]*/[!.]*"))
-        if (folder / "config.json").is_file() or (folder / "notebook.ipynb").is_file()
+        if any((folder / name).is_file() for name in ("config.json", "notebook.ipynb"))
+        or (folder.is_dir() and folder.parent.name in STEPS)
     ]
     return sorted(runs, key=lambda run: [*STEPS, run.step].index(run.step))
 
 
-def _table_rows(runs: Iterable[RunPage]) -> list[dict[str, Any]]:
-    """One row per complete training run, with its test scores if it was evaluated; best first."""
+def _table_rows(runs: Iterable[RunPage], left: Collection[str]) -> list[dict[str, Any]]:
+    """One row per complete training run, with its test scores if it was evaluated; best first.
+
+    Args:
+        left: variants that an earlier evaluation may hold, and the table does not.
+    """
     trained = {run.variant: run for run in runs if run.step == "train"}
     rows = {
         name: {**run.result, "variant": name, "page": run.page}
@@ -89,9 +110,13 @@ def _table_rows(runs: Iterable[RunPage]) -> list[dict[str, Any]]:
     for run in runs:
         if run.step == "evaluate" and run.result:
             # Points of a learning curve, and folds, whose predictions are one row.
-            for variant in [*run.result["on_parts"], *run.result.get("pooled", ())]:
-                rows.pop(variant, None)
+            parts = [*run.result["on_parts"], *run.result.get("pooled", ())]
+            rows = {name: row for name, row in rows.items() if name not in parts}
             for row in run.result["runs"]:
+                for key in ("accuracy", "accuracy_low", "accuracy_high", "num_test"):
+                    check_range(key, row[key], 0)  # refuses NaN, which would not fail below
+                if row["variant"] in left:
+                    continue
                 above = 100 * (row["accuracy"] - run.result["majority_accuracy"])
                 rows.setdefault(row["variant"], {}).update(row, above=above)
     return sorted(rows.values(), key=lambda row: row.get("accuracy", -1), reverse=True)
@@ -115,31 +140,37 @@ def _summary(runs: Sequence[RunPage], best: Mapping[str, Any]) -> str:
     )
 
 
-def _plot_results(
-    runs: Iterable[RunPage], evaluated: pd.DataFrame, evaluations: Iterable[Mapping[str, Any]]
-) -> list[go.Figure]:
-    """Accuracy, by trained parameters and by training faces, and the importance of the layers."""
+def _plot_scores(evaluated: pd.DataFrame) -> list[go.Figure]:
+    """Accuracy of the runs, and by trained parameters."""
+    if evaluated.empty:
+        return []
+    best = evaluated.iloc[0]
+    return [
+        plot_accuracy_intervals(evaluated, best["accuracy"] - best["above"] / 100),
+        plot_costs(evaluated, ["trainable_parameters"]),
+    ]
+
+
+def _plot_run(run: RunPage) -> list[go.Figure]:
+    """Accuracy by training faces and on other data sets, effects of loss terms, or layers."""
     figures = []
-    if len(evaluated):
-        best = evaluated.iloc[0]
-        figures.append(plot_accuracy_intervals(evaluated, best["accuracy"] - best["above"] / 100))
-        figures.append(plot_costs(evaluated, ["trainable_parameters"]))
-    for evaluation in evaluations:
-        if curves := evaluation.get("curves"):
-            figures.append(plot_learning_curves(pd.DataFrame(curves)))
-        cross = pd.DataFrame(evaluation.get("cross"))
-        if "accuracy" in cross:
-            figures.append(plot_cross(cross))
-    for run in runs:
-        if "accuracy_lost_low" in run.result:
-            figures.append(_plot_accuracy_lost(run.result))
+    if curves := run.evaluation.get("curves"):
+        figures.append(plot_learning_curves(pd.DataFrame(curves)))
+    cross = pd.DataFrame(run.evaluation.get("cross"))
+    if "accuracy" in cross:
+        figures.append(plot_cross(cross))
+    if pairs := run.result.get("differences"):
+        arm = run.result["arms"][0]
+        figures.append(plot_differences(pd.DataFrame(pairs), arm["seeds"], arm["test_images"]))
+    if run.step == "explain" and run.result:
+        figures.append(_plot_accuracy_lost(run.result))
     return figures
 
 
 def _plot_accuracy_lost(result: Mapping[str, Any]) -> go.Figure:
     name = "accuracy lost"
     keys = ("accuracy_lost", "accuracy_lost_low", "accuracy_lost_high")
-    lost, low, high = (100 * np.array(result[key]) for key in keys)
+    lost, low, high = 100 * np.array([result[key] for key in keys], float)  # of equal length
     return plot_layer_scores(
         pd.DataFrame({name: lost}),
         "Accuracy lost without a layer",
@@ -149,12 +180,63 @@ def _plot_accuracy_lost(result: Mapping[str, Any]) -> go.Figure:
     )
 
 
-def _differences_div(run: RunPage) -> str:
-    """The effect of each loss term in a distillation; empty if nothing was compared."""
-    if not (pairs := run.result.get("differences")):
-        return ""
-    arm = run.result["arms"][0]
-    return figure_div(plot_differences(pd.DataFrame(pairs), arm["seeds"], arm["test_images"]))
+def _divide(
+    runs: Sequence[RunPage], content: Mapping[str, Any]
+) -> tuple[list[RunPage], list[RunPage]]:
+    """The runs that a configuration names, and those left over from earlier ones.
+
+    A step that it does not mention runs once with defaults. Unless that run exists, runs of this
+    step come from no configuration.
+    """
+    plan = read_config(content) if content else {}
+    present = {(run.step, run.variant) for run in runs}
+    decided = {
+        step
+        for step, named in plan.items()
+        if step in content or not named or any((step, variant) in present for variant in named)
+    }
+    left = [run for run in runs if run.step in decided and run.variant not in plan[run.step]]
+    return [run for run in runs if run not in left], left
+
+
+def _content(runs: Sequence[RunPage], left: Sequence[RunPage] = ()) -> dict[str, Any]:
+    """What the page shows of some runs, and the names of those in `left`."""
+    rows = _table_rows(runs, {run.variant for run in left if run.step == "train"})
+    figures = _plot_scores(pd.DataFrame([row for row in rows if "accuracy" in row]))
+    for run in runs:
+        figures += _plot_run(run) if run.step != "distill" else []
+    of_distill = {run.variant: _plot_run(run) for run in runs if run.step == "distill"}
+    return {
+        "synthetic": SYNTHETIC if any(run.result.get("synthetic") for run in runs) else "",
+        "summary": _summary(runs, rows[0] if rows else {}),
+        "rows": rows,
+        "on_parts": sum(len(run.result.get("on_parts", [])) for run in runs),
+        "over_seeds": [
+            row for run in runs for row in run.evaluation.get("over_seeds", []) if row["seeds"] > 1
+        ],
+        "runs": runs,
+        "left": [hide_paths(shlex.quote(str(run.folder))) for run in left],
+        "figures_html": list(map(figure_div, figures)),
+        "differences": {name: list(map(figure_div, drawn)) for name, drawn in of_distill.items()},
+        "configs": [run.config for run in runs if run.config],
+        "seconds": np.nansum([run.seconds for run in runs]),
+    }
+
+
+def _problem(run: RunPage) -> str:
+    """Why a run cannot be shown: what its files lead to on a page of its own; empty if it can."""
+    try:
+        if run.result:
+            dict(run.config["parameters"])
+        fill_template(TEMPLATE, **_content([run]))
+    except Exception as error:  # of any part of pandas, plotly or jinja, which no check foresees
+        if display_path(run.folder) in str(error):
+            return str(error)
+        return (
+            f"{run.folder}: config.json, result.json or evaluation_results.json is damaged or of "
+            f"another version ({describe_error(error)}); run this step again"
+        )
+    return ""
 
 
 def write_index(experiment_dir: Path, config: Path | None = None) -> Path:
@@ -174,37 +256,30 @@ def write_index(experiment_dir: Path, config: Path | None = None) -> Path:
         )
     stored = experiment_dir / CONFIG
     source = config or stored
-    content = read_yaml(source) if source.is_file() else {}
+    runs = _find_runs(experiment_dir)
+    content: dict[str, Any] = {}
+    left: list[RunPage] = []
+    problems = []
+    try:
+        if source.is_file():
+            content = read_yaml(source)
+            runs, left = _divide(runs, content)
+    except ValueError as error:
+        if config:
+            raise
+        problems.append(f"{source}: damaged, so all runs are shown ({error})")
     if config:
         with atomic_write(stored) as temporary:
             temporary.write_text(config.read_text(encoding="utf-8"), encoding="utf-8")
-    settings = stored.read_text(encoding="utf-8") if stored.is_file() else ""
-    runs = _find_runs(experiment_dir)
-    rows = _table_rows(runs)
-    evaluated = pd.DataFrame([row for row in rows if "accuracy" in row])
-    evaluations = [read_object(run.folder / "evaluation_results.json") for run in runs]
-    figures = _plot_results(runs, evaluated, evaluations)
-    differences = {run.variant: _differences_div(run) for run in runs if run.step == "distill"}
+    damaged = {run.folder: problem for run in runs if (problem := _problem(run))}
+    shown = _content([run for run in runs if run.folder not in damaged], left)
     return write_html(
         experiment_dir / "index.html",
-        "index.html.j2",
-        figures=bool(figures) or any(differences.values()),
+        TEMPLATE,
+        figures=bool(shown["figures_html"]) or any(shown["differences"].values()),
         title=f"Experiment {experiment_dir.resolve().name}",
-        synthetic=SYNTHETIC if any(run.result.get("synthetic") for run in runs) else "",
         question=content.get("question", QUESTION),
-        summary=_summary(runs, rows[0] if rows else {}),
-        rows=rows,
-        on_parts=sum(len(run.result.get("on_parts", [])) for run in runs),
-        over_seeds=[
-            row
-            for evaluation in evaluations
-            for row in evaluation.get("over_seeds", [])
-            if row["seeds"] > 1
-        ],
-        runs=runs,
-        figures_html=[figure_div(figure) for figure in figures],
-        differences=differences,
-        configs=[run.config for run in runs if run.config],
-        seconds=np.nansum([run.seconds for run in runs]),
-        settings=settings,
+        problems=[hide_paths(problem) for problem in (*problems, *damaged.values())],
+        settings=stored.read_text("utf-8", errors="replace") if stored.is_file() else "",
+        **shown,
     )

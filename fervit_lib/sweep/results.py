@@ -57,7 +57,12 @@ def _leaderboard_row(
     # A trial that is run again has the files of its earlier start.
     ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
     parameters = sweep.parameters_of(trial.params)
-    result = run.result if ended and (run.folder / "result.json").is_file() else {}
+    result: dict[str, Any] = {}
+    reason = trial.user_attrs.get("reason", "")
+    try:
+        result = run.result if ended and (run.folder / "result.json").is_file() else {}
+    except ValueError as error:  # a damaged file
+        reason = str(error)
     return {
         "number": trial.number,
         "variant": run.variant,
@@ -66,7 +71,7 @@ def _leaderboard_row(
         **{name: parameters.get(name) for name in sweep.space},
         sweep.metric: np.nan if trial.value is None else trial.value,
         **{name: result.get(name, np.nan) for name in _FROM_RESULT},
-        "reason": trial.user_attrs.get("reason", ""),
+        "reason": reason,
     }
 
 

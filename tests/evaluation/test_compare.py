@@ -5,6 +5,7 @@ import pytest
 
 from fervit_lib import runs
 from fervit_lib.evaluation import runs_to_compare
+from fervit_lib.system import atomic
 
 
 def test_a_run_that_cannot_be_compared_is_skipped_with_a_reason(
@@ -40,6 +41,35 @@ def test_a_run_that_cannot_be_compared_is_skipped_with_a_reason(
     assert set(comparison.skipped) == set(expected)
     for variant, named in expected.items():
         assert named in comparison.skipped[variant], variant
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), "text", [], {}])
+def test_a_run_with_a_value_of_another_type_is_skipped_by_the_name_of_its_file(
+    value: object,
+    make_store: Callable[..., Path],
+    finish_run: Callable[..., runs.Run],
+    tmp_path: Path,
+) -> None:
+    store = make_store(tmp_path / "store")
+    reports = tmp_path / "reports"
+    finish_run(reports, store)
+    damaged = finish_run(reports, store, "scratch-damaged")
+    for file, keys in (
+        ("config.json", ("parameters", "data_fraction", "shots", "epoch_faces")),
+        ("result.json", ("seed", "trainable_parameters", "train_seconds", "val_macro_f1")),
+    ):
+        before = atomic.read_json(damaged.folder / file)
+        for key in keys:
+            if file == "config.json" and key != "parameters":
+                content = before | {"parameters": before["parameters"] | {key: value}}
+            elif key == "parameters" and value == {}:
+                continue
+            else:
+                content = before | {key: value}
+            atomic.write_json(damaged.folder / file, content)
+            skipped = runs_to_compare(reports, "tiny").skipped
+            assert f"scratch-damaged/{file}" in skipped["scratch-damaged"], key
+        atomic.write_json(damaged.folder / file, before)
 
 
 def test_runs_on_other_codes_of_the_same_faces_are_compared(

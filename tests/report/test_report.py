@@ -257,6 +257,28 @@ class TestIndex:
         )  # the configuration stayed with it
         assert "Do &lt;b&gt;glasses matter?" in again and "question: Do" in again
 
+    def test_runs_that_the_configuration_does_not_name_are_listed_apart(
+        self, experiment: Path, tmp_path: Path
+    ) -> None:
+        config = tmp_path / "mine.yaml"
+        config.write_text("experiment: demo\ntrain: {approach: scratch, seed: [0, 1]}\n")
+        for variant in ("scratch-full-seed0", "part"):
+            run = runs.start_run(
+                tmp_path, "demo", "train", variant, parameters={}, seed=0, device="cpu"
+            )
+            run.write_result(synthetic=True, approach="scratch", strategy="full", seed=0)
+        shown = body(write_index(experiment, config).read_text(encoding="utf-8"))
+        assert tables(experiment / "index.html")[0]["run"].tolist() == ["scratch-full-seed0"]
+        assert "Training runs: 1, pages: 2" in shown  # and the evaluation, which is a default
+        for variant in ("a", "b", "c", "part", "killed"):
+            assert re.search(rf"rm -r \S+/demo/train/{variant}<", shown)
+
+    def test_a_damaged_configuration_is_named(self, experiment: Path) -> None:
+        for content in (b"question: [", b"\xff\xfe", b"- a list", b"trian: {}\nexperiment: demo"):
+            (experiment / "config.yaml").write_bytes(content)
+            shown = body(write_index(experiment).read_text(encoding="utf-8"))
+            assert "config.yaml: damaged" in shown and "All runs" in shown
+
     def test_an_experiment_without_runs(self, tmp_path: Path) -> None:
         assert "No runs yet" in write_index(tmp_path).read_text(encoding="utf-8")
         with pytest.raises(NotADirectoryError, match="nowhere: no experiment there"):
