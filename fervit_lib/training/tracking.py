@@ -63,6 +63,10 @@ class WeightsAndBiases(FitCallback):
             raise ValueError(
                 f"wandb: cannot log online ({error}); run `wandb login`, or use wandb='offline'"
             ) from error
+        # Its own logs hold paths. They are open by now, and removed here so that none stays after a
+        # fit that fails or is killed.
+        for log in (self.folder / "wandb").rglob("debug*.log"):  # and links to them
+            log.unlink()
 
     def after_epoch(self) -> None:
         self.log.log({"epoch": self.epoch, **latest_metrics(self.learn)})
@@ -72,8 +76,6 @@ class WeightsAndBiases(FitCallback):
 
         self.log.finish()
         wandb.teardown()  # waits until the files are complete, which `finish` does not
-        for log in (self.folder / "wandb").rglob("debug*.log"):  # and links to them
-            log.unlink()
 
 
 def trackers(mode: str, folder: Path, name: str, parameters: Mapping[str, Any]) -> list[Callback]:
