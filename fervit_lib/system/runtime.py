@@ -62,7 +62,7 @@ def get_device(name: str = "auto") -> torch.device:
     If several processes were launched on this machine, `auto` and `cuda` give each its own GPU.
 
     Raises:
-        ValueError: `name` is not a device, or is a GPU on a machine without one.
+        ValueError: `name` is not a device, or is a GPU, or another accelerator, that is not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -72,9 +72,11 @@ def get_device(name: str = "auto") -> torch.device:
         raise ValueError(
             f"device: expected auto, cpu, cuda or another torch device, got {name!r}"
         ) from error
-    if device.type == "cuda" and not torch.cuda.is_available():
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if device.type not in ("cpu", accelerator.type if accelerator else "cpu"):
         raise ValueError(
-            f"device: got {name!r}, but torch finds no GPU; use device='auto' or 'cpu'"
+            f"device: got {name!r}, but torch finds {accelerator or 'no GPU'}; use device='auto' "
+            f"or 'cpu'"
         )
     if device == torch.device("cuda") and distributed.world_size() > 1:
         # Without an index, all processes would share the first GPU.
