@@ -105,6 +105,9 @@ def sources(step):
         if step == "encode" and not values["checkpoint"]:
             names.append(f"pretrained_models/{values['encoder']}_ffhq_encode.pt")
         paths = [Path(name).expanduser() for name in names]
+        # Of a run, its weights: a new page of a teacher changes nothing.
+        weights = [path / "checkpoints" / "best.safetensors" for path in paths]
+        paths = [w if w.is_file() else p for p, w in zip(paths, weights, strict=True)]
         paths = [p for p in paths if p.exists() and not p.resolve().is_relative_to(written)]
         manifest = manifest_path(Path(DATA, "latents", values.get("dataset", "toy"), "codes"))
         digests[variant] = [source_digest(path, manifest) for path in paths]

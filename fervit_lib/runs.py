@@ -18,7 +18,7 @@ from fervit_lib.system import distributed
 from fervit_lib.system.atomic import json_default, read_json, remove_partial_writes, write_json
 from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.locks import lock_holder, try_lock
-from fervit_lib.system.names import TYPES, check_beneath, check_name, check_value, near
+from fervit_lib.system.names import TYPES, check_beneath, check_name, check_value, near, show
 from fervit_lib.system.private import hide_paths
 from fervit_lib.system.runtime import PROJECT_ROOT, display_path
 
@@ -212,8 +212,8 @@ def _check_same(folder: Path, parameters: Mapping[str, Any]) -> None:
     for name in sorted((set(finished) | set(parameters)) - set(NO_EFFECT)):
         if finished.get(name) != parameters.get(name):
             raise ValueError(
-                f"{display_path(folder)}: a finished run with {name}={finished.get(name)!r}; "
-                f"{name}={parameters.get(name)!r} would replace it. Choose another variant or "
+                f"{display_path(folder)}: a finished run with {name}="
+                f"{show(finished.get(name))}; {show(parameters.get(name))} would replace it. Choose another variant or "
                 f"experiment, or replace it by overwrite=True"
             )
 

@@ -237,6 +237,10 @@ class TestStoresSideBySide:
         train = reports / "x" / "train" / "a" / "config.json"
         write_json(train, {"codes": store_identity(stores["trained"])})
         assert unused_stores(data, reports) == [stores["old"]]
+        # A run of 01_encode that has not ended may have written any of its stores.
+        (encoded / "codes.json").unlink()
+        write_json(encoded / "config.json", {"codes": {}})
+        assert unused_stores(data, reports) == []
 
 
 def test_a_flipped_bit_is_refused_by_the_name_of_the_file(tmp_path: Path) -> None:

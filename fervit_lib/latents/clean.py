@@ -22,14 +22,19 @@ def unused_stores(data: Path, reports: Path) -> list[Path]:
     """
     configs = [read_json(path) for path in reports.rglob("config.json")]
     used = {config["codes"]["store"] for config in configs if config.get("codes")}
-    results = set(reports.rglob(RESULT))
+    used |= {read_json(path)["store"] for path in reports.rglob(RESULT)}
     unused = []
-    for path in sorted(data.glob("latents/*/*/store.json")):
-        made_by = read_store(path.parent)["made_by"]
-        encoded = resolve(made_by.get("run", "")) / RESULT
-        named = {read_json(file)["store"] for file in results | {encoded} if file.is_file()}
-        if made_by and display_path(path.parent) not in used | named:
-            unused.append(path.parent)
+    for folder in sorted(path.parent for path in data.glob("latents/*/*/store.json")):
+        made_by = read_store(folder)["made_by"]
+        if "run" not in made_by or display_path(folder) in used:
+            continue
+        run = resolve(made_by["run"])
+        if (run / RESULT).is_file():
+            is_used = read_json(run / RESULT)["store"] == display_path(folder)
+        else:
+            is_used = (run / "config.json").is_file()  # it has not ended yet
+        if not is_used:
+            unused.append(folder)
     return unused
 
 
