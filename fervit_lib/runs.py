@@ -213,8 +213,8 @@ def _check_same(folder: Path, parameters: Mapping[str, Any]) -> None:
         if finished.get(name) != parameters.get(name):
             raise ValueError(
                 f"{display_path(folder)}: a finished run with {name}="
-                f"{show(finished.get(name))}; {show(parameters.get(name))} would replace it. Choose another variant or "
-                f"experiment, or replace it by overwrite=True"
+                f"{show(finished.get(name))}; {show(parameters.get(name))} would replace it. "
+                f"Choose another variant or experiment, or replace it by overwrite=True"
             )
 
 
