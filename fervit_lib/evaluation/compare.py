@@ -151,11 +151,11 @@ def _reason_to_skip(run: Run) -> str:
         if not (run.folder / name).is_file():
             return f"not finished: it has no {name}"
     try:
-        costs_of(run)
         model, classes = load_model(run.best_checkpoint, run.trust_code)
         store = LatentStore.open(codes_of(run), "test")
         if model.reads != "pixels":
             check_encoding(run.best_checkpoint, codes_of(run))
+        costs_of(run)
         trained, now = trained_on(run.best_checkpoint), store_identity(codes_of(run))
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         return str(error).split("\n")[0]

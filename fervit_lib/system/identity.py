@@ -15,7 +15,9 @@ NO_CHECKSUM = "xxh3:" + 32 * "0"
 _CHECKSUM = re.compile(rb"xxh3:[0-9a-f]{32}")
 # The checksum is in the first block: in the header of a safetensors file, and JSON is short.
 _BLOCK = 1 << 24
-_checked: set[tuple[str, int, int, int]] = set()  # states of files that this process has checked
+_checked: set[tuple[str, int, int, int, int]] = (
+    set()
+)  # states of files that this process has checked
 
 
 def digest(*parts: Any) -> str:
@@ -42,7 +44,7 @@ def check_checksum(path: Path, required: bool = True) -> None:
         OSError: it cannot be read.
     """
     stat = path.stat()
-    state = (str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size)
+    state = (str(path), stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)
     if state in _checked:
         return
     position, written, checksum = _read_checksum(path)

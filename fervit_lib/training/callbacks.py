@@ -132,8 +132,8 @@ class Curves(RowsCallback):
 
     def after_fit(self) -> None:
         if self.rows:
-            self._write_table()  # of a fit that was complete already, from its checked state
             self._write_tensorboard()
+            self._write_table()  # of a fit that was complete already, from its checked state
 
     @distributed.rank_zero_only
     def _write_table(self) -> None:

@@ -15,8 +15,9 @@ from tests.faults.conftest import encode_train, same_weights
 
 LIBRARY = Path(fervit_lib.__file__).parent
 ALLOWED = {"__main__.py", "locks.py", "run.py", "runs.py"}  # when a run began and ended
-# Whether a file is the one that was hashed; files newer than the clock are never remembered.
-IDENTITY = {"content.py": {"stat.st_mtime_ns"}}
+# Whether a file is the one that was hashed: content.py never remembers files newer than the clock,
+# identity.py remembers nothing longer than its process.
+IDENTITY = {"content.py": {"stat.st_mtime_ns"}, "identity.py": {"stat.st_mtime_ns"}}
 IN_2040 = 2_208_988_800
 
 

@@ -1,6 +1,5 @@
 """A full or read-only disk: one clear error, complete files are kept, and a rerun resumes."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from fervit_lib.models.segmentation import build_segmenter, save_teacher
 from fervit_lib.sweep.config import parse_sweep
 from fervit_lib.sweep.study import open_study
 from fervit_lib.system import atomic
+from fervit_lib.system.atomic import read_json
 from fervit_lib.system.checkpoints import load_checkpoint
 from tests.faults.conftest import CPU, Disk, MeanColour, same_weights
 
@@ -111,7 +111,7 @@ def test_a_file_that_does_not_fit_is_not_written(
                 save_teacher(temporary, build_segmenter("mobilenet_v2", "slim"))
     assert sorted(p.name for p in run.folder.iterdir()) == [".lock", "config.json"]
     run.write_result(accuracy=0.5)
-    written = json.loads((run.folder / "result.json").read_text())
+    written = read_json(run.folder / "result.json")
     assert written == {"accuracy": 0.5, "ended": written["ended"]}
 
 
