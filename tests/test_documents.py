@@ -178,6 +178,7 @@ def test_by_hand(lab: Path) -> None:
     face = next((lab / "data" / "toy" / "test").rglob("*.png"))
     shutil.copy(face, lab / "face.png")
     [snippet] = fences(README, "python")
+    snippet = snippet.replace("reports/demo/", "reports/mine/")  # the run of the command above
     told = run(
         [
             ".venv/bin/python",

@@ -51,7 +51,7 @@ def test_an_interrupted_training_cell_is_run_again_and_the_rest_after_it(
     small |= {"epochs": 2, "epoch_faces": 1600, "batch_size": 16}
     parameters = {"latents": str(store), "reports": str(tmp_path), "variant": "interactive"} | small
     notebook = load_notebook_node(str(PROJECT_ROOT / "notebooks" / "02_train.ipynb"))
-    folder = tmp_path / "demo" / "train" / "interactive"
+    folder = tmp_path / "scratchpad" / "train" / "interactive"
 
     def logged_epochs() -> list[str]:
         metrics = folder / "metrics.csv"

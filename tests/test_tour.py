@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def result(folder: Path, variant: str) -> dict[str, Any]:
-    return Run(folder / "reports", "demo", "tour", variant).result
+    return Run(folder / "reports", "scratchpad", "tour", variant).result
 
 
 def test_without_codes_it_makes_some(folder: Path) -> None:
