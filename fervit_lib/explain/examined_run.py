@@ -113,13 +113,14 @@ def load_examined_run(run: Run, num_faces: int, seed: int, device: torch.device)
     """A run's best weights, and `num_faces` random faces of its test split (all if fewer).
 
     Raises:
-        ValueError: the transformer has registers, for which the figures have no place.
+        ValueError: the transformer has registers or a distillation token, for which the figures have
+            no place.
     """
     model, classes = load_model(run.best_checkpoint, run.trust_code)
     if isinstance(model, CodeViT) and model.tokens.num_prefix_tokens > 1:
         raise ValueError(
             f"{run.variant}: expected tokens of CLS and 18 layers, got "
-            f"{model.tokens.num_prefix_tokens - 1} registers, which are not supported here; "
+            f"{model.tokens.num_prefix_tokens - 1} more, which are not supported here; "
             "choose another run by run_name or other_name"
         )
     latents = codes_of(run)

@@ -1,4 +1,4 @@
-"""A Vision Transformer over codes with the blocks of any timm ViT."""
+"""A Vision Transformer over codes with the blocks of a timm ViT."""
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +12,14 @@ from fervit_lib.models.pretrained import create_timm
 
 
 class HybridLatentViT(CodeViT):
-    """`w_plus` → linear → CLS, registers, positions, blocks and final norm of a timm ViT → logits.
+    """`w_plus` → linear → prefix tokens, positions, blocks and final norm of a timm ViT → logits.
 
     The patch embedding is dropped; its position embeddings (196 for a 224 image) become
     `num_tokens` by 1-D interpolation.
 
     Args:
-        model_name: a timm VisionTransformer with a class token.
+        model_name: a timm VisionTransformer with a class token and position embeddings: ViT, DeiT
+            (distilled, too), DeiT III, BEiT-3, CLIP, DINO, DINOv2, TIPSv2, InternViT, RADIO.
         pretrained: where the transformer's weights come from, see `pretrained.create_timm`.
         num_blocks: blocks of the transformer; 0: the timm model's own.
         drop_rate: dropout after the position embedding, and after attention and MLP of each block.
@@ -66,13 +67,23 @@ class HybridLatentViT(CodeViT):
 
 @torch.no_grad()
 def _copy_prefix_and_positions(vit: VisionTransformer, tokens: TokenEntry) -> None:
-    """CLS, registers and position embeddings of a timm ViT into the token entry."""
-    has_cls_position = vit.pos_embed.shape[1] == vit.patch_embed.num_patches + 1
-    patches = vit.pos_embed[:, 1:] if has_cls_position else vit.pos_embed
+    """Prefix tokens and position embeddings of a timm ViT into the token entry.
+
+    timm's order: class, then distillation (of a DeiT) or registers. With `no_embed_class` only
+    patches have a position embedding. That of a further prefix token is added to the token itself.
+    """
+    more = [vit.reg_token, getattr(vit, "dist_token", None)]
+    prefix = torch.cat([vit.cls_token, *(token for token in more if token is not None)], dim=1)
+    num_prefix = prefix.shape[1]
+    positions = vit.pos_embed
+    if vit.no_embed_class:
+        positions = F.pad(positions, (0, 0, num_prefix, 0))
     tokens.cls_token.copy_(vit.cls_token)
-    tokens.pos_embed[:, :1] = vit.pos_embed[:, :1] if has_cls_position else 0.0
+    tokens.pos_embed[:, :1] = positions[:, :1]
+    patches = positions[:, num_prefix:]
     tokens.pos_embed[:, 1:] = interpolate_positions(patches, tokens.input_shape[0])
-    tokens.reg_token = vit.reg_token
+    if num_prefix > 1:
+        tokens.extra_tokens = nn.Parameter((prefix + positions[:, :num_prefix])[:, 1:])
 
 
 def interpolate_positions(pos_embed: Tensor, num_tokens: int) -> Tensor:

@@ -28,8 +28,8 @@ POSITIONS = ("learned", "sinusoidal", "semantic")
 class TokenEntry(nn.Module):
     """`w_plus` → prefix tokens (B, P, D) and layer tokens (B, num_tokens, D).
 
-    The prefix is CLS, and registers where a pretrained transformer has them. Both carry their
-    position embeddings.
+    The prefix is CLS, and the distillation token or registers of a pretrained transformer that has
+    them. All carry their position embeddings.
 
     Args:
         position, layer_norm, layer_gates: see `LatentViT`.
@@ -60,12 +60,12 @@ class TokenEntry(nn.Module):
         else:
             self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_tokens, embed_dim))  # CLS first
             trunc_normal_(self.pos_embed, std=0.02)
-        self.register_parameter("reg_token", None)
+        self.register_parameter("extra_tokens", None)  # (1, P - 1, D) of a pretrained transformer
         self.band_embed = BandPositions(num_tokens, embed_dim) if position == "semantic" else None
 
     @property
     def num_prefix_tokens(self) -> int:
-        return 1 if self.reg_token is None else 1 + self.reg_token.shape[1]
+        return 1 if self.extra_tokens is None else 1 + self.extra_tokens.shape[1]
 
     def forward(self, w_plus: Tensor) -> tuple[Tensor, Tensor]:
         check_codes(w_plus, self.input_shape)
@@ -75,9 +75,8 @@ class TokenEntry(nn.Module):
             tokens = tokens + self.band_embed()
         batch_size = tokens.shape[0]  # not len(): the ONNX exporter would write it as a constant
         prefix = (self.cls_token + self.pos_embed[:, :1]).expand(batch_size, -1, -1)
-        if self.reg_token is not None:
-            # Registers have no position embedding (Darcet et al. 2024).
-            prefix = torch.cat([prefix, self.reg_token.expand(batch_size, -1, -1)], dim=1)
+        if self.extra_tokens is not None:
+            prefix = torch.cat([prefix, self.extra_tokens.expand(batch_size, -1, -1)], dim=1)
         return prefix, tokens
 
 
@@ -105,7 +104,7 @@ class CodeViT(ExpressionModel):
         "tokens.scale_layers": "input_proj",
         "tokens.input_proj": "input_proj",
         "tokens.cls_token": "position",
-        "tokens.reg_token": "position",
+        "tokens.extra_tokens": "position",
         "tokens.pos_embed": "position",
         "tokens.band_embed": "position",
         "transformer.norm_pre": "transformer",

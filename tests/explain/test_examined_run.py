@@ -128,7 +128,7 @@ def test_the_initial_model_has_the_weights_of_its_seed_or_its_pretraining(report
 def test_registers_are_refused(reports: Path) -> None:
     options = {"pretrained": "none", "model_name": "vit_small_patch14_reg4_dinov2"}
     make_runs(reports, reports.parent / "store", {"registers": ("hybrid", options, 0.1)})
-    with pytest.raises(ValueError, match="4 registers"):
+    with pytest.raises(ValueError, match="got 4 more"):
         load_examined_run(Run(reports, "tiny", "train", "registers"), 12, 0, CPU)
 
 

@@ -32,6 +32,48 @@ IMAGE = {
     "patch_size": 8,
 }
 
+# A small model of each family, and its prefix tokens: class, distillation, registers.
+HYBRID_VITS = {
+    "vit_tiny_patch16_224": 1,
+    "vit_tiny_r_s16_p8_224": 1,
+    "vit_small_patch16_18x2_224": 1,
+    "vit_base_patch16_xp_224": 1,
+    "vit_base_mci_224": 1,
+    "vit_base_patch16_clip_224": 1,
+    "vit_intern300m_patch14_448": 1,
+    "vit_small_patch14_dinov2": 1,
+    "vit_small_patch14_reg4_dinov2": 5,
+    "vit_base_patch14_reg1_tipsv2": 2,
+    "vit_base_patch16_radio_v3": 8,
+    "flexivit_small": 1,
+    "deit_tiny_patch16_224": 1,
+    "deit_tiny_distilled_patch16_224": 2,
+    "deit3_small_patch16_224": 1,
+    "beit3_base_patch16_224": 1,
+    "eva_large_patch14_196": 1,
+    "test_vit": 1,
+}
+NO_HYBRID = dict.fromkeys(
+    (
+        "vit_base_patch16_siglip_224",
+        "vit_wee_patch16_reg1_gap_256",
+        "vit_base_patch16_rpn_224",
+        "aimv2_large_patch14_224",
+        "vitamin_small_224",
+    ),
+    "class token",
+) | dict.fromkeys(
+    (
+        "beit_base_patch16_224",
+        "eva02_tiny_patch14_224",
+        "vit_small_patch16_dinov3",
+        "vit_relpos_small_patch16_224",
+        "swin_tiny_patch4_window7_224",
+        "resnet18",
+    ),
+    "VisionTransformer",
+)
+
 
 @pytest.mark.parametrize("approach", SMALL)
 class TestEveryApproachOverCodes:
@@ -190,20 +232,32 @@ class TestAdapters:
 
 
 class TestHybridOfAnyViT:
-    def test_registers(self) -> None:
-        """DINOv2 with registers: four more tokens, and no position for CLS."""
-        name = "vit_small_patch14_reg4_dinov2"
+    @pytest.mark.parametrize(("name", "num_prefix"), HYBRID_VITS.items())
+    def test_it_has_the_tokens_positions_and_norms_of_the_timm_model(
+        self, name: str, num_prefix: int
+    ) -> None:
         torch.manual_seed(0)
-        hybrid = HybridLatentViT(pretrained="none", model_name=name)
+        hybrid = HybridLatentViT(pretrained="none", model_name=name, num_blocks=1).eval()
         torch.manual_seed(0)
-        vit = timm.create_model(name, num_classes=0)
-        assert hybrid.tokens.num_prefix_tokens == 5
-        assert torch.equal(hybrid.tokens.reg_token, vit.reg_token)
-        assert hybrid.forward_features(torch.randn(2, 18, 512)).shape == (2, 23, 384)
-        assert torch.equal(hybrid.tokens.pos_embed[:, :1], torch.zeros(1, 1, 384))
-        torch.testing.assert_close(
-            hybrid.tokens.pos_embed[:, 1:], interpolate_positions(vit.pos_embed, 18)
-        )
+        vit = timm.create_model(name, num_classes=0, depth=1).eval()
+        patches = torch.zeros(2, *vit.patch_embed.grid_size, vit.embed_dim)
+        patches = patches if vit.dynamic_img_size else patches.flatten(1, 2)
+        expected = vit._pos_embed(patches)  # zeros: what is left of patches is their positions
+        prefix, _ = hybrid.embed(torch.randn(2, 18, 512))
+        assert prefix.shape[1] == hybrid.tokens.num_prefix_tokens == num_prefix
+        assert prefix.shape[1] == vit.num_prefix_tokens
+        torch.testing.assert_close(prefix, expected[:, :num_prefix])
+        positions = interpolate_positions(expected[:1, num_prefix:], 18)
+        torch.testing.assert_close(hybrid.tokens.pos_embed[:, 1:], positions)
+        tokens = torch.randn(2, num_prefix + 18, vit.embed_dim)
+        after = vit.fc_norm(vit.norm(vit.blocks(vit.norm_pre(tokens))))
+        torch.testing.assert_close(hybrid.encode(tokens), after)
+        assert hybrid(torch.randn(2, 18, 512)).shape == (2, 7)
+
+    @pytest.mark.parametrize(("name", "reason"), NO_HYBRID.items())
+    def test_others_are_refused_with_the_reason(self, name: str, reason: str) -> None:
+        with pytest.raises(ValueError, match=f"model_name: .*{reason}.*'{name}'"):
+            HybridLatentViT(pretrained="none", model_name=name, num_blocks=1)
 
     def test_transformer_equals_timm(self) -> None:
         """On equal tokens, the hybrid equals the timm model."""

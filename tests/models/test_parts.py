@@ -62,7 +62,7 @@ def test_a_parameter_of_no_part_is_an_error() -> None:
 def test_position_holds_class_token_registers_and_positions() -> None:
     model = create_model("hybrid", pretrained="none", model_name="vit_small_patch14_reg4_dinov2")
     names = [name for name, _ in model.named_parameters() if model.part_of(name) == "position"]
-    assert names == ["tokens.cls_token", "tokens.pos_embed", "tokens.reg_token"]
+    assert names == ["tokens.cls_token", "tokens.pos_embed", "tokens.extra_tokens"]
 
 
 @pytest.mark.parametrize("approach", ["image", "hybrid"])
