@@ -15,9 +15,12 @@ from fervit_lib.encoders import images_to_tensor
 from fervit_lib.evaluation.efficiency import CPU, latency
 from fervit_lib.evaluation.predict import Predictor
 from fervit_lib.models import write_onnx
+from fervit_lib.system.errors import describe_error
 from fervit_lib.system.progress import progress
 
 TOLERANCE = 1e-4  # of logits; ONNX Runtime sums float32 in another order
+_LATENCY = ["latency_p50_ms", "latency_p95_ms"]
+_COLUMNS = ["what", "file", "mb", "difference", "agrees", *_LATENCY, "reason"]
 
 
 class EncoderAndModel(nn.Module):
@@ -69,7 +72,8 @@ def export_run(predictor: Predictor, folder: Path, images: Sequence[Image.Image]
 
     Returns:
         One row per file: what, file, mb, difference (the largest, of logits), agrees (within
-        1e-4), latency_p50_ms and latency_p95_ms at batch 1 on the CPU.
+        1e-4), latency_p50_ms and latency_p95_ms at batch 1 on the CPU; or what, and the reason why
+        it cannot be exported.
     """
     model = predictor.model
     if predictor.encoder is None:
@@ -87,17 +91,23 @@ def export_run(predictor: Predictor, folder: Path, images: Sequence[Image.Image]
     rows = []
     for what, (exported, name, inputs) in progress(exports.items(), desc="export", unit=" files"):
         path = folder / f"{what.replace(' + ', '-')}.onnx"
-        write_onnx(exported, inputs[:2], name, path)
-        difference = onnx_difference(path, exported, inputs)
-        row = {
-            "what": what,
-            "file": path.name,
-            "mb": path.stat().st_size / 1e6,
-            "difference": difference,
-            "agrees": difference < TOLERANCE,
-        }
-        rows.append(row | latency(onnx_call(path, inputs[:1]), CPU))
-    return pd.DataFrame(rows)
+        try:
+            write_onnx(exported, inputs[:2], name, path)
+            difference = onnx_difference(path, exported, inputs)
+            row = {
+                "file": path.name,
+                "mb": path.stat().st_size / 1e6,
+                "difference": difference,
+                "agrees": difference < TOLERANCE,
+                **latency(onnx_call(path, inputs[:1]), CPU),
+            }
+        except OSError:
+            raise  # such as a full disk, which is no property of the model
+        except Exception as error:  # a timm model or an own class may use any operator
+            path.unlink(missing_ok=True)
+            row = {"reason": describe_error(error)}
+        rows.append({"what": what, **row})
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def _to_unit_range(images: Sequence[Image.Image], size: int) -> Tensor:

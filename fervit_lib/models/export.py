@@ -1,6 +1,7 @@
 """Models as ONNX files."""
 
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -18,7 +19,13 @@ def write_onnx(model: nn.Module, example: Tensor, name: str, path: Path) -> Path
         example: a batch of at least 2: a dimension of 1 would be fixed in the graph.
     """
     device = next(model.parameters()).device
-    with atomic_write(path) as temporary, warnings.catch_warnings(), torch.no_grad():
+    with (
+        ExitStack() as stack,
+        atomic_write(path) as temporary,
+        warnings.catch_warnings(),
+        torch.no_grad(),
+    ):
+        stack.callback(model.to, device)
         # The shapes of layers and images are constants on purpose.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         warnings.filterwarnings("ignore", "Constant folding")  # it only says what it leaves out
@@ -33,5 +40,4 @@ def write_onnx(model: nn.Module, example: Tensor, name: str, path: Path) -> Path
             # A twentieth of the newer exporter's time, which gives other names to inner tensors.
             dynamo=False,
         )
-    model.to(device)
     return path

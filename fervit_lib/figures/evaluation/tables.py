@@ -125,6 +125,7 @@ TABLES: dict[str, dict[str, Column]] = {  # name: {column: heading and format}
         "difference": ("largest difference", "{:.1e}"),
         "agrees": "within 1e-4",
         **_LATENCY,
+        "reason": "not exported, because",
     },
 }
 
