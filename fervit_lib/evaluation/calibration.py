@@ -2,8 +2,10 @@
 
 import numpy as np
 import pandas as pd
+import torch
+import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
-from scipy.special import softmax
+from torch import Tensor
 
 NUM_BINS = 15
 _TINY = float(np.finfo(np.float32).tiny)  # keeps the logarithm finite where float32 gave 0
@@ -41,20 +43,29 @@ def calibration_metrics(labels: np.ndarray, probs: np.ndarray) -> dict[str, floa
     """
     bins = reliability(labels, probs)
     gaps = (bins["confidence"] - bins["accuracy"]).abs()
-    squared_errors = (probs.astype(float) - np.eye(probs.shape[1])[labels]) ** 2
+    of_true = probs[np.arange(len(labels)), labels].astype(float)
+    squares = np.einsum("nc,nc->n", probs, probs, dtype=float)  # without a copy of all of them
     return {
         "ece": float((gaps * bins["faces"]).sum() / len(labels)),
         "nll": nll(labels, probs),
-        "brier": float(squared_errors.sum(1).mean()),
+        "brier": float((squares - 2 * of_true + 1).mean()),
     }
 
 
-def apply_temperature(probs: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities (N, C) for logits divided by `temperature`; predictions do not change."""
-    if temperature <= 0:
+def apply_temperature(probs: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
+    """Probabilities (N, C) for logits divided by `temperature`; predictions do not change.
+
+    Args:
+        temperature: one, or one per row, (N, 1).
+    """
+    if np.any(np.less_equal(temperature, 0)):
         raise ValueError(f"temperature: expected a positive number, got {temperature}")
-    # log(probs) differs from the logits by a constant per row, which softmax ignores.
-    return softmax(np.log(np.maximum(probs.astype(float), _TINY)) / temperature, axis=1)
+    return (_logits(probs) / torch.as_tensor(temperature)).softmax(1).numpy()
+
+
+def _logits(probs: np.ndarray) -> Tensor:
+    """Differ from a model's logits by a constant per row, which softmax ignores; (N, C) float64."""
+    return torch.from_numpy(probs).double().clamp_(min=_TINY).log_()
 
 
 def fit_temperature(labels: np.ndarray, probs: np.ndarray) -> float:
@@ -62,9 +73,13 @@ def fit_temperature(labels: np.ndarray, probs: np.ndarray) -> float:
 
     Fit it on other faces than those that are tested.
     """
+    logits = _logits(probs).split(1024)  # in parts that stay in a CPU's cache
+    targets = torch.from_numpy(labels).split(1024)
 
     def loss(log_temperature: float) -> float:
-        return nll(labels, apply_temperature(probs, float(np.exp(log_temperature))))
+        temperature = np.exp(log_temperature)
+        parts = zip(logits, targets, strict=True)
+        return sum(F.cross_entropy(x / temperature, y, reduction="sum").item() for x, y in parts)
 
     # On a logarithmic scale, where halving and doubling the temperature are equally far.
     result = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")

@@ -151,8 +151,13 @@ class EvaluatedRun:
 
     run: Run | None  # of the first fold, if there are several; None: a model of somebody else
     test: Predictions
-    calibrated: np.ndarray  # (N, C) probabilities at the temperature fitted on validation faces
+    temperatures: np.ndarray  # (N, 1) fitted on the validation faces of the fold of each face
     metrics: dict[str, Any]
+
+    @property
+    def calibrated(self) -> np.ndarray:
+        """(N, C) probabilities at the temperatures; not kept, as they are large."""
+        return apply_temperature(self.test.probs, self.temperatures)
 
     @property
     def variant(self) -> str:
@@ -223,17 +228,17 @@ def compute_metrics(
     # Never on test: a temperature fitted there would make the calibration look better than it is.
     temperatures = [fit_temperature(part["val"].labels, part["val"].probs) for part in parts]
     test = join_predictions([part["test"] for part in parts])
-    scaled = zip(parts, temperatures, strict=True)
-    calibrated = np.concatenate([apply_temperature(p["test"].probs, t) for p, t in scaled])
+    sizes = [len(part["test"].labels) for part in parts]
+    evaluated = EvaluatedRun(None, test, np.repeat(temperatures, sizes)[:, None], {})
     metrics = dict(about) | {"num_test": len(test.labels)}
     metrics |= scores_with_intervals(test, subjects, seed)
     metrics["interval_over"] = None if subjects is None else f"{len(set(subjects))} subjects"
     metrics["roc_auc"] = float(np.nanmean(class_roc_auc(test.labels, test.probs)))
     metrics["temperature"] = float(np.mean(temperatures))
     metrics |= calibration_metrics(test.labels, test.probs)
-    after = calibration_metrics(test.labels, calibrated)
+    after = calibration_metrics(test.labels, evaluated.calibrated)
     metrics |= {f"{name}_calibrated": value for name, value in after.items()}
-    return EvaluatedRun(None, test, calibrated, metrics)
+    return replace(evaluated, metrics=metrics)
 
 
 def costs_of(run: Run) -> dict[str, Any]:

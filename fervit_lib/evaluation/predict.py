@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from scipy.sparse import coo_array
 from torch import Tensor, nn
 
 from fervit_lib.datasets import FaceCrop, face_crop
@@ -80,12 +81,11 @@ class Predictions:
         pairs = self.labels * num_classes + self.predicted
         return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
-    def confusion_by(self, groups: np.ndarray) -> np.ndarray:
+    def confusion_by(self, groups: np.ndarray) -> coo_array:
         """(G, C, C) counts, as `confusion`, of each group of faces that `groups` (N,) names."""
         names, group_of = np.unique(groups, return_inverse=True)
-        counts = np.zeros((len(names), len(self.classes), len(self.classes)), dtype=np.int64)
-        np.add.at(counts, (group_of, self.labels, self.predicted), 1)
-        return counts
+        shape = (len(names), len(self.classes), len(self.classes))
+        return coo_array((np.ones(len(groups)), (group_of, self.labels, self.predicted)), shape)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per face: path, label and predicted (names), confidence, `prob_<class>`."""
@@ -98,8 +98,8 @@ class Predictions:
                 "confidence": self.confidence,
             }
         )
-        frame[[f"prob_{name}" for name in self.classes]] = self.probs
-        return frame
+        probs = pd.DataFrame(self.probs, columns=[f"prob_{name}" for name in self.classes])
+        return pd.concat([frame, probs], axis=1)
 
 
 def join_predictions(parts: Sequence[Predictions]) -> Predictions:

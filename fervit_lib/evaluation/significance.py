@@ -5,9 +5,11 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
 from scipy.stats import binomtest
 
 RESAMPLES = 2000
+_BLOCK = 4_000_000  # counts that are held at once
 SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")
 
 
@@ -24,9 +26,11 @@ def bootstrap_interval(correct: np.ndarray) -> tuple[float, float]:
 
 
 def score_intervals(
-    confusion: np.ndarray, seed: int = 0, by_subject: np.ndarray | None = None
+    confusion: np.ndarray, seed: int = 0, by_subject: np.ndarray | coo_array | None = None
 ) -> dict[str, float]:
     """95% percentile bootstrap intervals of `SCORES`, as `<score>_low` and `<score>_high`.
+
+    Memory is that of `_BLOCK` counts, whatever the numbers of classes and persons are.
 
     Args:
         confusion: (C, C) counts, one row per true class. Drawing faces with replacement is
@@ -35,33 +39,48 @@ def score_intervals(
             faces of one person resemble each other, so that there is less to learn from them.
     """
     rng = np.random.default_rng(seed)
-    n = int(confusion.sum())
+    # Only the cells that hold faces: of 1,000 classes, few of the million pairs occur.
+    cells = coo_array(confusion[None] if by_subject is None else by_subject)
+    unit, true, predicted = cells.coords
+    counts = cells.data.astype(float)
+    num_units = cells.shape[0]
+    shares = np.full(num_units, 1 / num_units)
     if by_subject is None:
-        draws = rng.multinomial(n, confusion.ravel() / n, RESAMPLES)
-    else:
-        subjects = len(by_subject)
-        weights = rng.multinomial(subjects, np.full(subjects, 1 / subjects), RESAMPLES)
-        draws = weights @ by_subject.reshape(subjects, -1)
-    draws = draws.reshape(-1, *confusion.shape).astype(float)  # (RESAMPLES, C, C)
-    correct = np.einsum("bii->bi", draws)
-    support = draws.sum(2)
-    predicted = draws.sum(1)
+        num_units = int(counts.sum())
+        shares = counts / num_units
+        unit = np.arange(len(counts))
+        counts = np.ones_like(counts)
+    correct, support, answers = (
+        coo_array((counts * used, (unit, column)), (len(shares), len(confusion))).tocsr()
+        for column, used in ((true, true == predicted), (true, 1), (predicted, 1))
+    )
+    blocks = []
+    size = max(1, _BLOCK // max(correct.shape))
+    for start in range(0, RESAMPLES, size):
+        draws = rng.multinomial(num_units, shares, min(size, RESAMPLES - start))  # (B, units)
+        blocks.append(_scores(draws @ correct, draws @ support, draws @ answers))
+    intervals = {}
+    for name, values in zip(SCORES, np.concatenate(blocks, axis=1), strict=True):
+        intervals[f"{name}_low"] = float(np.quantile(values, 0.025))
+        intervals[f"{name}_high"] = float(np.quantile(values, 0.975))
+    return intervals
+
+
+def _scores(correct: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """`SCORES` (4, B) from counts by class (B, C): true positives, true and predicted faces."""
     recall = np.divide(correct, support, out=np.full_like(correct, np.nan), where=support > 0)
     # As scikit-learn: 0 for a class that is only predicted wrongly, absent classes left out.
     f1 = 2 * correct / np.maximum(support + predicted, 1)
     occurs = support + predicted > 0
-    faces = draws.sum((1, 2))  # persons have unequal numbers of faces
-    scores = (
-        correct.sum(1) / faces,
-        np.nanmean(recall, axis=1),
-        (f1 * occurs).sum(1) / occurs.sum(1),
-        (f1 * support).sum(1) / faces,
+    faces = support.sum(1)  # persons have unequal numbers of faces
+    return np.array(
+        [
+            correct.sum(1) / faces,
+            np.nanmean(recall, axis=1),
+            (f1 * occurs).sum(1) / occurs.sum(1),
+            (f1 * support).sum(1) / faces,
+        ]
     )
-    intervals = {}
-    for name, values in zip(SCORES, scores, strict=True):
-        intervals[f"{name}_low"] = float(np.quantile(values, 0.025))
-        intervals[f"{name}_high"] = float(np.quantile(values, 0.975))
-    return intervals
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from fervit_lib.system.atomic import atomic_write, write_json
 
+MAX_CLASSES = 100
 # Columns of the LaTeX table: heading, factor to its unit, format.
 _LATEX = {
     "accuracy": (r"Accuracy (\%)", 100, "{:.1f}"),
@@ -52,7 +53,8 @@ def write_results(
     Args:
         runs: one row per run: `EvaluatedRun.metrics` and its measured costs.
         class_metrics: by run, one row per class.
-        confusion: by run, (C, C) counts, one row per true class.
+        confusion: by run, (C, C) counts, one row per true class; left out if there are more than
+            `MAX_CLASSES`, as the files of predictions tell the same in less memory.
         tables: further tables to store, by name.
     """
     content: dict[str, Any] = {
@@ -62,7 +64,7 @@ def write_results(
             name: _records(table.rename_axis("class").reset_index())
             for name, table in class_metrics.items()
         },
-        "confusion": confusion,
+        "confusion": confusion if len(classes) <= MAX_CLASSES else {},
     }
     content |= {name: _records(table) for name, table in tables.items()}
     names = ("evaluation_results.json", "comparison.csv", "comparison.tex")

@@ -8,7 +8,7 @@ from fervit_lib.figures.codes import (
 )
 from fervit_lib.figures.faces import contact_sheet, picture_grid, plot_class_counts
 from fervit_lib.figures.tables import format_p, style_table
-from fervit_lib.figures.theme import use_theme
+from fervit_lib.figures.theme import MAX_CLASSES, group_classes, use_theme
 from fervit_lib.figures.training import (
     plot_lr_search,
     plot_reconstruction,

@@ -11,6 +11,7 @@ from fervit_lib.figures.theme import (
     GREY,
     PALETTE,
     escape_labels,
+    group_classes,
     new_figure,
     new_panels,
     require,
@@ -172,5 +173,6 @@ def plot_embedding(
     require(unknown.size == 0, "labels", f"class indices below {len(classes)}", unknown)
     subtitle = f"n = {len(points):,} training faces; {variance:.0%} of the variance of the codes"
     figure = new_figure("Codes in two dimensions, by emotion", subtitle, 540)
-    add_class_points(figure, points, labels, classes)
+    group, names = group_classes(np.bincount(labels, minlength=len(classes)), classes)
+    add_class_points(figure, points, group[labels], names)
     return figure

@@ -1,7 +1,7 @@
 """The look of all figures, and the parts that many of them share."""
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ CONFIG = {
     "responsive": True,
     "modeBarButtons": [["toImage"], ["zoom2d", "pan2d", "resetScale2d"]],
 }
+MAX_CLASSES = 20  # that a figure shows; more have no place in a legend or on an axis
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _AXIS = {
     "gridcolor": "#E4E4E4",
@@ -85,6 +86,21 @@ def require(condition: bool, argument: str, expected: str, got: object) -> None:
     """Raise ValueError, naming `argument`, if `condition` is false."""
     if not condition:
         raise ValueError(f"{argument}: expected {expected}, got {got}")
+
+
+def group_classes(faces: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """The `MAX_CLASSES` classes with most `faces` (C,), and one that stands for all others.
+
+    Returns:
+        By class, the number of its group, (C,), and the names of the groups.
+    """
+    shown = np.sort(np.argsort(-faces, kind="stable")[:MAX_CLASSES])
+    group = np.full(len(classes), len(shown))
+    group[shown] = np.arange(len(shown))
+    names = [classes[number] for number in shown]
+    if len(names) < len(classes):
+        names.append(f"{len(classes) - len(names):,} others")
+    return group, names
 
 
 def new_figure(title: str, subtitle: str = "", height: int = 400, **layout: Any) -> go.Figure:

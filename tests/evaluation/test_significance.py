@@ -1,6 +1,9 @@
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import coo_array
 
 from fervit_lib.evaluation import (
     bootstrap_interval,
@@ -152,3 +155,22 @@ def test_learning_curves_have_a_band_over_runs_and_end_at_all_faces() -> None:
     assert (largest.share, largest.low, largest.high) == (1, pytest.approx(0.7), pytest.approx(0.9))
     assert (shots.kind, shots.share) == ("shots", 5)
     assert learning_curves(pd.DataFrame([point("b", 1, 0, 0.9)])).empty
+
+
+@pytest.mark.parametrize("persons", [0, 400])
+def test_memory_does_not_grow_with_the_square_of_the_classes(persons: int) -> None:
+    num_classes = 1000
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, num_classes, 4000)
+    predicted = np.where(rng.random(4000) < 0.5, labels, rng.integers(0, num_classes, 4000))
+    cells = coo_array((np.ones(4000, int), (labels, predicted)), (num_classes, num_classes))
+    groups = None
+    if persons:
+        shape = (persons, num_classes, num_classes)
+        groups = coo_array((np.ones(4000), (np.arange(4000) % persons, labels, predicted)), shape)
+    tracemalloc.start()
+    intervals = score_intervals(cells.toarray(), 0, groups)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200e6  # all resamples at once would take 16 GB
+    assert intervals["accuracy_low"] < (labels == predicted).mean() < intervals["accuracy_high"]

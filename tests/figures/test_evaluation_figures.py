@@ -154,3 +154,23 @@ def test_a_written_figure_needs_no_network(tmp_path: Path) -> None:
 def test_a_wrong_argument_is_named(argument: str, call) -> None:
     with pytest.raises(ValueError, match=f"{argument}: expected .*, got "):
         call()
+
+
+def test_of_many_classes_a_matrix_shows_the_most_frequent_and_all_others_together() -> None:
+    classes = [f"c{number}" for number in range(200)]
+    matrix = np.diag(np.arange(200)) + np.eye(200, k=1, dtype=int)
+    shown = plots.plot_confusion({"a": matrix}, classes)
+    heat = shown.data[0]
+    assert list(heat.y) == [*classes[180:], "180 others"]
+    counts = np.array([[int(cell.replace(",", "")) for cell in row] for row in heat.text])
+    assert counts.sum() == matrix.sum() and counts[0, 0] == 180 and counts[-1, 0] == 1
+    assert "c180" in heat.x and f"n = {matrix.sum():,} faces" in str(shown.layout.title)
+
+
+def test_of_many_classes_the_lowest_scores_are_shown_with_their_faces() -> None:
+    classes = [f"c{number}" for number in range(200)]
+    f1 = pd.DataFrame([np.linspace(1, 0, 200)], ["a"], classes)
+    shown = plots.plot_class_scores({"F1": f1, "recall": f1}, list(range(200)))
+    assert list(shown.data[0].x) == [f"c{number}<br>n = {number}" for number in range(180, 200)]
+    assert "20 of 200 classes" in shown.layout.title.subtitle.text
+    assert np.shape(shown.layout.updatemenus[0].buttons[1].args[0]["z"][0]) == (1, 20)

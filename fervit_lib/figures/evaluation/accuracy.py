@@ -11,12 +11,14 @@ from fervit_lib.figures.controls import add_menu, add_run_menu
 from fervit_lib.figures.theme import (
     DIVERGING,
     GREY,
+    MAX_CLASSES,
     PALETTE,
     PERCENT,
     draw_as_matrix,
     error_bars,
     escape_label,
     escape_labels,
+    group_classes,
     largest_error,
     new_figure,
     require,
@@ -156,17 +158,22 @@ def plot_confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -
         matrices: by run, (C, C) counts: rows true labels, columns predicted labels. The row of a
             class without faces has no colour and no percentages.
     """
-    figure = new_figure(
-        "True and predicted labels", height=190 + 46 * max(4, len(classes)), margin_t=112
-    )
-    names = escape_labels(classes)
     shape = (len(classes), len(classes))
+    first = next(iter(matrices.values()), np.zeros(shape))
+    group, shown = group_classes(np.sum(first, axis=1), classes)
+    members = np.eye(len(shown), dtype=int)[group]  # (C, groups)
+    figure = new_figure(
+        "True and predicted labels", height=190 + 46 * max(4, len(shown)), margin_t=112
+    )
+    names = escape_labels(shown)
     subtitles = {}
     for run, counts in matrices.items():
         counts = np.asarray(counts)
         require(counts.shape == shape, "matrices", f"shape {shape}", counts.shape)
-        true_faces = counts.sum(axis=1, keepdims=True)
         num_faces = counts.sum()
+        accuracy = np.trace(counts) / max(num_faces, 1)
+        counts = members.T @ counts @ members
+        true_faces = counts.sum(axis=1, keepdims=True)
         figure.add_heatmap(
             # plotly leaves a cell with NaN empty
             z=counts / np.where(true_faces > 0, true_faces, np.nan),
@@ -177,7 +184,6 @@ def plot_confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -
             **_FROM_0_TO_1,
             hovertemplate="true %{y}, predicted %{x}: n = %{text}, %{z:.1%}<extra></extra>",
         )
-        accuracy = np.trace(counts) / max(num_faces, 1)
         subtitles[run] = f"{escape_label(run)}: n = {num_faces:,} faces, accuracy {accuracy:.1%}"
     draw_as_matrix(figure)
     figure.update_xaxes(title="predicted label")
@@ -198,10 +204,16 @@ def plot_class_scores(scores: Mapping[str, pd.DataFrame], faces: Sequence[int]) 
         faces: test faces of each class.
     """
     first = next(iter(scores.values()))
+    lowest = first.mean().fillna(0).nsmallest(MAX_CLASSES).index
+    shown = first.columns.isin(lowest)
+    of_all = "" if shown.all() else f"; the lowest {MAX_CLASSES} of {len(shown):,} classes"
+    scores = {name: table.loc[:, shown] for name, table in scores.items()}
+    first = first.loc[:, shown]
+    faces = np.array(faces)[shown]
     names = wrap_labels(first.index)
     figure = new_figure(
         "Scores by run and class",
-        f"n: test faces of a class; with n = {min(faces)}, {largest_error(min(faces))}",
+        f"n: test faces of a class; with n = {min(faces)}, {largest_error(min(faces))}{of_all}",
         190 + rows_height(names),
         margin_t=150,
     )

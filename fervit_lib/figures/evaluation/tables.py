@@ -4,7 +4,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from fervit_lib.figures.tables import Column, style_table
-from fervit_lib.figures.theme import require
+from fervit_lib.figures.theme import MAX_CLASSES, require
 
 _VARIANT = {"variant": "run"}
 _RUN = {"run": "run"}
@@ -137,7 +137,12 @@ def table_of(rows: pd.DataFrame, name: str) -> Styler:
 
 
 def table_of_predictions(table: pd.DataFrame) -> Styler:
-    """Predictions, one row per image: `emotion`, then values in [0, 1]; see `Predictor.predict`."""
+    """Predictions, one row per image: `emotion`, then values in [0, 1]; see `Predictor.predict`.
+
+    Of many classes the most probable ones are shown.
+    """
+    highest = table.drop(columns="emotion").max().nlargest(1 + MAX_CLASSES).index
+    table = table[[name for name in table if name in ("emotion", *highest)]]
     shares = list(table.columns.drop("emotion"))
     # Names of files and classes are arbitrary text, which pandas shows as HTML by default.
     styler = table.style.format("{:.1%}", subset=shares).format(subset=["emotion"], escape="html")
