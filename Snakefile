@@ -37,7 +37,7 @@ except ValueError as error:  # one line, without a stack trace
 REPORTS = config.get("reports", "reports")
 DATA = config.get("data_dir", "data")
 EXPERIMENT = f"{REPORTS}/{config['experiment']}"
-FIRST = next(iter(VARIANTS["encode"]))
+FIRST = next(iter(VARIANTS["encode"]), "")
 TRAINED = ", ".join(VARIANTS["train"])
 
 # Trainings run side by side and share the cores of a machine; a single one gets up to eight, as
@@ -95,6 +95,7 @@ def source_digest(path, manifest):
 def sources(step):
     """By variant of a step, the digests of the files and folders that it reads and no step writes."""
     keys = ("faces", "people", "checkpoint", "teacher", "detector", "pretrained", "baselines")
+    keys += ("student_weights",)
     known = pipeline.read_parameters(Path(NOTEBOOKS[step]))
     defaults = {name: parameter.default for name, parameter in known.items()}
     written = Path(EXPERIMENT).resolve()

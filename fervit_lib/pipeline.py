@@ -217,11 +217,9 @@ def plan_encodings(blocks: Any, folder: Path) -> dict[str, dict[str, Any]]:
         folder: `reports/<experiment>/encode`.
 
     Raises:
-        ValueError: see `variants`; or there is no variant, or no encoder of that name.
+        ValueError: see `variants`; or there is no encoder of that name.
     """
     encodings = variants("encode", blocks)
-    if not encodings:
-        raise ValueError("encode: expected at least one block of parameters, got []")
     computed = {v: p for v, p in encodings.items() if p.get("encoder", LEARNED) == LEARNED}
     for variant, parameters in encodings.items():
         kind, at, source = parameters.get("encoder", "").partition("@")
@@ -254,7 +252,7 @@ def plan_trainings(
     Raises:
         ValueError: see `variants` and `find_encodings`.
     """
-    first = without_fold(next(iter(encodings)))
+    first = without_fold(next(iter(encodings), ""))
     trainings: dict[str, dict[str, Any]] = {}
     for variant, parameters in variants("train", blocks).items():
         stores = find_encodings("train.encode", parameters.pop("encode", first), encodings)
@@ -284,6 +282,8 @@ def read_config(config: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]
     blocks = {step: {} if blocks.get(step) is None else blocks[step] for step in NOTEBOOKS}
     folder = Path(config.get("reports", "reports"), config["experiment"], "encode")
     encodings = plan_encodings(blocks["encode"], folder)
+    if not encodings and not blocks["train"] == blocks["tour"] == []:
+        raise ValueError("encode: expected at least one block for train and tour, got []")
     trainings = plan_trainings(blocks["train"], encodings, folder)
     plan = {"encode": encodings, "train": trainings}
     plan |= {step: variants(step, blocks[step]) for step in NOTEBOOKS if step not in plan}

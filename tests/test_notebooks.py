@@ -13,6 +13,8 @@ import matplotlib
 import nbformat
 import papermill
 import pytest
+import torch
+import torchvision
 import yaml
 from PIL import Image
 from tiny import SMALL, TINY_STUDENT, write_config
@@ -25,6 +27,7 @@ from fervit_lib.runs import Run
 from fervit_lib.sweep.config import parse_sweep
 from fervit_lib.sweep.work import work
 from fervit_lib.system.atomic import read_json
+from fervit_lib.system.checkpoints import load_checkpoint
 from fervit_lib.system.runtime import PROJECT_ROOT
 from fervit_lib.system.yaml_files import read_yaml
 from tests.run_cells import run_cells
@@ -140,6 +143,7 @@ MISTAKES = {
     "latents": ("02_train", {"latents": "data/none"}, "data/none"),
     "teacher": ("02_train", {"teacher": "reports/none"}, "reports/none"),
     "schedule": ("03_distill", {"temperature_schedule": "stairs"}, "temperature_schedule: "),
+    "frozen noise": ("03_distill", {"encoder_training": "frozen"}, "student_weights: "),
     "people": ("03_distill", {"people": "data/no_such_folder"}, "no_such_folder"),
     "evaluated": ("04_evaluate", {"experiment": "none"}, "02_train"),
     "explained": ("05_attention_explorer", {"experiment": "none"}, "02_train"),
@@ -284,6 +288,31 @@ def test_every_profile_makes_a_plan(path: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for rule in ("tour", "encode", "train", "distill", "evaluate", "explain", "index"):
         assert f"\n{rule} " in done.stdout + done.stderr  # a row of the table of jobs
+
+
+@pytest.mark.slow
+@pytest.mark.notebooks
+def test_the_config_of_persons_runs_with_tiny_models(tmp_path: Path) -> None:
+    config = read_yaml(PROJECT_ROOT / "configs" / "person.yaml")
+    weights = tmp_path / "mobilenet_v2.pt"
+    torch.save(torchvision.models.mobilenet_v2().state_dict(), weights)
+    tiny = TINY_STUDENT | {"people": "toy", "student_weights": str(weights)}
+    config["distill"] = [block | tiny for block in config["distill"]]
+    config |= {"reports": str(tmp_path / "reports"), "data_dir": str(tmp_path / "data")}
+    path = tmp_path / "person.yaml"
+    path.write_text(yaml.safe_dump(config))
+    done = snakemake("--cores", "1", "--configfile", path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("encoder_frozen", "decoder"):
+        folder = tmp_path / "reports" / "person" / "distill" / f"feature_tap={name}"
+        trained = [
+            load_checkpoint(folder / f"{arm}-seed0" / "checkpoints" / "best.safetensors")[0]
+            for arm in ("none", "outputs_features")
+        ]
+        start = torch.load(weights)["features.0.0.weight"]
+        frozen = [torch.equal(state["encoder.features.0.0.weight"], start) for state in trained]
+        assert frozen == [name == "encoder_frozen"] * 2
+    assert "feature_tap" in (tmp_path / "reports" / "person" / "index.html").read_text()
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from fervit_lib.distillation.mask_grid import draw_mask_grid
 from fervit_lib.distillation.student import (
     TappedStudent,
     build_tapped_student,
+    check_encoder,
     feature_gradient_norm,
 )
 from fervit_lib.distillation.toy import TOY_TENSOR, train_toy_detector, train_toy_teacher

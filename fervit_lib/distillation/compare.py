@@ -16,7 +16,12 @@ from fervit_lib.distillation.learner import MONITOR, Targets, build_distiller
 from fervit_lib.distillation.losses import LossWeights
 from fervit_lib.distillation.mask_grid import SaveMaskGrids
 from fervit_lib.distillation.metrics import SCORES, count_pixels, region_ious, scores_from
-from fervit_lib.distillation.student import TappedStudent, build_tapped_student, copy_encoder
+from fervit_lib.distillation.student import (
+    TappedStudent,
+    build_tapped_student,
+    check_encoder,
+    copy_encoder,
+)
 from fervit_lib.models.segmentation import build_segmenter, load_student, save_student
 from fervit_lib.system import distributed
 from fervit_lib.system.progress import progress
@@ -93,6 +98,7 @@ def fit_student(
             f"batch_size: expected at least {smallest} to shuffle features among images, got "
             f"{dls.train.bs}"
         )
+    check_encoder(options.get("encoder_training", "full"), tap, student.get("weights", "none"))
     seed_everything(seed)
     model = build_segmenter(**student).to(dls.device)
     if targets.teacher is not None and student.get("weights") == "teacher":

@@ -149,6 +149,24 @@ def frozen_groups(training: str, tap: str, num_groups: int, progress: float) -> 
     return 0
 
 
+def check_encoder(training: str, tap: str, weights: str) -> None:
+    """Check that an encoder that is never trained starts from weights.
+
+    Args:
+        weights: see `models.segmentation.build_segmenter`; random ones are frozen only for a
+            baseline, `random`.
+
+    Raises:
+        ValueError: it does not; or no such `training`.
+    """
+    if frozen_groups(training, tap, 2, 0.9) and weights == "none":
+        raise ValueError(
+            f"student_weights: expected weights for encoder_training {training} with feature_tap "
+            f"{tap}, which freezes the encoder, got 'none'; use imagenet, a file or teacher, or "
+            f"student_weights='random' for a baseline with a random frozen encoder"
+        )
+
+
 def feature_gradient_norm(model: TappedStudent, source: OnnxFeatures, images: Tensor) -> float:
     """Norm of the feature term's gradient over the student's weights that its tap lets train.
 

@@ -1,6 +1,7 @@
 """timm models by name, with pretrained weights from timm's hub or from a local file."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def create_timm(
         options["img_size"] = image_size
     if pretrained in RANDOM_STARTS:
         return timm.create_model(model_name, pretrained=False, num_classes=0, **options)
-    file = _find_weights(model_name, pretrained)
+    file = find_weights("pretrained", model_name, pretrained, RANDOM_STARTS)
     if not published and not file:
         raise ValueError(
             f"pretrained: timm has no published weights for {model_name}; choose none, or give "
@@ -71,7 +72,7 @@ def create_timm(
         # notice missing keys.
         overlay: dict[str, Any] = {}
         if file:
-            weights = _read_weights(file, _create_blank(model_name).state_dict())
+            weights = read_weights(file, _create_blank(model_name).state_dict())
             names = published.classifier if published else "head"
             head = weights.get(f"{names if isinstance(names, str) else names[0]}.weight", ())
             options["num_classes"] = len(head)
@@ -85,7 +86,7 @@ def create_timm(
     return model
 
 
-def _read_weights(file: Path, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def read_weights(file: Path, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The weights in a checkpoint, by the names of timm.
 
     They may be wrapped, as state_dict beside an optimiser's state, and their names may have a
@@ -125,19 +126,21 @@ def _create_blank(model_name: str) -> nn.Module:
         return timm.create_model(model_name)
 
 
-def _find_weights(model_name: str, pretrained: str) -> Path | None:
-    """The local file that `pretrained` means; None: only the hub can have it."""
-    if pretrained == "imagenet":
+def find_weights(
+    argument: str, model_name: str, value: str, random_starts: Sequence[str]
+) -> Path | None:
+    """The local file that the value of an argument means; None: only the hub can have it."""
+    if value == "imagenet":
         files = [WEIGHTS / f"{model_name}{suffix}" for suffix in SUFFIXES]
         return next((file for file in files if file.is_file()), None)
-    file = resolve(pretrained)
+    file = resolve(value)
     if not file.name.endswith(SUFFIXES):
         raise ValueError(
-            f"pretrained: expected imagenet, {', '.join(RANDOM_STARTS)} or a file "
-            f"({', '.join(SUFFIXES)}), got {pretrained!r}"
+            f"{argument}: expected imagenet, {', '.join(random_starts)} or a file "
+            f"({', '.join(SUFFIXES)}), got {value!r}"
         )
     if not file.is_file():
         raise ValueError(
-            f"pretrained: no file {display_path(file)}; put it there, or choose imagenet"
+            f"{argument}: no file {display_path(file)}; put it there, or choose imagenet"
         )
     return file

@@ -1,6 +1,7 @@
 """Person segmentation: U-Nets of segmentation_models.pytorch, teacher and student."""
 
 import io
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from timm.layers.activations import Swish
 from torch import Tensor, nn
 
+from fervit_lib.models.pretrained import create_timm, find_weights, read_weights
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
 from fervit_lib.system.errors import check_unpacked_size, explain_read_error
 from fervit_lib.system.names import check_choice
@@ -22,6 +24,9 @@ DECODERS = {"full": (256, 128, 64, 32, 16), "slim": (128, 64, 32, 16, 8)}
 TEACHER_ENCODER = "timm-efficientnet-b3"
 STUDENT_ENCODER = "timm-efficientnet-b0"
 PUBLISHED_TEACHER = "pretrained_models/2020-09-23a.pth"
+# No weights are loaded for these: `random` allows to freeze the encoder, for a baseline, and
+# `distillation.fit_student` copies those of the teacher's encoder.
+RANDOM_STARTS = ("none", "random", "teacher")
 _PREFIX = "model."  # of every key in the teacher's file, which was saved from a wrapping module
 STRIDE = 32  # height and width of inputs have to be multiples of it
 
@@ -67,8 +72,9 @@ def build_segmenter(
             names: `tu-` encoders have other shapes, and the published teacher does not load into
             them.
         decoder: one of `DECODERS`.
-        weights: of the encoder: `none`; `imagenet`, which the library downloads; or `teacher`:
-            random here, `distillation.fit_student` copies those of the teacher's encoder.
+        weights: of the encoder: one of `RANDOM_STARTS`; `imagenet`, from
+            `pretrained_models/<encoder>.safetensors` (without `tu-`) if that exists, else
+            downloaded by the library; or the path of such a file, see `_load_encoder`.
 
     Raises:
         ValueError: an unknown encoder, decoder or kind of weights, or the weights cannot be loaded.
@@ -76,7 +82,6 @@ def build_segmenter(
     import segmentation_models_pytorch as smp
 
     check_choice("decoder", decoder, DECODERS)
-    check_choice("weights", weights, ("none", "imagenet", "teacher"))
     # The library would fetch an encoder like `tu-hf-hub:a/b`, which a checkpoint from elsewhere may
     # name.
     if encoder not in smp.encoders.encoders and not timm.is_model(encoder.removeprefix("tu-")):
@@ -84,23 +89,49 @@ def build_segmenter(
             f"encoder: segmentation_models.pytorch has no {encoder!r}; choose {STUDENT_ENCODER}, "
             f"{TEACHER_ENCODER} or another of smp.encoders.get_encoder_names()"
         )
+    file = None
+    if weights not in RANDOM_STARTS:
+        name = encoder.removeprefix("tu-")
+        file = find_weights("student_weights", name, weights, RANDOM_STARTS)
     problem = f"cannot build {encoder} with weights={weights!r}"
     with (
         # A hub that cannot be reached raises many types.
-        explain_read_error("weights", problem, "connect to the network, or choose none"),
+        explain_read_error("student_weights", problem, "connect to the network, or give a file"),
         # The library calls `timm-` encoders deprecated, but the published teacher needs them.
         warnings.catch_warnings(action="ignore"),
     ):
         model = smp.Unet(
             encoder,
-            encoder_weights=weights if weights == "imagenet" else None,
+            encoder_weights=None if file or weights in RANDOM_STARTS else weights,
             decoder_channels=DECODERS[decoder],
             classes=1,
         )
+    if file:
+        with explain_read_error(
+            file, f"not the weights of {encoder}", "give those of this encoder"
+        ):
+            _load_encoder(model.encoder, file)
     if decoder == "slim":
         model.decoder.blocks[-1] = SubPixelBlock(*DECODERS[decoder][-2:])
     _replace_swish(model)
     return model.to(memory_format=torch.channels_last)
+
+
+def _load_encoder(encoder: nn.Module, file: Path) -> None:
+    """Load weights as published by torchvision, timm or the library, whatever their classifier.
+
+    Only what comes after the encoder may be missing, or be there as well.
+    """
+    if hasattr(encoder, "model"):  # one of timm's, which names `stages.0` as `model.stages_0`
+        published = create_timm(encoder.name, str(file)).state_dict()
+        by_name = {name.replace(".", "_"): value for name, value in published.items()}
+        weights = {
+            name: by_name[re.sub(r"^(model\.)+", "", name).replace(".", "_")]
+            for name in encoder.state_dict()
+        }
+    else:
+        weights = read_weights(file, encoder.state_dict())
+    encoder.load_state_dict(weights)
 
 
 def _replace_swish(model: nn.Module) -> None:

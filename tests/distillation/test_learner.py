@@ -17,6 +17,7 @@ from fervit_lib.distillation import Augment, BoundedCache, LossWeights, TappedSt
 from fervit_lib.distillation.losses import TERMS
 from fervit_lib.distillation.metrics import SCORES
 from fervit_lib.distillation.student import (
+    check_encoder,
     copy_encoder,
     encoder_stages,
     frozen_groups,
@@ -330,6 +331,24 @@ def test_a_bad_setting_is_an_error_before_the_training(
     with pytest.raises(ValueError, match=f"{name}: expected one of"):
         fit(folder, tmp_path / "run", make_targets(detector), **bad)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("training", "tap"), [("frozen", "decoder"), ("full", "encoder_frozen")])
+def test_an_encoder_of_random_weights_is_frozen_only_for_a_baseline(
+    folder: Path, detector: Path, tmp_path: Path, training: str, tap: str
+) -> None:
+    for allowed in ("random", "teacher", "imagenet", "pretrained_models/w.pt"):
+        check_encoder(training, tap, allowed)
+    for trained in ("full", "progressive"):
+        check_encoder(trained, "encoder", "none")
+    [none, *_] = distillation.build_ablations(LossWeights())
+    options = {"student": STUDENT, "tap": tap, "encoder_training": training}
+    fitting = {"epochs": 1, "lr": 1e-3, "settings": {}}
+    with pytest.raises(ValueError, match="^student_weights: .*'random'"):
+        distillation.fit_student(
+            none, 0, make_dls(folder), make_targets(detector), tmp_path / "x", **options, **fitting
+        )
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(
