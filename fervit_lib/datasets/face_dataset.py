@@ -11,7 +11,7 @@ from PIL import Image
 
 from fervit_lib.datasets.image_files import read_image
 from fervit_lib.datasets.skipped import Skipped
-from fervit_lib.system.names import check_share
+from fervit_lib.system.names import check_range, check_share
 from fervit_lib.system.prefetch import PrefetchPool
 
 
@@ -104,6 +104,15 @@ class FaceDataset:
         """
         check_share("fraction", fraction)
         return self.subset(stratified_mask(self.labels, fraction, seed))
+
+    def at_most(self, faces: int, seed: int) -> Self:
+        """A random part with at most so many faces of every class.
+
+        Raises:
+            ValueError: `faces` is less than 1.
+        """
+        check_range("smoke", faces, 1)
+        return self.subset(_mask_per_class(self.labels, lambda n: faces, seed))
 
 
 def _cut_out(image: Image.Image, box: np.ndarray, path: str) -> Image.Image:

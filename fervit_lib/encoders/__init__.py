@@ -1,5 +1,6 @@
 """Encoders: face photographs to StyleGAN `w+` codes."""
 
+from fervit_lib.encoders.aligned import write_aligned
 from fervit_lib.encoders.autoencoder import (
     Autoencoder,
     decode_images,

@@ -105,6 +105,7 @@ def encode_faces(
         encoding: identifies the encoder's weights and settings: precision, alignment.
         view: which view of the faces to encode, see `change_view`.
         align: crops the face out of an image, before it is resized.
+        batch_size: faces at once; halved as often as the device's memory is too small for them.
         num_workers: threads that read images; None: one per core.
 
     Returns:
@@ -138,6 +139,7 @@ def encode_faces(
     existing = [folder.parent.glob(f"*/{name}-[0-9]*.safetensors") for name in splits]
     stored = _stored_codes(chain.from_iterable(existing), encoding) if missing else {}
     num_new = 0
+    largest = _LargestBatch(encoder, batch_size)
     with (
         PrefetchPool(num_workers) as pool,
         progress(
@@ -158,10 +160,11 @@ def encode_faces(
             new = shard.subset(is_new)
             bar.update(len(shard) - len(new))
             codes = []
-            batches = _read_batches(new, encoder.img_size, align, batch_size, pool)
+            pixels = read_faces(new, encoder.img_size, align, pool, AHEAD * batch_size)
+            batches = _batched(pixels, batch_size)
             seeds = content_seeds(hashes[is_new])
             for images in _batches_of_view(batches, view, seeds, device):
-                codes.append(encoder(images.to(encoder_dtype(encoder))))
+                codes.append(largest.encode(images.to(encoder_dtype(encoder))))
                 bar.update(len(images))
             if not np.array_equal(hash_faces(new, manifest), hashes[is_new]):
                 raise ValueError(
@@ -184,20 +187,44 @@ def encode_faces(
     return num_new
 
 
-def _read_batches(
+class _LargestBatch:
+    """Encodes batches in as large parts as the device has memory for."""
+
+    def __init__(self, encoder: nn.Module, size: int) -> None:
+        self.encoder = encoder
+        self.size = size
+
+    def encode(self, images: Tensor) -> Tensor:
+        while True:
+            try:
+                return torch.cat([self.encoder(part) for part in images.split(self.size)])
+            except torch.OutOfMemoryError:
+                if len(images[: self.size]) == 1:
+                    raise
+            # Outside of the handler, whose traceback holds the tensors of the attempt.
+            self.size = len(images[: self.size]) // 2
+            torch.cuda.empty_cache()
+            print(f"Too little memory for a larger batch: batch_size {self.size} from here on")
+
+
+def read_faces(
     faces: FaceDataset,
     size: int,
     align: Callable[[Image.Image], Image.Image] | None,
-    batch_size: int,
     pool: PrefetchPool,
-) -> Iterator[Tensor]:
-    """Batches (B, 3, size, size) uint8 in order, read ahead: Pillow releases Python's lock."""
+    ahead: int = 256,
+) -> Iterator[np.ndarray]:
+    """Faces (size, size, 3) uint8 in order, read ahead: Pillow releases Python's lock."""
 
     def read(index: int) -> np.ndarray:
         image, _ = faces[index]
         return resize_face(align(image) if align else image, size)
 
-    pixels = pool.map(read, range(len(faces)), faces.file, ahead=AHEAD * batch_size)
+    return pool.map(read, range(len(faces)), faces.file, ahead)
+
+
+def _batched(pixels: Iterator[np.ndarray], batch_size: int) -> Iterator[Tensor]:
+    """Faces (S, S, 3) → batches (B, 3, S, S)."""
     while batch := list(islice(pixels, batch_size)):
         yield stack_faces(batch)
 

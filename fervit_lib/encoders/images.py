@@ -10,13 +10,13 @@ from torchvision.transforms import InterpolationMode, v2
 
 
 def images_to_tensor(images: Sequence[Image.Image], size: int) -> Tensor:
-    """PIL images of any mode and size → (B, 3, size, size) float32 RGB in [-1, 1], bicubic."""
+    """PIL images of any mode and size → (B, 3, size, size) float32 RGB in [-1, 1]."""
     return normalise(stack_faces([resize_face(image, size) for image in images]))
 
 
 def resize_face(image: Image.Image, size: int) -> np.ndarray:
-    """A PIL image of any mode → (size, size, 3) uint8 RGB, bicubic."""
-    return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
+    """A PIL image of any mode → (size, size, 3) uint8 RGB, bilinear with antialias as pSp does."""
+    return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
 
 
 def stack_faces(pixels: Sequence[np.ndarray]) -> Tensor:

@@ -26,6 +26,16 @@ def test_a_smaller_part_is_a_subset_of_a_larger_one(tmp_path: Path) -> None:
         faces.stratified(0, seed=0)
 
 
+def test_at_most_so_many_of_every_class(tmp_path: Path) -> None:
+    faces = load_faces(write_folder(tmp_path, {"train": 5, "val": 1, "test": 1}), "train")
+    few = faces.at_most(2, seed=3)
+    assert np.bincount(few.labels).tolist() == [2] * len(faces.classes)
+    assert faces.at_most(10_000, seed=3).paths == faces.paths
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match="smoke"):
+            faces.at_most(wrong, seed=3)
+
+
 def test_every_class_keeps_its_share_or_its_number_of_samples() -> None:
     labels = np.repeat([0, 2, 5], [40, 8, 3])  # not every label occurs
     assert np.bincount(labels[stratified_mask(labels, 0.25, 0)]).tolist() == [10, 0, 2, 0, 0, 1]

@@ -175,6 +175,36 @@ def test_processes_encode_disjoint_shards_and_take_over_those_of_a_killed_one(
         assert path.read_bytes() == (alone / path.name).read_bytes()
 
 
+class Small(MeanColour):
+    """Has memory for few faces at once."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.sizes: list[int] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError("out of memory")
+        self.sizes.append(len(images))
+        return super().forward(images)
+
+
+def test_batches_are_halved_while_memory_is_too_small(tmp_path: Path) -> None:
+    faces = make_faces(100)
+    small = Small(10)
+    options = {"device": CPU, "batch_size": 64}
+    encode_faces(small, "small", faces, tmp_path / "small", "train", **options)
+    encode_faces(MeanColour(), "large", faces, tmp_path / "large", "train", **options)
+    shards = [
+        latents.read_shard(shard_path(tmp_path / name, "train", 0)) for name in ("small", "large")
+    ]
+    assert torch.equal(shards[0]["codes"], shards[1]["codes"])
+    assert max(small.sizes) == 8
+    with pytest.raises(torch.OutOfMemoryError):
+        encode_faces(Small(0), "none", faces, tmp_path / "none", "train", **options)
+
+
 def test_no_faces(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"faces\.csv: .*'train'"):
         encode(tmp_path, make_faces(0))
