@@ -38,6 +38,24 @@ METRICS = (
     "precision",
     "roc_auc",
 )
+# Names of W&B's examples, fastai and timm for ours. `aliases` of a sweep adds others.
+ALIASES = {
+    "learning_rate": "lr",
+    "bs": "batch_size",
+    "wd": "weight_decay",
+    "arch": "model_name",
+    "model": "model_name",
+    "dropout": "drop_rate",
+    "drop": "drop_rate",
+    "smoothing": "label_smoothing",
+    "clip_grad": "grad_clip",
+    "img_size": "image_size",
+    "val_loss": "valid_loss",
+    "validation_loss": "valid_loss",
+    "val_accuracy": "accuracy",
+    "val_acc": "accuracy",
+    "f1_score": "macro_f1",
+}
 RESERVED = {"experiment", "variant", "reports", "resume"}  # set for each trial
 
 _REQUIRED = ("name", "method", "metric", "parameters")
@@ -48,6 +66,7 @@ _KEYS = (
     *_REQUIRED,
     "early_terminate",
     "run_cap",
+    "aliases",
     "description",
     "project",
     "entity",
@@ -55,6 +74,7 @@ _KEYS = (
     "command",
 )
 MAX_EPOCHS = 10_000
+RUN_CAP = 20  # trials of a search without `run_cap`, which W&B never ends
 
 
 @dataclass(frozen=True)
@@ -69,6 +89,7 @@ class Sweep:
         fixed: parameters that all trials share.
         space: parameters that are searched.
         run_cap: largest number of trials; None: the whole grid.
+        aliases: our names by others.
         early: arguments of Optuna's HyperbandPruner; None: no trial is stopped early.
         source: the content of the file, with the defaults of what it leaves out.
     """
@@ -81,6 +102,7 @@ class Sweep:
     space: dict[str, Distribution]
     run_cap: int | None
     early: dict[str, Any] | None
+    aliases: dict[str, str]
     source: dict[str, Any]
 
     @property
@@ -150,12 +172,44 @@ def read_sweep(path: Path) -> Sweep:
     return sweep
 
 
+def our_name(name: Any, aliases: Mapping[str, str]) -> str:
+    """What we call a parameter or a metric; timm writes batch-size."""
+    plain = str(name).replace("-", "_")
+    return aliases.get(name) or aliases.get(plain, plain)
+
+
+def rename(where: str, values: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
+    """Parameters by our names.
+
+    Args:
+        where: what they are called in errors.
+
+    Raises:
+        ValueError: it is no mapping, or two are the same one.
+    """
+    check_mapping(where, values)
+    renamed = {our_name(name, aliases): value for name, value in values.items()}
+    if len(renamed) < len(values):
+        raise ValueError(
+            f"{where}: expected every parameter once, got several of {', '.join(renamed)} in "
+            f"{show(list(values))}; remove the others"
+        )
+    return renamed
+
+
 def parse_sweep(source: Any) -> Sweep:
     """Check the content of a sweep file, see `read_sweep`."""
     check_keys("a sweep", source, _KEYS)
     source = {key: value for key, value in source.items() if value is not None}
     if source.get("method") in ("grid", "random"):
         source.setdefault("metric", _METRIC)
+    if source.get("method") != "grid":
+        source.setdefault("run_cap", RUN_CAP)
+    given = source.get("aliases", ALIASES)
+    check_mapping("aliases", given)
+    for name, value in given.items():
+        check_value(f"aliases.{name}", value, "str")
+    aliases = ALIASES | given
     for key in _REQUIRED:
         if key not in source:
             raise ValueError(f"{key}: required in a sweep, got none")
@@ -163,10 +217,11 @@ def parse_sweep(source: Any) -> Sweep:
     check_choice("method", method, ("grid", "random", "bayes"))
     metric = source["metric"]
     check_keys("metric", metric, ("name", "goal"))
-    check_choice("metric.name", metric.get("name"), METRICS)
+    source["metric"] = metric = metric | {"name": our_name(metric.get("name"), aliases)}
+    check_choice("metric.name", metric["name"], METRICS)
     goal = metric.get("goal", "minimize")  # W&B's default
     check_choice("metric.goal", goal, ("minimize", "maximize"))
-    check_mapping("parameters", source["parameters"])
+    source["parameters"] = rename("parameters", source["parameters"], aliases)
     fixed = {}
     space = {}
     for name, spec in source["parameters"].items():
@@ -180,10 +235,6 @@ def parse_sweep(source: Any) -> Sweep:
             "parameters: expected at least one with several values or a range, got only fixed ones"
         )
     run_cap = source.get("run_cap")
-    if run_cap is None and method != "grid":
-        raise ValueError(
-            f"run_cap: expected a number of trials, because {method} search never ends"
-        )
     if run_cap is not None and (type(run_cap) is not int or run_cap < 1):
         raise ValueError(f"run_cap: expected an integer of at least 1, got {show(run_cap)}")
     early = None
@@ -198,6 +249,7 @@ def parse_sweep(source: Any) -> Sweep:
         space=space,
         run_cap=run_cap,
         early=early,
+        aliases=aliases,
         source=source,
     )
     if method == "grid" and sweep.grid_size > MAX_GRID:

@@ -6,7 +6,7 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from fervit_lib.system.names import check_choice, check_value, near, show
+from fervit_lib.system.names import check_value, near, show
 
 MAX_GRID = 100_000  # points
 Distribution = CategoricalDistribution | IntDistribution | FloatDistribution
@@ -32,7 +32,11 @@ def read_distribution(where: str, spec: Any) -> Distribution | None:
     """
     check_mapping(where, spec)
     name = spec.get("distribution", _infer(spec))
-    check_choice(f"{where}.distribution", name, _KEYS)
+    if name not in tuple(_KEYS):
+        raise ValueError(
+            f"{where}.distribution: Optuna has no {show(name)}; give min and max with one of "
+            f"{', '.join(_KEYS)}, instead of a normal one mu - 2 sigma to mu + 2 sigma"
+        )
     check_keys(where, spec, ("distribution", *_KEYS[name]))
     for key in _KEYS[name]:
         if key not in spec and key != "q":
@@ -105,10 +109,21 @@ def check_mapping(where: str, value: Any) -> None:
         raise ValueError(f"{where}: expected `key: value`, got {show(value)}")
 
 
+# How a sweep does without what W&B has and Optuna has not.
+_MENDS = {
+    "probabilities": "leave it out: all values are equally likely",
+    "parameters": "write the parameters inside it one level up, without their group",
+    "target": "leave it out: a sweep ends after run_cap trials",
+    "strict": "leave it out: Optuna's own rule is used",
+}
+
+
 def check_keys(where: str, value: Any, known: Iterable[str]) -> None:
     """Raise a ValueError if `value` is no mapping or has a key that is not known."""
     check_mapping(where, value)
     for key in value:
         if key not in known:
             prefix = "" if where == "a sweep" else f"{where}."
-            raise ValueError(f"{prefix}{key}: not supported here; {near(key, known)}")
+            raise ValueError(
+                f"{prefix}{key}: not supported here; {_MENDS.get(key) or near(key, known)}"
+            )

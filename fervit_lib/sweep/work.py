@@ -19,7 +19,7 @@ from fervit_lib.report.failures import describe_failure
 from fervit_lib.report.run import run_notebook
 from fervit_lib.runs import Run
 from fervit_lib.sweep import TRIAL_VARIABLE
-from fervit_lib.sweep.config import RESERVED, TRAIN_NOTEBOOK, Sweep, read_sweep
+from fervit_lib.sweep.config import RESERVED, TRAIN_NOTEBOOK, Sweep, read_sweep, rename
 from fervit_lib.sweep.study import Claim, claim, count_finished, fail, open_study, variant_of
 from fervit_lib.system.names import check_name
 from fervit_lib.system.progress import progress
@@ -62,6 +62,7 @@ def train_wandb_trial(sweep: Sweep, parameters: dict[str, Any], reports: Path) -
         raise ValueError(
             "--trial: expected W&B's agent, which sets WANDB_RUN_ID; start it by `wandb agent <id>`"
         )
+    parameters = rename("--trial", parameters, sweep.aliases)
     check_block("--trial", NOTEBOOKS["train"], parameters, RESERVED)
     run = Run(reports, sweep.name, "train", check_name("WANDB_RUN_ID", f"wandb-{run_id}"))
     train_trial(sweep, run, parameters | {"wandb": os.environ.get("WANDB_MODE", "online")})

@@ -109,6 +109,103 @@ def test_what_weights_and_biases_does_not_need(tmp_path: Path, text: str) -> Non
     assert again == sweep
 
 
+# As they are found in tutorials and repositories: what is searched by our names, the metric, and
+# the number of trials; or the beginning of the error.
+LOG = "{distribution: log_uniform_values, min: 1.0e-5, max: 1.0e-2}"
+COMMAND = 'program: train.py\ncommand: ["${env}", python, "${program}", "${args}"]\n'
+FILES_OF_OTHERS = {
+    "W&B's first example": (
+        f"{COMMAND}name: sweepdemo\nmethod: bayes\n"
+        "metric: {goal: minimize, name: validation_loss}\n"
+        "parameters: {learning_rate: {min: 0.0001, max: 0.1}, batch_size: {values: [16, 32]},"
+        " epochs: {values: [5, 10]}}",
+        (["lr", "batch_size", "epochs"], "valid_loss", 20),
+    ),
+    "W&B's command line": (
+        "method: random\nentity: team\nproject: first\ndescription: rates\nrun_cap: 30\n"
+        f"parameters: {{lr: {LOG}, dropout: {{values: [0.1, 0.2]}}}}",
+        (["lr", "drop_rate"], "macro_f1", 30),
+    ),
+    "Keras": (
+        "method: bayes\nmetric: {name: val_accuracy, goal: maximize}\n"
+        "early_terminate: {type: hyperband, min_iter: 3}\n"
+        f"parameters: {{learning_rate: {LOG}, epochs: {{value: 10}}}}",
+        (["lr"], "accuracy", 20),
+    ),
+    "fastai": (
+        "method: grid\nmetric: {name: f1_score, goal: maximize}\n"
+        "parameters: {arch: {values: [resnet18, resnet34]}, bs: {values: [32, 64]},"
+        " wd: {value: 0.1}}",
+        (["model_name", "batch_size"], "macro_f1", 4),
+    ),
+    "timm": (
+        f"{COMMAND}method: random\nparameters:\n  batch-size: {{values: [64, 128]}}\n"
+        "  weight-decay: {distribution: uniform, min: 0.0, max: 0.1}\n"
+        "  smoothing: {distribution: q_uniform, min: 0.0, max: 0.2, q: 0.05}\n"
+        "  clip-grad: {value: 1.0}",
+        (["batch_size", "weight_decay", "label_smoothing"], "macro_f1", 20),
+    ),
+    "hyperband with brackets": (
+        "method: bayes\nmetric: {name: val_loss}\nearly_terminate: {type: hyperband,"
+        " max_iter: 27, s: 2, eta: 3}\nparameters: {depth: {min: 2, max: 8},"
+        " batch_size: {distribution: q_log_uniform_values, q: 8, min: 32, max: 256}}",
+        (["depth", "batch_size"], "valid_loss", 20),
+    ),
+    "Hydra": (
+        "method: grid\naliases: {trainer.lr: lr, eval/f1: macro_f1}\n"
+        "metric: {name: eval/f1, goal: maximize}\nparameters: {trainer.lr: {values: [0.1, 0.2]}}",
+        (["lr"], "macro_f1", 2),
+    ),
+    "an optimiser that is not ours": (
+        "method: grid\nparameters: {optimizer: {values: [adam, sgd]}}",
+        "parameters.optimizer: ",
+    ),
+    "nested": (
+        "method: random\nparameters: {model: {parameters: {depth: {values: [2, 4]}}}}",
+        "parameters.model_name.parameters: .*one level up",
+    ),
+    "a normal distribution": (
+        "method: random\nparameters: {lr: {distribution: log_normal, mu: -7, sigma: 1}}",
+        "parameters.lr.distribution: .*log_normal.*log_uniform_values",
+    ),
+    "probabilities": (
+        "method: random\nparameters: {depth: {values: [2, 4], probabilities: [0.2, 0.8]}}",
+        "parameters.depth.probabilities: .*leave it out",
+    ),
+    "rates as text": (
+        "method: random\nparameters: {lr: {min: 1e-5, max: 1e-2}}",
+        "parameters.lr.min: .*1.0e-4",
+    ),
+    "bayes without a metric": (
+        f"method: bayes\nparameters: {{lr: {LOG}}}",
+        "metric: required",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), FILES_OF_OTHERS.values(), ids=FILES_OF_OTHERS)
+def test_files_of_others(tmp_path: Path, text: str, expected: tuple | str) -> None:
+    path = tmp_path / "theirs.yaml"
+    path.write_text(text)
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=f"^{path}: {expected}"):
+            read_sweep(path)
+        return
+    sweep = read_sweep(path)
+    assert (list(sweep.space), sweep.metric, sweep.num_trials) == expected
+    assert parse_sweep(sweep.source) == sweep  # as a worker gets it from the study
+    trial = optuna.create_study().ask()
+    drawn = suggest_parameters(trial, sweep)
+    assert drawn.keys() == {*sweep.space, *sweep.fixed}
+
+
+def test_an_alias_of_the_file_is_used_before_the_usual_one() -> None:
+    rates = {"parameters": {"drop": {"values": [0.1, 0.2]}}}
+    assert list(parse_sweep(sweep_source(**rates)).space) == ["drop_rate"]
+    aliased = parse_sweep(sweep_source(aliases={"drop": "attn_drop_rate"}, **rates))
+    assert list(aliased.space) == ["attn_drop_rate"]
+
+
 def test_hyperband_ignores_s_beside_min_iter() -> None:
     plain = {"type": "hyperband", "min_iter": 2, "eta": 2}
     assert parse_sweep(sweep_source(early_terminate=plain | {"s": 2})).early == (
@@ -142,10 +239,12 @@ class TestMistakes:
             ({"method": "custom"}, "method: .*'custom'"),
             ({"metrics": []}, "metrics: .*'metric'"),
             ({"method": "bayes", "metric": None}, "metric: required"),
-            ({"metric": {"name": "macro_f1", "target": 1}}, "metric.target: "),
+            ({"metric": {"name": "macro_f1", "target": 1}}, "metric.target: .*leave it out"),
+            ({"aliases": {"learning_rate": 1}}, "aliases.learning_rate: expected str"),
+            ({"aliases": ["lr"]}, "aliases: expected .key: value."),
+            ({"parameters": {"lr": RANGE, "learning_rate": RANGE}}, "parameters: .*learning_rate"),
             ({"metric": {"name": "f1"}}, "metric.name: .*'f1'"),
             ({"metric": {"name": "accuracy", "goal": "max"}}, "metric.goal: .*'max'"),
-            ({"run_cap": None}, "run_cap: .*random"),
             ({"run_cap": 0}, "run_cap: .*got 0"),
             ({"name": "a/b"}, "name: .*'a/b'"),
             ({"early_terminate": {"type": "envelope"}}, "early_terminate.type: .*'envelope'"),
@@ -155,10 +254,13 @@ class TestMistakes:
             (hyperband(min_iter=1, n=1), "early_terminate.n: "),
             (
                 parameter("lr", distribution="normal", mu=0),
-                "parameters.lr.distribution: .*'normal'",
+                "parameters.lr.distribution: .*'normal'.* uniform",
             ),
-            (parameter("lr", values=[1], probabilities=[1]), "parameters.lr.probabilities: "),
-            (parameter("lr", parameters={"a": {"value": 1}}), "parameters.lr.parameters: "),
+            (
+                parameter("lr", values=[1], probabilities=[1]),
+                "parameters.lr.probabilities: .*leave",
+            ),
+            (parameter("lr", parameters={"a": {"value": 1}}), "parameters.lr.parameters: .*level"),
             ({"parameters": {"lr": RANGE | {"q": 1}}}, "parameters.lr.q: "),
             (parameter("lr", min=1), "parameters.lr.max: "),
             (
