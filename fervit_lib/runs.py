@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import json_default, read_json, remove_partial_writes, write_json
-from fervit_lib.system.errors import explain_read_error
+from fervit_lib.system.errors import explain_in_ipython, explain_read_error
 from fervit_lib.system.locks import lock_holder, try_lock
 from fervit_lib.system.names import TYPES, check_beneath, check_name, check_value, near, show
 from fervit_lib.system.private import hide_paths
@@ -105,7 +105,8 @@ def _package_versions() -> dict[str, str]:
 def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a notebook in its `globals()`: the variables with a type annotation.
 
-    Variables of later cells are none, so running all cells twice gives the same parameters.
+    Variables of later cells are none, so running all cells twice gives the same parameters. From
+    here on, errors of memory and disk name the parameter to change.
 
     Raises:
         ValueError: a value has another type than annotated, as the text "false" that papermill
@@ -113,6 +114,8 @@ def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """
     kinds = {name: kind.__name__ for name, kind in namespace["__annotations__"].items()}
     parameters = {name: namespace[name] for name, kind in kinds.items() if kind in TYPES}
+    if "get_ipython" in namespace:
+        explain_in_ipython(namespace["get_ipython"](), " ".join(parameters))
     for name, value in parameters.items():
         check_value(name, value, kinds[name])
     for name in {"experiment", "dataset", "variant"} & parameters.keys():

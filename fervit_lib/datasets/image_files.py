@@ -81,6 +81,8 @@ def read_image(
             with suppress(Exception):  # of damaged EXIF: the pixels are fine
                 ImageOps.exif_transpose(image, in_place=True)
             return image if as_stored else to_grey_or_rgb(image)
+    except MemoryError:
+        raise
     # On damaged bytes Pillow raises anything from SyntaxError to struct.error.
     except Exception as error:
         reason = str(error)

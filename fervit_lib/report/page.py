@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fervit_lib.report.html import SYNTHETIC, read_object, write_html
 from fervit_lib.report.outputs import prepare_outputs
-from fervit_lib.system.errors import explain_read_error
+from fervit_lib.system.errors import explain_read_error, lower
 
 # nbformat and nbconvert are imported where they are used: training kernels import this package,
 # and need neither.
@@ -69,7 +69,8 @@ def _find_failure(notebook: "NotebookNode") -> Failure | None:
             reason = _FASTAI_PREFIX.sub("", errors[0].evalue)
             return Failure(cell, number, source, strip_ansi(f"{errors[0].ename}: {reason}"))
         if not errors and cell.metadata.get("papermill", {}).get("exception"):
-            return Failure(cell, number, source, "the kernel died without a message (no memory?)")
+            reason = f"the kernel died without a message (no memory?). {lower(code[0].source)}"
+            return Failure(cell, number, source, reason)
     return None
 
 

@@ -1,20 +1,30 @@
-"""Error messages for damaged files, full disks, oversized images and symbolic links."""
+"""Error messages for damaged files, full memory and disks, oversized images and symbolic links."""
 
 import re
 import shutil
+import tempfile
 import textwrap
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from safetensors import SafetensorError
 
-from fervit_lib.system.runtime import display_path
+from fervit_lib.system.runtime import PROJECT_ROOT, display_path, host_peak_memory
 
 # Limit for one image: 300 MB in RGB. The header of a small file can claim any number of pixels.
 MAX_PIXELS = 100_000_000
+# Parameters of the notebooks that decide how much memory is needed, and what libraries write where
+# memory or space ran out, each in its own words.
+_MEMORY = re.compile(
+    r"\b(?:batch_size|img_size|image_size|embed_dim|cache_gb|num_workers|workers|"
+    r"robust_faces|num_faces)\b"
+)
+_NO_MEMORY = re.compile("out of memory|allocat|bad_?alloc|ALLOC_FAILED|Cannot allocate")
+_NO_SPACE = re.compile("No space left|quota exceeded|Read-only file system|disk is full")
 
 
 @contextmanager
@@ -22,7 +32,7 @@ def explain_read_error(path: Path | str, problem: str, remedy: str) -> Iterator[
     """Turn any error of a file reader into a ValueError: `path: problem (error); remedy`.
 
     Errors of this project that already name the file pass unchanged, and so do errors of the
-    operating system.
+    operating system and of memory.
 
     Args:
         path: the file, or the name of an argument that stands for what is read.
@@ -32,7 +42,7 @@ def explain_read_error(path: Path | str, problem: str, remedy: str) -> Iterator[
     except Exception as error:  # each format raises errors of its own for each kind of damage
         if type(error) in (ValueError, FileNotFoundError) and display_path(path) in str(error):
             raise
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and error.errno is not None or _is_memory_error(error):
             raise
         raise ValueError(
             f"{display_path(path)}: {problem} ({describe_error(error)}); {remedy}"
@@ -58,6 +68,55 @@ def explain_write_error(path: Path) -> Iterator[None]:
             f"are free there. Complete files are kept: make room, or make the folder writable, or "
             f"choose another folder, then run the same command again; it resumes from there"
         ) from error
+
+
+def _is_memory_error(error: BaseException) -> bool:
+    if isinstance(error, ValueError):  # ours
+        return False
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
+
+
+def explain_system_error(error: Exception, parameters: str) -> Exception:
+    """`error`; if no memory or no space was left, an error with what was asked and the remedy.
+
+    Args:
+        parameters: see `lower`.
+    """
+    text = re.sub(
+        r"(\d{8,}) bytes", lambda size: f"{int(size[1]) / 1e9:,.1f} GB", describe_error(error)
+    )
+    if _is_memory_error(error):
+        return MemoryError(
+            f"no memory left ({text}) where this process has used {host_peak_memory():.1f} GB. "
+            f"{lower(parameters)}"
+        )
+    if _NO_SPACE.search(text) and getattr(error, "errno", 0) is not None:
+        free = ", ".join(
+            f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB are free in {display_path(folder)}"
+            for folder in (tempfile.gettempdir(), PROJECT_ROOT)
+        )
+        return OSError(
+            f"no space left ({text}): {free}. Make room, or choose another folder by the "
+            f"parameters reports and data_dir or by TMPDIR and XDG_CACHE_HOME in the environment"
+        )
+    return error
+
+
+def lower(parameters: str) -> str:
+    """Which of the parameters of a notebook, named in a text, lower the memory that it needs."""
+    return f"Lower {' or '.join(dict.fromkeys(_MEMORY.findall(parameters)))}"
+
+
+def explain_in_ipython(shell: Any, parameters: str) -> None:
+    """Let IPython show errors of all cells as `explain_system_error`."""
+
+    def show(
+        shell: Any, kind: type, error: Exception, trace: Any, tb_offset: int | None = None
+    ) -> None:
+        shown = explain_system_error(error, parameters)
+        shell.showtraceback((type(shown), shown, trace), tb_offset=tb_offset)
+
+    shell.set_custom_exc((Exception,), show)
 
 
 def describe_error(error: BaseException) -> str:

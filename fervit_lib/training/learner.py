@@ -217,7 +217,7 @@ def fit(
         The peak rate.
 
     Raises:
-        ValueError: the loss became NaN or inf, or memory ran out; names the parameter to lower.
+        ValueError: the loss became NaN or inf; names the parameter to lower.
     """
     check_range("epochs", epochs, 1)
     check_range("lr", lr or 0, 0)
@@ -234,14 +234,7 @@ def fit(
         cbs.append(EarlyStopping(patience))
     if state:
         cbs.append(KeepLast(state, identity, peak))
-    try:
-        learn.fit(epochs, cbs=cbs)
-    except torch.OutOfMemoryError as error:
-        raise ValueError(
-            f"batch_size: {learn.dls.train.bs} samples per step do not fit into the memory of "
-            f"{learn.dls.device} ({error}); lower batch_size or the image size, or use a smaller "
-            f"model"
-        ) from error
+    learn.fit(epochs, cbs=cbs)
     return peak
 
 

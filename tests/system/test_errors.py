@@ -1,16 +1,27 @@
-"""Names of files that are not text, in every source that is listed."""
+"""Names of files that are not text, in every source that is listed; no memory and no space."""
 
+import errno
 import json
 import os
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 
 from fervit_lib.datasets import load_faces, load_people
+from fervit_lib.datasets.image_files import read_image
 from fervit_lib.pt_codes import import_pt_folder
+from fervit_lib.system.errors import (
+    explain_in_ipython,
+    explain_read_error,
+    explain_system_error,
+    explain_write_error,
+)
 
 FOLDER = "笑顔".encode("shift_jis")
 FILE = "怒り".encode("shift_jis")
@@ -104,3 +115,87 @@ def test_names_in_other_scripts_are_read(tmp_path: Path) -> None:
     for split in (b"train", b"val", b"test"):
         draw(tmp_path, split, b"sad", "怒り.png".encode())
     assert load_faces(tmp_path, "train").paths == ("train/sad/怒り.png",)
+
+
+PARAMETERS = "batch_size: int = 8\nimage_size: int = 0\nepochs: int = 1\n"
+NO_MEMORY: dict[str, tuple[Callable[[], object], str]] = {
+    "torch": (lambda: torch.empty(10**12), "4,000.0 GB"),
+    "numpy": (lambda: np.empty(10**14), "728. TiB"),
+    "python": (lambda: bytearray(10**15), ""),
+}
+
+
+@pytest.mark.parametrize(("allocate", "size"), NO_MEMORY.values(), ids=NO_MEMORY)
+def test_no_memory_names_the_size_and_the_parameters_to_lower(
+    allocate: Callable[[], object], size: str
+) -> None:
+    with pytest.raises((MemoryError, RuntimeError)) as failure:
+        allocate()
+    shown = explain_system_error(failure.value, PARAMETERS)
+    assert type(shown) is MemoryError
+    assert size in str(shown)
+    assert "batch_size" in str(shown) and "image_size" in str(shown)
+    assert "epochs" not in str(shown) and len(str(shown)) < 1000
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has …"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
+        RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc"),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    ],
+    ids=["gpu", "cublas", "onnx", "system"],
+)
+def test_other_errors_of_memory(error: Exception, tmp_path: Path) -> None:
+    assert "batch_size" in str(explain_system_error(error, PARAMETERS))
+    with pytest.raises(type(error)), explain_read_error(tmp_path, "damaged", "make it again"):
+        raise error  # no sound file is called damaged
+
+
+def test_no_memory_for_an_image_is_no_unreadable_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(image: Image.Image) -> None:
+        raise MemoryError
+
+    draw(tmp_path, b"1.png")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(MemoryError):
+        read_image(tmp_path / "1.png")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere/x"),
+        OSError(errno.EROFS, os.strerror(errno.EROFS), "/somewhere/x"),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "/somewhere/x"),
+        sqlite3.OperationalError("database or disk is full"),
+    ],
+    ids=["full", "read-only", "quota", "sqlite"],
+)
+def test_no_space_names_the_folders_and_how_to_choose_others(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    shown = explain_system_error(error, PARAMETERS)
+    assert all(word in str(shown) for word in (str(error), str(tmp_path), "MB", "TMPDIR"))
+
+
+def test_other_errors_are_shown_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="free") as written, explain_write_error(tmp_path / "x"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    for error in (ValueError("allocate"), FileNotFoundError(2, "No such file"), written.value):
+        assert explain_system_error(error, PARAMETERS) is error
+
+
+def test_a_cell_shows_the_explanation(capsys: pytest.CaptureFixture[str]) -> None:
+    shell = InteractiveShell()
+    explain_in_ipython(shell, PARAMETERS)
+    assert not shell.run_cell("bytearray(10**15)").success
+    assert "batch_size" in capsys.readouterr().out
+    assert not shell.run_cell("raise KeyError('other')").success
+    shown = capsys.readouterr().out
+    assert "KeyError" in shown and "batch_size" not in shown
