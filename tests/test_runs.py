@@ -77,6 +77,14 @@ def test_names_in_a_notebook_are_checked(parameter: str, name: object) -> None:
         runs.notebook_parameters(namespace)
 
 
+@pytest.mark.parametrize("value", ["pretrained_models/\udc8f\udc9a.pt", "x" * 100_000])
+def test_texts_that_cannot_be_recorded_are_refused(value: str) -> None:
+    namespace = {"__annotations__": {"checkpoint": str}, "checkpoint": value}
+    with pytest.raises(ValueError, match="checkpoint: expected.*UTF-8") as refused:
+        runs.notebook_parameters(namespace)
+    assert len(str(refused.value).encode()) < 2000
+
+
 @pytest.mark.parametrize(
     ("is_complete", "resume", "is_kept"),
     [(False, True, True), (False, False, False), (True, True, False)],

@@ -5,6 +5,7 @@ that any model can reach.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -155,7 +156,9 @@ def audit_faces(datasets: Mapping[str, FaceDataset]) -> Audit:
     table = table.reset_index(names="index")
     # In a file: those of a large set are many bytes.
     with TemporaryFile() as file:
-        thumbnails = np.memmap(file, np.float32, "w+", shape=(len(table) or 1, THUMBNAIL**2))
+        shape = (len(table) or 1, THUMBNAIL**2)
+        file.write(bytes(4 * math.prod(shape)))  # on a full disk, an empty map kills the process
+        thumbnails = np.memmap(file, np.float32, "r+", shape=shape)
     results: list[tuple[str, bytes]] = []
     with PrefetchPool() as pool, progress(total=len(table), desc="audit", unit=" faces") as bar:
         for faces in datasets.values():

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from fervit_lib.system.errors import check_image_size
+from fervit_lib.system.names import escape
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")  # for Pillow, whose JPEG includes MPO
 SUFFIXES = (
@@ -92,7 +93,7 @@ def read_image(
             reason = error.strerror  # without the path, which is named already
         missing = isinstance(error, FileNotFoundError)
         raise (FileNotFoundError if missing else OSError)(
-            f"{name or file}: cannot be read as {kind} ({reason})"
+            f"{escape(name or file)}: cannot be read as {kind} ({reason})"
         ) from error
 
 

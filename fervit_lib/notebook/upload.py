@@ -10,6 +10,7 @@ from PIL import Image
 from fervit_lib.evaluation.predict import open_image
 from fervit_lib.figures import contact_sheet
 from fervit_lib.figures.evaluation import table_of_predictions
+from fervit_lib.system.names import escape
 
 # Images to a table with one row per image: emotion, confidence, and a column per class.
 Predict = Callable[[Sequence[Image.Image]], pd.DataFrame]
@@ -35,7 +36,9 @@ def show_predictions(files: Sequence[dict], predict: Predict) -> None:
     Raises:
         ValueError: a file is not an image, or too large.
     """
-    images = {file["name"]: open_image(bytes(file["content"]), file["name"]) for file in files}
+    images = {
+        escape(file["name"]): open_image(bytes(file["content"]), file["name"]) for file in files
+    }
     if not images:
         return
     table = predict(list(images.values()))

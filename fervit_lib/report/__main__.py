@@ -30,15 +30,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.add_argument("folder", type=Path)
     run.add_argument("parameters", type=json.loads, help="as JSON")
     options = parser.parse_args(arguments)
-    if options.command == "index":
+    try:
+        if options.command == "run":
+            from fervit_lib.report.run import reserve_gpus
+
+            with reserve_gpus(options.gpus):
+                return _run(options)
         from fervit_lib.report.index import write_index
 
         write_index(options.experiment_dir, options.config)
-    else:
-        from fervit_lib.report.run import reserve_gpus
+    except (ValueError, OSError) as error:  # a name that is no parameter, or a full disk
+        from fervit_lib.system.errors import explain_system_error
 
-        with reserve_gpus(options.gpus):
-            return _run(options)
+        sys.exit(str(explain_system_error(error, "")))
     return 0
 
 
@@ -54,11 +58,7 @@ def _run(options: argparse.Namespace) -> int:
         step = [str(options.notebook), str(options.folder), json.dumps(options.parameters)]
         torchrun([*command, "run", *step])
         return 0
-    try:
-        succeeded = run_notebook(options.notebook, options.folder, options.parameters)
-    except ValueError as error:  # a name that is no parameter
-        sys.exit(str(error))
-    if not succeeded:
+    if not run_notebook(options.notebook, options.folder, options.parameters):
         if distributed.rank() == 0:  # it describes the failure for all
             page = options.folder / PAGE
             message = f"{options.folder} {describe_failure(options.folder)}\n  See {page}"

@@ -79,7 +79,7 @@ def json_default(value: Any) -> Any:
 @distributed.rank_zero_only
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` and a checksum to a JSON file, atomically."""
-    content = {"checksum": NO_CHECKSUM, **content}
+    content = dict(checksum=NO_CHECKSUM, **content)  # a TypeError if it has that key already
     text = json.dumps(content, indent=2, default=json_default, ensure_ascii=False)
     with atomic_write(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

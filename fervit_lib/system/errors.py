@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 from safetensors import SafetensorError
 
+from fervit_lib.system.names import escape
 from fervit_lib.system.runtime import PROJECT_ROOT, display_path, host_peak_memory
 
 # Limit for one image: 300 MB in RGB. The header of a small file can claim any number of pixels.
@@ -91,12 +92,11 @@ def explain_system_error(error: Exception, parameters: str) -> Exception:
             f"{lower(parameters)}"
         )
     if _NO_SPACE.search(text) and getattr(error, "errno", 0) is not None:
-        free = ", ".join(
-            f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB are free in {display_path(folder)}"
-            for folder in (tempfile.gettempdir(), PROJECT_ROOT)
-        )
+        folders = (tempfile.gettempdir(), PROJECT_ROOT)
+        temporary, project = (shutil.disk_usage(folder).free / 1e6 for folder in folders)
         return OSError(
-            f"no space left ({text}): {free}. Make room, or choose another folder by the "
+            f"no space left ({text}): {temporary:,.0f} MB are free in {folders[0]} and "
+            f"{project:,.0f} MB in the project. Make room, or choose another folder by the "
             f"parameters reports and data_dir or by TMPDIR and XDG_CACHE_HOME in the environment"
         )
     return error
@@ -189,4 +189,4 @@ def check_file_names(root: Path, names: Iterable[Path | str]) -> None:
             f"{', …' if len(wrong) > 3 else ''}; rename them, or convert all, for instance by "
             f"`convmv -f shift_jis -t utf-8 -r --notest` and the folder"
         )
-        raise ValueError(message.encode(errors="backslashreplace").decode())
+        raise ValueError(escape(message))

@@ -39,6 +39,11 @@ def show(value: object) -> str:
     return cut(repr(value), 200)
 
 
+def escape(text: object) -> str:
+    """`text` in which the bytes of a file's name that are not UTF-8 can be printed."""
+    return str(text).encode(errors="backslashreplace").decode()
+
+
 def cut(text: str, length: int) -> str:
     """`text`, at most `length` characters of it."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
@@ -71,8 +76,11 @@ def check_value(where: str, value: object, expected: str) -> None:
         hints = {"float": " (in YAML, write 1.0e-4, not 1e-4)", "bool": " (write True or False)"}
         hint = hints.get(expected, "") if isinstance(value, str) else ""
         raise ValueError(f"{where}: expected {expected}, got {show(value)}{hint}")
-    if isinstance(value, str) and len(value) > MAX_TEXT:
-        raise ValueError(f"{where}: expected at most {MAX_TEXT:,} characters, got {len(value):,}")
+    if isinstance(value, str) and (len(value) > MAX_TEXT or escape(value) != value):
+        raise ValueError(
+            f"{where}: expected at most {MAX_TEXT:,} characters of UTF-8, got {len(value):,}: "
+            f"{show(value)}"
+        )
 
 
 def near(name: object, known: Iterable[str]) -> str:

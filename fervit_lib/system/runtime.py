@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fervit_lib.system import distributed
+from fervit_lib.system.names import escape
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +24,8 @@ def resolve(path: str | Path) -> Path:
 def display_path(path: str | Path) -> str:
     """`path` for messages and reports: relative to the project root if inside it, else absolute."""
     path = Path(path)
-    return str(path.relative_to(PROJECT_ROOT)) if path.is_relative_to(PROJECT_ROOT) else str(path)
+    inside = path.is_relative_to(PROJECT_ROOT)
+    return escape(path.relative_to(PROJECT_ROOT) if inside else path)
 
 
 def seed_everything(seed: int) -> None:

@@ -30,6 +30,17 @@ def test_uploaded_images_are_predicted() -> None:
     assert len(sizes) == 3
 
 
+def test_a_name_that_is_not_utf_8_is_shown_escaped() -> None:
+    tables = []
+
+    def predict(images: list[Image.Image]) -> pd.DataFrame:
+        tables.append(pd.DataFrame({"emotion": ["sad"], "confidence": [0.5]}))
+        return tables[-1]
+
+    show_predictions([uploaded("\udc8f.png")], predict)
+    assert tables[0].index.tolist() == ["\\udc8f.png"]
+
+
 def test_a_file_that_is_not_an_image_is_named() -> None:
     with pytest.raises(ValueError, match=r"notes\.txt"):
         show_predictions([{"name": "notes.txt", "content": b"text"}], lambda images: None)

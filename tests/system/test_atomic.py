@@ -37,6 +37,8 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -
     atomic.write_json(target, {"a": 1})
     with pytest.raises(TypeError, match="object"):
         atomic.write_json(target, {"a": object()})
+    with pytest.raises(TypeError, match="checksum"):
+        atomic.write_json(target, {"checksum": "mine"})
     with pytest.raises(RuntimeError), atomic.atomic_write(target) as temporary:
         temporary.write_text("half")
         raise RuntimeError

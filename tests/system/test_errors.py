@@ -199,3 +199,11 @@ def test_a_cell_shows_the_explanation(capsys: pytest.CaptureFixture[str]) -> Non
     assert not shell.run_cell("raise KeyError('other')").success
     shown = capsys.readouterr().out
     assert "KeyError" in shown and "batch_size" not in shown
+
+
+def test_an_image_of_such_a_name_is_named_escaped(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(FILE + b".png")
+    path.write_text("no image")
+    with pytest.raises(OSError, match="udc") as refused:
+        read_image(path)
+    str(refused.value).encode()

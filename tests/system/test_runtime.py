@@ -32,6 +32,7 @@ def test_paths_start_at_the_project_root(tmp_path: Path) -> None:
     assert runtime.resolve(tmp_path) == tmp_path
     assert runtime.display_path(runtime.PROJECT_ROOT / "reports" / "a") == "reports/a"
     assert runtime.display_path(tmp_path) == str(tmp_path)
+    assert runtime.display_path("\udc8f.pt") == "\\udc8f.pt"
 
 
 def test_only_the_cores_of_this_process_count() -> None:
