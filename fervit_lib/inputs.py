@@ -40,9 +40,11 @@ def inputs_for(
             encoding.
     """
     if model.reads == "pixels":
+        # A trained model reads other faces as it read those that it learned from.
+        side = pixel_side(model.image_size, model.face_size or store.face_size)
         if indices is not None and len(indices) <= SHARD_SIZE:
-            return load_pixels(store, indices, model.image_size, model.resize_method)
-        rows = map_pixels(store, model.image_size, model.resize_method)
+            return load_pixels(store, indices, side, model.resize_method)
+        rows = map_pixels(store, side, model.resize_method)
         return rows if indices is None else rows.subset(indices)
     shape = store.shards[0]["codes"].shape[1:]
     if shape != model.input_shape:
@@ -55,16 +57,14 @@ def inputs_for(
 
 
 def load_pixels(
-    store: LatentStore, indices: np.ndarray, image_size: int, resize_method: str = "squish"
+    store: LatentStore, indices: np.ndarray, side: int, resize_method: str = "squish"
 ) -> Tensor:
-    """Faces of a store's split as images, (n, 3, S, S) uint8 RGB.
+    """Faces of a store's split as images, (n, 3, side, side) uint8 RGB.
 
     Args:
-        image_size: the largest S; it is less where all faces are smaller, see `pixel_side`.
         resize_method: how a face that is not square is resized, see `ImageModel`.
     """
     faces = load_store_faces(store, indices)
-    side = pixel_side(image_size, store.face_size)
     pixels = np.empty((len(faces), 3, side, side), np.uint8)
     with progress(desc="read faces", unit=" faces", total=len(faces)) as bar:
         _read_pixels(faces, pixels, resize_method, bar)
@@ -80,10 +80,10 @@ def pixel_side(image_size: int, face_size: int) -> int:
     return min(image_size, face_size or image_size)
 
 
-def map_pixels(store: LatentStore, image_size: int, resize_method: str) -> MappedRows:
+def map_pixels(store: LatentStore, side: int, resize_method: str) -> MappedRows:
     """All faces of a store's split as `load_pixels` returns them, memory-mapped.
 
-    Each picture is decoded once for a size and method, to `<store>/pixels/<S>-<method>/`. A file
+    Each picture is decoded once for a size and method, to `<store>/pixels/<side>-<method>/`. A file
     has as many faces as a shard of codes, and the hash of their content in its name. Of several
     processes one writes, and all read the same memory. Files of faces that changed are removed.
 
@@ -91,7 +91,6 @@ def map_pixels(store: LatentStore, image_size: int, resize_method: str) -> Mappe
         ValueError: a face was removed or changed after encoding, or a file is damaged.
         OSError: the disk is full.
     """
-    side = pixel_side(image_size, store.face_size)
     faces = None if _is_unchanged(store) else load_store_faces(store, np.arange(len(store)))
     folder = store.folder / "pixels" / f"{side}-{resize_method}"
     parts = [slice(start, start + SHARD_SIZE) for start in range(0, len(store), SHARD_SIZE)]
@@ -177,7 +176,7 @@ def load_face_images(store: LatentStore, indices: np.ndarray, side: int = 128) -
     """
     if not store.faces.exists() or any(store.paths[i].endswith(".pt") for i in indices):
         return []
-    return pixels_to_images(load_pixels(store, indices, side))
+    return pixels_to_images(load_pixels(store, indices, pixel_side(side, store.face_size)))
 
 
 def load_store_faces(store: LatentStore, indices: np.ndarray) -> FaceDataset:

@@ -1,4 +1,4 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +13,7 @@ from fervit_lib.datasets import Protocol, load_faces, load_splits
 from fervit_lib.encoders import encode_faces
 from fervit_lib.inputs import load_pixels, load_store_faces, map_pixels
 from fervit_lib.latents import LatentStore, complete_store
+from fervit_lib.models import create_model
 from fervit_lib.system.atomic import read_json, write_json
 from fervit_lib.training import data
 from fervit_lib.training.data import face_dls
@@ -135,6 +136,17 @@ def test_mapped_pixels_are_the_faces(tmp_path: Path, small_shards: None) -> None
     assert len(pixel_files(store.folder)) == 6
 
 
+@pytest.mark.parametrize("indices", [None, np.arange(3)])
+def test_a_trained_model_reads_other_faces_at_the_size_it_learned_from(
+    tmp_path: Path, small_shards: None, indices: np.ndarray | None
+) -> None:
+    store = replace(write_store(tmp_path), face_size=8)
+    model = create_model("image", 2, model_name="pixel_linear", pretrained="none", image_size=32)
+    assert inputs.inputs_for(model, store, indices).shape[1:] == (3, 8, 8)
+    model.face_size = 6
+    assert inputs.inputs_for(model, store, indices).shape[1:] == (3, 6, 6)
+
+
 def test_pixels_are_decoded_once(
     tmp_path: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,7 +214,9 @@ def test_a_fit_reads_the_same_batches_from_disk_and_from_memory(
         faces=tmp_path / "faces",
         synthetic=True,
     )
-    model = SimpleNamespace(reads=reads, image_size=8, resize_method="squish", input_shape=(2, 4))
+    model = SimpleNamespace(
+        reads=reads, image_size=8, face_size=0, resize_method="squish", input_shape=(2, 4)
+    )
 
     def epochs() -> list[Any]:
         torch.manual_seed(0)

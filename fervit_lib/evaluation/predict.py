@@ -207,13 +207,12 @@ class Predictor:
     classes: tuple[str, ...]
     encoder: Encoder | None  # None if the model takes images
     device: torch.device
-    face_size: int = 0  # longest side of the faces that it learned from; 0: unknown
 
     def inputs(self, images: Sequence[Image.Image]) -> Tensor:
         """Face images → the model's inputs: codes (N, 18, 512), or images (N, 3, S, S) uint8."""
         if self.encoder is not None:
             return self.encoder(images)
-        side = pixel_side(self.model.image_size, self.face_size)
+        side = pixel_side(self.model.image_size, self.model.face_size)
         return images_to_pixels(images, side, self.model.resize_method)
 
     def predict(self, images: Sequence[Image.Image | Path | str]) -> ImagePredictions:
@@ -284,8 +283,7 @@ def load_predictor(
     else:
         check_encoding(run.best_checkpoint, codes_of(run))
         encoder = encoder or find_encoder(codes_of(run), torch_device)
-    face_size = trained_on(run.best_checkpoint)["face_size"]
-    return Predictor(model.to(torch_device), classes, encoder, torch_device, face_size)
+    return Predictor(model.to(torch_device), classes, encoder, torch_device)
 
 
 def load_predictors(runs: Mapping[str, Run], device: str = "auto") -> dict[str, Predictor]:

@@ -22,6 +22,7 @@ class ExpressionModel(nn.Module):
             sequence of blocks, see `part_of`.
         entry_parts: parts that always train, whatever the strategy: without them no input can enter
             a pretrained transformer.
+        face_size: longest side of the faces that it learned from, in pixels; 0: not trained yet.
         built_with: the arguments of its constructor, positional and by name, from which a
             checkpoint builds it again.
     """
@@ -29,6 +30,7 @@ class ExpressionModel(nn.Module):
     reads: ClassVar[Literal["codes", "pixels", "both"]]
     parts: ClassVar[dict[str, str]]
     entry_parts: ClassVar[tuple[str, ...]] = ()
+    face_size: int = 0
     input_shape: tuple[int, ...]
     built_with: tuple[tuple[Any, ...], dict[str, Any]]
 

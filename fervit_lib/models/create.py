@@ -301,4 +301,5 @@ def load_model(path: Path, trust_code: bool = False) -> tuple[ExpressionModel, t
         model = _build(class_, metadata | {"options": options})
         model.load_state_dict(tensors)
         classes = tuple(metadata["classes"])
+        model.face_size = metadata["codes"].get("face_size", 0)
     return model.eval(), classes

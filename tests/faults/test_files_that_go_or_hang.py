@@ -49,7 +49,7 @@ def load_pixels_of(faces: FaceDataset) -> torch.Tensor:
     """`inputs.load_pixels` of faces that are listed already, without a store of their codes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inputs, "load_store_faces", lambda store, indices: faces)
-        return inputs.load_pixels(SimpleNamespace(face_size=32), np.arange(len(faces)), 32)
+        return inputs.load_pixels(SimpleNamespace(), np.arange(len(faces)), 32)
 
 
 READERS: dict[str, Callable[[Path, Path], Any]] = {

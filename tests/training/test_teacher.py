@@ -233,8 +233,9 @@ class TestTokenHead:
         assert not torch.equal(heads[0], student.head.weight)
         assert not torch.equal(heads[1], student.token_head.weight)
         file = tmp_path / "best.safetensors"
-        save_model(file, student, classes="abcdefg")
+        save_model(file, student, classes="abcdefg", codes={"face_size": 24})
         loaded, _ = load_model(file)
+        assert loaded.face_size == 24
         images = torch.rand(2, 3, 32, 32)
         torch.testing.assert_close(loaded(images), student.eval()(images))
         assert [maps.shape for maps in attention_maps(loaded, images)] == [(2, 3, 6, 6)]
