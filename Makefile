@@ -7,6 +7,12 @@ BIN := .venv/bin
 AUDIT := .venv-audit/bin/pip-audit --disable-pip --no-deps --progress-spinner off
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+# Of a workspace beside a shared installation (`make workspace`), else of the project.
+export FERVIT_HOME ?= $(CURDIR)
+# Snakemake needs a user's name, also in a container that knows none, and a cache that it can write.
+export LOGNAME ?= $(shell id -un 2>/dev/null)
+export XDG_CACHE_HOME := $(or $(XDG_CACHE_HOME),$(shell mkdir -p ~/.cache 2>/dev/null; [ -w ~/.cache ] && echo ~/.cache || echo "$(CURDIR)/.cache"))
+
 # On this machine: one notebook per GPU at a time, or one per core without a GPU. A cluster has a scheduler.
 GPUS := $(if $(filter local,$(PROFILE)),$(filter-out 0,$(shell nvidia-smi -L 2>/dev/null | grep -c ^GPU)))
 SNAKEMAKE = $(BIN)/snakemake --profile profiles/$(PROFILE) $(CORES:%=--cores %) $(GPUS:%=--resources gpu=%)
@@ -22,7 +28,7 @@ export GOMP_SPINCOUNT ?= 0
 export FILE
 define experiment
 @[ -f "$$FILE" ] || { echo "CONFIG: expected a file, such as configs/demo.yaml, got '$$FILE'; run: make run CONFIG=configs/mine.yaml"; exit 1; }
-@mkdir -p .snakemake
+@mkdir -p .snakemake || { echo "$(CURDIR) cannot be written; make a folder of your own beside it, then go there: make workspace DIR=~/fer"; exit 1; }
 @RUN="$$($(BIN)/python -m fervit_lib.pipeline "$$FILE")" || { echo "$$RUN"; exit 1; }; \
 flock --nonblock --conflict-exit-code 75 "$$RUN.lock" \
 	bash -c 'rm -f "$$0.failed"; exec "$$@" 2> "$$0.log"' "$$RUN" $(SNAKEMAKE) --nolock --configfile "$$FILE" || { \
@@ -37,7 +43,7 @@ endef
 # One worker per core, with one thread each. The tests of a file run in one worker and share its fixtures.
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
-.PHONY: help setup run demo fer2013 fer2013_small sweep lab weights test test-all test-gpu cluster-test soak gpu-figures audit lint format lock clean clean-codes
+.PHONY: help setup workspace run demo fer2013 fer2013_small sweep lab weights test test-all test-gpu cluster-test soak gpu-figures audit lint format lock clean clean-codes
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -51,6 +57,12 @@ setup: .venv/installed ## install the packages of requirements.lock into .venv
 	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps -e .
 	@touch $@
+
+workspace: ## a folder of your own where several users share one installation: make workspace DIR=~/fer
+	@mkdir -p "$(DIR)/data" "$(DIR)/reports"
+	@cp -rn --no-preserve=mode configs notebooks "$(DIR)"
+	@ln -sfn $(foreach file,.venv .jupyter Makefile Snakefile profiles pretrained_models requirements.lock pyproject.toml,"$(CURDIR)/$(file)") "$(DIR)"
+	@echo "Continue in it: cd $(DIR); make demo"
 
 demo fer2013 fer2013_small: FILE = configs/$@.yaml
 demo fer2013 fer2013_small: setup

@@ -15,10 +15,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fervit_lib.system.names import check_name, check_value, cut, near, show, split_names
+from fervit_lib.system.names import (
+    PROJECT_ROOT,
+    check_name,
+    check_value,
+    cut,
+    near,
+    show,
+    split_names,
+)
 from fervit_lib.system.yaml_files import read_yaml
 
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = {
     "tour": "notebooks/00_tour.ipynb",
     "encode": "notebooks/01_encode.ipynb",

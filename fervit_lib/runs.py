@@ -20,7 +20,7 @@ from fervit_lib.system.errors import explain_in_ipython, explain_read_error
 from fervit_lib.system.locks import lock_holder, try_lock
 from fervit_lib.system.names import TYPES, check_beneath, check_name, check_value, near, show
 from fervit_lib.system.private import hide_paths
-from fervit_lib.system.runtime import PROJECT_ROOT, display_path
+from fervit_lib.system.runtime import display_path
 
 SCRATCHPAD = "scratchpad"  # an experiment, or a run, that may always be replaced
 # Parameters that name a run, or how it is started, and do not change what it computes.
@@ -89,7 +89,8 @@ def _now() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(PROJECT_ROOT), *arguments]
+    # Of the code, which may belong to another user.
+    command = ["git", "-c", "safe.directory=*", "-C", str(Path(__file__).parent), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

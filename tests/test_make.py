@@ -159,6 +159,26 @@ def test_a_missing_configuration_is_named(project: Path) -> None:
     assert not (project / "called").exists()
 
 
+def test_a_workspace_runs_beside_a_project_that_cannot_be_written(
+    make_project: Callable[[str], Path], tmp_path: Path
+) -> None:
+    shared = make_project("shared one")
+    (shared / ".snakemake").touch()  # instead of a read-only disk: root could write elsewhere
+    (shared / "configs" / "mine.yaml").write_text("experiment: mine\n")
+    (shared / "notebooks").mkdir()
+    refused = make(shared, "run", "CONFIG=configs/mine.yaml")
+    assert refused.returncode != 0 and "make workspace" in refused.stdout
+    own = tmp_path / "my own"
+    for _ in range(2):  # the second time, what the user has changed is kept
+        assert make(shared, "workspace", f"DIR={own}").returncode == 0
+        with (own / "configs" / "mine.yaml").open("a") as file:
+            file.write("# changed")
+    assert (own / "configs" / "mine.yaml").read_text().count("# changed") == 2
+    done = make(own, "run", "CONFIG=configs/mine.yaml")
+    assert done.returncode == 0, done.stderr
+    assert (own / "called").is_file() and not (shared / "called").exists()
+
+
 @pytest.mark.slow
 def test_snakemakes_commands_start_a_python_in_any_folder(tmp_path: Path) -> None:
     environment = tmp_path / "表情 プロジェクト" / ".venv"

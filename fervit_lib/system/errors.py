@@ -25,7 +25,9 @@ _MEMORY = re.compile(
     r"robust_faces|num_faces)\b"
 )
 _NO_MEMORY = re.compile("out of memory|allocat|bad_?alloc|ALLOC_FAILED|Cannot allocate")
-_NO_SPACE = re.compile("No space left|quota exceeded|Read-only file system|disk is full")
+_NO_SPACE = re.compile(
+    "No space left|quota exceeded|Read-only file system|disk is full|inline_container"
+)
 
 
 @contextmanager

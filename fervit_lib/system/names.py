@@ -2,10 +2,13 @@
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+# The folder of all relative paths; of one's own where several users share an installation.
+PROJECT_ROOT = Path(os.environ.get("FERVIT_HOME") or Path(__file__).parents[2]).resolve()
 # Safe as a folder name everywhere; 200 leaves room for suffixes below the usual limit of 255.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=@-]{,199}")
 MAX_TEXT = 50_000  # the names of all runs of a large config

@@ -11,9 +11,7 @@ import numpy as np
 import torch
 
 from fervit_lib.system import distributed
-from fervit_lib.system.names import escape
-
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
+from fervit_lib.system.names import PROJECT_ROOT, escape
 
 
 def resolve(path: str | Path) -> Path:
