@@ -59,11 +59,7 @@ def run_by_two(
 
 
 def file_names(reports: Path) -> list[str]:
-    """All files; TensorBoard's names hold a time and a process."""
-    paths = (path.relative_to(reports) for path in reports.rglob("*") if path.is_file())
-    return sorted(
-        str(path.parent / "events" if path.name.startswith("events.") else path) for path in paths
-    )
+    return sorted(str(p.relative_to(reports)) for p in reports.rglob("*") if p.is_file())
 
 
 def test_02_train_by_two_processes_is_the_run_of_one(

@@ -113,8 +113,8 @@ def load_examined_run(run: Run, num_faces: int, seed: int, device: torch.device)
     """A run's best weights, and `num_faces` random faces of its test split (all if fewer).
 
     Raises:
-        ValueError: the transformer has registers or a distillation token, for which the figures have
-            no place.
+        ValueError: the transformer has registers or a distillation token, for which the figures
+            have no place.
     """
     model, classes = load_model(run.best_checkpoint, run.trust_code)
     if isinstance(model, CodeViT) and model.tokens.num_prefix_tokens > 1:

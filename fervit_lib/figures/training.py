@@ -20,10 +20,10 @@ def plot_training_curves(metrics: pd.DataFrame, title: str = "Training curves") 
 
     Args:
         metrics: the table of `metrics.csv`, one row per epoch: epoch, train_loss, valid_loss, then
-            scores. `seconds` is ignored.
+            scores. `learning_rate` and `seconds` are ignored.
     """
     losses = ["train_loss", "valid_loss"]
-    no_scores = ["epoch", "seconds", *losses]
+    no_scores = ["epoch", "learning_rate", "seconds", *losses]
     scores = list(metrics.select_dtypes("number").columns.drop(no_scores, errors="ignore"))
     rows = 2 if scores else 1
     figure = new_panels(

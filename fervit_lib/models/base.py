@@ -16,6 +16,7 @@ class ExpressionModel(nn.Module):
 
     Attributes:
         reads: what the model takes: `codes`, `pixels` or `both`.
+        one_rate: the model's recipe has one learning rate for all parts.
         input_shape: shape of one input, without the batch dimension.
         parts: the part of each parameter, by the beginning of its name (up to a dot); the first
             entry that matches decides. Values are those of `PARTS`, or `blocks` for a numbered
@@ -29,6 +30,7 @@ class ExpressionModel(nn.Module):
 
     reads: ClassVar[Literal["codes", "pixels", "both"]]
     parts: ClassVar[dict[str, str]]
+    one_rate: ClassVar[bool] = False
     entry_parts: ClassVar[tuple[str, ...]] = ()
     face_size: int = 0
     input_shape: tuple[int, ...]

@@ -164,6 +164,8 @@ class LatentViT(CodeViT):
         adapter_dim: bottleneck of the adapter after each block; 0: no adapters.
     """
 
+    one_rate = True
+
     def __init__(
         self,
         num_classes: int = 7,

@@ -1,9 +1,8 @@
 """Callbacks of every fit: progress bar, curves, best weights, weight averaging, frozen modules."""
 
 import math
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,10 +109,23 @@ class RowsCallback(FitCallback):
         self.rows = []
 
 
-class Curves(RowsCallback):
-    """Write `metrics.csv` after every epoch and `tensorboard/` after the fit.
+# The tags that users of earlier tools look for; other metrics are `Validation/<name>`.
+_TAGS = {
+    "train_loss": "Loss/Train",
+    "valid_loss": "Loss/Validation",
+    "macro_f1": "Validation/f1_macro",
+    "learning_rate": "Learning_Rate",
+}
 
-    fastai's CSVLogger restarts its file, and writes it on every rank.
+
+class Curves(RowsCallback):
+    """Write `metrics.csv` and `tensorboard/` after every epoch.
+
+    fastai's CSVLogger restarts its file, and writes it on every rank. torch's SummaryWriter names
+    its file after the host, and writes in a thread, whose errors nobody sees.
+
+    Attributes:
+        rows: epoch, losses, metrics, learning_rate (of the head) and seconds.
     """
 
     order = 62
@@ -125,34 +137,51 @@ class Curves(RowsCallback):
         self.started = time.perf_counter()
 
     def after_epoch(self) -> None:
-        seconds = time.perf_counter() - self.started
-        metrics = latest_metrics(self.learn)
-        self.rows.append({"epoch": self.epoch, **metrics, "seconds": seconds})
-        self._write_table()
+        row = {"epoch": self.epoch, **latest_metrics(self.learn)}
+        row["learning_rate"] = self.opt.hypers[-1]["lr"]
+        self.rows.append({**row, "seconds": time.perf_counter() - self.started})
+        self._write(all_events=self.epoch == self.learn.first_epoch)
 
     def after_fit(self) -> None:
-        if self.rows:
-            self._write_tensorboard()
-            self._write_table()  # of a fit that was complete already, from its checked state
+        if self.rows and self.learn.first_epoch == self.n_epoch:
+            self._write(all_events=True)  # of a fit that was complete already, from its state
 
     @distributed.rank_zero_only
-    def _write_table(self) -> None:
+    def _write(self, all_events: bool) -> None:
+        folder = self.folder / "tensorboard"
+        with explain_write_error(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            # Of an interrupted fit, the file may hold an epoch that is repeated, or a part of one.
+            append_events(folder / "events.out.tfevents", self.rows, all_events)
         with atomic_write(self.folder / "metrics.csv") as temporary:
             pd.DataFrame(self.rows).to_csv(temporary, index=False)
 
-    @distributed.rank_zero_only
-    def _write_tensorboard(self) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        folder = self.folder / "tensorboard"
-        shutil.rmtree(folder, ignore_errors=True)  # of an earlier or interrupted fit
-        with explain_write_error(folder), SummaryWriter(str(folder)) as writer:
-            for row in self.rows:
-                for name, value in row.items():
-                    if name not in ("epoch", "seconds"):
-                        writer.add_scalar(name, value, int(row["epoch"]))
-        [file] = folder.iterdir()
-        file.rename(folder / "events.out.tfevents")  # the name that it had holds the host's
+def append_events(file: Path, rows: Sequence[Mapping[str, float]], whole: bool) -> None:
+    """Append the last of `rows`, which just ended, to a file that TensorBoard reads.
+
+    Args:
+        whole: write all rows, to a new file, as where there is none.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event  # slow to import
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    whole = whole or not file.exists()
+    written = rows if whole else rows[-1:]
+    events = [Event(file_version="brain.Event:2")] if whole else []
+    ended = time.time() - sum(row["seconds"] for row in written)
+    for row in written:
+        ended += row["seconds"]
+        values = [
+            {"tag": _TAGS.get(name, f"Validation/{name}"), "simple_value": value}
+            for name, value in row.items()
+            if name not in ("epoch", "seconds")
+        ]
+        step = int(row["epoch"])
+        events.append(Event(wall_time=ended, step=step, summary={"value": values}))
+    with file.open("wb" if whole else "ab") as stream:
+        for event in events:
+            RecordWriter(stream).write(event.SerializeToString())
 
 
 class Steps(RowsCallback):

@@ -173,19 +173,15 @@ def build_learner(
 
 
 def plan_phases(learn: Learner, strategy: Strategy, lr: float) -> list[Phase]:
-    """The phases of a fit at the peak rate `lr`.
-
-    One phase, or two if the strategy trains the head first.
-    """
+    """The phases of a fit at the peak rate `lr`: one, or the two of fastai's `fine_tune`."""
     groups = learn.groups
     factors = np.array([group.lr_factor for group in groups])
     # Groups are sorted, frozen ones first: their number is all that `freeze_to` needs.
     frozen = sum(not group.trains for group in groups)
-    main_phase = Phase(1 - strategy.head_first, lr * factors, frozen)
-    if not strategy.head_first:
-        return [main_phase]
-    frozen_at_first = sum(not group.first for group in groups)
-    return [Phase(strategy.head_first, lr * np.ones(len(groups)), frozen_at_first), main_phase]
+    if not strategy.fine_tune:
+        return [Phase(0, lr * factors, frozen)]
+    first = Phase(0, lr * np.ones(len(groups)), sum(not g.first for g in groups), pct_start=0.99)
+    return [first, Phase(1, lr / 2 * factors, frozen, pct_start=0.3, div=5.0)]
 
 
 def fit(
@@ -194,6 +190,7 @@ def fit(
     *,
     epochs: int,
     lr: float | None = None,
+    lr_find: bool = False,
     schedule: str = "one_cycle",
     warmup: float = 0.0,
     patience: int = 0,
@@ -205,9 +202,9 @@ def fit(
     Args:
         strategy: gives the peak rate and the phases; which parameters train, and the factors of
             their rates, are in the groups that `learn` was built with.
-        lr: peak rate of groups with factor 1; None or 0: the strategy's, or `lr_find`'s if it has
-            none.
-        schedule: see `schedule.lr_shape`; `plateau` halves the rates if macro-F1 stops improving.
+        lr: peak rate of groups with factor 1; None or 0: the strategy's.
+        lr_find: take the rate that fastai's `lr_find` suggests, for the parts that train first.
+        schedule: see `schedule.lr_shape`; `plateau` halves the rates, see `schedule.Plateau`.
         warmup: share of the fit in which the rates rise.
         patience: epochs without a better macro-F1 after which the fit stops; 0: never.
         state: file with the state after each epoch; None: not written.
@@ -219,13 +216,17 @@ def fit(
     Raises:
         ValueError: the loss became NaN or inf; names the parameter to lower.
     """
-    check_range("epochs", epochs, 1)
+    check_range("epochs", epochs, 2 if strategy.fine_tune else 1)
     check_range("lr", lr or 0, 0)
+    if lr and lr_find:
+        raise ValueError(f"lr: expected 0 with lr_find, which searches the rate, got {lr}")
     check_range("patience", patience, 0)
     lr_shape(schedule, warmup)  # raises before a rate is searched
-    identity = {"epochs": epochs, "lr": lr, **(settings or {})}
+    identity = {"epochs": epochs, "lr": lr, "lr_find": lr_find, **(settings or {})}
     learn.create_opt()  # a new optimiser: no moments of an earlier fit
-    peak = lr or strategy.lr or _find_lr(learn, state, identity)
+    peak = lr or strategy.lr
+    if lr_find:
+        peak = _find_lr(learn, plan_phases(learn, strategy, 1.0)[0], state, identity)
     plan = Schedule(plan_phases(learn, strategy, peak), schedule, warmup)
     cbs: list[Callback] = [plan]
     if schedule == "plateau":
@@ -238,11 +239,11 @@ def fit(
     return peak
 
 
-def _find_lr(learn: Learner, state: Path | None, identity: dict[str, Any]) -> float:
-    """The rate that `lr_find` suggests for the parts that train first, or the resumed fit's."""
+def _find_lr(learn: Learner, phase: Phase, state: Path | None, identity: dict[str, Any]) -> float:
+    """The rate that `lr_find` suggests for what trains in `phase`, or the resumed fit's."""
     if state and (saved := read_state(state, identity)):
         return saved[1]["peak"]
-    learn.freeze_to(sum(not group.first for group in learn.groups))
+    learn.freeze_to(phase.frozen_groups)
     # All ranks search alike, each on whole batches: fastai's search works on a single process only.
     # It saves the weights before, and loads them afterwards.
     with tempfile.TemporaryDirectory() as folder, distributed.as_single_process():
@@ -252,5 +253,6 @@ def _find_lr(learn: Learner, state: Path | None, identity: dict[str, Any]) -> fl
         {"lr": learn.recorder.lrs, "loss": list(map(float, learn.recorder.losses))}
     )
     learn.create_opt()  # clears the moments of the search
-    # Rounding may differ between ranks, and all must train at one rate.
-    return distributed.rank_zero_only(lambda: float(peak))()
+    # It tries one rate for all groups: the largest of the fit's. Rounding may differ between ranks,
+    # and all must train at one rate.
+    return distributed.rank_zero_only(lambda: float(peak / phase.lr_max.max()))()

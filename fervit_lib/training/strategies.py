@@ -22,20 +22,21 @@ class Strategy:
 
     Attributes:
         trains: parts that train.
-        lr: peak rate of a part with factor 1; None: the one that fastai's `lr_find` suggests.
+        lr: peak rate of a part with factor 1.
         lr_factors: part → multiple of `lr`; default 1.
         adapters: the model needs adapters.
         lower_blocks: which blocks form the part of that name: `none`, those below the parameter
             `freeze_stages`, or the lower `half`.
-        head_first: share of the epochs in which only the head and the entry parts train.
+        fine_tune: only the head, adapters and the entry parts train in the first epoch; the rates
+            of both phases are those of fastai's `fine_tune`.
     """
 
     trains: tuple[str, ...]
-    lr: float | None
+    lr: float
     lr_factors: dict[str, float] = field(default_factory=dict)
     adapters: bool = False
     lower_blocks: str = "none"
-    head_first: float = 0.0
+    fine_tune: bool = False
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -49,12 +50,13 @@ STRATEGIES: dict[str, Strategy] = {
     # (Howard & Ruder 2018).
     "gradual": Strategy(
         PARTS,
-        lr=None,
+        lr=2e-3,
         lr_factors={"lower_blocks": 0.01, "transformer": 0.1, "position": 0.01},
         lower_blocks="half",
-        head_first=0.25,
+        fine_tune=True,
     ),
 }
+LAYERWISE = ("auto", "true", "false")
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,11 @@ def get_strategy(name: str, pretrained: str = "imagenet") -> Strategy:
 
 
 def parameter_groups(
-    model: ExpressionModel, strategy: Strategy, *, freeze_stages: int = 6
+    model: ExpressionModel,
+    strategy: Strategy,
+    *,
+    freeze_stages: int = 6,
+    layerwise_lr: str = "auto",
 ) -> list[ParameterGroup]:
     """One group per part, with every parameter of `model` in exactly one group.
 
@@ -101,11 +107,17 @@ def parameter_groups(
 
     Args:
         freeze_stages: number of lower blocks, for a strategy whose `lower_blocks` it is.
+        layerwise_lr: whether the strategy's `lr_factors` apply; `auto`: unless the model has one
+            rate, and the strategy is not `fine_tune`.
 
     Raises:
         ValueError: `freeze_stages` leaves no block to train or to freeze; or the strategy needs
             adapters, and the model has none.
     """
+    check_choice("layerwise_lr", layerwise_lr, LAYERWISE)
+    by_part = layerwise_lr == "true"
+    if layerwise_lr == "auto":
+        by_part = strategy.fine_tune or not model.one_rate
     depth = model.num_blocks
     if strategy.lower_blocks == "freeze_stages" and depth < 2:
         raise ValueError(
@@ -135,7 +147,7 @@ def parameter_groups(
             parameters,
             trains=part in trained,
             first=part in new_parts,
-            lr_factor=strategy.lr_factors.get(part, 1.0),
+            lr_factor=strategy.lr_factors.get(part, 1.0) if by_part else 1.0,
             # Weight decay would pull position embeddings and CLS, which are vectors of their own
             # rather than maps of inputs, towards 0.
             weight_decay=part != "position",

@@ -1,4 +1,4 @@
-"""Optional logging to Weights & Biases: the curves of `metrics.csv`."""
+"""Optional logging to Weights & Biases: the curves of `metrics.csv`, memory and time."""
 
 import os
 from collections.abc import Mapping
@@ -9,7 +9,8 @@ from fastai.callback.core import Callback
 
 from fervit_lib.system import distributed
 from fervit_lib.system.names import check_choice
-from fervit_lib.training.callbacks import FitCallback, latest_metrics
+from fervit_lib.system.runtime import peak_memory
+from fervit_lib.training.callbacks import FitCallback
 
 MODES = ("off", "offline", "online")
 PROJECT = "fervit-lab"
@@ -30,7 +31,7 @@ class WeightsAndBiases(FitCallback):
         ValueError: `online` without a login.
     """
 
-    order = 62
+    order = 63  # after `Curves` has the row of the epoch
 
     def __init__(self, folder: Path, name: str, mode: Any, parameters: Mapping[str, Any]) -> None:
         self.folder = folder
@@ -69,7 +70,12 @@ class WeightsAndBiases(FitCallback):
             log.unlink()
 
     def after_epoch(self) -> None:
-        self.log.log({"epoch": self.epoch, **latest_metrics(self.learn)})
+        rows = self.learn.curves.rows
+        more = {
+            "peak_memory_gb": peak_memory(self.dls.device),
+            "fit_seconds": sum(row["seconds"] for row in rows),
+        }
+        self.log.log(rows[-1] | more)
 
     def after_fit(self) -> None:
         import wandb

@@ -62,6 +62,7 @@ def train(folder: Path, **parameters: Any) -> None:
 # The strategy with two phases, and everything else that has a state to resume.
 GRADUAL = {
     "strategy": "gradual",
+    "lr_find": True,
     "schedule": "plateau",
     "mixup": 0.2,
     "ema": 0.9,

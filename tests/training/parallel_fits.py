@@ -84,8 +84,8 @@ def fit_case(name: str, store: Path, folder: Path, *cbs: Callback) -> nn.Module:
         folder=folder,
         cbs=[best, *penalties, *cbs],
     )
-    rate = None if strategy == "gradual" else 1e-3
-    training.fit(learn, plan, epochs=4, lr=rate, state=folder / "last.safetensors")
+    rate = {"lr_find": True} if strategy == "gradual" else {"lr": 1e-3}
+    training.fit(learn, plan, epochs=4, state=folder / "last.safetensors", **rate)
     return model
 
 

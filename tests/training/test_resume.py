@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fervit_lib.system.atomic import json_default
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
@@ -38,8 +39,9 @@ loss, optim = training.LossConfig(mixup=0.4), training.OptimConfig(ema=0.9, grad
 learn = training.build_learner(model, dls, plan, loss, optim, folder=folder,
     cbs=[best, training.AugmentCodes(0.1, 0.1, 0.1)])
 with learn.no_bar(), learn.no_logging():
-    training.fit(learn, plan, epochs=6, lr=None if strategy == "gradual" else 1e-3,
-        schedule=schedule, patience=50, state=folder / "last.safetensors")
+    training.fit(learn, plan, epochs=6, schedule=schedule, patience=50,
+        lr=None if strategy == "gradual" else 1e-3, lr_find=strategy == "gradual",
+        state=folder / "last.safetensors")
 models.save_model(folder / "final.safetensors", model, classes=dls.classes)
 """
 
@@ -88,6 +90,10 @@ def test_a_killed_fit_ends_with_identical_weights(
     )
     pd.testing.assert_frame_equal(one, two, check_exact=True)
     assert len(one) == 6
+    events = EventAccumulator(str(killed / "tensorboard")).Reload()
+    scalars = events.Scalars("Loss/Train")
+    assert [scalar.step for scalar in scalars] == list(range(6))  # no epoch twice
+    assert [scalar.value for scalar in scalars] == pytest.approx(list(two["train_loss"]))
 
 
 def test_a_state_of_other_settings_or_a_truncated_one_is_not_resumed(tmp_path: Path) -> None:

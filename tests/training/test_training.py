@@ -1,7 +1,9 @@
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -35,17 +37,19 @@ from fervit_lib.training import (
     trackers,
 )
 from fervit_lib.training.data import TensorBatches, training_subset
-from fervit_lib.training.learner import class_weights, plan_phases
-from fervit_lib.training.schedule import Schedule, lr_shape
+from fervit_lib.training.learner import class_weights
+from fervit_lib.training.schedule import Plateau, Schedule, lr_shape
 from tests.datasets.conftest import fer_plus_votes
 
 CPU = torch.device("cpu")
+PROJECT = b"fervit-lab"
 OPTIONS = {
     "scratch": {"embed_dim": 32, "depth": 4, "num_heads": 2, "adapter_dim": 4},
     "hybrid": {"pretrained": "none", "adapter_dim": 4},
     "image": {"pretrained": "none", "image_size": 32, "patch_size": 8, "adapter_dim": 4},
     "latent_cnn": {"embed_dim": 16, "depth": 3},
 }
+LAYERWISE = {"transformer": 1, "position": 5, "input_proj": 10, "head": 10}
 PAIRS = [(a, s) for a in OPTIONS for s in STRATEGIES if (a, s) != ("latent_cnn", "adapter")]
 
 
@@ -121,13 +125,8 @@ class TestStrategies:
         assert table.loc["head", "output shape"] == table.loc["total", "output shape"] == "(2, 7)"
 
     def test_the_design(self) -> None:
-        full = parameter_groups(create_model("scratch"), STRATEGIES["full"])
-        assert {group.part: group.lr_factor for group in full} == {
-            "transformer": 1,
-            "position": 5,
-            "input_proj": 10,
-            "head": 10,
-        }
+        full = parameter_groups(create_model("hybrid", pretrained="none"), STRATEGIES["full"])
+        assert {group.part: group.lr_factor for group in full} == LAYERWISE
         assert {group.part for group in full if not group.weight_decay} == {"position"}
         trained = {
             (approach, strategy): {
@@ -146,6 +145,19 @@ class TestStrategies:
         assert trained["hybrid", "adapter"] == {"adapter", "input_proj", "head"}
         assert trained["scratch", "partial"] == {"transformer", "head"}
         assert trained["hybrid", "gradual"] >= {"lower_blocks", "transformer", "input_proj", "head"}
+
+    @pytest.mark.parametrize("layerwise_lr", ["auto", "true", "false"])
+    def test_the_recipe_of_a_vit_from_random_weights_has_one_rate(self, layerwise_lr: str) -> None:
+        small = create_model("scratch", embed_dim=32, depth=2, num_heads=2)
+        options = {"layerwise_lr": layerwise_lr}
+        full = parameter_groups(small, STRATEGIES["full"], **options)
+        one_rate = dict.fromkeys(LAYERWISE, 1)
+        expected = LAYERWISE if layerwise_lr == "true" else one_rate
+        assert {group.part: group.lr_factor for group in full} == expected
+        gradual = parameter_groups(small, STRATEGIES["gradual"], **options)
+        assert len({group.lr_factor for group in gradual}) == (1 if layerwise_lr == "false" else 3)
+        with pytest.raises(ValueError, match="layerwise_lr: expected one of .*'maybe'"):
+            parameter_groups(small, STRATEGIES["full"], layerwise_lr="maybe")
 
     def test_adapters_train_about_five_percent_of_a_small_vit(self) -> None:
         model = create_model(
@@ -259,26 +271,77 @@ class TestSchedules:
         with pytest.raises(ValueError, match="warmup: .*got 1"):
             lr_shape(schedule, 1.0)
 
-    def test_phases_follow_each_other(
+    def test_gradual_is_fine_tune_of_fastai(
         self, make_store: Callable[..., Path], tmp_path: Path
     ) -> None:
-        learn = learner(make_store(tmp_path / "s"), tmp_path, "scratch", "gradual")
-        plan = Schedule(plan_phases(learn, STRATEGIES["gradual"], 1.0), "one_cycle")
-        plan.learn = learn
-        learn.n_epoch = 8
-        assert [plan.locate(e / 8)[0] for e in range(8)] == [0, 0, 1, 1, 1, 1, 1, 1]
-        assert plan.locate(1 / 8)[1] == pytest.approx(0.5)
-        assert plan.rates(0.25 * 0.25).max() == pytest.approx(1)
+        """The rates and momentum of each step, as recorded in a fit by fastai itself."""
 
-    def test_plateau_halves_the_rate_and_patience_stops(
+        class Record(Callback):
+            order = 70
+
+            def before_fit(self) -> None:
+                self.steps = getattr(self, "steps", [])
+
+            def before_step(self) -> None:
+                hypers = [(h["lr"], h["mom"]) for h in self.opt.hypers]
+                self.steps.append((self.opt.frozen_idx, hypers))
+
+        record, expected = Record(), Record()
+        learn = learner(make_store(tmp_path / "s"), tmp_path, "scratch", "gradual", cbs=[record])
+        train(learn, "gradual", epochs=4, lr=None)
+        of = {group.part: number for number, group in enumerate(learn.groups)}
+        parts = ("lower_blocks", "transformer", "head")
+        ours = [
+            (frozen > of["transformer"], [h[of[p]] for p in parts]) for frozen, h in record.steps
+        ]
+
+        theirs = Learner(
+            learn.dls,
+            nn.Sequential(nn.Flatten(), nn.Linear(18 * 512, 4), nn.Linear(4, 4), nn.Linear(4, 3)),
+            loss_func=nn.CrossEntropyLoss(),
+            splitter=lambda model: [list(layer.parameters()) for layer in model[1:]],
+            cbs=[expected],
+        )
+        with theirs.no_bar(), theirs.no_logging():
+            theirs.fine_tune(3)  # epochs after the one in which only the head trains
+        assert len(ours) == len(expected.steps) == 4 * len(learn.dls.train)
+        for (is_first, rates), (frozen, values) in zip(ours, expected.steps, strict=True):
+            assert is_first == (frozen == 2)
+            trained = slice(frozen, None)
+            # fastai computes the progress in float32.
+            np.testing.assert_allclose(rates[trained], values[trained], rtol=1e-4)
+
+    def test_plateau_counts_as_torch_and_goes_on_after_a_resume(self) -> None:
+        scores = np.random.default_rng(0).normal(0.5, 1e-2, 200).cumsum() % 1
+        scores[40:60] = scores[39] * (1 + 0.9e-4 * np.arange(20) / 19)  # gains of less than 1e-4
+        optimiser = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        expected = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimiser, "max", factor=0.5, patience=5
+        )
+        levels, plan = [], Schedule([], "plateau")
+        plateau = Plateau(plan)
+        for score in scores:
+            expected.step(score)
+            plateau.learn = SimpleNamespace(
+                recorder=SimpleNamespace(
+                    metric_names=["epoch", "macro_f1", "time"], values=[[score]]
+                )
+            )
+            plateau.after_epoch()
+            levels.append(plan.level)
+            assert plan.level == optimiser.param_groups[0]["lr"]
+            state = json.loads(json.dumps(plateau.state))
+            plateau = Plateau(plan)  # of a new process
+            plateau.state = state
+        assert min(np.diff(levels)) < 0
+
+    def test_plateau_halves_the_rate_after_six_bad_epochs_and_patience_stops(
         self, make_store: Callable[..., Path], tmp_path: Path
     ) -> None:
         learn = learner(make_store(tmp_path / "s"), tmp_path, "scratch", "full")
         train(learn, "full", epochs=20, lr=1e-12, schedule="plateau", patience=8)
         assert len(learn.recorder.values) == 9  # the first is the best; eight wait
-        assert learn.opt.hypers[0]["lr"] == pytest.approx(
-            1e-12 / 2 * STRATEGIES["full"].lr_factors.get("none", 1)
-        )
+        assert learn.opt.hypers[0]["lr"] == pytest.approx(1e-12 / 2)
 
 
 class TestFit:
@@ -288,18 +351,39 @@ class TestFit:
         store = make_store(tmp_path / "store", {"train": 256, "val": 60, "test": 60})
         checkpoint = tmp_path / "best.safetensors"
         best = SaveBest(lambda: save_model(checkpoint, learn.model, classes="abc"))
-        learn = learner(store, tmp_path, "scratch", "full", cbs=[best])
+        steps_seen = []
+
+        class Watch(Callback):
+            order = 80
+
+            def after_epoch(self) -> None:
+                events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+                steps_seen.append([e.step for e in events.Scalars("Validation/f1_macro")])
+
+        learn = learner(store, tmp_path, "scratch", "full", cbs=[best, Watch()])
         train(learn, "full", epochs=4)
+        assert steps_seen == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3]]  # during the fit
         metrics = pd.read_csv(tmp_path / "metrics.csv")
         scores = ["accuracy", "macro_f1", "recall", "precision", "roc_auc"]
-        assert list(metrics.columns) == ["epoch", "train_loss", "valid_loss", *scores, "seconds"]
+        columns = ["epoch", "train_loss", "valid_loss", *scores, "learning_rate", "seconds"]
+        assert list(metrics.columns) == columns
         assert metrics["macro_f1"].max() > 0.9
         assert best.best_epoch == metrics["macro_f1"].idxmax()
         assert best.best_values["macro_f1"] == pytest.approx(metrics["macro_f1"].max())
         events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-        assert [e.value for e in events.Scalars("macro_f1")] == pytest.approx(
-            list(metrics["macro_f1"]), rel=1e-5
-        )
+        tags = {
+            "Loss/Train": "train_loss",
+            "Loss/Validation": "valid_loss",
+            "Learning_Rate": "learning_rate",
+            "Validation/f1_macro": "macro_f1",
+        }
+        tags |= {f"Validation/{name}": name for name in scores if name != "macro_f1"}
+        assert set(events.Tags()["scalars"]) == set(tags)
+        for tag, name in tags.items():
+            values = [event.value for event in events.Scalars(tag)]
+            assert values == pytest.approx(list(metrics[name]), rel=1e-5), tag
+        ended = [event.wall_time for event in events.Scalars("Loss/Train")]
+        assert ended == sorted(ended)
         model, _ = load_model(checkpoint)
         predicted = model(learn.dls.valid.views[0].float()).argmax(-1)
         found = (predicted == learn.dls.valid.targets).float().mean().item()
@@ -334,6 +418,7 @@ class TestFit:
             "gradual",
             epochs=4,
             lr=None,
+            lr_find=True,
             schedule="none",
             state=tmp_path / "last.safetensors",
         )
@@ -347,6 +432,7 @@ class TestFit:
             "gradual",
             epochs=4,
             lr=None,
+            lr_find=True,
             schedule="none",
             state=tmp_path / "last.safetensors",
         )
@@ -524,7 +610,9 @@ class TestFit:
         [file] = folder.glob("run-*.wandb")
         content = file.read_bytes()
         assert [
-            name for name in (b"macro_f1", b"valid_loss", b"fervit-lab") if name not in content
+            name
+            for name in (b"macro_f1", b"valid_loss", b"learning_rate", b"peak_memory_gb", PROJECT)
+            if name not in content
         ] == []
         command = [Path(sys.executable).with_name("wandb"), "sync", "--dry-run", folder]
         assert "Would sync 1 run" in subprocess.run(command, capture_output=True, text=True).stderr
@@ -550,8 +638,10 @@ class TestFit:
             learner(store, tmp_path, "scratch", "full", optim={"precision": "fp16"})
         with pytest.raises(ValueError, match="epochs: .*got 0"):
             train(learner(store, tmp_path, "scratch", "full"), "full", epochs=0)
-        with pytest.raises(ValueError, match="epochs: expected enough for 2 phases, got 1"):
+        with pytest.raises(ValueError, match=r"epochs: expected a number in \[2, .*got 1"):
             train(learner(store, tmp_path, "scratch", "gradual"), "gradual", epochs=1)
+        with pytest.raises(ValueError, match="lr: expected 0 with lr_find.*got 0.001"):
+            train(learner(store, tmp_path, "scratch", "full"), "full", lr_find=True)
 
 
 class TestData:
