@@ -19,7 +19,7 @@ from fervit_lib.datasets import digest_source, manifest_path
 from fervit_lib.pipeline import NOTEBOOKS
 from fervit_lib.report import terminal, warm
 from fervit_lib.report.failures import describe_failures
-from fervit_lib.system.atomic import write_json
+from fervit_lib.system.atomic import read_json, write_json
 from fervit_lib.system.identity import digest
 from fervit_lib.system.names import split_names
 from fervit_lib.system.yaml_files import read_yaml
@@ -170,7 +170,7 @@ onstart:
     jobs = workflow.dag.needrun_jobs()
     seconds = {}
     with suppress(OSError, ValueError):  # none yet, or damaged: then the time left is not shown
-        seconds = json.loads(TIMES.read_text())
+        seconds = read_json(TIMES)
     STEP_LINES = terminal.StepLines([terminal.step_name(j.log) for j in jobs if j.log], seconds)
     logger.addHandler(STEP_LINES)
     if workflow.local_exec:

@@ -51,7 +51,8 @@ def _run_kernel(arguments: list[str], parent: int) -> None:
     try:
         os.setsid()
         asyncio.set_event_loop(asyncio.new_event_loop())
-        if threads := int(os.environ.get("OMP_NUM_THREADS", 0)):
+        # It may have a number for each level of nesting: 4,1.
+        if threads := int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0):
             # The libraries read this variable when they were imported, perhaps with another value.
             torch.set_num_threads(threads)
             threadpool_limits(threads)

@@ -18,6 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from fervit_lib.sweep.config import Sweep, parse_sweep
+from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.locks import file_lock, hold_lock, try_lock
 from fervit_lib.system.names import check_choice
 from fervit_lib.system.runtime import display_path
@@ -34,6 +35,9 @@ def load_storage(folder: Path, kind: str | None = None) -> optuna.storages.BaseS
     Args:
         kind: of a new storage: `sqlite` (the default), or `journal` for a network file system,
             where SQLite's locks are not safe.
+
+    Raises:
+        ValueError: it is damaged; names the file.
     """
     for existing in STORAGES:
         if (folder / STORAGES[existing]).exists():
@@ -42,9 +46,15 @@ def load_storage(folder: Path, kind: str | None = None) -> optuna.storages.BaseS
     check_choice("storage", kind, STORAGES)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / STORAGES[kind]
-    if kind == "journal":
-        return JournalStorage(JournalFileBackend(str(file)))
-    return RDBStorage(f"sqlite:///{file}", engine_kwargs={"connect_args": {"timeout": 60}})
+    with explain_read_error(file, "damaged", "remove it to start the sweep again"):
+        storage = (
+            JournalStorage(JournalFileBackend(str(file)))
+            if kind == "journal"
+            else RDBStorage(f"sqlite:///{file}", engine_kwargs={"connect_args": {"timeout": 60}})
+        )
+        for study in storage.get_all_studies():
+            storage.get_all_trials(study._study_id)
+    return storage
 
 
 def open_study(sweep: Sweep, folder: Path, storage: str | None = None) -> optuna.Study:

@@ -24,9 +24,9 @@ _MEMORY = re.compile(
     r"\b(?:batch_size|img_size|image_size|embed_dim|cache_gb|num_workers|workers|"
     r"robust_faces|num_faces)\b"
 )
-_NO_MEMORY = re.compile("out of memory|allocat|bad_?alloc|ALLOC_FAILED|Cannot allocate")
+_NO_MEMORY = re.compile("MemoryError|out of memory|allocate|bad_alloc|ALLOC_FAILED")
 _NO_SPACE = re.compile(
-    "No space left|quota exceeded|Read-only file system|disk is full|inline_container"
+    "No space left|quota exceeded|Read-only file system|disk is full|unexpected pos|failed writing"
 )
 
 
@@ -45,7 +45,9 @@ def explain_read_error(path: Path | str, problem: str, remedy: str) -> Iterator[
     except Exception as error:  # each format raises errors of its own for each kind of damage
         if type(error) in (ValueError, FileNotFoundError) and display_path(path) in str(error):
             raise
-        if isinstance(error, OSError) and error.errno is not None or _is_memory_error(error):
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        if explain_system_error(error, "") is not error:
             raise
         raise ValueError(
             f"{display_path(path)}: {problem} ({describe_error(error)}); {remedy}"
@@ -73,12 +75,6 @@ def explain_write_error(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _is_memory_error(error: BaseException) -> bool:
-    if isinstance(error, ValueError):  # ours
-        return False
-    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
-
-
 def explain_system_error(error: Exception, parameters: str) -> Exception:
     """`error`; if no memory or no space was left, an error with what was asked and the remedy.
 
@@ -88,7 +84,9 @@ def explain_system_error(error: Exception, parameters: str) -> Exception:
     text = re.sub(
         r"(\d{8,}) bytes", lambda size: f"{int(size[1]) / 1e9:,.1f} GB", describe_error(error)
     )
-    if _is_memory_error(error):
+    if isinstance(error, ValueError):  # explained already
+        return error
+    if _NO_MEMORY.search(text):
         return MemoryError(
             f"no memory left ({text}) where this process has used {host_peak_memory():.1f} GB. "
             f"{lower(parameters)}"

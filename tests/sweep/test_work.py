@@ -270,3 +270,26 @@ def test_a_trial_of_wandb_with_other_names_is_refused(
     with pytest.raises(ValueError, match=r"--trial|WANDB_RUN_ID"):
         train_wandb_trial(parse_sweep(sweep_source()), parameters, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "SQLite truncated": ("sqlite", lambda content: content[: len(content) // 2]),
+    "SQLite overwritten": ("sqlite", lambda content: b"no database" + content[11:]),
+    "journal without a beginning": ("journal", lambda content: content[9:]),
+    "journal overwritten": ("journal", lambda content: b"\xff" + content[1:]),
+}
+
+
+@pytest.mark.parametrize(("storage", "damage"), DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_study_is_refused_by_name(
+    tmp_path: Path, storage: str, damage: Callable[[bytes], bytes]
+) -> None:
+    sweep = parse_sweep(sweep_source(run_cap=3))
+    folder = tmp_path / "tiny" / "sweep"
+    study = open_study(sweep, folder, storage)
+    study.tell(study.ask(), 0.5)
+    file = folder / study_module.STORAGES[storage]
+    file.write_bytes(damage(file.read_bytes()))
+    for read in (lambda: load_study(folder), lambda: open_study(sweep, folder)):
+        with pytest.raises(ValueError, match=f"{file.name}: damaged"):
+            read()

@@ -173,8 +173,9 @@ def test_no_memory_for_an_image_is_no_unreadable_image(
         OSError(errno.EROFS, os.strerror(errno.EROFS), "/somewhere/x"),
         OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "/somewhere/x"),
         sqlite3.OperationalError("database or disk is full"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 4864 vs 4816"),
     ],
-    ids=["full", "read-only", "quota", "sqlite"],
+    ids=["full", "read-only", "quota", "sqlite", "torch.save"],
 )
 def test_no_space_names_the_folders_and_how_to_choose_others(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
