@@ -29,9 +29,9 @@ class ExaminedRun:
     name: str
     model: nn.Module  # in eval mode, on its device
     classes: tuple[str, ...]
-    codes: Tensor  # (n, 18, 512) float32; for a model over pixels, images (n, 3, S, S) uint8
+    codes: Tensor  # (n, layers, 512) float32; of a model over pixels, images (n, 3, S, S) uint8
     labels: np.ndarray  # (n,) class indices
-    mean_code: Tensor  # (18, 512), the mean training code, which replaces a removed layer
+    mean_code: Tensor  # (layers, 512), the mean training code, which replaces a removed layer
     store: LatentStore  # the test split
     indices: np.ndarray  # (n,) indices of the faces in it
     run: Run
@@ -41,7 +41,7 @@ class ExaminedRun:
         return next(self.model.parameters()).device
 
     def predict(self, codes: Tensor) -> np.ndarray:
-        """Codes (n, 18, 512) → probabilities (n, num_classes)."""
+        """Codes (n, layers, 512) → probabilities (n, num_classes)."""
         # Batches that fit a CPU's cache are a fifth faster than large ones.
         return predict_probs(self.model, codes, self.device, batch_size=64)
 
@@ -119,7 +119,7 @@ def load_examined_run(run: Run, num_faces: int, seed: int, device: torch.device)
     model, classes = load_model(run.best_checkpoint, run.trust_code)
     if isinstance(model, CodeViT) and model.tokens.num_prefix_tokens > 1:
         raise ValueError(
-            f"{run.variant}: expected tokens of CLS and 18 layers, got "
+            f"{run.variant}: expected tokens of CLS and the layers, got "
             f"{model.tokens.num_prefix_tokens - 1} more, which are not supported here; "
             "choose another run by run_name or other_name"
         )

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from fervit_lib.latents import BANDS
+from fervit_lib.latents import BANDS, layer_bands
 from fervit_lib.system.progress import progress
 
 Predict = Callable[[Tensor], np.ndarray]  # codes (n, layers, dim) → probabilities (n, num_classes)
@@ -19,7 +19,7 @@ Predict = Callable[[Tensor], np.ndarray]  # codes (n, layers, dim) → probabili
 
 def band_of(layer: int) -> str:
     """The band of a layer of `w+`."""
-    return next(band for band, layers in BANDS.items() if layers.start <= layer < layers.stop)
+    return next(band for band, layers in BANDS.items() if layer < layers.stop)
 
 
 def _mean_and_ci(values: np.ndarray) -> tuple[float, float, float]:
@@ -127,7 +127,8 @@ def swap_effect(predict: Predict, first: Tensor, second: Tensor) -> pd.DataFrame
     num_pairs = int(differ.sum())
     rows = []
     # Swapping all layers is the control: the prediction must be that of the other face.
-    for band, layers in {**BANDS, "all": slice(None)}.items():
+    bands = layer_bands(first.shape[1]) | {"all": range(first.shape[1])}
+    for band, layers in bands.items():
         swapped = predict(swap_layers(first, second, layers)).argmax(1)
         share_kept = (swapped == predicted)[differ].sum() / max(num_pairs, 1)
         share_taken = (swapped == other)[differ].sum() / max(num_pairs, 1)
@@ -138,7 +139,7 @@ def swap_effect(predict: Predict, first: Tensor, second: Tensor) -> pd.DataFrame
 
 
 def band_shares(scores: Tensor) -> pd.DataFrame:
-    """Share of each band in scores ≥ 0 of the layers (n, 18), normalised to sum 1 per face.
+    """Share of each band in scores ≥ 0 of the layers (n, layers), normalised to sum 1 per face.
 
     Returns:
         One row per band: share; low and high, its 95% CI over faces; even, the share of the band
@@ -146,8 +147,8 @@ def band_shares(scores: Tensor) -> pd.DataFrame:
     """
     shares = (scores / scores.sum(1, keepdim=True).clamp(min=1e-12)).double().numpy()
     rows = []
-    for band, layers in BANDS.items():
-        even = (layers.stop - layers.start) / shares.shape[1]
+    for band, layers in layer_bands(shares.shape[1]).items():
+        even = len(layers) / shares.shape[1]
         rows.append((band, *_mean_and_ci(shares[:, layers].sum(1)), even))
     return pd.DataFrame(rows, columns=["band", "share", "low", "high", "even"])
 

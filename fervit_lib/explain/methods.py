@@ -28,10 +28,10 @@ METHODS = {
 def token_map(
     model: nn.Module, code: Tensor, method: str, block: int = -1, head: int | None = None
 ) -> np.ndarray:
-    """The map of one face: (19, 19) from token to token, or (1, 19) from CLS for a rollout.
+    """The map of one face: (N, N) from token to token, or (1, N) from CLS for a rollout.
 
     Args:
-        code: (1, 18, 512).
+        code: (1, layers, 512); there are N = 1 + layers tokens.
         method: one of `METHODS`.
         block: index; -1 is the last.
         head: index; None is the mean of all heads. Ignored by `cosine`.
@@ -45,7 +45,7 @@ def token_map(
         return attention_rollout(maps).cpu().numpy()
     if method == "gradient rollout":
         return gradient_rollout(maps).cpu().numpy()
-    heads = maps[block][0]  # (num_heads, 19, 19)
+    heads = maps[block][0]  # (num_heads, N, N)
     return (heads.mean(0) if head is None else heads[head]).cpu().numpy()
 
 
@@ -62,7 +62,7 @@ def _cls_scores(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 def method_scores(model: nn.Module, codes: Tensor) -> dict[str, Tensor]:
-    """Score of each layer of `w+` for CLS, mean over heads: method → (n, 18).
+    """Score of each layer of `w+` for CLS, mean over heads: method → (n, layers).
 
     Attention, gradient × attention and cosine are those of the last block.
     """

@@ -16,25 +16,27 @@ from fervit_lib.figures.theme import (
     new_panels,
     require,
 )
-from fervit_lib.latents import BANDS, NUM_LAYERS
+from fervit_lib.latents import layer_bands
 
-LAYERS = [str(layer) for layer in range(NUM_LAYERS)]
 LIGHT_GREY = "#F3F3F3"
 _FILLS = {"coarse": LIGHT_GREY, "middle": "#E6EFF5", "fine": LIGHT_GREY}
 
 
-def shade_bands(
-    figure: go.Figure, offset: float = 0, num_layers: int = NUM_LAYERS, **panel: Any
-) -> None:
+def token_names(num_layers: int) -> list[str]:
+    """CLS and the layers of a code."""
+    return ["CLS", *map(str, range(num_layers))]
+
+
+def shade_bands(figure: go.Figure, num_layers: int, offset: float = 0, **panel: Any) -> None:
     """Shade and name the coarse, middle and fine layers behind a plot with the layers along x.
 
     Args:
         offset: x of layer 0.
         panel: `row` and `col` of plotly, in a figure of several panels.
     """
-    for band, layers in BANDS.items():
+    for band, layers in layer_bands(num_layers).items():
         first = layers.start + offset - 0.5
-        last = min(layers.stop, num_layers) + offset - 0.5
+        last = layers.stop + offset - 0.5
         figure.add_vrect(first, last, fillcolor=_FILLS[band], layer="below", line_width=0, **panel)
         figure.add_annotation(
             text=band,
@@ -75,7 +77,7 @@ def plot_code_statistics(codes: np.ndarray) -> go.Figure:
             row=row,
             col=1,
         )
-    shade_bands(figure, num_layers=num_layers, row="all", col=1)
+    shade_bands(figure, num_layers, row="all", col=1)
     figure.update_xaxes(range=[-0.5, num_layers - 0.5], dtick=1, showgrid=False)
     figure.update_xaxes(title_text="layer of w+", row=2)
     figure.update_yaxes(rangemode="tozero")

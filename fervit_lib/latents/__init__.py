@@ -5,6 +5,7 @@ from fervit_lib.latents.shards import (
     LATENT_DIM,
     NUM_LAYERS,
     SHARD_SIZE,
+    layer_bands,
     read_fingerprint,
     read_shard,
     shard_fingerprint,

@@ -20,6 +20,12 @@ SHARD_SIZE = 1024
 BANDS = {"coarse": slice(0, 3), "middle": slice(3, 7), "fine": slice(7, 18)}
 
 
+def layer_bands(num_layers: int) -> dict[str, range]:
+    """The layers of each band in codes of `num_layers` layers, 16 or 14 for a smaller StyleGAN."""
+    layers = range(num_layers)
+    return {band: layers[part] for band, part in BANDS.items() if layers[part]}
+
+
 def shard_fingerprint(
     encoding: str, paths: Sequence[str], labels: np.ndarray, hashes: np.ndarray | None = None
 ) -> str:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from fervit_lib.latents import BANDS
+from fervit_lib.latents import BANDS, layer_bands
 
 
 class Adapter(nn.Module):
@@ -81,8 +81,8 @@ class BandPositions(nn.Module):
         self.band = nn.Parameter(torch.zeros(len(BANDS), embed_dim))
         self.layer = nn.Parameter(torch.zeros(num_tokens, embed_dim))
         trunc_normal_(self.band, std=0.02)
-        layers = range(num_tokens)
-        band_of_layer = [i for i, band in enumerate(BANDS.values()) for _ in layers[band]]
+        layers = layer_bands(num_tokens).values()
+        band_of_layer = [i for i, band in enumerate(layers) for _ in band]
         self.register_buffer("band_of_layer", torch.tensor(band_of_layer), persistent=False)
 
     def forward(self) -> Tensor:

@@ -4,13 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
-from torch import Tensor
 
 from fervit_lib.explain import METHODS, ExaminedRun, swap_layers, token_map
-from fervit_lib.figures.codes import LAYERS, shade_bands
-from fervit_lib.figures.explain.attention import TOKENS
+from fervit_lib.figures.codes import shade_bands, token_names
 from fervit_lib.figures.theme import GREY, PALETTE, PERCENT, new_figure
-from fervit_lib.latents import BANDS
+from fervit_lib.latents import layer_bands
 
 
 def _new_figure(title: str, height: int) -> go.FigureWidget:
@@ -37,14 +35,16 @@ class Panel:
         self.probs.update_xaxes(range=[0, 1], tickformat=PERCENT)
         self.probs.update_yaxes(autorange="reversed")
         self.bars = _new_figure("From CLS", 250)
-        positions = list(range(len(TOKENS)))
+        num_layers = max(len(run.mean_code) for run in runs)
+        self.tokens = token_names(num_layers)
+        positions = list(range(len(self.tokens)))
         self.bars.add_bar(
             x=positions, marker_color=GREY, hovertemplate="%{x}: %{y:.3f}<extra></extra>"
         )
-        shade_bands(self.bars, 1)
-        self.bars.update_xaxes(tickvals=positions, ticktext=TOKENS, showgrid=False)
+        shade_bands(self.bars, num_layers, 1)
+        self.bars.update_xaxes(tickvals=positions, ticktext=self.tokens, showgrid=False)
         self.map = _new_figure("From token to token", 430)
-        self.map.add_heatmap(x=TOKENS)
+        self.map.add_heatmap()
         self.map.update_yaxes(autorange="reversed", type="category", title="from token")
         self.map.update_xaxes(type="category", title="to token")
         for control in (self.run, self.block, self.head):
@@ -58,9 +58,11 @@ class Panel:
     def selected(self) -> ExaminedRun:
         return self.runs[self.run.value]
 
-    def show(self, code: Tensor, method: str) -> None:
-        """Update the sliders' range and the figures for one code (1, 18, 512)."""
+    def show(self, face: int, removed: Sequence[int], method: str) -> None:
+        """Update the sliders' range and the figures for a face without the layers `removed`."""
         run = self.selected
+        layers = [layer for layer in removed if layer < len(run.mean_code)]
+        code = swap_layers(run.codes[[face]], run.mean_code, layers)
         self.block.max = len(run.model.blocks)
         # Head 0 is the mean of all heads.
         self.head.max = next(m.num_heads for m in run.model.modules() if hasattr(m, "num_heads"))
@@ -76,7 +78,8 @@ class Panel:
             self.bars.layout.yaxis.title.text = "cosine" if method == "cosine" else "weight"
         with self.map.batch_update():
             zmin = -1 if method == "cosine" else 0
-            self.map.data[0].update(z=weights, y=TOKENS[: len(weights)], zmin=zmin)
+            names = {"x": self.tokens[: weights.shape[1]], "y": self.tokens[: len(weights)]}
+            self.map.data[0].update(z=weights, zmin=zmin, **names)
 
 
 class Explorer:
@@ -96,8 +99,10 @@ class Explorer:
         ]
         choices = list(zip(names, faces, strict=True))
         self.face = widgets.Dropdown(options=choices, description="face")
-        self.layers = [self._layer_toggle(layer) for layer in LAYERS]
-        self.bands = {band: self._button(band, range(s.start, s.stop)) for band, s in BANDS.items()}
+        num_layers = max(len(run.mean_code) for run in runs)
+        self.layers = [self._layer_toggle(layer) for layer in range(num_layers)]
+        bands = layer_bands(num_layers)
+        self.bands = {band: self._button(band, layers) for band, layers in bands.items()}
         self.restore = _narrow(widgets.Button, "restore all", "put every layer back")
         self.restore.on_click(lambda _: self.remove_layers([]))
         self.panels = [Panel(runs, i, self.show) for i in range(min(2, len(runs)))]
@@ -115,8 +120,10 @@ class Explorer:
         self.updating = False
         self.show()
 
-    def _layer_toggle(self, layer: str) -> widgets.ToggleButton:
-        toggle = _narrow(widgets.ToggleButton, layer, f"replace layer {layer} by the mean code")
+    def _layer_toggle(self, layer: int) -> widgets.ToggleButton:
+        toggle = _narrow(
+            widgets.ToggleButton, str(layer), f"replace layer {layer} by the mean code"
+        )
         toggle.observe(lambda _: self.show(), "value")
         return toggle
 
@@ -142,10 +149,8 @@ class Explorer:
         """Update every panel."""
         if self.updating:
             return
-        code = self.first.codes[[self.face.value]]
-        code = swap_layers(code, self.first.mean_code, self.removed)
         for panel in self.panels:
-            panel.show(code, self.method.value)
+            panel.show(self.face.value, self.removed, self.method.value)
 
     def _repr_mimebundle_(self, **kwargs: object) -> dict:
         return self.box._repr_mimebundle_(**kwargs)

@@ -6,16 +6,27 @@ import torch
 
 from fervit_lib.evaluation import predict_probs
 from fervit_lib.explain import (
+    METHODS,
     band_of,
+    band_shares,
+    cka_matrix,
     deletion_curve,
+    head_importance,
+    head_statistics,
+    layer_position_embeddings,
     leave_one_out,
+    method_scores,
     permutation_importance,
+    pooled_features,
     random_curves,
     rank_agreement,
+    summarise_attention,
     swap_effect,
     swap_layers,
+    token_map,
 )
 from fervit_lib.latents import BANDS
+from fervit_lib.models import create_model
 
 PLANTED = 5
 
@@ -83,6 +94,43 @@ def test_the_band_with_the_planted_layer_carries_the_expression(planted, predict
     assert effect.loc["middle", "taken"] > 0.8 and effect.loc["fine", "kept"] > 0.8
     assert effect.loc["all", "taken"] == 1
     assert effect.loc["all", "num_pairs"] <= 60
+
+
+@pytest.mark.parametrize("num_layers", [14, 16, 18])
+@pytest.mark.parametrize("approach", ["scratch", "hybrid"])
+def test_codes_of_a_smaller_stylegan_are_explained_alike(approach: str, num_layers: int) -> None:
+    torch.manual_seed(0)
+    small = {"embed_dim": 32, "depth": 2, "num_heads": 2, "position": "semantic"}
+    timm_model = {"model_name": "test_vit", "pretrained": "none", "num_blocks": 2}
+    options = small if approach == "scratch" else timm_model
+    model = create_model(approach, 3, num_tokens=num_layers, **options).eval()
+    codes, labels = torch.randn(12, num_layers, 512), np.arange(12) % 3
+    predict = partial(predict_probs, model, device=torch.device("cpu"))
+    fill = codes.mean(0)
+
+    scores = method_scores(model, codes)
+    assert {score.shape for score in scores.values()} == {(12, num_layers)}
+    for method, has_blocks in METHODS.items():
+        n = num_layers + 1
+        assert token_map(model, codes[:1], method).shape == ((n, n) if has_blocks else (1, n))
+    shares = band_shares(scores["attention"])
+    assert shares["share"].sum() == pytest.approx(1) == shares["even"].sum()
+    assert list(shares["even"] * num_layers) == pytest.approx([3, 4, num_layers - 7])
+
+    without = leave_one_out(predict, codes, labels, fill)
+    assert list(without["layer"]) == list(range(num_layers))
+    assert list(without["band"]).count("fine") == num_layers - 7
+    assert len(deletion_curve(predict, codes, scores["rollout"], fill)) == num_layers + 1
+    assert len(rank_agreement(scores, without["drop"].to_numpy())) == len(METHODS)
+    swaps = swap_effect(predict, codes, codes.flip(0)).set_index("band")
+    assert swaps.loc["all", "taken"] == 1 or swaps.loc["all", "num_pairs"] == 0
+
+    assert (head_statistics(model, codes).distance < num_layers).all()
+    assert head_importance(model, codes, torch.from_numpy(labels)).shape[0] == 2
+    assert summarise_attention(model, codes, torch.from_numpy(labels), 3).mean.shape[-1] == n
+    assert len(layer_position_embeddings(model)) == num_layers
+    assert cka_matrix(model, model, codes, codes)[0].shape == (2, 2)
+    assert pooled_features(model, codes)["block 1"].shape[0] == 12
 
 
 def test_a_constant_prediction_gives_nothing_to_rank_or_swap() -> None:

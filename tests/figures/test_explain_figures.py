@@ -13,11 +13,12 @@ from fervit_lib.figures import explain as figures_explain
 RNG = np.random.default_rng(0)
 NAMES = ["all faces", "<b>happy</b>", "face 1"]
 MAPS = RNG.random((3, 2, 4, 19, 19))
+STYLES = {1024: 18, 512: 16, 256: 14}  # layers of the codes of a StyleGAN2, by its output size
 CLASSES = ["angry", "<b>happy</b>", "sad"]
 
 
 @functools.cache
-def every_figure() -> dict:
+def every_figure(num_layers: int = 18) -> dict:
     matrix = (np.eye(2), ["block 1", "block 2"], ["block 1", "block 2"])
     probes = pd.DataFrame(
         {
@@ -29,14 +30,16 @@ def every_figure() -> dict:
     swaps = pd.DataFrame(
         {"band": ["coarse", "all"], "kept": [0.9, 0], "taken": [0.1, 1], "num_pairs": 30}
     )
-    scores = pd.DataFrame({"a": np.arange(18) / 18, "b": np.ones(18)})
-    curves = {"attention": np.linspace(1, 0, 19), "random": RNG.random((3, 19))}
+    scores = pd.DataFrame({"a": np.arange(num_layers) / 18, "b": np.ones(num_layers)})
+    steps = num_layers + 1
+    curves = {"attention": np.linspace(1, 0, steps), "random": RNG.random((3, steps))}
+    maps = MAPS[..., :steps, :steps]
     heads = {"entropy": RNG.random((2, 4)), "importance": RNG.random((2, 4))}
     ends = {"a": (scores["a"] - 1, scores["a"] + 1)}
     pairs = dict.fromkeys(["a × b", "a × c"], matrix)
     points = {"block 1": RNG.random((9, 2)), "block 2": RNG.random((9, 2))}
     return {
-        "attention": figures_explain.plot_attention(MAPS, NAMES, MAPS[..., 0, :] / 10, "run"),
+        "attention": figures_explain.plot_attention(maps, NAMES, maps[..., 0, :] / 10, "run"),
         "layers": figures_explain.plot_layer_scores(scores, "Methods", "<b>a", "share (%)", ends),
         "removal": figures_explain.plot_removal_curves(
             {"deletion": curves, "insertion": curves}, "Removal", "accuracy", "layers", 9
@@ -47,15 +50,33 @@ def every_figure() -> dict:
         "probes": figures_explain.plot_probes(probes, "n = 3"),
         "swaps": figures_explain.plot_swaps(swaps),
         "positions": figures_explain.plot_positions(
-            {"learned": np.eye(18), "sinusoidal": np.eye(18)}
+            {"learned": np.eye(num_layers), "of another store": np.eye(14)}
         ),
         "depths": figures_explain.plot_features_by_block(points, np.arange(9) % 3, CLASSES, "CLS"),
     }
 
 
 @pytest.mark.parametrize("name", every_figure())
-def test_every_figure_has_a_title_the_theme_the_width_of_its_page_and_no_markup(name: str) -> None:
-    check_look(every_figure()[name])
+@pytest.mark.parametrize("num_layers", STYLES.values())
+def test_every_figure_has_a_title_the_theme_the_width_of_its_page_and_no_markup(
+    num_layers: int, name: str
+) -> None:
+    check_look(every_figure(num_layers)[name])
+
+
+@pytest.mark.parametrize("num_layers", STYLES.values())
+def test_bands_end_with_the_layers(num_layers: int) -> None:
+    figures = every_figure(num_layers)
+    assert [shape.x1 for shape in figures["layers"].layout.shapes] == [2.5, 6.5, num_layers - 0.5]
+    attention = figures["attention"]
+    tokens = ["CLS", *map(str, range(num_layers))]
+    assert list(attention.layout.xaxis.ticktext) == tokens * 3
+    assert len(attention.data[0].marker.color) == len(attention.data[0].y) == len(tokens) * 3
+    # The end of the bands of the first and of the second group; CLS comes before each.
+    ends = [shape.x1 for shape in attention.layout.shapes]
+    assert ends[:6] == [3.5, 7.5, num_layers + 0.5, *(num_layers + 1 + x for x in ends[:3])]
+    [first, second] = figures["positions"].data
+    assert (len(first.x), len(second.x)) == (num_layers, 14)
 
 
 def test_the_block_slider_gives_the_maps_of_that_block_for_every_head() -> None:
@@ -108,10 +129,6 @@ def test_an_overlay_is_darkest_where_the_map_is_highest() -> None:
 @pytest.mark.parametrize(
     ("argument", "call"),
     [
-        (
-            "maps",
-            lambda: figures_explain.plot_attention(np.ones((1, 1, 1, 17, 17)), ["all"], 0, "run"),
-        ),
         ("names", lambda: figures_explain.plot_attention(MAPS, ["all"], 0, "run")),
     ],
 )

@@ -1,5 +1,7 @@
 """The controls of the explorer, moved as a browser would move them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,24 @@ def test_every_method_shows_tokens(explorer: Explorer, method: str) -> None:
     assert panel.map.data[0].z.shape == ((19, 19) if METHODS[method] else (1, 19))
     assert panel.block.disabled is not METHODS[method]
     assert np.isfinite(panel.bars.data[0].y).all()
+
+
+def test_runs_on_codes_of_smaller_stylegans_show_their_own_layers(runs: list[ExaminedRun]) -> None:
+    small = LatentViT(3, num_tokens=14, embed_dim=32, depth=1, num_heads=2).eval()
+    other = replace(
+        runs[0], name="c", model=small, codes=torch.randn(6, 14, 512), mean_code=torch.ones(14, 512)
+    )
+    explorer = Explorer([runs[0], other], [2])
+    explorer.bands["fine"].click()
+    assert explorer.removed == list(range(7, 18))
+    code = swap_layers(other.codes[2:3], other.mean_code, range(7, 14))
+    panel = explorer.panels[1]
+    np.testing.assert_allclose(panel.probs.data[0].x, other.predict(code)[0], atol=1e-6)
+    assert panel.map.data[0].z.shape == (15, 15)
+    assert list(panel.map.data[0].x) == ["CLS", *map(str, range(14))]
+    assert explorer.panels[0].map.data[0].z.shape == (19, 19)
+    alone = Explorer([other], [2])
+    assert len(alone.layers) == 14 and alone.panels[0].bars.layout.shapes[2].x1 == 14.5
 
 
 def test_wrong_arguments_are_named(explorer: Explorer) -> None:

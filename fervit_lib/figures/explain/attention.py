@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from PIL import Image, ImageOps
 
-from fervit_lib.figures.codes import LAYERS, shade_bands
+from fervit_lib.figures.codes import shade_bands, token_names
 from fervit_lib.figures.controls import add_menu, add_slider
 from fervit_lib.figures.theme import (
     GREY,
@@ -19,9 +19,7 @@ from fervit_lib.figures.theme import (
     new_panels,
     require,
 )
-from fervit_lib.latents import BANDS
-
-TOKENS = ["CLS", *LAYERS]
+from fervit_lib.latents import layer_bands
 
 
 def plot_attention(
@@ -30,15 +28,15 @@ def plot_attention(
     """Attention from CLS as bars, above the whole map; a menu of groups, sliders of block and head.
 
     Args:
-        maps: (groups, depth, num_heads, 19, 19), rows sum to 1; token 0 is CLS.
+        maps: (groups, depth, num_heads, N, N), rows sum to 1; token 0 is CLS, the others are the
+            layers of a code.
         names: of the groups, e.g. all faces, each emotion, single faces.
-        half_width: (groups, depth, num_heads, 19) of the 95% CI of the row of CLS, NaN where there
+        half_width: (groups, depth, num_heads, N) of the 95% CI of the row of CLS, NaN where there
             is none.
         run: name of the run, for the subtitle.
     """
     maps = np.asarray(maps, dtype=float)
     num_groups, depth, num_heads, num_tokens, _ = maps.shape
-    require(num_tokens == len(TOKENS), "maps", f"{len(TOKENS)} tokens", num_tokens)
     require(len(names) == num_groups, "names", f"{num_groups} names", len(names))
     widths = np.nan_to_num(half_width)
     # The first "head" is the mean of all. The intervals of the heads do not apply to it, so it
@@ -65,8 +63,8 @@ def plot_attention(
         row_heights=[0.36, 0.64],
         vertical_spacing=0.13,
     )
-    _add_traces(figure, num_groups, bars[0], errors[0], percent[0])
-    _add_axes(figure, names)
+    _add_traces(figure, num_tokens, bars[0], errors[0], percent[0])
+    _add_axes(figure, num_tokens, names)
     blocks = []
     # An empty list is no change: maps have no error bars and bars no z. The y of a map stays.
     unchanged: list[list] = [[]] * (1 + num_heads)
@@ -86,20 +84,22 @@ def plot_attention(
 
 
 def _add_traces(
-    figure: go.Figure, num_groups: int, bars: np.ndarray, errors: np.ndarray, percent: np.ndarray
+    figure: go.Figure, num_tokens: int, bars: np.ndarray, errors: np.ndarray, percent: np.ndarray
 ) -> None:
     """Add the bars of every head, then the maps of every head; those of the mean are visible."""
     positions = np.arange(bars.shape[1])
+    num_groups = len(positions) // num_tokens
+    tokens = token_names(num_tokens - 1)
     colors = [GREY]  # CLS
-    for color, layers in zip(PALETTE, BANDS.values(), strict=False):
-        colors += [color] * (layers.stop - layers.start)
+    for color, layers in zip(PALETTE, layer_bands(num_tokens - 1).values(), strict=False):
+        colors += [color] * len(layers)
     for head, values in enumerate(bars):
         figure.add_bar(
             x=positions,
             y=values,
             error_y={"array": errors[head], "color": INK, "width": 0},
             marker_color=colors * num_groups,
-            text=TOKENS * num_groups,
+            text=tokens * num_groups,
             textposition="none",
             hovertemplate="%{text}: %{y:.3f}<extra></extra>",
             visible=head == 0,
@@ -110,7 +110,7 @@ def _add_traces(
     for head, values in enumerate(percent):
         figure.add_heatmap(
             z=values,
-            x=TOKENS,
+            x=tokens,
             y=positions,
             zmin=0,
             colorbar={"len": 0.55, "y": 0, "yanchor": "bottom", "title": "weight (%)"},
@@ -121,18 +121,18 @@ def _add_traces(
         )
 
 
-def _add_axes(figure: go.Figure, names: Sequence[str]) -> None:
+def _add_axes(figure: go.Figure, num_tokens: int, names: Sequence[str]) -> None:
     """Label the axes, and add the menu of groups, which moves their ranges."""
     updates = []
     for group in range(len(names)):
-        first = group * len(TOKENS) - 0.5
-        last = first + len(TOKENS)
+        first = group * num_tokens - 0.5
+        last = first + num_tokens
         updates.append([{}, {"xaxis.range": [first, last], "yaxis2.range": [last, first]}])
-        shade_bands(figure, first + 1.5, row=1, col=1)
+        shade_bands(figure, num_tokens - 1, first + 1.5, row=1, col=1)
     add_menu(figure, escape_labels(names), updates, pad={"b": 22})
     ticks = {
-        "tickvals": np.arange(len(names) * len(TOKENS)),
-        "ticktext": TOKENS * len(names),
+        "tickvals": np.arange(len(names) * num_tokens),
+        "ticktext": token_names(num_tokens - 1) * len(names),
         "showgrid": False,
         "fixedrange": True,
     }

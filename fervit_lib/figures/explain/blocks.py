@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from fervit_lib.figures.codes import LAYERS, add_class_points
+from fervit_lib.figures.codes import add_class_points, token_names
 from fervit_lib.figures.controls import add_run_menu, add_slider
 from fervit_lib.figures.theme import (
     DIVERGING,
@@ -151,10 +151,12 @@ def plot_head_similarity(similarity: Mapping[str, np.ndarray], num_faces: int) -
 
 
 def plot_positions(similarity: Mapping[str, np.ndarray]) -> go.Figure:
-    """Cosine similarity of position embeddings, one panel per kind, each (18, 18)."""
+    """Cosine similarity of position embeddings, one panel per kind, each (layers, layers)."""
     panels = {kind: np.round(values, 3) for kind, values in similarity.items()}
     title = "Similarity of position embeddings"
-    return _plot_cosines(title, "18 layers of w+", panels, LAYERS, "layer of w+")
+    largest = max(map(len, panels.values()))
+    layers = token_names(largest)[1:]
+    return _plot_cosines(title, "layers of w+", panels, layers, "layer of w+")
 
 
 def _plot_cosines(
@@ -173,8 +175,8 @@ def _plot_cosines(
     for column, values in enumerate(panels.values(), 1):
         figure.add_heatmap(
             z=values,
-            x=labels,
-            y=labels,
+            x=labels[: len(values)],
+            y=labels[: len(values)],
             zmin=-1,
             zmax=1,
             colorscale=DIVERGING,

@@ -43,7 +43,7 @@ def plot_layer_scores(
         yaxis_title=axis,
     )
     figure.update_xaxes(showgrid=False)
-    shade_bands(figure, num_layers=len(scores))
+    shade_bands(figure, len(scores))
     for name, color in zip(scores, PALETTE, strict=False):
         values = scores[name].to_numpy()
         figure.add_bar(
