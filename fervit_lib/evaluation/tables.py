@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fervit_lib.evaluation.evaluate import EvaluatedRun
 from fervit_lib.system.atomic import atomic_write, write_json
 
 MAX_CLASSES = 100
@@ -41,6 +42,7 @@ def _latex_table(table: pd.DataFrame) -> str:
 def write_results(
     folder: Path,
     *,
+    best: EvaluatedRun,
     runs: pd.DataFrame,
     classes: Sequence[str],
     class_metrics: Mapping[str, pd.DataFrame],
@@ -51,13 +53,27 @@ def write_results(
     `comparison.tex` (its main columns, for a paper; needs LaTeX's booktabs).
 
     Args:
+        best: the run whose accuracy and `classification_report`, as scikit-learn names its rows and
+            columns, come first.
         runs: one row per run: `EvaluatedRun.metrics` and its measured costs.
         class_metrics: by run, one row per class.
         confusion: by run, (C, C) counts, one row per true class; left out if there are more than
             `MAX_CLASSES`, as the files of predictions tell the same in less memory.
         tables: further tables to store, by name.
     """
+    from sklearn.metrics import classification_report  # takes a second to import
+
     content: dict[str, Any] = {
+        "best": best.variant,
+        "accuracy": best.metrics["accuracy"],
+        "classification_report": classification_report(
+            best.test.labels,
+            best.test.predicted,
+            labels=range(len(classes)),
+            target_names=classes,
+            output_dict=True,
+            zero_division=0,
+        ),
         "classes": list(classes),
         "runs": _records(runs),
         "class_metrics": {

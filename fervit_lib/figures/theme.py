@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io
+from plotly.offline import get_plotlyjs
 
 from fervit_lib.system.atomic import atomic_write
 
@@ -215,7 +216,11 @@ def shorten(name: str) -> str:
 
 
 def write_figure(figure: go.Figure, path: Path) -> Path:
-    """Write a page that needs no network."""
+    """Write a page that needs no network; the pages of a folder share its `plotly.min.js`."""
+    script = path.with_name("plotly.min.js")
+    # plotly's own way to share it keeps the script of an earlier version.
+    with atomic_write(script) as temporary:
+        temporary.write_text(get_plotlyjs(), encoding="utf-8")
     with atomic_write(path) as temporary:
-        figure.write_html(temporary, include_plotlyjs=True, config=CONFIG)
+        figure.write_html(temporary, include_plotlyjs=script.name, config=CONFIG)
     return path

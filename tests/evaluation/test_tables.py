@@ -5,6 +5,8 @@ import numpy as np
 import pandas as pd
 
 from fervit_lib.evaluation import write_results
+from fervit_lib.evaluation.evaluate import EvaluatedRun
+from fervit_lib.evaluation.predict import Predictions
 
 
 def test_results_are_valid_json_csv_and_latex(tmp_path: Path) -> None:
@@ -17,8 +19,11 @@ def test_results_are_valid_json_csv_and_latex(tmp_path: Path) -> None:
             "macs": [np.nan],
         }
     )
+    probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]])
+    test = Predictions(("x", "y"), tuple("abcd"), np.array([0, 1, 1, 0]), probs)
     paths = write_results(
         tmp_path,
+        best=EvaluatedRun(None, test, probs, {"variant": "a_b", "accuracy": 0.75}),
         runs=runs,
         classes=["x", "y"],
         class_metrics={"a_b": pd.DataFrame({"f1": [0.4, 0.6]}, index=["x", "y"])},
@@ -35,6 +40,12 @@ def test_results_are_valid_json_csv_and_latex(tmp_path: Path) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
     content = json.loads(paths[0].read_text(), parse_constant=refuse)
+    assert list(content)[1:4] == ["best", "accuracy", "classification_report"]
+    assert (content["best"], content["accuracy"]) == ("a_b", 0.75)
+    report = content["classification_report"]
+    assert report["accuracy"] == 0.75
+    assert report["y"] == {"precision": 1, "recall": 0.5, "f1-score": 2 / 3, "support": 2}
+    assert set(report) == {"x", "y", "accuracy", "macro avg", "weighted avg"}
     assert content["runs"][0]["macs"] is None
     assert content["class_metrics"]["a_b"][1] == {"class": "y", "f1": 0.6}
     assert content["pairs"] == []

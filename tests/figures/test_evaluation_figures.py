@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 from evaluation_runs import RUNS
 from figure_look import check_look
+from PIL import Image
+from plotly.offline import get_plotlyjs
 
 from fervit_lib.figures import evaluation as plots
 
@@ -140,6 +142,29 @@ def test_a_written_figure_needs_no_network(tmp_path: Path) -> None:
     page = path.read_text(encoding="utf-8")
     assert "Plotly.newPlot" in page
     assert '<script src="http' not in page
+    assert 'src="plotly.min.js"' in page and len(page) < 100_000
+
+
+def test_the_shared_script_is_that_of_this_plotly(tmp_path: Path) -> None:
+    script = tmp_path / "plotly.min.js"
+    script.write_text("of an earlier version")
+    plots.write_figure(plots.plot_costs(RUNS), tmp_path / "a.html")
+    assert script.read_text(encoding="utf-8") == get_plotlyjs()
+
+
+def test_pictures_of_a_run_are_written(tmp_path: Path) -> None:
+    classes = [r"$\x$", *CLASSES[1:]]  # no formula
+    scores = pd.DataFrame(0.5, index=classes, columns=["precision", "recall", "f1", "support"])
+    confidences = pd.DataFrame({"confidence": [0.4, 0.9, 1.0], "correct": [False, True, True]})
+    size = len(CLASSES)
+    for faces in (confidences, confidences[confidences["correct"]]):  # no face is wrong
+        counts = np.eye(size, dtype=int)
+        paths = plots.write_evaluation_pngs(tmp_path, "<b>a</b>_b", counts, scores, faces)
+        names = ["confusion_matrix.png", "class_metrics.png", "prediction_confidence.png"]
+        assert [path.name for path in paths] == names
+        for path in paths:
+            pixels = np.asarray(Image.open(path).convert("RGB"))
+            assert min(pixels.shape[:2]) > 500 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 9
 
 
 @pytest.mark.parametrize(

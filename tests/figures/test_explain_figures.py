@@ -1,6 +1,7 @@
 """Figures of the attention explorer, with their menus and sliders."""
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -113,6 +114,15 @@ def test_a_menu_of_pairs_shows_one_at_a_time() -> None:
     second = figure.layout.updatemenus[0].buttons[1]
     assert second.label == "a × c" and second.args[0]["visible"] == [False, True]
     assert second.args[1]["title.subtitle.text"].startswith("a × c (rows × columns); n = 9 faces")
+
+
+@pytest.mark.parametrize("num_layers", STYLES.values())
+def test_a_picture_of_the_attention_of_a_face_is_written(num_layers: int, tmp_path: Path) -> None:
+    maps = MAPS[0, 0, :2, : num_layers + 1, : num_layers + 1]
+    path = figures_explain.write_attention_png(*maps, "a", tmp_path / "attention_sample_1.png")
+    pixels = np.asarray(Image.open(path).convert("L"))
+    assert min(pixels.shape) > 1000 and pixels.std() > 10
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_overlay_is_darkest_where_the_map_is_highest() -> None:

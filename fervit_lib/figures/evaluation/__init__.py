@@ -15,4 +15,5 @@ from fervit_lib.figures.evaluation.tradeoffs import (
     plot_costs,
     plot_learning_curves,
 )
+from fervit_lib.figures.png import write_evaluation_pngs
 from fervit_lib.figures.theme import write_figure

@@ -14,3 +14,4 @@ from fervit_lib.figures.explain.layers import (
     plot_removal_curves,
     plot_swaps,
 )
+from fervit_lib.figures.png import write_attention_png
