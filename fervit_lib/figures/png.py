@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from fervit_lib.figures.codes import token_names
-from fervit_lib.figures.theme import PALETTE
+from fervit_lib.figures.theme import MAX_CLASSES, PALETTE, group_classes
 from fervit_lib.system.atomic import atomic_write
 
 
@@ -35,9 +35,12 @@ def write_evaluation_pngs(
     names = ("confusion_matrix", "class_metrics", "prediction_confidence")
     figures = [Figure((7, 5.5), layout="constrained") for _ in names]
     matrix, bars, histogram = (figure.subplots() for figure in figures)
-    display = ConfusionMatrixDisplay(confusion, display_labels=list(scores.index))
+    group, shown = group_classes(confusion.sum(1), list(scores.index))
+    members = np.eye(len(shown), dtype=int)[group]  # (C, groups)
+    display = ConfusionMatrixDisplay(members.T @ confusion @ members, display_labels=shown)
     display.plot(ax=matrix, cmap="Blues", xticks_rotation=30)
-    scores[["precision", "recall", "f1"]].plot.bar(ax=bars, color=PALETTE, rot=30, ylim=(0, 1))
+    by_class = scores.loc[group < MAX_CLASSES, ["precision", "recall", "f1"]]
+    by_class.plot.bar(ax=bars, color=PALETTE, rot=30, ylim=(0, 1))
     outcome = confidences["correct"].map({True: "correct", False: "wrong"})
     named = confidences.assign(prediction=outcome)
     by_outcome = named.pivot(columns="prediction", values="confidence")

@@ -152,11 +152,12 @@ def test_the_shared_script_is_that_of_this_plotly(tmp_path: Path) -> None:
     assert script.read_text(encoding="utf-8") == get_plotlyjs()
 
 
-def test_pictures_of_a_run_are_written(tmp_path: Path) -> None:
-    classes = [r"$\x$", *CLASSES[1:]]  # no formula
+@pytest.mark.parametrize("further", [0, 300])
+def test_pictures_of_a_run_are_written(further: int, tmp_path: Path) -> None:
+    classes = [r"$\x$", *CLASSES[1:], *map(str, range(further))]  # no formula
     scores = pd.DataFrame(0.5, index=classes, columns=["precision", "recall", "f1", "support"])
     confidences = pd.DataFrame({"confidence": [0.4, 0.9, 1.0], "correct": [False, True, True]})
-    size = len(CLASSES)
+    size = len(classes)
     for faces in (confidences, confidences[confidences["correct"]]):  # no face is wrong
         counts = np.eye(size, dtype=int)
         paths = plots.write_evaluation_pngs(tmp_path, "<b>a</b>_b", counts, scores, faces)
