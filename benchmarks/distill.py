@@ -163,7 +163,9 @@ def main() -> None:
     targets = distillation.Targets(teacher, source, cache=distillation.BoundedCache(8e9), bf16=bf16)
 
     def student_step(student: nn.Module, bf16: bool) -> Callable[..., float]:
-        model = distillation.build_tapped_student(student.to(device), source, "decoder", size)
+        model = distillation.build_tapped_student(
+            student.to(device), source, distillation.FeatureTerm(), size
+        )
         return build_step(model, bf16)
 
     plain_step = student_step(build_plain_segmenter(segmentation.STUDENT_ENCODER), False)

@@ -52,7 +52,11 @@ RESERVED = {
     "overwrite",
     "trained",
 }
-SEVERAL = {"test_on", "baselines"}  # parameters with several names: a list is one value
+SEVERAL = {
+    "test_on",
+    "baselines",
+    "feature_arms",
+}  # parameters with several names: a list is one value
 
 
 class Parameter(NamedTuple):

@@ -46,6 +46,11 @@ def test_the_default_is_one_variant_of_each_step_but_tour_and_distill() -> None:
     assert read_config({"experiment": "x", "explain": []})["explain"] == {}
 
 
+def test_a_list_of_arms_is_one_distillation() -> None:
+    found = variants("distill", {"feature_arms": ["attention", "mixture"]})
+    assert found == {"all": {"feature_arms": "attention, mixture"}}
+
+
 def test_steps_without_codes_need_no_encoding() -> None:
     without = {"experiment": "x", "encode": [], "train": [], "evaluate": [], "explain": []}
     plan = read_config(without | {"distill": {}})

@@ -15,7 +15,13 @@ from fervit_lib.distillation.compare import (
 from fervit_lib.distillation.data import Augment, people_dls
 from fervit_lib.distillation.features import OnnxFeatures
 from fervit_lib.distillation.learner import Targets, build_distiller
-from fervit_lib.distillation.losses import DistillLoss, LossWeights, binary_kl, temperature_at
+from fervit_lib.distillation.losses import (
+    DistillLoss,
+    FeatureTerm,
+    LossWeights,
+    binary_kl,
+    temperature_at,
+)
 from fervit_lib.distillation.mask_grid import draw_mask_grid
 from fervit_lib.distillation.student import (
     TappedStudent,

@@ -13,26 +13,35 @@ from torch import Tensor, nn
 
 from fervit_lib.distillation.data import PeopleBatches
 from fervit_lib.distillation.learner import MONITOR, Targets, build_distiller
-from fervit_lib.distillation.losses import LossWeights
+from fervit_lib.distillation.losses import FeatureTerm, LossWeights
 from fervit_lib.distillation.mask_grid import SaveMaskGrids
 from fervit_lib.distillation.metrics import SCORES, count_pixels, region_ious, scores_from
 from fervit_lib.distillation.student import (
     TappedStudent,
     build_tapped_student,
-    check_encoder,
     copy_encoder,
 )
 from fervit_lib.models.segmentation import build_segmenter, load_student, save_student
 from fervit_lib.system import distributed
+from fervit_lib.system.names import check_choice
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import seed_everything
 from fervit_lib.training import STRATEGIES, SaveBest, fit
 
+# How the feature term of an arm differs.
+FEATURE_ARMS: dict[str, Any] = {
+    "outputs_features": {},
+    "shuffled_features": {"shuffle": True},
+    "multi_scale": {"stages": (4, 3, 2)},
+    "attention": {"attention": True},
+    "mixture": {"stages": (4, 3, 2), "mixture": True},
+}
 DIFFERENCES = (
     ("outputs", "none"),
     ("outputs_features", "none"),
     ("outputs_features", "outputs"),
     ("outputs_features", "shuffled_features"),
+    *((arm, "outputs_features") for arm in ("multi_scale", "attention", "mixture")),
 )
 
 RESAMPLES = 1000  # bootstrap samples for an interval
@@ -44,22 +53,30 @@ class Ablation:
 
     name: str
     weights: LossWeights
-    shuffle: bool = False  # features of other images
+    term: FeatureTerm
 
 
-def build_ablations(weights: LossWeights) -> list[Ablation]:
+def build_ablations(
+    weights: LossWeights, term: FeatureTerm, feature_arms: Sequence[str]
+) -> list[Ablation]:
     """The mask alone, and what the teacher's outputs and the detector's features add to it.
 
     The control `shuffled_features` gives each image the features of another one. Terms whose weight
     is 0 are not compared.
+
+    Args:
+        feature_arms: names of `FEATURE_ARMS`, which change `term`.
+
+    Raises:
+        ValueError: there is no such arm.
     """
     outputs = replace(weights, feature=0.0)
-    ablations = [Ablation("none", replace(outputs, kl=0.0, mse=0.0))]
+    ablations = [Ablation("none", replace(outputs, kl=0.0, mse=0.0), term)]
     if weights.outputs:
-        ablations.append(Ablation("outputs", outputs))
-    if weights.feature:
-        ablations.append(Ablation("outputs_features", weights))
-        ablations.append(Ablation("shuffled_features", weights, shuffle=True))
+        ablations.append(Ablation("outputs", outputs, term))
+    for arm in dict.fromkeys(feature_arms) if weights.feature else ():
+        check_choice("feature_arms", arm, FEATURE_ARMS)
+        ablations.append(Ablation(arm, weights, replace(term, **FEATURE_ARMS[arm])))
     return ablations
 
 
@@ -71,7 +88,6 @@ def fit_student(
     folder: Path,
     *,
     student: Mapping[str, Any],
-    tap: str,
     epochs: int,
     lr: float,
     settings: Mapping[str, Any],
@@ -84,7 +100,6 @@ def fit_student(
         folder: of this fit, for metrics.csv, tensorboard/, pictures/ and
             checkpoints/{best,last}.safetensors.
         student: keywords of `build_segmenter`; `weights="teacher"` starts from its encoder.
-        tap: see `TappedStudent`.
         settings: everything else that decides the fit, JSON.
         show: see `SaveMaskGrids`.
         options: of `build_distiller`.
@@ -92,22 +107,22 @@ def fit_student(
     Returns:
         arm, seed, best_epoch (from 0), val_fg_iou, train_seconds and checkpoint (its path).
     """
+    term = ablation.term
     smallest = 2 * distributed.world_size()  # each rank shuffles the features of its own shard
-    if ablation.shuffle and dls.train.bs < smallest:
+    if term.shuffle and dls.train.bs < smallest:
         raise ValueError(
             f"batch_size: expected at least {smallest} to shuffle features among images, got "
             f"{dls.train.bs}"
         )
-    check_encoder(options.get("encoder_training", "full"), tap, student.get("weights", "none"))
     seed_everything(seed)
     model = build_segmenter(**student).to(dls.device)
-    if targets.teacher is not None and student.get("weights") == "teacher":
+    if student.get("weights") == "teacher":
         copy_encoder(model, targets.teacher)
     # `build_distiller` refuses a feature weight without a detector.
     if ablation.weights.feature and targets.source is not None:
-        tapped = build_tapped_student(model, targets.source, tap, dls.train.size)
+        tapped = build_tapped_student(model, targets.source, term, dls.train.size)
     else:
-        tapped = TappedStudent(model, tap)
+        tapped = TappedStudent(model, term)
     # The projector has drawn random numbers: again, so that all ablations see the same batches.
     seed_everything(seed)
     checkpoints = folder / "checkpoints"
@@ -120,7 +135,6 @@ def fit_student(
         targets,
         ablation.weights,
         folder=folder,
-        shuffle=ablation.shuffle,
         cbs=[best, grids],
         what=f"{ablation.name} {seed}",
         **options,
@@ -133,7 +147,7 @@ def fit_student(
         schedule="cosine",
         warmup=0.1,
         state=checkpoints / "last.safetensors",
-        settings={"arm": ablation.name, "seed": seed, "tap": tap, **student, **settings},
+        settings={"arm": ablation.name, "seed": seed, "term": str(term), **student, **settings},
     )
     return {
         "arm": ablation.name,
@@ -261,7 +275,7 @@ def choose_student(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return dict(rows[fits[fits["arm"] == arm]["val_fg_iou"].idxmax()])
 
 
-def summary(table: pd.DataFrame, pairs: pd.DataFrame, shipped: Mapping[str, Any], toy: bool) -> str:
+def summary(table: pd.DataFrame, pairs: pd.DataFrame, shipped: Mapping[str, Any]) -> str:
     """The result in words: the shipped student, which terms had an effect, what was not tested."""
     arm = shipped["arm"]
     score = table.set_index("arm")[MONITOR][arm]
@@ -282,6 +296,4 @@ def summary(table: pd.DataFrame, pairs: pd.DataFrame, shipped: Mapping[str, Any]
             f"[{low:+.1f}, {high:+.1f}]: {verdict} {over}."
         )
     lines.append(f"Seeds: {table['seeds'].max()}. Not tested: images outside this test split.")
-    if toy:
-        lines.append("The teacher was trained here: this says nothing about the published one.")
     return "\n".join(lines).replace("_", " ")

@@ -126,10 +126,9 @@ class PeopleBatches(ShardedBatches):
             image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()  # HWC → CHW
             mask = torch.from_numpy(values)
             if self.augment:
-                if index not in self.contents:
-                    self.contents[index] = int(content_key(image), 16)
+                content = self.contents.setdefault(index, int(content_key(image), 16))
                 view = self._view(index)  # it may have been unknown before
-                image, mask = self.augment.change(image, mask, self.contents[index], view)
+                image, mask = self.augment.change(image, mask, content, view)
             result = (image, mask)
             self.prepared.put((index, view), result)
         return *result, content_key(result[0])
@@ -180,8 +179,8 @@ def people_dls(
 ) -> DataLoaders:
     """Batches of the train and val splits of `load_people`, and of test as `dls.test`.
 
-    Photographs that cannot be read are left out, which is printed; the sets are `.people` of the
-    batches, and `datasets.list_skipped` lists what they leave out.
+    Photographs that cannot be read are left out; the sets are `.people` of the batches, and
+    `datasets.list_skipped` lists what they leave out.
 
     Args:
         fraction: share of the training images, drawn with `seed`.
@@ -191,13 +190,9 @@ def people_dls(
     """
     train, val, test = (load_people(folder, split, allow_empty) for split in SPLITS)
     # Drawn before files are left out: a file that is missing changes no other's place.
-    listed = (train.part(fraction, seed), val, test)
-    train, val, test = readable = [people.without_unreadable() for people in listed]
-    for split, before, after in zip(SPLITS, listed, readable, strict=True):
-        if after.skipped:
-            shown = "; ".join(f"{path}: {reason}" for path, reason in after.skipped[:10])
-            num_left_out = len(before) - len(after)
-            print(f"{split}: {num_left_out} of {len(before)} photographs left out: {shown}")
+    train, val, test = (
+        people.without_unreadable() for people in (train.part(fraction, seed), val, test)
+    )
     shared = {"size": size, "resize": resize, "device": device}
     train_batches = PeopleBatches(train, bs=batch_size, augment=augment or Augment(), **shared)
     val_batches, test_batches = (

@@ -149,13 +149,9 @@ def cut_graph(path: Path, tensor: str) -> onnx.ModelProto:
 
 
 def _missing_tensor(tensor: str, graph: onnx.GraphProto, tensors: list[str]) -> str:
-    """The message for a wrong name, with the feature maps whose names are most similar."""
-    maps = {}
-    for value in (*graph.value_info, *graph.output):
-        dims = value.type.tensor_type.shape.dim
-        if value.name in tensors and len(dims) == 4:
-            maps[value.name] = "x".join(str(d.dim_value or d.dim_param or "?") for d in dims)
-    shapes = maps or dict.fromkeys(tensors, "shape unknown")
-    similar = difflib.get_close_matches(tensor, shapes, 12, cutoff=0.0)
-    listed = ", ".join(f"{name} ({shapes[name]})" for name in similar)
-    return f"has no {tensor!r}; feature maps with similar names: {listed}"
+    """The message for a wrong name, with the tensors whose names are most similar."""
+    infos = {value.name: value for value in (*graph.value_info, *graph.output)}
+    similar = difflib.get_close_matches(tensor, infos.keys() & tensors or tensors, 12, cutoff=0.0)
+    show = onnx.helper.printable_value_info
+    listed = ", ".join(show(infos[name]) if name in infos else name for name in similar)
+    return f"has no {tensor!r}; tensors with similar names: {listed}"

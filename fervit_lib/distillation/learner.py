@@ -72,9 +72,7 @@ class Targets:
         missing = [i for i, value in enumerate(values) if value is None]
         if missing:
             # The batch itself if all are missing: a copy would be another memory format.
-            chosen = (
-                images if len(missing) == len(images) else torch.stack([images[i] for i in missing])
-            )
+            chosen = images if len(missing) == len(images) else images[missing]
             for i, value in zip(missing, compute(chosen), strict=True):
                 values[i] = value
                 self.cache.put(full_keys[i], (value,))
@@ -85,8 +83,7 @@ class AddTargets(Callback):
     """Add teacher logits and detector features to the targets, if loss or metrics use them.
 
     Args:
-        shuffle: give each image the features of another image of its batch, as a control that keeps
-            only their statistics.
+        shuffle: give each image the features of another image, which keeps only their statistics.
     """
 
     order = -8  # on the images of the loader, before anything else
@@ -124,7 +121,7 @@ class Anneal(Callback):
         self.learn.loss_func.temperature = temperature_at(progress, start, end, schedule)
         frozen = frozen_groups(
             self.encoder_training,
-            self.model.tap,
+            self.model.term.tap,
             len(self.opt.param_lists),
             self.epoch / self.n_epoch,
         )
@@ -138,7 +135,6 @@ def build_distiller(
     weights: LossWeights,
     *,
     folder: Path,
-    shuffle: bool = False,
     temperature: tuple[float, float, str] = (3.0, 1.0, "linear"),
     encoder_training: str = "full",
     optim: OptimConfig = OptimConfig(grad_clip=1.0),  # noqa: B008  (frozen)
@@ -150,7 +146,6 @@ def build_distiller(
     Args:
         dls: see `people_dls`.
         weights: of the loss; a term of weight 0 is not computed.
-        shuffle: see `AddTargets`.
         temperature: of the KL divergence at the first and last epoch, and the schedule between.
         encoder_training: see `student.frozen_groups`.
         what: description of the progress bar.
@@ -163,7 +158,6 @@ def build_distiller(
     if weights.feature and (targets.source is None or model.projector is None):
         raise ValueError("feature_weight: expected 0 without a detector; set `detector`")
     temperature_at(0.0, *temperature)  # raises for an unknown schedule before the fit
-    frozen_groups(encoder_training, model.tap, 2, 0.0)  # likewise
     terms = tuple(n for n in TERMS if n in ("bce", "dice") or getattr(weights, n))
     groups = [
         ParameterGroup(f"group {number}", parameters)
@@ -173,12 +167,12 @@ def build_distiller(
         model.to(dls.device),
         dls,
         groups,
-        DistillLoss(weights, temperature[0]),
+        DistillLoss(weights, temperature[0], model.term),
         optim,
         folder=folder,
         metrics=all_metrics(terms),
         cbs=[
-            AddTargets(targets, weights, shuffle),
+            AddTargets(targets, weights, model.term.shuffle),
             CountEpochs(),
             Anneal(temperature, encoder_training),
             FitBar(what, " images"),

@@ -1,6 +1,7 @@
 """Distillation loss: the masks, the teacher's outputs and the detector's features."""
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,12 @@ from fervit_lib.system.names import check_choice, check_range
 
 SCHEDULES = {"linear": SchedLin, "cosine": SchedCos, "exponential": SchedExp}
 TERMS = ("kl", "mse", "bce", "dice", "feature")
+TAPS = ("decoder", "encoder", "encoder_frozen")
+FEATURE_LOSSES: dict[str, Any] = {
+    "mse": F.mse_loss,
+    "cosine": lambda a, b, reduction: 1 - F.cosine_similarity(a, b, dim=2)[:, :, None],
+    "smooth_l1": F.smooth_l1_loss,
+}
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class LossWeights:
     mse: float = 0.5  # squared error to the teacher's probabilities
     bce: float = 0.5  # cross-entropy of the mask
     dice: float = 1.0  # Dice loss of the mask, over the whole batch
-    feature: float = 0.5  # squared error to the detector's features
+    feature: float = 0.5  # error to the detector's features, see `FeatureTerm`
 
     def __post_init__(self) -> None:
         for name, weight in asdict(self).items():
@@ -32,6 +39,44 @@ class LossWeights:
     def outputs(self) -> bool:
         """Whether the teacher's outputs are needed."""
         return self.kl > 0 or self.mse > 0
+
+
+@dataclass(frozen=True)
+class FeatureTerm:
+    """How the student's features are read and compared with the detector's."""
+
+    tap: str = "decoder"  # see `TappedStudent`
+    loss: str = "mse"  # one of FEATURE_LOSSES
+    width: int = 768  # channels between the two convolutions of a projector
+    # Where features are read: stage s has 1/2^s of the image's side; the detector's is the middle.
+    stages: tuple[int, ...] = (3,)
+    attention: bool = False  # weigh positions by the detector's activation
+    mixture: bool = False  # compare a learned mixture of the stages, instead of each
+    shuffle: bool = False  # features of another image of the batch: a control
+
+    def __post_init__(self) -> None:
+        check_choice("feature_tap", self.tap, TAPS)
+        check_choice("feature_loss", self.loss, FEATURE_LOSSES)
+        check_range("feature_width", self.width, 1)
+
+
+def feature_loss(projected: Tensor, features: Tensor, term: FeatureTerm) -> Tensor:
+    """The mean loss of all projected maps.
+
+    With `attention` the weight of a position is the detector's squared activation there, relative
+    to its mean over the image (Zagoruyko & Komodakis 2017, activation-based attention).
+
+    Args:
+        projected: (T, B, C, h, w), see `Projector`.
+        features: the detector's, (B, C, h, w).
+    """
+    features = features.float()
+    target = features.expand_as(projected)
+    loss = FEATURE_LOSSES[term.loss](projected.float(), target, reduction="none").mean(2)
+    if term.attention:
+        energy = features.square().mean(1)  # (B, h, w)
+        loss = loss * energy / (energy.mean((1, 2), keepdim=True) + 1e-12)
+    return loss.mean()
 
 
 def temperature_at(progress: float, start: float, end: float, schedule: str) -> float:
@@ -99,13 +144,19 @@ class DistillLoss(nn.Module):
         kl_term, mse_term, …: each term of the last batch before weighting, detached.
     """
 
-    def __init__(self, weights: LossWeights, temperature: float = 3.0) -> None:
+    def __init__(
+        self,
+        weights: LossWeights,
+        temperature: float = 3.0,
+        term: FeatureTerm = FeatureTerm(),  # noqa: B008  (frozen)
+    ) -> None:
         super().__init__()
         # Imported here because smp takes seconds to import and few steps need it.
         from segmentation_models_pytorch.losses import DiceLoss
 
         self.weights = weights
         self.temperature = temperature
+        self.term = term
         # Sums over the whole batch, so that images with few person pixels do not dominate. It is 0
         # for a batch without a person, of which only the other terms learn.
         self.dice = DiceLoss("binary", smooth=0.5, ignore_index=IGNORE)
@@ -120,7 +171,7 @@ class DistillLoss(nn.Module):
         """Compute the loss of a batch.
 
         Args:
-            predicted: logits (B, 1, S, S), and projected features (B, C, h, w) or None.
+            predicted: logits (B, 1, S, S), and projected features, see `feature_loss`, or None.
             masks: (B, S, S) of 0, 1, 255.
             teacher_logits: (B, 1, S, S).
             features: the detector's, (B, C, h, w).
@@ -140,7 +191,7 @@ class DistillLoss(nn.Module):
             terms["kl"] = binary_kl(logits, teacher_logits, self.temperature, valid)
             terms["mse"] = _mean(squared_error, valid)
         if features is not None and projected is not None:
-            terms["feature"] = F.mse_loss(projected.float(), features.float())
+            terms["feature"] = feature_loss(projected, features, self.term)
         for name, term in terms.items():
             setattr(self, f"{name}_term", term.detach())
         weights = asdict(self.weights).items()

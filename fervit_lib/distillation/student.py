@@ -5,57 +5,92 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from fastai.callback.hook import hook_outputs
 from torch import Tensor, nn
 
 from fervit_lib.distillation.features import OnnxFeatures
+from fervit_lib.distillation.losses import FeatureTerm, feature_loss
 from fervit_lib.system.names import check_choice
 
-TAPS = ("decoder", "encoder", "encoder_frozen")
 ENCODER_TRAINING = ("full", "progressive", "frozen")
-HIDDEN = 768
-# Both maps have an eighth of the image's side.
-_ENCODER_STAGE = 3
-_DECODER_BLOCK = 1
+
+
+class Projector(nn.Module):
+    """1×1 convolutions from the student's channels to the detector's, for each tapped map.
+
+    Maps [(B, C_i, h_i, w_i)] of T stages → (T, B, C, h, w), or (1, B, C, h, w) for a mixture, all
+    at the size of the map in the middle.
+
+    Attributes:
+        mixture: logits of the stages' weights; None: no mixture.
+    """
+
+    def __init__(self, in_channels: Sequence[int], out_channels: int, term: FeatureTerm) -> None:
+        super().__init__()
+        self.projectors = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(channels, term.width, 1, bias=False),
+                nn.BatchNorm2d(term.width),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(term.width, out_channels, 1),
+            )
+            for channels in in_channels
+        )
+        self.mixture = nn.Parameter(torch.zeros(len(in_channels))) if term.mixture else None
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        size = maps[len(maps) // 2].shape[2:]
+        projected = torch.stack(
+            [
+                project(F.interpolate(values, size, mode="area"))
+                for project, values in zip(self.projectors, maps, strict=True)
+            ]
+        )
+        if self.mixture is None:
+            return projected
+        return torch.einsum("t,tbchw->bchw", self.mixture.softmax(0), projected)[None]
 
 
 class TappedStudent(nn.Module):
     """A student and a projector of its features.
 
-    Images (B, 3, S, S) → logits (B, 1, S, S), and projected features (B, C, h, w) or None.
+    Images (B, 3, S, S) → logits (B, 1, S, S), and projected features, see `Projector`, or None.
 
     Args:
         student: a U-Net of segmentation_models.pytorch; only this part is exported.
-        tap: where features are read. `decoder`: the output of decoder block 1. `encoder`: the
-            output of encoder stage 3. `encoder_frozen`: the same, in an encoder that is not
-            trained: the published pipeline, whose feature term cannot change the student.
+        term: its `tap` says where features are read. `decoder`: the outputs of decoder blocks, of
+            block 1 for stage 3. `encoder`: those of encoder stages. `encoder_frozen`: the same, in
+            an encoder that is not trained: the published pipeline, whose feature term cannot change
+            the student.
         projector: None: no features are read.
     """
 
     def __init__(
-        self, student: nn.Module, tap: str = "decoder", projector: nn.Module | None = None
+        self,
+        student: nn.Module,
+        term: FeatureTerm = FeatureTerm(),  # noqa: B008  (frozen)
+        projector: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        check_choice("feature_tap", tap, TAPS)
         self.student = student
-        self.tap = tap
+        self.term = term
         self.projector = projector
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.projector is None:
             return self.student(images), None
-        outputs: list = []
-        at_decoder = self.tap == "decoder"
         student = self.student
-        module = student.decoder.blocks[_DECODER_BLOCK] if at_decoder else student.encoder
-        with module.register_forward_hook(lambda module, args, output: outputs.append(output)):
+        at_decoder = self.term.tap == "decoder"
+        blocks = [student.decoder.blocks[4 - stage] for stage in self.term.stages]
+        with hook_outputs(blocks if at_decoder else [student.encoder], detach=False) as hooks:
             logits = student(images)
         # The encoder returns the list of all its stages' maps.
-        tapped = outputs[0] if at_decoder else outputs[0][_ENCODER_STAGE]
-        return logits, self.projector(tapped)
+        maps = hooks.stored if at_decoder else [hooks.stored[0][s] for s in self.term.stages]
+        return logits, self.projector(maps)
 
 
 def build_tapped_student(
-    student: nn.Module, source: OnnxFeatures, tap: str, image_size: int
+    student: nn.Module, source: OnnxFeatures, term: FeatureTerm, image_size: int
 ) -> TappedStudent:
     """Add a projector, built from the shapes that student and detector return for one image.
 
@@ -64,23 +99,19 @@ def build_tapped_student(
     """
     device = next(student.parameters()).device
     images = torch.zeros(1, 3, image_size, image_size, device=device)
-    model = TappedStudent(student, tap, nn.Identity()).eval()
+    model = TappedStudent(student, term, nn.Identity()).eval()
     with torch.no_grad():
-        tapped = model(images)[1]
+        maps = model(images)[1]
     features = source(images)
-    if features.ndim != 4 or features.shape[2:] != tapped.shape[2:]:
+    size = maps[len(maps) // 2].shape[2:]
+    if features.ndim != 4 or features.shape[2:] != size:
         raise ValueError(
-            f"tensor: expected a map of the size {tuple(tapped.shape[2:])} of the student's at tap "
-            f"{tap}, got {source.tensor} of shape {tuple(features.shape)}; name a tensor with an "
-            f"eighth of the image's side"
+            f"tensor: expected a map of the size {tuple(size)} of the student's at tap "
+            f"{term.tap}, got {source.tensor} of shape {tuple(features.shape)}; name a tensor with "
+            f"an eighth of the image's side"
         )
-    # 1×1 convolutions: (B, channels of the student, h, w) → (B, channels of the detector, h, w)
-    model.projector = nn.Sequential(
-        nn.Conv2d(tapped.shape[1], HIDDEN, 1, bias=False),
-        nn.BatchNorm2d(HIDDEN),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(HIDDEN, features.shape[1], 1),
-    ).to(device)
+    channels = [values.shape[1] for values in maps]
+    model.projector = Projector(channels, features.shape[1], term).to(device)
     return model.train()
 
 
@@ -173,11 +204,8 @@ def feature_gradient_norm(model: TappedStudent, source: OnnxFeatures, images: Te
     It is 0 where the feature term cannot change the student. `images` are (B, 3, S, S); the model
     is put into eval mode.
     """
-    exported = set(model.student.parameters())
-    groups = parameter_groups(model)
-    frozen = frozen_groups("full", model.tap, len(groups), 0.0)
-    trained = [p for group in groups[frozen:] for p in group if p in exported]
-    projected = model.eval()(images)[1]
-    loss = F.mse_loss(projected.float(), source(images))
+    frozen = model.term.tap == "encoder_frozen"
+    trained = [*(model.student.decoder if frozen else model.student).parameters()]
+    loss = feature_loss(model.eval()(images)[1], source(images), model.term)
     gradients = torch.autograd.grad(loss, trained, allow_unused=True)
-    return float(sum(g.double().square().sum() for g in gradients if g is not None)) ** 0.5
+    return float(nn.utils.get_total_norm([g for g in gradients if g is not None]))

@@ -1,6 +1,5 @@
 """A small teacher and a small detector, trained on the spot where nothing may be downloaded."""
 
-import json
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from fervit_lib.models import write_onnx
 from fervit_lib.models.segmentation import build_segmenter, denormalise, save_teacher
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import atomic_write, read_json, write_json
+from fervit_lib.system.identity import digest
 from fervit_lib.system.runtime import seed_everything
 from fervit_lib.training import (
     STRATEGIES,
@@ -77,16 +77,15 @@ def detection_loss(predicted: Tensor, masks: Tensor, *_: Any) -> Tensor:
 
 def _path_for(folder: Path, name: str, suffix: str, settings: dict[str, Any]) -> Path:
     """A file whose name contains a hash of the settings it is trained with."""
-    key = content_key(json.dumps(settings, sort_keys=True, default=str).encode())
-    return folder / f"{name}-{key[:10]}{suffix}"
+    return folder / f"{name}-{digest(settings)[:10]}{suffix}"
 
 
 def _is_complete(path: Path) -> bool:
     """Whether the file is as it was written; else it is trained again."""
     record = path.with_suffix(".json")
-    if not path.is_file() or not record.is_file():
-        return False
-    return read_json(record)["content"] == content_key(path.read_bytes())
+    if path.is_file() and record.is_file():
+        return read_json(record)["content"] == content_key(path.read_bytes())
+    return False
 
 
 @distributed.rank_zero_only
@@ -164,12 +163,10 @@ def train_toy_teacher(
         return path
     seed_everything(seed)
     teacher = build_segmenter(**unet)
-    # `path` appears when the training is complete: until then the best weights are beside it.
-    unfinished = path.with_suffix(".best")
 
     @distributed.rank_zero_only
     def save() -> None:
-        with atomic_write(unfinished) as temporary:
+        with atomic_write(path) as temporary:
             save_teacher(temporary, teacher)
 
     learn = build_distiller(
@@ -183,6 +180,5 @@ def train_toy_teacher(
         what="toy teacher",
     )
     fit(learn, STRATEGIES["full"], epochs=epochs, lr=_TEACHER_LR)
-    distributed.rank_zero_only(unfinished.rename)(path)
     _complete(path)
     return path

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fervit_lib.models.pretrained import create_timm, find_weights, read_weights
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
-from fervit_lib.system.errors import check_unpacked_size, explain_read_error
+from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.names import check_choice
 from fervit_lib.system.runtime import display_path, resolve
 
@@ -148,8 +148,8 @@ def load_teacher(
 ) -> nn.Module:
     """Load the published teacher, frozen and in eval mode.
 
-    The file is a dict with `state_dict`, whose keys start with `model.`; without it they have to
-    match exactly.
+    The file is a dict with `state_dict`, whose keys start with `model.`; without it, or whatever
+    else `read_weights` takes off, they have to match exactly.
 
     Raises:
         FileNotFoundError: no such file.
@@ -164,10 +164,7 @@ def load_teacher(
     model = build_segmenter(encoder, decoder)
     problem = f"expected a dict whose `state_dict` has the weights of a U-Net with {encoder}"
     with explain_read_error(path, problem, "download it again, or give its encoder"):
-        check_unpacked_size(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        state = {name.removeprefix(_PREFIX): value for name, value in content["state_dict"].items()}
-        model.load_state_dict(state)
+        model.load_state_dict(read_weights(path, model.state_dict()))
     return freeze(model)
 
 

@@ -61,7 +61,7 @@ def test_an_image_that_is_removed_changes_no_other_augmentation(tmp_path: Path) 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tif"])
 def test_photographs_that_cannot_be_read_are_listed_and_left_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture, suffix: str
+    tmp_path: Path, suffix: str
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (40, 32, 32, 3), np.uint8)
     for split in ("train", "val", "test"):
@@ -84,7 +84,6 @@ def test_photographs_that_cannot_be_read_are_listed_and_left_out(
     skipped = list_skipped({"train": dls.train.people})
     expected = [f"train/images/{n}{suffix}" for n in (3, 4, 5)]
     assert sorted(skipped["path"]) == [*expected, "train/images/notes.txt"]
-    assert "train: 3 of 10 photographs left out" in capsys.readouterr().out
     for image in images.glob(f"*{suffix}"):
         image.write_bytes(b"")
     with pytest.raises(ValueError, match="images"):

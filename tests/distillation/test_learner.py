@@ -1,6 +1,7 @@
 """Training of the student on a few toy people, with the smallest models."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,19 @@ from timm.layers import DropPath
 
 from fervit_lib import distillation, training
 from fervit_lib.datasets import draw_toy_people
-from fervit_lib.distillation import Augment, BoundedCache, LossWeights, TappedStudent, Targets
-from fervit_lib.distillation.losses import TERMS
+from fervit_lib.distillation import (
+    Augment,
+    BoundedCache,
+    FeatureTerm,
+    LossWeights,
+    TappedStudent,
+    Targets,
+)
+from fervit_lib.distillation.compare import FEATURE_ARMS
+from fervit_lib.distillation.losses import TERMS, feature_loss
 from fervit_lib.distillation.metrics import SCORES
 from fervit_lib.distillation.student import (
+    Projector,
     check_encoder,
     copy_encoder,
     encoder_stages,
@@ -46,6 +56,11 @@ def detector(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+def build_arms(weights: LossWeights) -> list[distillation.compare.Ablation]:
+    arms = ("outputs_features", "shuffled_features")
+    return distillation.build_ablations(weights, FeatureTerm(), arms)
+
+
 def make_dls(folder: Path, views: int = 2) -> DataLoaders:
     return distillation.people_dls(
         folder, size=32, batch_size=3, device=CPU, augment=Augment(views=views)
@@ -63,7 +78,7 @@ def fit(
     run: Path,
     targets: Targets,
     *,
-    tap: str = "decoder",
+    term: FeatureTerm = FeatureTerm(),  # noqa: B008  (frozen)
     epochs: int = 1,
     encoder: str = "mobilenet_v2",
     grad_clip: float = 1.0,
@@ -74,7 +89,7 @@ def fit(
 ) -> Any:
     seed_everything(0)
     student = build_segmenter(encoder, "slim")
-    model = distillation.build_tapped_student(student, targets.source, tap, 32)
+    model = distillation.build_tapped_student(student, targets.source, term, 32)
     learn = distillation.build_distiller(
         model,
         dls or make_dls(folder),
@@ -102,9 +117,12 @@ def test_the_feature_term_changes_the_student_unless_its_encoder_is_frozen(
 ) -> None:
     source = distillation.OnnxFeatures(detector, distillation.TOY_TENSOR, CPU)
     for tap, changes in (("decoder", True), ("encoder", True), ("encoder_frozen", False)):
-        model = distillation.build_tapped_student(build_segmenter(ENCODER), source, tap, 32)
-        assert model.projector[0].in_channels == (128 if tap == "decoder" else 40)
-        assert model.projector[3].out_channels == 64
+        term = FeatureTerm(tap, width=24)
+        model = distillation.build_tapped_student(build_segmenter(ENCODER), source, term, 32)
+        [projector] = model.projector.projectors
+        assert projector[0].in_channels == (128 if tap == "decoder" else 40)
+        assert projector[0].out_channels == 24
+        assert projector[3].out_channels == 64
         norm = distillation.feature_gradient_norm(model, source, torch.randn(2, 3, 32, 32))
         assert (norm > 0) == changes, tap
 
@@ -116,7 +134,7 @@ def test_a_frozen_encoder_and_the_teacher_are_bit_identical_after_an_epoch(
     before = copy.deepcopy(build_segmenter(ENCODER, "slim").state_dict())
     targets = make_targets(detector)
     teacher = copy.deepcopy(targets.teacher.state_dict())
-    learn = fit(folder, tmp_path, targets, tap="encoder_frozen", encoder=ENCODER)
+    learn = fit(folder, tmp_path, targets, term=FeatureTerm("encoder_frozen"), encoder=ENCODER)
     after = learn.model.student.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert not [name for name in changed if name.startswith("encoder.")]
@@ -174,7 +192,7 @@ def test_drop_path_is_off_in_a_frozen_encoder(
                 active.update(m.training for m in modules if isinstance(m, DropPath))
 
     targets = make_targets(detector)
-    fit(folder, tmp_path, targets, tap=tap, encoder=ENCODER, cbs=(Watch(),))
+    fit(folder, tmp_path, targets, term=FeatureTerm(tap), encoder=ENCODER, cbs=(Watch(),))
     assert active == {expected}
 
 
@@ -230,8 +248,61 @@ def test_progressive_training_unfreezes_towards_the_image_and_keeps_the_optimise
     assert {id(p) for p in learn.model.projector.parameters()} <= last
 
 
+@pytest.mark.parametrize("tap", ["decoder", "encoder"])
+@pytest.mark.parametrize("arm", FEATURE_ARMS)
+def test_every_way_to_compare_features_trains_its_projectors(
+    detector: Path, arm: str, tap: str
+) -> None:
+    source = distillation.OnnxFeatures(detector, distillation.TOY_TENSOR, CPU)
+    term = replace(FeatureTerm(tap), **FEATURE_ARMS[arm])
+    student = build_segmenter(ENCODER)
+    model = distillation.build_tapped_student(student, source, term, 32)
+    images = torch.randn(2, 3, 32, 32)
+    logits, projected = model(images)
+    assert logits.shape == (2, 1, 32, 32)
+    num_maps = 1 if term.mixture else len(term.stages)
+    assert projected.shape == (num_maps, *source(images).shape)
+    feature_loss(projected, source(images), term).backward()
+    assert len(model.projector.projectors) == len(term.stages)
+    trained = list(model.projector.parameters())
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained)
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in student.parameters())
+    grouped = {id(p) for group in parameter_groups(model) for p in group}
+    assert grouped == {id(p) for p in model.parameters()}
+    assert not [name for name in student.state_dict() if "project" in name]
+
+
+def test_a_mixture_is_the_mean_of_its_stages_at_first_and_learns_which_one_fits() -> None:
+    torch.manual_seed(0)
+    term = FeatureTerm(stages=(4, 3, 2), mixture=True, width=16)
+    mixed = Projector([4, 4, 4], 5, term).eval()
+    each = Projector([4, 4, 4], 5, replace(term, mixture=False)).eval()
+    each.load_state_dict({k: v for k, v in mixed.state_dict().items() if k != "mixture"})
+    maps = [torch.randn(2, 4, side, side) for side in (2, 4, 8)]
+    projected = each(maps)
+    assert projected.shape == (3, 2, 5, 4, 4)
+    torch.testing.assert_close(mixed(maps)[0], projected.mean(0))
+    optimiser = torch.optim.Adam([mixed.mixture], 0.1)
+    for _ in range(50):  # towards the last stage alone
+        optimiser.zero_grad()
+        feature_loss(mixed(maps), projected[2].detach(), term).backward()
+        optimiser.step()
+        assert mixed.mixture.softmax(0).sum().item() == pytest.approx(1)
+    assert mixed.mixture.argmax() == 2
+
+
+def test_arms_are_named_once_and_change_the_term_alone() -> None:
+    arms = ("outputs_features", "mixture", "mixture")
+    ablations = distillation.build_ablations(LossWeights(), FeatureTerm("encoder"), arms)
+    assert [a.name for a in ablations] == ["none", "outputs", "outputs_features", "mixture"]
+    assert {a.term.tap for a in ablations} == {"encoder"}
+    assert [a.term.mixture for a in ablations] == [False, False, False, True]
+    with pytest.raises(ValueError, match="^feature_arms: expected one of .*'mixed'"):
+        distillation.build_ablations(LossWeights(), FeatureTerm(), ["mixed"])
+
+
 def test_every_parameter_is_in_one_group_and_the_first_stage_is_next_to_the_image() -> None:
-    model = TappedStudent(build_segmenter(ENCODER), "encoder")
+    model = TappedStudent(build_segmenter(ENCODER), FeatureTerm("encoder"))
     groups = parameter_groups(model)
     assert len(groups) == 6
     grouped = sorted(id(p) for group in groups for p in group)
@@ -269,12 +340,11 @@ def test_a_comparison_fits_evaluates_and_keeps_the_student_alone(
             targets,
             tmp_path / f"{ablation.name}-seed0",
             student=STUDENT,
-            tap="decoder",
             epochs=1,
             lr=1e-3,
             settings={},
         )
-        for ablation in distillation.build_ablations(LossWeights())[2:]
+        for ablation in build_arms(LossWeights())[2:]
     ]
     shipped = segmentation.load_student(tmp_path / rows[0]["checkpoint"])
     assert not [name for name in shipped.state_dict() if "projector" in name]
@@ -295,9 +365,9 @@ def test_a_student_starts_from_the_encoder_of_a_teacher_with_the_same_one(
     assert not torch.equal(student.encoder(images)[-1], teacher.encoder(images)[-1])
     copy_encoder(student, teacher)
     assert torch.equal(student.encoder(images)[-1], teacher.encoder(images)[-1])
-    fitting = {"tap": "decoder", "epochs": 1, "lr": 1e-3, "settings": {}}
+    fitting = {"epochs": 1, "lr": 1e-3, "settings": {}}
     other = STUDENT | {"encoder": "resnet18", "weights": "teacher"}
-    [ablation] = distillation.build_ablations(LossWeights(kl=0, mse=0, feature=0))
+    [ablation] = build_arms(LossWeights(kl=0, mse=0, feature=0))
     with pytest.raises(ValueError, match="student_weights"):
         distillation.fit_student(
             ablation, 0, make_dls(folder), Targets(teacher), tmp_path, student=other, **fitting
@@ -314,15 +384,13 @@ def test_a_student_starts_from_the_encoder_of_a_teacher_with_the_same_one(
     ],
 )
 def test_terms_without_a_weight_are_not_compared(weights: LossWeights, expected: list[str]) -> None:
-    assert [ablation.name for ablation in distillation.build_ablations(weights)] == expected
+    assert [ablation.name for ablation in build_arms(weights)] == expected
 
 
 @pytest.mark.parametrize(
     ("bad", "name"),
     [
-        ({"encoder_training": "half"}, "encoder_training"),
         ({"temperature": (3.0, 1.0, "stairs")}, "temperature_schedule"),
-        ({"tap": "neck"}, "feature_tap"),
     ],
 )
 def test_a_bad_setting_is_an_error_before_the_training(
@@ -335,20 +403,16 @@ def test_a_bad_setting_is_an_error_before_the_training(
 
 @pytest.mark.parametrize(("training", "tap"), [("frozen", "decoder"), ("full", "encoder_frozen")])
 def test_an_encoder_of_random_weights_is_frozen_only_for_a_baseline(
-    folder: Path, detector: Path, tmp_path: Path, training: str, tap: str
+    training: str, tap: str
 ) -> None:
     for allowed in ("random", "teacher", "imagenet", "pretrained_models/w.pt"):
         check_encoder(training, tap, allowed)
     for trained in ("full", "progressive"):
         check_encoder(trained, "encoder", "none")
-    [none, *_] = distillation.build_ablations(LossWeights())
-    options = {"student": STUDENT, "tap": tap, "encoder_training": training}
-    fitting = {"epochs": 1, "lr": 1e-3, "settings": {}}
     with pytest.raises(ValueError, match="^student_weights: .*'random'"):
-        distillation.fit_student(
-            none, 0, make_dls(folder), make_targets(detector), tmp_path / "x", **options, **fitting
-        )
-    assert not (tmp_path / "x").exists()
+        check_encoder(training, tap, "none")
+    with pytest.raises(ValueError, match="encoder_training: expected one of"):
+        check_encoder("half", "decoder", "none")
 
 
 @pytest.mark.parametrize(
@@ -369,8 +433,8 @@ def test_features_cannot_be_shuffled_within_one_image(
     folder: Path, detector: Path, tmp_path: Path
 ) -> None:
     dls = distillation.people_dls(folder, size=32, batch_size=1, device=CPU)
-    shuffled = distillation.build_ablations(LossWeights())[-1]
-    fitting = {"student": STUDENT, "tap": "decoder", "epochs": 1, "lr": 1e-3, "settings": {}}
+    shuffled = build_arms(LossWeights())[-1]
+    fitting = {"student": STUDENT, "epochs": 1, "lr": 1e-3, "settings": {}}
     with pytest.raises(ValueError, match="batch_size: expected at least 2"):
         distillation.fit_student(shuffled, 0, dls, make_targets(detector), tmp_path, **fitting)
 
@@ -379,7 +443,7 @@ def test_a_feature_map_of_another_size_is_an_error(detector: Path) -> None:
     source = distillation.OnnxFeatures(detector, "/body/body.0/body.0.2/Relu_output_0", CPU)
     student = build_segmenter("mobilenet_v2", "slim")
     with pytest.raises(ValueError, match=r"tensor: expected .*\(4, 4\).*\(1, 16, 16, 16\)"):
-        distillation.build_tapped_student(student, source, "decoder", 32)
+        distillation.build_tapped_student(student, source, FeatureTerm(), 32)
 
 
 def test_a_toy_teacher_is_trained_once_for_each_of_its_settings(

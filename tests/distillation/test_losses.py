@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 from fervit_lib.distillation import (
     DistillLoss,
+    FeatureTerm,
     LossWeights,
     binary_kl,
     temperature_at,
 )
-from fervit_lib.distillation.losses import SCHEDULES, TERMS
+from fervit_lib.distillation.losses import FEATURE_LOSSES, SCHEDULES, TERMS, feature_loss
 
 
 def test_kl_follows_its_definition() -> None:
@@ -124,7 +125,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     logits = torch.randn(2, 1, 8, 8)
     features = torch.randn(2, 5, 4, 4)
     loss = DistillLoss(LossWeights())
-    total = loss((logits, features + 1), masks, logits + 1, features)
+    total = loss((logits, features[None] + 1), masks, logits + 1, features)
     terms = {name: getattr(loss, f"{name}_term") for name in TERMS}
     expected = (
         terms["kl"]
@@ -135,6 +136,51 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     )
     torch.testing.assert_close(total, expected)
     assert terms["feature"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("attention", [False, True])
+@pytest.mark.parametrize("name", FEATURE_LOSSES)
+def test_a_feature_loss_is_0_at_equal_features_only(name: str, attention: bool) -> None:
+    features = torch.randn(2, 5, 4, 4)
+    term = FeatureTerm(loss=name, attention=attention)
+    equal = features[None].expand(3, -1, -1, -1, -1)
+    assert feature_loss(equal, features, term).item() == pytest.approx(0, abs=1e-6)
+    other = (features[None] + 0.3 * torch.randn(1, 2, 5, 4, 4)).requires_grad_()
+    loss = feature_loss(other, features, term)
+    loss.backward()
+    assert loss > 1e-3
+    assert other.grad.abs().sum() > 0 and other.grad.isfinite().all()
+
+
+def test_the_cosine_loss_ignores_the_length_of_features() -> None:
+    features = torch.randn(2, 5, 4, 4)
+    term = FeatureTerm(loss="cosine")
+    assert feature_loss(3 * features[None], features, term) == pytest.approx(0, abs=1e-6)
+    assert feature_loss(-features[None], features, term) == pytest.approx(2)
+
+
+def test_attention_counts_only_where_the_detector_is_active() -> None:
+    features = torch.zeros(1, 5, 4, 4)
+    features[:, :, 0] = 1.0  # a quarter of the positions
+    term = FeatureTerm(attention=True)
+    elsewhere = features.clone()
+    elsewhere[:, :, 1:] = 7.0
+    assert feature_loss(elsewhere[None], features, term) == 0
+    assert feature_loss(features[None] + 2, features, term) == pytest.approx(4)
+    assert feature_loss(features[None], torch.zeros_like(features), term).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("bad", "name"),
+    [
+        ({"tap": "neck"}, "feature_tap"),
+        ({"loss": "l2"}, "feature_loss"),
+        ({"width": 0}, "feature_width"),
+    ],
+)
+def test_a_bad_feature_term_is_named(bad: dict, name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
+        FeatureTerm(**bad)
 
 
 def test_a_missing_target_or_masks_of_another_size_are_errors() -> None:

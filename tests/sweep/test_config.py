@@ -200,9 +200,9 @@ def test_files_of_others(tmp_path: Path, text: str, expected: tuple | str) -> No
 
 
 def test_an_alias_of_the_file_is_used_before_the_usual_one() -> None:
-    rates = {"parameters": {"drop": {"values": [0.1, 0.2]}}}
+    rates = {"parameters": {"dropout": {"values": [0.1, 0.2]}}}
     assert list(parse_sweep(sweep_source(**rates)).space) == ["drop_rate"]
-    aliased = parse_sweep(sweep_source(aliases={"drop": "attn_drop_rate"}, **rates))
+    aliased = parse_sweep(sweep_source(aliases={"dropout": "attn_drop_rate"}, **rates))
     assert list(aliased.space) == ["attn_drop_rate"]
 
 
@@ -240,7 +240,7 @@ class TestMistakes:
             ({"metrics": []}, "metrics: .*'metric'"),
             ({"method": "bayes", "metric": None}, "metric: required"),
             ({"metric": {"name": "macro_f1", "target": 1}}, "metric.target: .*leave it out"),
-            ({"aliases": {"learning_rate": 1}}, "aliases.learning_rate: expected str"),
+            ({"aliases": {"lr": [1]}}, r"parameters.\[1\]: "),
             ({"aliases": ["lr"]}, "aliases: expected .key: value."),
             ({"parameters": {"lr": RANGE, "learning_rate": RANGE}}, "parameters: .*learning_rate"),
             ({"metric": {"name": "f1"}}, "metric.name: .*'f1'"),

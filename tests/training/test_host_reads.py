@@ -188,7 +188,8 @@ def distiller(batches: int, device: torch.device, folder: Path) -> Function[[], 
     source = distillation.OnnxFeatures(detector, distillation.TOY_TENSOR, device)
     targets = distillation.Targets(build_segmenter("resnet18", "slim").to(device), source)
     student = build_segmenter("mobilenet_v2", "slim")
-    model = distillation.build_tapped_student(student, source, "decoder", 32)
+    term = distillation.FeatureTerm()
+    model = distillation.build_tapped_student(student, source, term, 32)
     learn = distillation.build_distiller(
         model, dls, targets, distillation.LossWeights(), folder=folder
     )
