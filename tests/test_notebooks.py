@@ -21,7 +21,7 @@ from tiny import SMALL, TINY_STUDENT, write_config
 
 from fervit_lib.evaluation import load_predictor, runs_to_compare
 from fervit_lib.explain import choose_runs
-from fervit_lib.models import APPROACHES
+from fervit_lib.models import APPROACHES, load_model
 from fervit_lib.pipeline import call_files, read_parameters
 from fervit_lib.runs import Run
 from fervit_lib.sweep.config import parse_sweep
@@ -107,6 +107,7 @@ TRAININGS = {
         "pretrained": "mae",
         "mae_epochs": 1,
         "epochs": 1,
+        "keep_epochs": True,
     },
     "image-full-seed0": {
         "approach": "image",
@@ -225,6 +226,13 @@ class TestTinyExperiment:
         result = ran.result("tiny/evaluate/scratchpad")
         assert {run["variant"] for run in result["runs"]} == set(TRAININGS)
         assert result["majority_accuracy"] == pytest.approx(1 / 7)
+
+    def test_the_weights_of_every_epoch_are_kept(self, ran: Ran) -> None:
+        folder = ran.folder / "reports" / "tiny" / "train" / "hybrid-adapter-seed0" / "checkpoints"
+        first, best = (load_model(folder / f"{n}.safetensors")[0] for n in ("epoch_1", "best"))
+        codes = torch.randn(2, 18, 512)
+        assert torch.equal(first(codes), best(codes))
+        assert not list((folder.parents[1] / "scratch-full-seed0").rglob("epoch_*"))
 
     def test_the_explorer_shows_transformers_over_codes(self, ran: Ran) -> None:
         first, other = ran.result("tiny/explain/scratchpad")["runs"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention
+from timm.layers import Attention, trunc_normal_
 from torch import Tensor, nn
 
 from fervit_lib.system.names import check_choice
@@ -32,12 +32,17 @@ class RectifiedAttention(Attention):
     def forward(
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
-        """Tokens (B, N, D) → (B, N, D). Raises ValueError for a mask, which is not supported."""
-        if attn_mask is not None or is_causal:
-            raise ValueError("attn_mask: rectified attention supports no mask, expected None")
+        """Tokens (B, N, D) → (B, N, D); `attn_mask` is added to the scores.
+
+        Raises:
+            ValueError: a mask of bools, or a causal one, neither of which is supported.
+        """
+        if is_causal or (attn_mask is not None and attn_mask.dtype == torch.bool):
+            raise ValueError("attn_mask: rectified attention adds a mask, expected numbers or None")
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, num_heads, N, head_dim) each
-        attn = rectify((self.q_norm(q) * self.scale) @ self.k_norm(k).transpose(-2, -1))
+        scores = (self.q_norm(q) * self.scale) @ self.k_norm(k).transpose(-2, -1)
+        attn = rectify(scores if attn_mask is None else scores + attn_mask)
         outputs = self.attn_drop(attn) @ v
         return self.proj_drop(self.proj(outputs.transpose(1, 2).flatten(2)))
 
@@ -49,6 +54,40 @@ def rectify(scores: Tensor) -> Tensor:
 
 
 ATTENTIONS: dict[str, type[Attention]] = {"softmax": Attention, "rectified": RectifiedAttention}
+
+
+class RelativeAttention(Attention):
+    """Attention with a learned bias for each head and signed distance of tokens.
+
+    As the relative positions of Raffel et al. 2020 (T5, section 2.1), without their buckets. CLS
+    stands before the first layer: without a bias for it, the last block could not tell layers
+    apart.
+    """
+
+    num_tokens: int  # layers of a code, set by `relative`
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.relative_bias = nn.Parameter(torch.zeros(self.num_heads, 2 * self.num_tokens + 1))
+        trunc_normal_(self.relative_bias, std=0.02)
+        places = torch.arange(1 + self.num_tokens)
+        distances = places - places[:, None] + self.num_tokens  # (N, N), from 0
+        self.register_buffer("distances", distances, persistent=False)
+
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        if x.shape[1] != 1 + self.num_tokens:
+            raise ValueError(
+                f"position: relative needs CLS and all {self.num_tokens} layers, got {x.shape[1]} "
+                f"tokens; mae hides some: use another position, or pretrained='none'"
+            )
+        return super().forward(x, self.relative_bias[:, self.distances])  # (num_heads, N, N)
+
+
+def relative(attention: type[Attention], num_tokens: int) -> type[Attention]:
+    """`attention` with the relative positions of `RelativeAttention`."""
+    return type("RelativeAttention", (RelativeAttention, attention), {"num_tokens": num_tokens})
 
 
 def set_fused_attention(model: nn.Module, fused: bool) -> None:

@@ -65,6 +65,8 @@ class ExpressionModel(nn.Module):
             index, *inner = name.removeprefix(f"{prefix}.").split(".")
             if inner[0] == "adapter":
                 return "adapter"
+            if inner[-1] == "relative_bias":
+                return "position"
             return "lower_blocks" if int(index) < lower_blocks else "transformer"
         raise ValueError(
             f"parameter {name!r} belongs to no part; add its first names to "

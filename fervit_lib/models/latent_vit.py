@@ -10,7 +10,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from fervit_lib.latents import LATENT_DIM, NUM_LAYERS
-from fervit_lib.models.attention import ATTENTIONS
+from fervit_lib.models.attention import ATTENTIONS, relative
 from fervit_lib.models.base import ExpressionModel
 from fervit_lib.models.layers import (
     BandPositions,
@@ -22,7 +22,7 @@ from fervit_lib.models.layers import (
 )
 from fervit_lib.system.names import check_choice
 
-POSITIONS = ("learned", "sinusoidal", "semantic")
+POSITIONS = ("learned", "sinusoidal", "semantic", "relative")
 
 
 class TokenEntry(nn.Module):
@@ -57,6 +57,8 @@ class TokenEntry(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         if position == "sinusoidal":
             self.register_buffer("pos_embed", sinusoidal_positions(1 + num_tokens, embed_dim))
+        elif position == "relative":
+            self.register_buffer("pos_embed", torch.zeros(1, 1 + num_tokens, embed_dim))
         else:
             self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_tokens, embed_dim))  # CLS first
             trunc_normal_(self.pos_embed, std=0.02)
@@ -158,7 +160,7 @@ class LatentViT(CodeViT):
         attention: `softmax`, or `rectified`, whose weights can be exactly 0.
         attn_drop_rate: dropout of attention weights.
         position: position embedding: `learned`; `sinusoidal`, fixed; `semantic`, the band's plus
-            the layer's.
+            the layer's; `relative`, none, but a bias of attention, see `RelativeAttention`.
         layer_norm: normalise each layer of a code, with a scale and shift per layer.
         layer_gates: multiply each layer of a code by a learned weight.
         adapter_dim: bottleneck of the adapter after each block; 0: no adapters.
@@ -189,6 +191,9 @@ class LatentViT(CodeViT):
             raise ValueError(
                 f"embed_dim: expected a multiple of num_heads={num_heads}, got {embed_dim}"
             )
+        attn_layer = ATTENTIONS[attention]
+        if position == "relative":
+            attn_layer = relative(attn_layer, num_tokens)
         tokens = TokenEntry(
             latent_dim,
             num_tokens,
@@ -206,7 +211,7 @@ class LatentViT(CodeViT):
                     qkv_bias=True,
                     proj_drop=drop_rate,
                     attn_drop=attn_drop_rate,
-                    attn_layer=ATTENTIONS[attention],
+                    attn_layer=attn_layer,
                 )
                 for _ in range(depth)
             )

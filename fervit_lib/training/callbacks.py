@@ -77,6 +77,9 @@ class SaveBest(TrackerCallback):
 
     fastai's SaveModelCallback pickles, forgets its best value at a resume, and keeps no metrics.
 
+    Args:
+        save_epoch: called after every epoch with its number, counted from 1; None: nothing is.
+
     Attributes:
         best_epoch: counted from 0.
         best_values: every metric of that epoch by name.
@@ -85,14 +88,22 @@ class SaveBest(TrackerCallback):
     order = 61  # after the Recorder has the metrics, before `Ema` takes out the averaged weights
     resumed = ("best", "best_epoch", "best_values")
 
-    def __init__(self, save: Callable[[], None], monitor: str = "macro_f1") -> None:
+    def __init__(
+        self,
+        save: Callable[[], None],
+        monitor: str = "macro_f1",
+        save_epoch: Callable[[int], None] | None = None,
+    ) -> None:
         super().__init__(monitor=monitor, comp=np.greater)
         self.save = save
+        self.save_epoch = save_epoch
         self.best_epoch = -1
         self.best_values: dict[str, float] = {}
 
     def after_epoch(self) -> None:
         super().after_epoch()
+        if self.save_epoch:
+            self.save_epoch(self.epoch + 1)
         if self.new_best:
             self.best_epoch = self.epoch
             self.best_values = latest_metrics(self.learn)

@@ -5,8 +5,9 @@ import torch
 from timm.layers import Attention
 from torch import Tensor, nn
 
-from fervit_lib.models import HybridLatentViT, ImageModel, LatentViT
+from fervit_lib.models import HybridLatentViT, ImageModel, LatentViT, MaskedAutoencoder
 from fervit_lib.models.attention import (
+    ATTENTIONS,
     SIMILARITIES,
     Heads,
     RectifiedAttention,
@@ -195,3 +196,32 @@ def test_similarity_is_1_for_equal_heads_and_0_for_orthogonal_ones(kind: str) ->
     torch.testing.assert_close(head_similarity(heads, kind), expected)
     with pytest.raises(ValueError, match="kind: .*'x'"):
         head_similarity(heads, "x")
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_relative_positions_are_a_bias_per_head_and_distance(attention: str) -> None:
+    torch.manual_seed(0)
+    options = {"num_tokens": 14, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    model = LatentViT(3, position="relative", attention=attention, **options).eval()
+    module = model.blocks[0].attn
+    with torch.no_grad():
+        module.qkv.weight.zero_()  # all scores are 0: what is left is the bias
+        module.relative_bias.uniform_(0.5, 2)
+    with capture_heads(model) as heads, torch.no_grad():
+        model(torch.randn(3, 14, 512))
+    scores = heads[0].attn[0]  # (num_heads, 15, 15)
+    if attention == "softmax":
+        scores = scores.log()
+    for row in range(15):  # softmax hides a constant, rectified attention a factor, of each row
+        bias = module.relative_bias[:, 14 - row : 29 - row]  # of distances -row to 14 - row
+        if attention == "softmax":
+            found, expected = (x - x[:, :1] for x in (scores[:, row], bias))
+        else:
+            found, expected = (x / x[:, :1] for x in (scores[:, row], bias))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_relative_positions_need_all_layers() -> None:
+    model = LatentViT(3, position="relative", embed_dim=32, depth=1, num_heads=2)
+    with pytest.raises(ValueError, match="position: relative .*18 layers, got 10 tokens"):
+        MaskedAutoencoder(model, mask_ratio=0.5)(torch.randn(2, 18, 512))

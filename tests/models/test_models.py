@@ -176,7 +176,7 @@ def test_checkpoint_of_another_model(tmp_path: Path) -> None:
         load_model(path)
 
 
-@pytest.mark.parametrize("position", ["sinusoidal", "semantic"])
+@pytest.mark.parametrize("position", ["sinusoidal", "semantic", "relative"])
 def test_scratch_options_have_an_effect(position: str) -> None:
     torch.manual_seed(0)
     options = {"position": position, "layer_norm": True, "layer_gates": True}

@@ -8,6 +8,7 @@ from fervit_lib.models import PARTS, LatentCNN, create_model
 MODELS = [
     ("scratch", {"position": "sinusoidal", "adapter_dim": 4}),
     ("scratch", {"position": "semantic", "layer_norm": True, "layer_gates": True}),
+    ("scratch", {"position": "relative", "adapter_dim": 4}),
     ("latent_cnn", {}),
     ("hybrid", {"adapter_dim": 4}),
     ("hybrid", {"model_name": "vit_small_patch14_reg4_dinov2", "layer_norm": True}),
@@ -50,6 +51,13 @@ def test_every_parameter_belongs_to_one_part(approach: str, options: dict) -> No
     assert (model.num_blocks > 0) == has_blocks
     if has_blocks:
         assert "lower_blocks" in part_of.values()
+
+
+def test_relative_positions_are_no_weights_of_the_transformer() -> None:
+    model = create_model("scratch", embed_dim=32, depth=2, num_heads=2, position="relative")
+    names = [name for name, _ in model.named_parameters() if model.part_of(name, 1) == "position"]
+    biases = [f"transformer.blocks.{block}.attn.relative_bias" for block in range(2)]
+    assert names == ["tokens.cls_token", *biases]
 
 
 def test_a_parameter_of_no_part_is_an_error() -> None:

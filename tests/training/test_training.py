@@ -350,7 +350,13 @@ class TestFit:
     ) -> None:
         store = make_store(tmp_path / "store", {"train": 256, "val": 60, "test": 60})
         checkpoint = tmp_path / "best.safetensors"
-        best = SaveBest(lambda: save_model(checkpoint, learn.model, classes="abc"))
+        folder = tmp_path / "checkpoints"
+        best = SaveBest(
+            lambda: save_model(checkpoint, learn.model, classes="abc"),
+            save_epoch=lambda number: save_model(
+                folder / f"epoch_{number}.safetensors", learn.model, classes="abc"
+            ),
+        )
         steps_seen = []
 
         class Watch(Callback):
@@ -384,7 +390,11 @@ class TestFit:
             assert values == pytest.approx(list(metrics[name]), rel=1e-5), tag
         ended = [event.wall_time for event in events.Scalars("Loss/Train")]
         assert ended == sorted(ended)
+        names = [f"epoch_{number}.safetensors" for number in (1, 2, 3, 4)]
+        assert sorted(path.name for path in folder.iterdir()) == names
         model, _ = load_model(checkpoint)
+        same = load_model(folder / names[best.best_epoch])[0].state_dict()
+        assert all(torch.equal(same[name], value) for name, value in model.state_dict().items())
         predicted = model(learn.dls.valid.views[0].float()).argmax(-1)
         found = (predicted == learn.dls.valid.targets).float().mean().item()
         assert found == pytest.approx(best.best_values["accuracy"], abs=0.04)
