@@ -9,9 +9,17 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # Of a workspace beside a shared installation (`make workspace`), else of the project.
 export FERVIT_HOME ?= $(CURDIR)
-# Snakemake needs a user's name, also in a container that knows none, and a cache that it can write.
+# Snakemake needs a user's name, also in a container that knows none.
 export LOGNAME ?= $(shell id -un 2>/dev/null)
-export XDG_CACHE_HOME := $(or $(XDG_CACHE_HOME),$(shell mkdir -p ~/.cache 2>/dev/null; [ -w ~/.cache ] && echo ~/.cache || echo "$(CURDIR)/.cache"))
+# What libraries write to the home folder, where that cannot be written; Snakemake and JupyterLab would not start.
+HOMELESS := $(shell mkdir -p ~/.cache 2>/dev/null; [ -w ~/.cache ] || echo "$(CURDIR)/.cache")
+ifneq ($(HOMELESS),)
+export XDG_CACHE_HOME ?= $(HOMELESS)
+export XDG_CONFIG_HOME ?= $(HOMELESS)/config
+export JUPYTER_DATA_DIR ?= $(HOMELESS)/jupyter
+export JUPYTER_CONFIG_DIR ?= $(HOMELESS)/jupyter
+export IPYTHONDIR ?= $(HOMELESS)/ipython
+endif
 
 # On this machine: one notebook per GPU at a time, or one per core without a GPU. A cluster has a scheduler.
 GPUS := $(if $(filter local,$(PROFILE)),$(filter-out 0,$(shell nvidia-smi -L 2>/dev/null | grep -c ^GPU)))
