@@ -20,17 +20,27 @@ def test_a_drawn_set_is_left_unchanged_and_one_of_other_arguments_goes_beside_it
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")} == before
 
 
-@pytest.mark.parametrize("drawn_before", [False, True])
-def test_photographs_are_never_overwritten(tmp_path: Path, drawn_before: bool) -> None:
-    folder = tmp_path / "mine"
-    if drawn_before:
-        draw_toy_faces(folder, 28)
+def photograph_in(folder: Path) -> Path:
     photograph = folder / "train" / "happy" / "holiday.jpg"
     photograph.parent.mkdir(parents=True, exist_ok=True)
     photograph.write_bytes(b"precious")
+    return photograph
+
+
+def test_photographs_are_never_overwritten(tmp_path: Path) -> None:
+    photograph = photograph_in(tmp_path / "mine")
     with pytest.raises(ValueError, match="mine: .*choose another folder"):
-        draw_toy_faces(folder, 35)
+        draw_toy_faces(tmp_path / "mine", 35)
     assert photograph.read_bytes() == b"precious"
+
+
+def test_photographs_in_a_drawn_set_are_never_overwritten(tmp_path: Path) -> None:
+    folder = draw_toy_faces(tmp_path / "mine", 28)
+    photograph = photograph_in(folder)
+    other = draw_toy_faces(folder, 35)
+    assert other != folder and len(list(other.rglob("*.png"))) == 35
+    assert photograph.read_bytes() == b"precious"
+    assert len(list(folder.rglob("*.png"))) == 28
 
 
 @pytest.mark.parametrize("damaged", ["", "[]", "{", "\x00", '{"generator": "toy fades"}'])

@@ -440,7 +440,7 @@ def test_features_cannot_be_shuffled_within_one_image(
 
 
 def test_a_feature_map_of_another_size_is_an_error(detector: Path) -> None:
-    source = distillation.OnnxFeatures(detector, "/body/body.0/body.0.2/Relu_output_0", CPU)
+    source = distillation.OnnxFeatures(detector, "/0/bn/act/Relu_output_0", CPU)
     student = build_segmenter("mobilenet_v2", "slim")
     with pytest.raises(ValueError, match=r"tensor: expected .*\(4, 4\).*\(1, 16, 16, 16\)"):
         distillation.build_tapped_student(student, source, FeatureTerm(), 32)
