@@ -22,7 +22,7 @@ from tiny import SMALL, TINY_STUDENT, write_config
 from fervit_lib.evaluation import load_predictor, runs_to_compare
 from fervit_lib.explain import choose_runs
 from fervit_lib.models import APPROACHES, load_model
-from fervit_lib.pipeline import call_files, read_parameters
+from fervit_lib.pipeline import call_files, read_config, read_parameters
 from fervit_lib.runs import Run
 from fervit_lib.sweep.config import parse_sweep
 from fervit_lib.sweep.work import work
@@ -321,6 +321,38 @@ def test_the_config_of_persons_runs_with_tiny_models(tmp_path: Path) -> None:
         frozen = [torch.equal(state["encoder.features.0.0.weight"], start) for state in trained]
         assert frozen == [name == "encoder_frozen"] * 2
     assert "feature_tap" in (tmp_path / "reports" / "person" / "index.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.notebooks
+def test_the_config_of_the_guide_makes_a_plan_and_runs_with_tiny_models(tmp_path: Path) -> None:
+    path = PROJECT_ROOT / "configs" / "guide.yaml"
+    plan = snakemake("--dry-run", "--cores", "1", "--configfile", path)
+    assert plan.returncode == 0, plan.stderr[-3000:]
+    config = read_yaml(path)
+    names = list(read_config(config)["train"])
+    assert len(names) == 4 and len(config["train"]) == 4
+
+    def shrink(value: Any, factor: int) -> Any:
+        """As many heads, and the same names of what varies, in a small model."""
+        if isinstance(value, list):
+            return [shrink(entry, factor) for entry in value]
+        return max(1, value // factor)
+
+    for block in config["train"]:
+        small = {"embed_dim": shrink(block["embed_dim"], 16), "depth": shrink(block["depth"], 6)}
+        block |= small | {"epochs": 1}
+    config["encode"] = {"toy_faces": 140, "num_views": 1, "img_size": 32}
+    config["explain"] = {"num_faces": 20, "shots": 2, "repeats": 1}
+    config |= {"reports": str(tmp_path / "reports"), "data_dir": str(tmp_path / "data")}
+    tiny = tmp_path / "guide.yaml"
+    tiny.write_text(yaml.safe_dump(config, sort_keys=False))
+    done = snakemake("--cores", "2", "--configfile", tiny)
+    assert done.returncode == 0, done.stderr[-3000:]
+    trained = list(tmp_path.glob("reports/guide/train/*/result.json"))
+    assert {path.parent.name for path in trained} == set(read_config(config)["train"])
+    for path in trained:
+        assert read_json(path)["peak_lr"] in (1e-4, 5e-4)
 
 
 @pytest.mark.slow
