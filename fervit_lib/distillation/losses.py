@@ -67,15 +67,15 @@ def feature_loss(projected: Tensor, features: Tensor, term: FeatureTerm) -> Tens
     to its mean over the image (Zagoruyko & Komodakis 2017, activation-based attention).
 
     Args:
-        projected: (T, B, C, h, w), see `Projector`.
+        projected: (B, T, C, h, w), see `Projector`.
         features: the detector's, (B, C, h, w).
     """
     features = features.float()
-    target = features.expand_as(projected)
+    target = features[:, None].expand_as(projected)
     loss = FEATURE_LOSSES[term.loss](projected.float(), target, reduction="none").mean(2)
     if term.attention:
-        energy = features.square().mean(1)  # (B, h, w)
-        loss = loss * energy / (energy.mean((1, 2), keepdim=True) + 1e-12)
+        energy = features.square().mean(1, keepdim=True)  # (B, 1, h, w)
+        loss = loss * energy / (energy.mean((2, 3), keepdim=True) + 1e-12)
     return loss.mean()
 
 

@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from fastai.callback.hook import hook_outputs
 from torch import Tensor, nn
 
@@ -18,37 +17,36 @@ ENCODER_TRAINING = ("full", "progressive", "frozen")
 class Projector(nn.Module):
     """1×1 convolutions from the student's channels to the detector's, for each tapped map.
 
-    Maps [(B, C_i, h_i, w_i)] of T stages → (T, B, C, h, w), or (1, B, C, h, w) for a mixture, all
-    at the size of the map in the middle.
+    Maps [(B, C_i, h_i, w_i)] of T stages → (B, T, C, h, w), or (B, 1, C, h, w) for a mixture.
+
+    Args:
+        in_channels: C_i of each stage.
+        size: C, h and w of the detector.
 
     Attributes:
         mixture: logits of the stages' weights; None: no mixture.
     """
 
-    def __init__(self, in_channels: Sequence[int], out_channels: int, term: FeatureTerm) -> None:
+    def __init__(self, in_channels: Sequence[int], size: Sequence[int], term: FeatureTerm) -> None:
         super().__init__()
         self.projectors = nn.ModuleList(
             nn.Sequential(
+                nn.AdaptiveAvgPool2d(size[1:]),
                 nn.Conv2d(channels, term.width, 1, bias=False),
                 nn.BatchNorm2d(term.width),
                 nn.ReLU(inplace=True),
-                nn.Conv2d(term.width, out_channels, 1),
+                nn.Conv2d(term.width, size[0], 1),
             )
             for channels in in_channels
         )
         self.mixture = nn.Parameter(torch.zeros(len(in_channels))) if term.mixture else None
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        size = maps[len(maps) // 2].shape[2:]
-        projected = torch.stack(
-            [
-                project(F.interpolate(values, size, mode="area"))
-                for project, values in zip(self.projectors, maps, strict=True)
-            ]
-        )
+        pairs = zip(self.projectors, maps, strict=True)
+        projected = torch.stack([project(values) for project, values in pairs], 1)
         if self.mixture is None:
             return projected
-        return torch.einsum("t,tbchw->bchw", self.mixture.softmax(0), projected)[None]
+        return torch.einsum("t,btchw->bchw", self.mixture.softmax(0), projected)[:, None]
 
 
 class TappedStudent(nn.Module):
@@ -111,7 +109,7 @@ def build_tapped_student(
             f"an eighth of the image's side"
         )
     channels = [values.shape[1] for values in maps]
-    model.projector = Projector(channels, features.shape[1], term).to(device)
+    model.projector = Projector(channels, features.shape[1:], term).to(device)
     return model.train()
 
 

@@ -120,9 +120,9 @@ def test_the_feature_term_changes_the_student_unless_its_encoder_is_frozen(
         term = FeatureTerm(tap, width=24)
         model = distillation.build_tapped_student(build_segmenter(ENCODER), source, term, 32)
         [projector] = model.projector.projectors
-        assert projector[0].in_channels == (128 if tap == "decoder" else 40)
-        assert projector[0].out_channels == 24
-        assert projector[3].out_channels == 64
+        assert projector[1].in_channels == (128 if tap == "decoder" else 40)
+        assert projector[1].out_channels == 24
+        assert projector[4].out_channels == 64
         norm = distillation.feature_gradient_norm(model, source, torch.randn(2, 3, 32, 32))
         assert (norm > 0) == changes, tap
 
@@ -261,7 +261,8 @@ def test_every_way_to_compare_features_trains_its_projectors(
     logits, projected = model(images)
     assert logits.shape == (2, 1, 32, 32)
     num_maps = 1 if term.mixture else len(term.stages)
-    assert projected.shape == (num_maps, *source(images).shape)
+    # The batch is first: ranks gather predictions along it.
+    assert projected.shape == (2, num_maps, *source(images).shape[1:])
     feature_loss(projected, source(images), term).backward()
     assert len(model.projector.projectors) == len(term.stages)
     trained = list(model.projector.parameters())
@@ -275,17 +276,17 @@ def test_every_way_to_compare_features_trains_its_projectors(
 def test_a_mixture_is_the_mean_of_its_stages_at_first_and_learns_which_one_fits() -> None:
     torch.manual_seed(0)
     term = FeatureTerm(stages=(4, 3, 2), mixture=True, width=16)
-    mixed = Projector([4, 4, 4], 5, term).eval()
-    each = Projector([4, 4, 4], 5, replace(term, mixture=False)).eval()
+    mixed = Projector([4, 4, 4], (5, 4, 4), term).eval()
+    each = Projector([4, 4, 4], (5, 4, 4), replace(term, mixture=False)).eval()
     each.load_state_dict({k: v for k, v in mixed.state_dict().items() if k != "mixture"})
     maps = [torch.randn(2, 4, side, side) for side in (2, 4, 8)]
     projected = each(maps)
-    assert projected.shape == (3, 2, 5, 4, 4)
-    torch.testing.assert_close(mixed(maps)[0], projected.mean(0))
+    assert projected.shape == (2, 3, 5, 4, 4)
+    torch.testing.assert_close(mixed(maps)[:, 0], projected.mean(1))
     optimiser = torch.optim.Adam([mixed.mixture], 0.1)
     for _ in range(50):  # towards the last stage alone
         optimiser.zero_grad()
-        feature_loss(mixed(maps), projected[2].detach(), term).backward()
+        feature_loss(mixed(maps), projected[:, 2].detach(), term).backward()
         optimiser.step()
         assert mixed.mixture.softmax(0).sum().item() == pytest.approx(1)
     assert mixed.mixture.argmax() == 2

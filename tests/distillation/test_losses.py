@@ -125,7 +125,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     logits = torch.randn(2, 1, 8, 8)
     features = torch.randn(2, 5, 4, 4)
     loss = DistillLoss(LossWeights())
-    total = loss((logits, features[None] + 1), masks, logits + 1, features)
+    total = loss((logits, features[:, None] + 1), masks, logits + 1, features)
     terms = {name: getattr(loss, f"{name}_term") for name in TERMS}
     expected = (
         terms["kl"]
@@ -143,9 +143,9 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
 def test_a_feature_loss_is_0_at_equal_features_only(name: str, attention: bool) -> None:
     features = torch.randn(2, 5, 4, 4)
     term = FeatureTerm(loss=name, attention=attention)
-    equal = features[None].expand(3, -1, -1, -1, -1)
+    equal = features[:, None].expand(-1, 3, -1, -1, -1)
     assert feature_loss(equal, features, term).item() == pytest.approx(0, abs=1e-6)
-    other = (features[None] + 0.3 * torch.randn(1, 2, 5, 4, 4)).requires_grad_()
+    other = (features[:, None] + 0.3 * torch.randn(2, 1, 5, 4, 4)).requires_grad_()
     loss = feature_loss(other, features, term)
     loss.backward()
     assert loss > 1e-3
@@ -155,8 +155,8 @@ def test_a_feature_loss_is_0_at_equal_features_only(name: str, attention: bool) 
 def test_the_cosine_loss_ignores_the_length_of_features() -> None:
     features = torch.randn(2, 5, 4, 4)
     term = FeatureTerm(loss="cosine")
-    assert feature_loss(3 * features[None], features, term) == pytest.approx(0, abs=1e-6)
-    assert feature_loss(-features[None], features, term) == pytest.approx(2)
+    assert feature_loss(3 * features[:, None], features, term) == pytest.approx(0, abs=1e-6)
+    assert feature_loss(-features[:, None], features, term) == pytest.approx(2)
 
 
 def test_attention_counts_only_where_the_detector_is_active() -> None:
@@ -165,9 +165,9 @@ def test_attention_counts_only_where_the_detector_is_active() -> None:
     term = FeatureTerm(attention=True)
     elsewhere = features.clone()
     elsewhere[:, :, 1:] = 7.0
-    assert feature_loss(elsewhere[None], features, term) == 0
-    assert feature_loss(features[None] + 2, features, term) == pytest.approx(4)
-    assert feature_loss(features[None], torch.zeros_like(features), term).isfinite()
+    assert feature_loss(elsewhere[:, None], features, term) == 0
+    assert feature_loss(features[:, None] + 2, features, term) == pytest.approx(4)
+    assert feature_loss(features[:, None], torch.zeros_like(features), term).isfinite()
 
 
 @pytest.mark.parametrize(
