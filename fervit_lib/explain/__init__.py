@@ -38,3 +38,4 @@ from fervit_lib.explain.similarity import (
     linear_cka,
     token_similarity,
 )
+from fervit_lib.explain.textures import shape_and_texture

@@ -113,28 +113,29 @@ def swap_layers(first: Tensor, second: Tensor, layers: slice | Sequence[int]) ->
     return swapped
 
 
-def swap_effect(predict: Predict, first: Tensor, second: Tensor) -> pd.DataFrame:
-    """Predictions for faces `first` (n, layers, dim) with a band, or all layers, of `second`.
+def swap_effect(
+    predict: Predict, first: Tensor, second: Tensor, mixed: Mapping[str, Tensor]
+) -> pd.DataFrame:
+    """Predictions for mixtures of faces `first` (n, …) and `second`, codes or images.
+
+    Args:
+        mixed: by name, (n, …); of codes by `swap_layers`, of images by `shape_and_texture`.
 
     Returns:
-        One row per band: kept and taken, the shares predicted as the first and as the second face
-        of a pair; num_pairs. Pairs with equal predictions before the swap are left out; if none
+        One row per mixture: mixture; kept and taken, the shares predicted as the first and as the
+        second face of a pair; num_pairs. Pairs with equal predictions before are left out; if none
         remains, both shares are 0.
     """
-    predicted = predict(first).argmax(1)
-    other = predict(second).argmax(1)
+    predicted, other = predict(first).argmax(1), predict(second).argmax(1)
     differ = predicted != other
-    num_pairs = int(differ.sum())
+    num_pairs = differ.sum()
     rows = []
-    # Swapping all layers is the control: the prediction must be that of the other face.
-    bands = layer_bands(first.shape[1]) | {"all": range(first.shape[1])}
-    for band, layers in bands.items():
-        swapped = predict(swap_layers(first, second, layers)).argmax(1)
-        share_kept = (swapped == predicted)[differ].sum() / max(num_pairs, 1)
-        share_taken = (swapped == other)[differ].sum() / max(num_pairs, 1)
-        rows.append(
-            {"band": band, "kept": share_kept, "taken": share_taken, "num_pairs": num_pairs}
+    for name, faces in mixed.items():
+        after = predict(faces).argmax(1)
+        own, others = (
+            (after == label)[differ].sum() / max(num_pairs, 1) for label in (predicted, other)
         )
+        rows.append({"mixture": name, "kept": own, "taken": others, "num_pairs": num_pairs})
     return pd.DataFrame(rows)
 
 

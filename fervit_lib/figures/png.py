@@ -41,10 +41,8 @@ def write_evaluation_pngs(
     display.plot(ax=matrix, cmap="Blues", xticks_rotation=30)
     by_class = scores.loc[group < MAX_CLASSES, ["precision", "recall", "f1"]]
     by_class.plot.bar(ax=bars, color=PALETTE, rot=30, ylim=(0, 1))
-    outcome = confidences["correct"].map({True: "correct", False: "wrong"})
-    named = confidences.assign(prediction=outcome)
-    by_outcome = named.pivot(columns="prediction", values="confidence")
-    colors = {"correct": PALETTE[0], "wrong": PALETTE[3]}
+    by_outcome = confidences.pivot(columns="correct", values="confidence")
+    colors = {"True": PALETTE[0], "False": PALETTE[3]}
     by_outcome.plot.hist(ax=histogram, bins=np.linspace(0, 1, 21), stacked=True, color=colors)
     histogram.set(xlabel="confidence", ylabel="faces")
     title = f"{run}, n = {len(confidences):,} faces"
@@ -66,7 +64,6 @@ def write_attention_png(cosine: np.ndarray, attn: np.ndarray, title: str, path: 
         above.bar(names, matrix[0], color=PALETTE[0])
         above.set(title=f"{kind}, CLS and each token")
         figure.colorbar(below.imshow(matrix, cmap="Blues"), ax=below)
-        below.set_xticks(range(len(names)), names, rotation=90)
         below.set_yticks(range(len(names)), names)
-        below.set(title=f"{kind}, from token to token", xlabel="to", ylabel="from")
+        below.set(title=f"{kind}, from token (rows) to token")
     return _write(figure, title, path)

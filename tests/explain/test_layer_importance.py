@@ -25,7 +25,7 @@ from fervit_lib.explain import (
     swap_layers,
     token_map,
 )
-from fervit_lib.latents import BANDS
+from fervit_lib.latents import BANDS, layer_bands
 from fervit_lib.models import create_model
 
 PLANTED = 5
@@ -34,6 +34,13 @@ PLANTED = 5
 @pytest.fixture
 def predict(planted):
     return partial(predict_probs, planted[0], device=torch.device("cpu"))
+
+
+def swapped_bands(codes: torch.Tensor, other: torch.Tensor) -> tuple:
+    """`other`, and `codes` with each band of `other`."""
+    bands = layer_bands(codes.shape[1])
+    mixed = {band: swap_layers(codes, other, layers) for band, layers in bands.items()}
+    return other, {"all": other} | mixed
 
 
 def test_every_ranking_finds_the_planted_layer(planted, predict) -> None:
@@ -90,7 +97,8 @@ def test_replacing_and_swapping_change_only_the_given_layers() -> None:
 
 def test_the_band_with_the_planted_layer_carries_the_expression(planted, predict) -> None:
     _, codes, _ = planted
-    effect = swap_effect(predict, codes, codes.roll(1, dims=0)).set_index("band")
+    effect = swap_effect(predict, codes, *swapped_bands(codes, codes.roll(1, dims=0)))
+    effect = effect.set_index("mixture")
     assert effect.loc["middle", "taken"] > 0.8 and effect.loc["fine", "kept"] > 0.8
     assert effect.loc["all", "taken"] == 1
     assert effect.loc["all", "num_pairs"] <= 60
@@ -122,7 +130,9 @@ def test_codes_of_a_smaller_stylegan_are_explained_alike(approach: str, num_laye
     assert list(without["band"]).count("fine") == num_layers - 7
     assert len(deletion_curve(predict, codes, scores["rollout"], fill)) == num_layers + 1
     assert len(rank_agreement(scores, without["drop"].to_numpy())) == len(METHODS)
-    swaps = swap_effect(predict, codes, codes.flip(0)).set_index("band")
+    swaps = swap_effect(predict, codes, *swapped_bands(codes, codes.flip(0)))
+    swaps = swaps.set_index("mixture")
+    assert list(swaps.index) == ["all", "coarse", "middle", "fine"]
     assert swaps.loc["all", "taken"] == 1 or swaps.loc["all", "num_pairs"] == 0
 
     assert (head_statistics(model, codes).distance < num_layers).all()
@@ -137,5 +147,8 @@ def test_a_constant_prediction_gives_nothing_to_rank_or_swap() -> None:
     codes = torch.randn(6, 18, 512)
     table = rank_agreement({"attention": torch.rand(6, 18)}, np.zeros(18))
     assert table[["rank_correlation", "p"]].values.tolist() == [[0.0, 1.0]]
-    swaps = swap_effect(lambda c: np.tile([0.1, 0.9], (len(c), 1)), codes, codes.flip(0))
+    others = codes.flip(0)
+    swaps = swap_effect(
+        lambda c: np.tile([0.1, 0.9], (len(c), 1)), codes, *swapped_bands(codes, others)
+    )
     assert (swaps[["kept", "taken", "num_pairs"]] == 0).all(axis=None)

@@ -29,7 +29,7 @@ def every_figure(num_layers: int = 18) -> dict:
         }
     ).assign(lowest=0.4, highest=0.6)
     swaps = pd.DataFrame(
-        {"band": ["coarse", "all"], "kept": [0.9, 0], "taken": [0.1, 1], "num_pairs": 30}
+        {"mixture": ["coarse", "all"], "kept": [0.9, 0], "taken": [0.1, 1], "num_pairs": 30}
     )
     scores = pd.DataFrame({"a": np.arange(num_layers) / 18, "b": np.ones(num_layers)})
     steps = num_layers + 1
@@ -49,9 +49,12 @@ def every_figure(num_layers: int = 18) -> dict:
         "similarity": figures_explain.plot_head_similarity({"output": RNG.random((2, 4, 4))}, 9),
         "cka": figures_explain.plot_cka(pairs, 9),
         "probes": figures_explain.plot_probes(probes, "n = 3"),
-        "swaps": figures_explain.plot_swaps(swaps),
+        "swaps": figures_explain.plot_swaps(swaps, "Swaps", "layers"),
         "positions": figures_explain.plot_positions(
             {"learned": np.eye(num_layers), "of another store": np.eye(14)}
+        ),
+        "values": figures_explain.plot_position_values(
+            {"<b>learned": RNG.normal(size=(num_layers, 32)), "other": np.ones((14, 8))}
         ),
         "depths": figures_explain.plot_features_by_block(points, np.arange(9) % 3, CLASSES, "CLS"),
     }
@@ -106,6 +109,18 @@ def test_a_figure_of_blocks_moves_every_class() -> None:
     [slider] = figure.layout.sliders
     assert [step.label for step in slider.steps] == ["block 1", "block 2"]
     assert [len(x) for x in slider.steps[1].args[0]["x"]] == [len(dots.x) for dots in figure.data]
+
+
+def test_position_embeddings_are_drawn_on_their_own_scale() -> None:
+    learned, other = every_figure(16)["values"].data
+    assert np.shape(learned.z) == (16, 32) and np.shape(other.z) == (14, 8)
+    assert np.abs(learned.z).max() == np.abs(other.z).max() == 1
+    assert list(learned.y) == list(range(16)) and list(other.x) == list(range(8))
+
+
+def test_probes_of_models_of_other_depths_end_at_the_same_place() -> None:
+    short, long = (trace.x for trace in every_figure()["probes"].data[::-1])
+    assert list(short) == [1] and list(long) == [0.5, 1]
 
 
 def test_a_menu_of_pairs_shows_one_at_a_time() -> None:

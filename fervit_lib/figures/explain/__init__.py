@@ -6,6 +6,7 @@ from fervit_lib.figures.explain.blocks import (
     plot_features_by_block,
     plot_head_similarity,
     plot_heads,
+    plot_position_values,
     plot_positions,
     plot_probes,
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from fervit_lib.figures.codes import add_class_points, token_names
+from fervit_lib.figures.codes import add_class_points
 from fervit_lib.figures.controls import add_run_menu, add_slider
 from fervit_lib.figures.theme import (
     DIVERGING,
@@ -19,28 +19,31 @@ from fervit_lib.figures.theme import (
     wrap_labels,
 )
 
+_COSINE = "cosine: 1 same direction, 0 orthogonal, −1 opposite"
+
 
 def plot_probes(scores: pd.DataFrame, caption: str) -> go.Figure:
-    """Accuracy of few-shot linear probes by block, one line per run.
+    """Accuracy of few-shot linear probes by depth, one line per run.
 
     Args:
         scores: columns run, layer, accuracy, and lowest, highest over the draws of training faces.
     """
     figure = new_figure(
-        "Few-shot linear probes by block",
+        "Few-shot linear probes by depth",
         caption,
         height=500,
-        xaxis_title="features after",
+        xaxis={"title": "depth (share of the layers)", "tickformat": PERCENT, "range": [0, 1.03]},
         yaxis={"title": "accuracy", "tickformat": PERCENT, "rangemode": "tozero"},
     )
     for run, group in scores.groupby("run", sort=False):
         figure.add_scatter(
-            x=group["layer"],
+            x=np.arange(1, len(group) + 1) / len(group),
             y=group["accuracy"],
+            text=group["layer"],
             error_y=error_bars(group["accuracy"], group["lowest"], group["highest"]),
             mode="lines+markers",
             name=escape_label(run),
-            hovertemplate="%{x}: %{y:.1%}",
+            hovertemplate="%{text}: %{y:.1%}",
         )
     return figure
 
@@ -137,35 +140,40 @@ def plot_head_similarity(similarity: Mapping[str, np.ndarray], num_faces: int) -
     Args:
         similarity: by kind, (depth, num_heads, num_heads).
     """
-    depth, num_heads, _ = next(iter(similarity.values())).shape
-    heads = [str(head + 1) for head in range(num_heads)]
     by_block = [
-        {kind: np.round(values[block], 4) for kind, values in similarity.items()}
-        for block in range(depth)
+        {kind: np.round(heads, 4) for kind, heads in zip(similarity, block, strict=True)}
+        for block in zip(*similarity.values(), strict=True)
     ]
-    caption = f"mean of n = {num_faces:,} faces"
-    figure = _plot_cosines("Similarity of attention heads", caption, by_block[0], heads, "head")
+    caption = f"{_COSINE}; mean of n = {num_faces:,} faces"
+    figure = _plot_signed("Similarity of attention heads", caption, by_block[0], "head", 1)
     updates = [[{"z": list(panels.values())}] for panels in by_block]
-    add_slider(figure, "block", [str(block + 1) for block in range(depth)], updates)
+    add_slider(figure, "block", [str(block) for block in range(1, len(updates) + 1)], updates)
     return figure
 
 
 def plot_positions(similarity: Mapping[str, np.ndarray]) -> go.Figure:
     """Cosine similarity of position embeddings, one panel per kind, each (layers, layers)."""
     panels = {kind: np.round(values, 3) for kind, values in similarity.items()}
-    title = "Similarity of position embeddings"
-    largest = max(map(len, panels.values()))
-    layers = token_names(largest)[1:]
-    return _plot_cosines(title, "layers of w+", panels, layers, "layer of w+")
+    return _plot_signed("Similarity of position embeddings", _COSINE, panels, "layer of w+")
 
 
-def _plot_cosines(
-    title: str, caption: str, panels: Mapping[str, np.ndarray], labels: Sequence[str], axis: str
+def plot_position_values(embeddings: Mapping[str, np.ndarray]) -> go.Figure:
+    """Position embeddings as they are, one panel per kind, each (layers, embed_dim)."""
+    panels = {kind: np.round(e / np.abs(e).max(), 3) for kind, e in embeddings.items()}
+    caption = "values, divided by the largest of their panel"
+    figure = _plot_signed("Position embeddings", caption, panels, "layer of w+")
+    figure.update_traces(xgap=0)
+    return figure.update_xaxes(title="dimension", nticks=4)
+
+
+def _plot_signed(
+    title: str, caption: str, panels: Mapping[str, np.ndarray], axis: str, first: int = 0
 ) -> go.Figure:
+    """Heat maps of values in [-1, 1], side by side; rows and columns are numbered from `first`."""
     titles = wrap_labels(panels, 22)
     figure = new_panels(
         title,
-        f"cosine: 1 same direction, 0 orthogonal, −1 opposite; {caption}",
+        caption,
         470,
         margin_t=90 + 16 * max(title.count("<br>") + 1 for title in titles),
         cols=len(panels),
@@ -173,10 +181,11 @@ def _plot_cosines(
         horizontal_spacing=0.08,
     )
     for column, values in enumerate(panels.values(), 1):
+        rows, columns = (np.arange(first, first + size) for size in values.shape)
         figure.add_heatmap(
             z=values,
-            x=labels[: len(values)],
-            y=labels[: len(values)],
+            x=columns,
+            y=rows,
             zmin=-1,
             zmax=1,
             colorscale=DIVERGING,

@@ -107,19 +107,20 @@ def plot_removal_curves(
     return figure
 
 
-def plot_swaps(effects: pd.DataFrame) -> go.Figure:
-    """Predictions for faces of which one band was replaced by that of another face.
+def plot_swaps(effects: pd.DataFrame, title: str, axis: str) -> go.Figure:
+    """Predictions for faces of which a part was replaced by that of another face.
 
     Args:
-        effects: columns band, kept, taken, num_pairs, from `explain.swap_effect`.
+        effects: columns mixture, kept, taken, num_pairs, from `explain.swap_effect`.
+        axis: title of the x axis, along which the mixtures stand.
     """
     num_pairs = int(effects["num_pairs"].iloc[0])
     figure = new_figure(
-        "Prediction after swapping layers",
+        escape_label(title),
         f"n = {num_pairs:,} pairs of faces with different predictions; {largest_error(num_pairs)}",
         barmode="stack",
         uniformtext={"minsize": 10, "mode": "hide"},
-        xaxis_title="layers from the other face",
+        xaxis_title=axis,
         yaxis={"title": "share of the pairs", "tickformat": PERCENT, "range": [0, 1]},
     )
     outcomes = (
@@ -129,7 +130,7 @@ def plot_swaps(effects: pd.DataFrame) -> go.Figure:
     )
     for name, share, color in outcomes:
         figure.add_bar(
-            x=effects["band"],
+            x=effects["mixture"],
             y=share,
             name=name,
             marker_color=color,
