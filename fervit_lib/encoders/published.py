@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fervit_lib.encoders.style_encoder import STAGES, StyleEncoder
 from fervit_lib.system.errors import check_unpacked_size, describe_error, explain_read_error
+from fervit_lib.system.names import escape
 
 ENCODER_TYPES = {"GradualStyleEncoder": "psp", "Encoder4Editing": "e4e"}
 # Options that only e4e has.
@@ -42,7 +43,7 @@ def load_style_encoder(
             not match exactly.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint; put {SOURCES[kind]}, there")
+        raise FileNotFoundError(f"{escape(path)}: no such checkpoint; put {SOURCES[kind]}, there")
     trouble = f"not a checkpoint of {kind} with an IR-SE50 backbone"
     with explain_read_error(path, trouble, f"use {SOURCES[kind]}"):
         check_unpacked_size(path)
@@ -57,8 +58,8 @@ def _read(path: Path) -> dict[str, Any]:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path}: refused without running any of it: not a checkpoint, or it contains more "
-            f"than tensors and plain options ({describe_error(error)}); use an official file"
+            f"{escape(path)}: refused without running any of it: not a checkpoint, or it contains "
+            f"more than tensors and plain options ({describe_error(error)}); use an official file"
         ) from error
 
 

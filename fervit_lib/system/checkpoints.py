@@ -14,6 +14,7 @@ from fervit_lib.system import distributed
 from fervit_lib.system.atomic import atomic_write, json_default
 from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.identity import NO_CHECKSUM, check_checksum, write_checksum
+from fervit_lib.system.names import escape
 
 
 @distributed.rank_zero_only
@@ -55,7 +56,7 @@ def load_checkpoint(
         ValueError: it has changed since it was written, or this project did not write it.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; {remedy}")
+        raise FileNotFoundError(f"{escape(path)}: no such file; {remedy}")
     with explain_read_error(path, "damaged, or not written by this project", remedy):
         check_checksum(path)
         with safe_open(path, framework="pt") as file:

@@ -92,12 +92,12 @@ def explain_system_error(error: Exception, parameters: str) -> Exception:
             f"{lower(parameters)}"
         )
     if _NO_SPACE.search(text) and getattr(error, "errno", 0) is not None:
-        folders = (tempfile.gettempdir(), PROJECT_ROOT)
-        temporary, project = (shutil.disk_usage(folder).free / 1e6 for folder in folders)
+        temporary = tempfile.gettempdir()
         return OSError(
-            f"no space left ({text}): {temporary:,.0f} MB are free in {folders[0]} and "
-            f"{project:,.0f} MB in the project. Make room, or choose another folder by the "
-            f"parameters reports and data_dir or by TMPDIR and XDG_CACHE_HOME in the environment"
+            f"no space left ({text}): {shutil.disk_usage(temporary).free / 1e6:,.0f} MB are free "
+            f"in {temporary}, {shutil.disk_usage(PROJECT_ROOT).free / 1e6:,.0f} MB in the project. "
+            f"Make room, or choose another folder by the parameters reports and data_dir or by "
+            f"TMPDIR and XDG_CACHE_HOME in the environment"
         )
     return error
 
@@ -121,7 +121,7 @@ def explain_in_ipython(shell: Any, parameters: str) -> None:
 
 def describe_error(error: BaseException) -> str:
     """Type and message of an error on one line, at most 300 characters."""
-    return textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …")
+    return escape(textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …"))
 
 
 def check_image_size(image: Image.Image) -> Image.Image:

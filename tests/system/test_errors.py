@@ -15,6 +15,8 @@ from PIL import Image
 
 from fervit_lib.datasets import load_faces, load_people
 from fervit_lib.datasets.image_files import read_image
+from fervit_lib.encoders import load_encoder
+from fervit_lib.models import load_model
 from fervit_lib.pt_codes import import_pt_folder
 from fervit_lib.system.errors import (
     explain_in_ipython,
@@ -109,6 +111,21 @@ def test_a_name_that_is_not_utf_8_is_refused_and_shown_escaped(read, tmp_path: P
     assert "\\udc" in str(refused.value)
     str(refused.value).encode()
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize(
+    "read", [load_model, lambda path: load_encoder(path, "psp")], ids=["model", "encoder"]
+)
+def test_weights_of_such_a_name_are_named_escaped(
+    read: Callable[[Path], object], exists: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / os.fsdecode(FILE + b".safetensors")
+    if exists:
+        path.write_bytes(b"damaged")
+    with pytest.raises((ValueError, FileNotFoundError), match="udc") as refused:
+        read(path)
+    str(refused.value).encode()
 
 
 def test_names_in_other_scripts_are_read(tmp_path: Path) -> None:
