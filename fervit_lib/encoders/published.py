@@ -1,7 +1,6 @@
 """Load published checkpoints of pSp and e4e, safely and strictly."""
 
 import argparse
-import math
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -9,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from fervit_lib.encoders.generator import Generator, build_mapping
 from fervit_lib.encoders.style_encoder import STAGES, StyleEncoder
 from fervit_lib.system.errors import check_unpacked_size, describe_error, explain_read_error
 from fervit_lib.system.names import escape
@@ -46,11 +45,35 @@ def load_style_encoder(
         raise FileNotFoundError(f"{escape(path)}: no such checkpoint; put {SOURCES[kind]}, there")
     trouble = f"not a checkpoint of {kind} with an IR-SE50 backbone"
     with explain_read_error(path, trouble, f"use {SOURCES[kind]}"):
-        check_unpacked_size(path)
         return _build(_read(path), kind, stages)
 
 
+def load_generator(checkpoint: Path | str) -> Generator:
+    """Load the generator beside the encoder of a published checkpoint, as `load_style_encoder`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is truncated, contains code or no generator, or its keys do not match
+            exactly.
+    """
+    path = Path(checkpoint)
+    sources = " or ".join(SOURCES.values())
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint; put {sources}, there")
+    with explain_read_error(path, "no generator of StyleGAN2 in it", f"use {sources}"):
+        content = _read(path)
+        _, weights = _split(content["state_dict"])
+        with torch.device("meta"):
+            model = Generator(_output_size(_options(content)), weights["input.input"].shape[1])
+        model.mean_code = torch.zeros(model.mean_code.shape)
+        model.load_state_dict(weights, strict=True, assign=True)
+        if content.get("latent_avg") is not None:
+            model.mean_code = _expand_latent_avg(content["latent_avg"], model.mean_code.shape)
+        return model.float().requires_grad_(False).eval()
+
+
 def _read(path: Path) -> dict[str, Any]:
+    check_unpacked_size(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             # A file from before torch 1.6 is no zip archive and cannot be mapped.
@@ -65,13 +88,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _build(content: dict[str, Any], kind: str, stages: Sequence[tuple[int, int]]) -> StyleEncoder:
     weights, generator = _split(content["state_dict"])
-    options = content.get("opts", {})
-    if isinstance(options, argparse.Namespace):
-        options = vars(options)
+    options = _options(content)
     _check_kind(options, kind)
     with torch.device("meta"):  # needs no memory for weights that the file replaces
-        size = options.get("stylegan_size") or options.get("output_size") or OUTPUT_SIZE
-        model = StyleEncoder(kind, size, stages)
+        model = StyleEncoder(kind, _output_size(options), stages)
     model.latent_avg = torch.zeros(model.latent_avg.shape)
     model.load_state_dict(weights, strict=True, assign=True)
     model.starts_from_latent_avg = bool(options.get("start_from_latent_avg", True))
@@ -81,6 +101,15 @@ def _build(content: dict[str, Any], kind: str, stages: Sequence[tuple[int, int]]
     elif model.starts_from_latent_avg:
         raise ValueError("it has no latent_avg, which its codes are offsets from")
     return model.float().requires_grad_(False).eval()
+
+
+def _options(content: dict[str, Any]) -> dict[str, Any]:
+    options = content.get("opts", {})
+    return vars(options) if isinstance(options, argparse.Namespace) else options
+
+
+def _output_size(options: dict[str, Any]) -> int:
+    return options.get("stylegan_size") or options.get("output_size") or OUTPUT_SIZE
 
 
 def _check_kind(options: dict[str, Any], kind: str) -> None:
@@ -117,19 +146,16 @@ def _expand_latent_avg(latent_avg: Tensor, shape: torch.Size) -> Tensor:
 
 @torch.inference_mode()
 def _w_distance(generator: Mapping[str, Tensor], latent_avg: Tensor) -> float | None:
-    """Median distance from `latent_avg` of 1,024 codes from the mapping network; None without one.
-
-    StyleGAN2's mapping network has 8 equalised linear layers with a learning rate factor of 0.01
-    (Karras et al. 2020).
-    """
+    """Median distance from `latent_avg` of 1,024 codes of the mapping network; None without."""
     dim = latent_avg.shape[1]
-    names = [f"style.{i}" for i in range(1, 9)]
-    if any(f"{name}.bias" not in generator for name in names):
+    mapping = build_mapping(dim)
+    weights = {
+        name.removeprefix("style."): tensor
+        for name, tensor in generator.items()
+        if name.startswith("style.")
+    }
+    if weights.keys() != mapping.state_dict().keys():
         return None
-    x = torch.randn(1024, dim, generator=torch.Generator().manual_seed(0))
-    x = x * x.square().mean(1, keepdim=True).add(1e-8).rsqrt()
-    for name in names:
-        scaled = generator[f"{name}.weight"].float() * (0.01 / math.sqrt(dim))
-        x = F.linear(x, scaled, generator[f"{name}.bias"].float() * 0.01)
-        x = F.leaky_relu(x, 0.2) * math.sqrt(2)
-    return (x - latent_avg[0]).norm(dim=1).median().item()
+    mapping.load_state_dict(weights)
+    codes = mapping(torch.randn(1024, dim, generator=torch.Generator().manual_seed(0)))
+    return (codes - latent_avg[0]).norm(dim=1).median().item()

@@ -76,10 +76,10 @@ def build_body(stages: Sequence[tuple[int, int]]) -> nn.Sequential:
 class EqualLinear(nn.Module):
     """StyleGAN's linear layer with equalised learning rate: the weight is scaled by 1/√dim."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(dim, dim))
-        self.bias = nn.Parameter(torch.zeros(dim))
+        self.weight = nn.Parameter(torch.randn(out_dim, dim))
+        self.bias = nn.Parameter(torch.zeros(out_dim))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight / math.sqrt(self.weight.shape[1]), self.bias)
@@ -93,7 +93,7 @@ class StyleBlock(nn.Module):
         self.convs = nn.Sequential()
         for _ in range(int(math.log2(map_size))):
             self.convs.extend([nn.Conv2d(dim, dim, 3, stride=2, padding=1), nn.LeakyReLU(0.01)])
-        self.linear = EqualLinear(dim)
+        self.linear = EqualLinear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(self.convs(x).flatten(1))
