@@ -2,12 +2,17 @@
 
 from fervit_lib.encoders.aligned import write_aligned
 from fervit_lib.encoders.autoencoder import (
+    FIT_FACES,
     Autoencoder,
-    decode_images,
     fit_autoencoder,
-    reconstruct,
-    reconstruction_error,
-    sample_images,
+    read_images,
+    sample_faces,
+)
+from fervit_lib.encoders.decode import (
+    decode_bands,
+    decode_images,
+    load_decoder,
+    reconstruction_errors,
 )
 from fervit_lib.encoders.encode import encode_faces, encoder_dtype, prepare_encoder
 from fervit_lib.encoders.images import change_view, images_to_tensor, tensor_to_images

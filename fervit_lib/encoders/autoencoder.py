@@ -11,6 +11,7 @@ pixels: coarse, then what middle and fine add.
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fervit_lib.datasets import FaceDataset, hash_faces, manifest_path, sample_by_content
-from fervit_lib.encoders.images import normalise, resize_face, stack_faces, tensor_to_images
-from fervit_lib.latents import BANDS, LATENT_DIM
+from fervit_lib.encoders.images import normalise, resize_face, stack_faces
+from fervit_lib.latents import BANDS, LATENT_DIM, NUM_LAYERS
 from fervit_lib.system import distributed
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
 from fervit_lib.system.errors import explain_read_error
@@ -111,6 +112,8 @@ class Autoencoder(nn.Module):
         # One rotation for all layers, as all layers of `w+` are of one space.
         self.register_buffer("rotation", torch.empty(2 * COMPONENTS, LATENT_DIM))
         nn.init.orthogonal_(self.rotation)
+        # The components, and so the codes, have a mean of 0.
+        self.register_buffer("mean_code", torch.zeros(NUM_LAYERS, LATENT_DIM), persistent=False)
 
     @property
     def weight(self) -> Tensor:
@@ -157,15 +160,15 @@ class Autoencoder(nn.Module):
         components = torch.cat([band(*parts) for band, parts in described], dim=1)
         return (components @ self.rotation).float()
 
-    def decode(self, w_plus: Tensor) -> list[Tensor]:
-        """`w_plus` (B, 18, 512) → three images (B, 3, S, S): coarse, + middle, + fine codes."""
+    def decode(self, w_plus: Tensor) -> Tensor:
+        """`w_plus` (B, 18, 512) → images (B, 3, S, S)."""
         components = w_plus.to(self.weight) @ self.rotation.T
-        images: list[Tensor] = []
+        image: Any = 0
         for (name, band), scale in zip(self.bands.items(), (4, 2, 1), strict=True):
             side = self.img_size // scale
             part = band.decode(components[:, BANDS[name]]).unflatten(1, (3, side, side))
-            images.append(_double(images[-1]) + part if images else part)
-        return [F.interpolate(image, self.img_size, mode="bilinear") for image in images]
+            image = part if name == "coarse" else part + _double(image)
+        return image
 
 
 def _double(images: Tensor) -> Tensor:
@@ -188,19 +191,26 @@ def _gradients(images: Tensor) -> Tensor:
     return F.relu(across * angles.cos() + down * angles.sin())
 
 
-def sample_images(
-    faces: FaceDataset, align: Callable[[Image.Image], Image.Image], size: int, store: Path
-) -> Tensor:
-    """Up to `FIT_FACES` faces as images (n, 3, size, size) in [-1, 1], to fit and to test on.
+def sample_faces(faces: FaceDataset, most: int, store: Path) -> FaceDataset:
+    """Up to `most` faces, to fit and to test on.
 
     They are chosen by their content, so that the sample hardly changes when faces are added.
 
     Args:
-        align: crops the face out of an image, before it is resized.
         store: the folder of the codes, beside which the hashes of the faces are kept.
     """
-    chosen = sample_by_content(hash_faces(faces, manifest_path(store)), FIT_FACES)
-    bar = progress(faces.subset(chosen), desc="read faces", unit=" faces")
+    return faces.subset(sample_by_content(hash_faces(faces, manifest_path(store)), most))
+
+
+def read_images(
+    faces: FaceDataset, align: Callable[[Image.Image], Image.Image], size: int
+) -> Tensor:
+    """Faces as images (n, 3, size, size) in [-1, 1].
+
+    Args:
+        align: crops the face out of an image, before it is resized.
+    """
+    bar = progress(faces, desc="read faces", unit=" faces")
     return normalise(stack_faces([resize_face(align(face), size) for face, _ in bar]))
 
 
@@ -223,30 +233,6 @@ def fit_autoencoder(images: Tensor, checkpoint: Path, *, seed: int = 0) -> None:
         model = Autoencoder(images.shape[-1])
         model.fit(images)
         save_autoencoder(checkpoint, model, digest.hexdigest())
-
-
-@torch.inference_mode()
-def reconstruct(model: Autoencoder, images: Tensor) -> dict[str, list[Image.Image]]:
-    """Reconstruct images (B, 3, S, S) in [-1, 1] from coarse codes, + middle, + fine codes."""
-    names = ("coarse", "+ middle", "+ fine")
-    reconstructed = zip(names, model.decode(model(images)), strict=True)
-    return {name: tensor_to_images(tensor) for name, tensor in reconstructed}
-
-
-@torch.inference_mode()
-def decode_images(decoder: Autoencoder, codes: Tensor) -> list[Image.Image]:
-    """The images that the decoder makes of codes (B, 18, 512)."""
-    return tensor_to_images(decoder.decode(codes)[-1])
-
-
-@torch.inference_mode()
-def reconstruction_error(model: Autoencoder, images: Tensor) -> float:
-    """Mean squared error over the pixels of images (N, 3, S, S) in [-1, 1]."""
-    total = 0.0  # a sum, since the last batch may be smaller than the others
-    for batch in images.to(model.weight.device).split(256):
-        reconstructed = model.decode(model(batch))[-1].float()
-        total += (reconstructed - batch).square().mean((1, 2, 3)).sum().item()
-    return total / len(images)
 
 
 def save_autoencoder(path: Path, model: Autoencoder, fingerprint: str) -> None:

@@ -118,7 +118,7 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor, picture: Tensor | None = None) -> Tensor:
         added = self.conv(x, style, demodulate=False) + self.bias
-        return added if picture is None else added + self.upsample.double(picture)
+        return added if self.upsample is None else added + self.upsample.double(picture)
 
 
 class Generator(nn.Module):

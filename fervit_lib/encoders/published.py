@@ -11,17 +11,25 @@ import torch
 from torch import Tensor
 
 from fervit_lib.encoders.generator import Generator, build_mapping
-from fervit_lib.encoders.style_encoder import STAGES, StyleEncoder
+from fervit_lib.encoders.style_encoder import ITERATIONS, STAGES, StyleEncoder
 from fervit_lib.system.errors import check_unpacked_size, describe_error, explain_read_error
 from fervit_lib.system.names import escape
 
-ENCODER_TYPES = {"GradualStyleEncoder": "psp", "Encoder4Editing": "e4e"}
+ENCODER_TYPES = {
+    "GradualStyleEncoder": "psp",
+    "Encoder4Editing": "e4e",
+    "BackboneEncoder": "restyle_psp",
+    "ProgressiveBackboneEncoder": "restyle_e4e",
+}
 # Options that only e4e has.
 E4E_OPTIONS = {"stylegan_size", "progressive_steps", "w_discriminator_lambda"}
 OUTPUT_SIZE = 1024  # if the options do not give it, as in psp_ffhq_encode.pt
+_RESTYLE = "github.com/yuval-alaluf/restyle-encoder"
 SOURCES = {
     "psp": "psp_ffhq_encode.pt, linked from github.com/eladrich/pixel2style2pixel",
     "e4e": "e4e_ffhq_encode.pt, linked from github.com/omertov/encoder4editing",
+    "restyle_psp": f"restyle_psp_ffhq_encode.pt, linked from {_RESTYLE}",
+    "restyle_e4e": f"restyle_e4e_ffhq_encode.pt, linked from {_RESTYLE}",
 }
 
 
@@ -33,7 +41,7 @@ def load_style_encoder(
     Its weights stay a memory map of the file until they are moved or converted.
 
     Args:
-        kind: psp or e4e.
+        kind: psp, e4e, restyle_psp or restyle_e4e.
         stages: (channels, units) of the backbone's stages; published checkpoints have IR-SE50.
 
     Raises:
@@ -61,15 +69,7 @@ def load_generator(checkpoint: Path | str) -> Generator:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint; put {sources}, there")
     with explain_read_error(path, "no generator of StyleGAN2 in it", f"use {sources}"):
-        content = _read(path)
-        _, weights = _split(content["state_dict"])
-        with torch.device("meta"):
-            model = Generator(_output_size(_options(content)), weights["input.input"].shape[1])
-        model.mean_code = torch.zeros(model.mean_code.shape)
-        model.load_state_dict(weights, strict=True, assign=True)
-        if content.get("latent_avg") is not None:
-            model.mean_code = _expand_latent_avg(content["latent_avg"], model.mean_code.shape)
-        return model.float().requires_grad_(False).eval()
+        return _build_generator(_read(path))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -86,11 +86,22 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def _build_generator(content: dict[str, Any]) -> Generator:
+    _, weights = _split(content["state_dict"])
+    with torch.device("meta"):  # needs no memory for weights that the file replaces
+        model = Generator(_output_size(_options(content)), weights["input.input"].shape[1])
+    model.mean_code = torch.zeros(model.mean_code.shape)
+    model.load_state_dict(weights, strict=True, assign=True)
+    if content.get("latent_avg") is not None:
+        model.mean_code = _expand_latent_avg(content["latent_avg"], model.mean_code.shape)
+    return model.float().requires_grad_(False).eval()
+
+
 def _build(content: dict[str, Any], kind: str, stages: Sequence[tuple[int, int]]) -> StyleEncoder:
     weights, generator = _split(content["state_dict"])
     options = _options(content)
     _check_kind(options, kind)
-    with torch.device("meta"):  # needs no memory for weights that the file replaces
+    with torch.device("meta"):
         model = StyleEncoder(kind, _output_size(options), stages)
     model.latent_avg = torch.zeros(model.latent_avg.shape)
     model.load_state_dict(weights, strict=True, assign=True)
@@ -100,6 +111,9 @@ def _build(content: dict[str, Any], kind: str, stages: Sequence[tuple[int, int]]
         model.w_distance = _w_distance(generator, model.latent_avg)
     elif model.starts_from_latent_avg:
         raise ValueError("it has no latent_avg, which its codes are offsets from")
+    if kind.startswith("restyle"):
+        model.generator = _build_generator(content)
+        model.iterations = options.get("n_iters_per_batch", ITERATIONS)
     return model.float().requires_grad_(False).eval()
 
 
@@ -113,7 +127,7 @@ def _output_size(options: dict[str, Any]) -> int:
 
 
 def _check_kind(options: dict[str, Any], kind: str) -> None:
-    """pSp and e4e have the same parameters: only the options distinguish them."""
+    """Encoders have the same parameters in pairs: only the options distinguish them."""
     actual = kind
     if "encoder_type" in options:
         actual = ENCODER_TYPES.get(options["encoder_type"], options["encoder_type"])

@@ -3,8 +3,10 @@
 Richardson et al. 2021 (pSp, section 3.1) read 18 codes from three maps of a feature pyramid over
 IR-SE50, ArcFace's improved residual units with squeeze-and-excitation (Deng et al. 2019, section
 3.2). Tov et al. 2021 (e4e, section 4.2) take the first as a base and the others as offsets from
-it. Parameters are named as in the published checkpoints (github.com/eladrich/pixel2style2pixel and
-github.com/omertov/encoder4editing, MIT).
+it. ReStyle (Alaluf et al. 2021, sections 3 and 4) reads all codes from the last map, of the face
+and of what the generator draws of the codes so far, and corrects these several times. Parameters
+are named as in the published checkpoints (github.com/eladrich/pixel2style2pixel,
+github.com/omertov/encoder4editing and github.com/yuval-alaluf/restyle-encoder, MIT).
 """
 
 import itertools
@@ -24,7 +26,8 @@ from fervit_lib.system.names import check_choice
 STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))
 SE_REDUCTION = 16
 IMG_SIZE = 256
-STYLE_KINDS = ("psp", "e4e")
+ITERATIONS = 5  # of ReStyle, as published
+STYLE_KINDS = ("psp", "e4e", "restyle_psp", "restyle_e4e")
 MAP_SIZES = {"coarse": IMG_SIZE // 16, "middle": IMG_SIZE // 8, "fine": IMG_SIZE // 4}
 # A rule of thumb: w+ codes of real faces lie farther out than StyleGAN's own, in the same order of
 # magnitude.
@@ -115,11 +118,13 @@ class StyleEncoder(nn.Module):
 
     Args:
         kind: psp: every style block gives a code; e4e: the first gives a code, the others offsets
-            from it.
+            from it; restyle_psp and restyle_e4e: what they give corrects codes.
         output_size: height and width in pixels of the images of the StyleGAN whose codes these are.
         stages: (channels, units) of the backbone's four stages.
 
     Attributes:
+        generator: draws the codes for ReStyle; None for pSp and e4e.
+        iterations: how often ReStyle corrects its codes.
         latent_avg: (num_styles, dim) float32, mean code of the StyleGAN; zeros until a checkpoint
             is loaded.
         starts_from_latent_avg: whether `latent_avg` is added to the network's output.
@@ -134,19 +139,27 @@ class StyleEncoder(nn.Module):
         super().__init__()
         check_choice("kind", kind, STYLE_KINDS)
         self.kind = kind
+        self.generator: nn.Module | None = None
+        self.iterations = ITERATIONS
+        iterates = kind.startswith("restyle")
         first, fine, middle, dim = (channels for channels, _ in stages)
         self.input_layer = nn.Sequential(
-            nn.Conv2d(3, first, 3, padding=1, bias=False), nn.BatchNorm2d(first), nn.PReLU(first)
+            nn.Conv2d(6 if iterates else 3, first, 3, padding=1, bias=False),
+            nn.BatchNorm2d(first),
+            nn.PReLU(first),
         )
         self.body = build_body(stages)
         # The units after which the fine and the middle map are taken; the coarse one is the last.
         _, self.fine_end, self.middle_end, _ = itertools.accumulate(units for _, units in stages)
         layers = range(num_styles(output_size))
         self.styles = nn.ModuleList(
-            StyleBlock(dim, MAP_SIZES[band]) for band in MAP_SIZES for _ in layers[BANDS[band]]
+            StyleBlock(dim, MAP_SIZES["coarse"] if iterates else size)
+            for band, size in MAP_SIZES.items()
+            for _ in layers[BANDS[band]]
         )
-        self.latlayer1 = nn.Conv2d(middle, dim, 1)
-        self.latlayer2 = nn.Conv2d(fine, dim, 1)
+        if not iterates:
+            self.latlayer1 = nn.Conv2d(middle, dim, 1)
+            self.latlayer2 = nn.Conv2d(fine, dim, 1)
         # Not persistent: checkpoints keep it outside the encoder's state dict.
         self.register_buffer("latent_avg", torch.zeros(len(self.styles), dim), persistent=False)
         self.starts_from_latent_avg = False
@@ -164,19 +177,35 @@ class StyleEncoder(nn.Module):
                 f"{tuple(images.shape)}; resize or crop the faces, see images_to_tensor and "
                 f"ffhq_crop"
             )
-        x = self.input_layer(images.to(self.latlayer1.weight.dtype))
+        start = self.latent_avg * self.starts_from_latent_avg
+        if self.generator is None:
+            return start + self._read(images)
+        drawn = self.latent_avg[None]
+        for _ in range(self.iterations):
+            picture = F.adaptive_avg_pool2d(self.generator(drawn), IMG_SIZE)
+            drawn = start + self._read(torch.cat([images, picture.expand_as(images)], dim=1))
+            start = drawn
+        return drawn
+
+    def _read(self, images: Tensor) -> Tensor:
+        """The codes in images (B, 3, S, S), or corrections from those and drawn ones, (B, 6, S, S).
+
+        Of shape (B, num_styles, dim), without `latent_avg`.
+        """
+        x = self.input_layer(images.to(self.input_layer[0].weight.dtype))
         fine = self.body[: self.fine_end](x)  # 128 @ 64²
         middle = self.body[self.fine_end : self.middle_end](fine)  # 256 @ 32²
         coarse = self.body[self.middle_end :](middle)  # 512 @ 16²
-        middle = _upsample_add(coarse, self.latlayer1(middle))
-        fine = _upsample_add(middle, self.latlayer2(fine))
-        maps = {"coarse": coarse, "middle": middle, "fine": fine}
+        maps = dict.fromkeys(MAP_SIZES, coarse)
+        if hasattr(self, "latlayer1"):
+            maps["middle"] = _upsample_add(coarse, self.latlayer1(middle))
+            maps["fine"] = _upsample_add(maps["middle"], self.latlayer2(fine))
         codes = [style(maps[band]) for band in maps for style in self.styles[BANDS[band]]]
         w_plus = torch.stack(codes, dim=1).float()
-        if self.kind == "e4e":
+        if self.kind.endswith("e4e"):
             base = w_plus[:, :1]  # (B, 1, dim), added to each of the other codes
             w_plus = torch.cat([base, base + w_plus[:, 1:]], dim=1)
-        return w_plus + self.latent_avg if self.starts_from_latent_avg else w_plus
+        return w_plus
 
 
 def _upsample_add(coarse: Tensor, lateral: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from fervit_lib.evaluation.predict import (
     Predictions,
     Predictor,
     codes_of,
+    find_decoder,
     find_encoder,
     load_predictor,
     load_predictors,

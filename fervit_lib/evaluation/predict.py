@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fervit_lib.datasets import FaceCrop, face_crop
 from fervit_lib.datasets.image_files import read_image, to_grey_or_rgb
-from fervit_lib.encoders import images_to_tensor, load_encoder
+from fervit_lib.encoders import images_to_tensor, load_decoder, load_encoder
 from fervit_lib.inputs import images_to_pixels, pixel_side
 from fervit_lib.latents import LatentStore, store_identity
 from fervit_lib.models import load_model, trained_on
@@ -169,7 +169,26 @@ def find_encoder(latents: Path, device: torch.device) -> Encoder:
         ValueError: the checkpoint has changed since.
     """
     store = LatentStore.open(latents, "test")
-    folder = display_path(latents)
+    network = load_encoder(_find_checkpoint(store), store.encoder).to(device)
+    if store.encoder.startswith("restyle"):
+        network.iterations = store.made_by["settings"]["iterations"]
+    align = face_crop(store.made_by["landmarks"], store.made_by.get("misses", "whole"))
+    return Encoder(network, align)
+
+
+def find_decoder(latents: Path, device: torch.device) -> nn.Module | None:
+    """What draws the codes in `latents`, see `encoders.load_decoder`; None, and why, if nothing."""
+    try:
+        store = LatentStore.open(latents, "test")
+        return load_decoder(_find_checkpoint(store), store.encoder).to(device)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"No pictures from codes: {error}")
+        return None
+
+
+def _find_checkpoint(store: LatentStore) -> Path:
+    """The file of the encoder that made a store's codes, unchanged since."""
+    folder = display_path(store.folder)
     if not store.made_by:
         raise FileNotFoundError(
             f"{folder}: store.json does not name the encoder's checkpoint; encode with 01_encode"
@@ -186,9 +205,7 @@ def find_encoder(latents: Path, device: torch.device) -> Encoder:
         raise ValueError(
             f"{display_path(checkpoint)}: changed since it made the codes in {folder}; {remedy}"
         )
-    network = load_encoder(checkpoint, store.encoder).to(device)
-    align = face_crop(store.made_by["landmarks"], store.made_by.get("misses", "whole"))
-    return Encoder(network, align)
+    return checkpoint
 
 
 @dataclass(frozen=True, eq=False)

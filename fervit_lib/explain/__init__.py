@@ -12,7 +12,6 @@ from fervit_lib.explain.examined_run import (
     ExaminedRun,
     choose_runs,
     companion_runs,
-    find_decoder,
     load_examined_run,
     load_initial_model,
 )

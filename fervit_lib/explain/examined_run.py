@@ -1,7 +1,6 @@
 """A trained run, with the faces on which it is examined."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,7 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from fervit_lib.evaluation import codes_of, find_encoder, predict_probs
+from fervit_lib.evaluation import codes_of, predict_probs
 from fervit_lib.evaluation.compare import Comparison
 from fervit_lib.inputs import inputs_for, load_face_images
 from fervit_lib.latents import LatentStore
@@ -160,11 +159,3 @@ def load_initial_model(examined: ExaminedRun) -> nn.Module:
         with without_adapters(model):
             model.load_state_dict(encoder)
     return model.to(examined.device).eval()
-
-
-def find_decoder(examined: ExaminedRun) -> nn.Module | None:
-    """The encoder of the run's codes if it can also decode them and is still there, else None."""
-    if examined.store.encoder == "autoencoder":
-        with suppress(FileNotFoundError, ValueError):
-            return find_encoder(examined.store.folder, torch.device("cpu")).network
-    return None

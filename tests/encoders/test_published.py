@@ -15,9 +15,15 @@ from torch import Tensor
 from fervit_lib.encoders.load import load_encoder
 from fervit_lib.encoders.published import load_style_encoder
 from fervit_lib.encoders.style_encoder import StyleEncoder
+from tests.encoders.test_generator import draw_by_formulas, make_weights
 
 STAGES = ((16, 3), (16, 4), (32, 14), (48, 3))
-TYPES = {"psp": "GradualStyleEncoder", "e4e": "Encoder4Editing"}
+TYPES = {
+    "psp": "GradualStyleEncoder",
+    "e4e": "Encoder4Editing",
+    "restyle_psp": "BackboneEncoder",
+    "restyle_e4e": "ProgressiveBackboneEncoder",
+}
 LAYERS = {1024: 18, 512: 16, 256: 14}
 
 
@@ -105,8 +111,9 @@ def encode_by_names(weights: dict[str, Tensor], x: Tensor, kind: str) -> Tensor:
         large = F.interpolate(small, tap.shape[2:], mode="bilinear", align_corners=True)
         return large + F.conv2d(tap, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
-    p2 = lateral(c3, c2, "latlayer1")
-    p1 = lateral(p2, c1, "latlayer2")
+    restyle = kind.startswith("restyle")
+    p2 = c3 if restyle else lateral(c3, c2, "latlayer1")
+    p1 = c3 if restyle else lateral(p2, c1, "latlayer2")
     codes = []
     while f"styles.{len(codes)}.linear.weight" in weights:
         i = len(codes)
@@ -121,7 +128,7 @@ def encode_by_names(weights: dict[str, Tensor], x: Tensor, kind: str) -> Tensor:
                 y.flatten(1), weight / weight.shape[1] ** 0.5, weights[f"styles.{i}.linear.bias"]
             )
         )
-    if kind == "e4e":
+    if kind.endswith("e4e"):
         codes = [codes[0]] + [codes[0] + delta for delta in codes[1:]]
     return torch.stack(codes, 1)
 
@@ -151,6 +158,46 @@ def test_codes_equal_the_published_architecture(
     for part in model.children():
         part.to(torch.bfloat16, memory_format=torch.channels_last)
     assert (model(images) - expected).norm() < 1e-2 * expected.norm()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", ["restyle_psp", "restyle_e4e"])
+@pytest.mark.parametrize("starts_from_average", [True, False])
+def test_restyle_corrects_codes_by_what_the_generator_draws(
+    tmp_path: Path, kind: str, starts_from_average: bool
+) -> None:
+    weights = make_encoder(kind, 512).state_dict()
+    weights = {
+        name: tensor * 0.3 if "linear" in name else tensor for name, tensor in weights.items()
+    }
+    assert weights["input_layer.0.weight"].shape[1] == 6
+    decoder = make_weights(512, dim=48)
+    average = torch.randn(16, 48)
+    state = {f"encoder.{name}": tensor for name, tensor in weights.items()}
+    state |= {f"decoder.{name}": tensor for name, tensor in decoder.items()}
+    options = {
+        "encoder_type": TYPES[kind],
+        "input_nc": 6,
+        "n_iters_per_batch": 3,
+        "output_size": 512,
+        "start_from_latent_avg": starts_from_average,
+    }
+    path = tmp_path / "restyle.pt"
+    torch.save({"state_dict": state, "latent_avg": average, "opts": options}, path)
+    model = load_style_encoder(path, kind, STAGES)
+    images = torch.rand(2, 3, 256, 256) * 2 - 1
+
+    def draw(codes: Tensor) -> Tensor:
+        large = torch.cat([draw_by_formulas(decoder, code)[-1] for code in codes]).float()
+        return large.unflatten(2, (256, 2)).unflatten(4, (256, 2)).mean((3, 5))
+
+    codes = average.expand(2, -1, -1)
+    for i in range(3):
+        offsets = encode_by_names(weights, torch.cat([images, draw(codes)], dim=1), kind)
+        codes = offsets + (codes if i or starts_from_average else 0)
+    assert (model(images) - codes).norm() < 1e-4 * codes.norm()
+    with pytest.raises(ValueError, match="expected an encoder of kind psp"):
+        load_style_encoder(path, "psp", STAGES)
 
 
 def test_names_and_shapes_at_full_size() -> None:
