@@ -52,11 +52,8 @@ RESERVED = {
     "overwrite",
     "trained",
 }
-SEVERAL = {
-    "test_on",
-    "baselines",
-    "feature_arms",
-}  # parameters with several names: a list is one value
+# Parameters with several names: a list is one value.
+SEVERAL = {"test_on", "baselines", "feature_arms"}
 
 
 class Parameter(NamedTuple):
@@ -293,7 +290,7 @@ def read_config(config: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]
     blocks = {step: {} if blocks.get(step) is None else blocks[step] for step in NOTEBOOKS}
     folder = Path(config.get("reports", "reports"), config["experiment"], "encode")
     encodings = plan_encodings(blocks["encode"], folder)
-    if not encodings and not blocks["train"] == blocks["tour"] == []:
+    if not encodings and (blocks["train"] != [] or blocks["tour"] != []):
         raise ValueError("encode: expected at least one block for train and tour, got []")
     trainings = plan_trainings(blocks["train"], encodings, folder)
     plan = {"encode": encodings, "train": trainings}
