@@ -19,8 +19,16 @@ from fervit_lib.system.errors import describe_error
 from fervit_lib.system.progress import progress
 
 TOLERANCE = 1e-4  # of logits; ONNX Runtime sums float32 in another order
-_LATENCY = ["latency_p50_ms", "latency_p95_ms"]
-_COLUMNS = ["what", "file", "mb", "difference", "agrees", *_LATENCY, "reason"]
+_COLUMNS = [
+    "what",
+    "file",
+    "mb",
+    "difference",
+    "agrees",
+    "latency_p50_ms",
+    "latency_p95_ms",
+    "reason",
+]
 
 
 class EncoderAndModel(nn.Module):

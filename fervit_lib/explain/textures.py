@@ -26,7 +26,7 @@ def shape_and_texture(first: Tensor, second: Tensor, seed: int = 0) -> dict[str,
 
     side = images.shape[-1] // GRID
     patches = F.unfold(images, side, stride=side)  # (n, 3 · side², GRID²)
-    order = torch.randperm(patches.shape[-1], generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(GRID**2, generator=torch.Generator().manual_seed(seed))
     shuffled = F.fold(patches[..., order], GRID * side, side, stride=side)
 
     grey = images.mean(1, keepdim=True)

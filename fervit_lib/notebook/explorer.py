@@ -101,8 +101,9 @@ class Explorer:
         self.face = widgets.Dropdown(options=choices, description="face")
         num_layers = max(len(run.mean_code) for run in runs)
         self.layers = [self._layer_toggle(layer) for layer in range(num_layers)]
-        bands = layer_bands(num_layers)
-        self.bands = {band: self._button(band, layers) for band, layers in bands.items()}
+        self.bands = {
+            band: self._button(band, layers) for band, layers in layer_bands(num_layers).items()
+        }
         self.restore = _narrow(widgets.Button, "restore all", "put every layer back")
         self.restore.on_click(lambda _: self.remove_layers([]))
         self.panels = [Panel(runs, i, self.show) for i in range(min(2, len(runs)))]
