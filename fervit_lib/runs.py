@@ -113,7 +113,10 @@ def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: a value has another type than annotated, as the text "false" that papermill
             makes of `-p flag false`; or papermill passed a name that the notebook does not have.
     """
-    kinds = {name: kind.__name__ for name, kind in namespace["__annotations__"].items()}
+    kinds = {
+        name: kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("typing.")
+        for name, kind in namespace["__annotations__"].items()
+    }
     parameters = {name: namespace[name] for name, kind in kinds.items() if kind in TYPES}
     if "get_ipython" in namespace:
         explain_in_ipython(namespace["get_ipython"](), " ".join(parameters))

@@ -12,7 +12,13 @@ PROJECT_ROOT = Path(os.environ.get("FERVIT_HOME") or Path(__file__).parents[2]).
 # Safe as a folder name everywhere; 200 leaves room for suffixes below the usual limit of 255.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=@-]{,199}")
 MAX_TEXT = 50_000  # the names of all runs of a large config
-TYPES = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
+TYPES = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "Optional[bool]": (bool, type(None)),
+}
 
 
 def check_name(argument: str, name: object) -> str:
@@ -74,8 +80,8 @@ def check_share(argument: str, value: float) -> None:
 def check_value(where: str, value: object, expected: str) -> None:
     """Raise a ValueError if `value` is not of the type that a notebook annotates."""
     # In Python, True is an int. NaN is not equal to itself.
-    is_bool = isinstance(value, bool)
-    if is_bool != (expected == "bool") or not isinstance(value, TYPES[expected]) or value != value:
+    is_wrong = isinstance(value, bool) and "bool" not in expected
+    if is_wrong or not isinstance(value, TYPES[expected]) or value != value:
         hints = {"float": " (in YAML, write 1.0e-4, not 1e-4)", "bool": " (write True or False)"}
         hint = hints.get(expected, "") if isinstance(value, str) else ""
         if expected == "str":

@@ -56,7 +56,6 @@ STRATEGIES: dict[str, Strategy] = {
         fine_tune=True,
     ),
 }
-LAYERWISE = ("auto", "true", "false")
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def parameter_groups(
     strategy: Strategy,
     *,
     freeze_stages: int = 6,
-    layerwise_lr: str = "auto",
+    layerwise_lr: bool | None = None,
 ) -> list[ParameterGroup]:
     """One group per part, with every parameter of `model` in exactly one group.
 
@@ -107,17 +106,15 @@ def parameter_groups(
 
     Args:
         freeze_stages: number of lower blocks, for a strategy whose `lower_blocks` it is.
-        layerwise_lr: whether the strategy's `lr_factors` apply; `auto`: unless the model has one
+        layerwise_lr: whether the strategy's `lr_factors` apply; None: unless the model has one
             rate, and the strategy is not `fine_tune`.
 
     Raises:
         ValueError: `freeze_stages` leaves no block to train or to freeze; or the strategy needs
             adapters, and the model has none.
     """
-    check_choice("layerwise_lr", layerwise_lr, LAYERWISE)
-    by_part = layerwise_lr == "true"
-    if layerwise_lr == "auto":
-        by_part = strategy.fine_tune or not model.one_rate
+    if layerwise_lr is None:
+        layerwise_lr = strategy.fine_tune or not model.one_rate
     depth = model.num_blocks
     if strategy.lower_blocks == "freeze_stages" and depth < 2:
         raise ValueError(
@@ -147,7 +144,7 @@ def parameter_groups(
             parameters,
             trains=part in trained,
             first=part in new_parts,
-            lr_factor=strategy.lr_factors.get(part, 1.0) if by_part else 1.0,
+            lr_factor=strategy.lr_factors.get(part, 1.0) if layerwise_lr else 1.0,
             # Weight decay would pull position embeddings and CLS, which are vectors of their own
             # rather than maps of inputs, towards 0.
             weight_decay=part != "position",
