@@ -64,6 +64,7 @@ def write_attention_png(cosine: np.ndarray, attn: np.ndarray, title: str, path: 
         above.bar(names, matrix[0], color=PALETTE[0])
         above.set(title=f"{kind}, CLS and each token")
         figure.colorbar(below.imshow(matrix, cmap="Blues"), ax=below)
+        below.set_xticks(range(len(names)), names, fontsize=8)
         below.set_yticks(range(len(names)), names)
         below.set(title=f"{kind}, from token (rows) to token")
     return _write(figure, title, path)
