@@ -7,8 +7,10 @@ BIN := .venv/bin
 AUDIT := .venv-audit/bin/pip-audit --disable-pip --no-deps --progress-spinner off
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-# Of a workspace beside a shared installation (`make workspace`), else of the project.
+# In a workspace beside a shared installation (`make workspace`) this file is a link.
+ifneq ($(realpath Makefile),$(CURDIR)/Makefile)
 export FERVIT_HOME ?= $(CURDIR)
+endif
 # Snakemake needs a user's name, also in a container that knows none.
 export LOGNAME ?= $(shell id -un 2>/dev/null)
 # What libraries write to the home folder, where that cannot be written; Snakemake and JupyterLab would not start.

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -180,7 +181,7 @@ def append_events(file: Path, rows: Sequence[Mapping[str, float]], whole: bool) 
     whole = whole or not file.exists()
     written = rows if whole else rows[-1:]
     events = [Event(file_version="brain.Event:2")] if whole else []
-    ended = time.time() - sum(row["seconds"] for row in written)
+    ended = datetime.now(UTC).timestamp() - sum(row["seconds"] for row in written)
     for row in written:
         ended += row["seconds"]
         values = [
