@@ -114,7 +114,7 @@ def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
             makes of `-p flag false`; or papermill passed a name that the notebook does not have.
     """
     kinds = {
-        name: kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("typing.")
+        name: kind.__name__ if isinstance(kind, type) else "Optional[bool]"
         for name, kind in namespace["__annotations__"].items()
     }
     parameters = {name: namespace[name] for name, kind in kinds.items() if kind in TYPES}
@@ -153,7 +153,7 @@ def start_run(
     codes: Mapping[str, Any] | None = None,
     resume: bool = True,
     overwrite: bool = False,
-    state_files: str = "checkpoints/last.safetensors",
+    state_files: str = "checkpoints/[!b]*.safetensors",
     exclusive: bool = True,
 ) -> Run:
     """Open a run directory: remove an earlier result and write `config.json`.
@@ -168,7 +168,8 @@ def start_run(
         device: see `runtime.describe_device`.
         codes: what a model is trained on, see `latents.store_identity`.
         overwrite: replace a finished run of other parameters; that of a scratchpad always is.
-        state_files: glob pattern of the files and folders with the state of a fit.
+        state_files: glob pattern of the files and folders with the state of a fit; by default all
+            weights but the best.
         exclusive: hold the run's lock; False: several processes may work on the run.
 
     Raises:

@@ -126,7 +126,9 @@ class PeopleBatches(ShardedBatches):
             image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()  # HWC → CHW
             mask = torch.from_numpy(values)
             if self.augment:
-                content = self.contents.setdefault(index, int(content_key(image), 16))
+                if index not in self.contents:
+                    self.contents[index] = int(content_key(image), 16)
+                content = self.contents[index]
                 view = self._view(index)  # it may have been unknown before
                 image, mask = self.augment.change(image, mask, content, view)
             result = (image, mask)

@@ -14,7 +14,7 @@ from fervit_lib.encoders.decode import (
     load_decoder,
     reconstruction_errors,
 )
-from fervit_lib.encoders.encode import encode_faces, encoder_dtype, prepare_encoder
+from fervit_lib.encoders.encode import LargestBatch, encode_faces, encoder_dtype, prepare_encoder
 from fervit_lib.encoders.images import change_view, images_to_tensor, tensor_to_images
 from fervit_lib.encoders.load import ENCODERS, check_kind, load_encoder
 from fervit_lib.encoders.published import load_generator

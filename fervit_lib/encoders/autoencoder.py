@@ -11,7 +11,6 @@ pixels: coarse, then what middle and fine add.
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -163,12 +162,11 @@ class Autoencoder(nn.Module):
     def decode(self, w_plus: Tensor) -> Tensor:
         """`w_plus` (B, 18, 512) → images (B, 3, S, S)."""
         components = w_plus.to(self.weight) @ self.rotation.T
-        image: Any = 0
-        for (name, band), scale in zip(self.bands.items(), (4, 2, 1), strict=True):
-            side = self.img_size // scale
-            part = band.decode(components[:, BANDS[name]]).unflatten(1, (3, side, side))
-            image = part if name == "coarse" else part + _double(image)
-        return image
+        coarse, middle, fine = (
+            band.decode(components[:, BANDS[name]]).unflatten(1, (3, self.img_size // scale, -1))
+            for (name, band), scale in zip(self.bands.items(), (4, 2, 1), strict=True)
+        )
+        return _double(_double(coarse) + middle) + fine
 
 
 def _double(images: Tensor) -> Tensor:

@@ -39,9 +39,9 @@ def prepare_encoder(
     """Move an encoder to `device` in the fastest layout; its codes are equal up to rounding.
 
     Args:
-        dtype: float32; bfloat16; or auto: bfloat16 for psp and e4e if `device` is fast in it, else
-            float32. With random weights, bfloat16 changes a code by at most 0.4% of the largest
-            value.
+        dtype: float32; bfloat16; or auto: bfloat16 if `device` is fast in it, but for the
+            autoencoder, else float32. With random weights, bfloat16 changes a code of pSp by at
+            most 0.4% of the largest value.
         compile: run torch.compile at the first batch (a minute or more; pays for many faces).
 
     Raises:
@@ -52,8 +52,10 @@ def prepare_encoder(
         is_fast = isinstance(encoder, StyleEncoder) and has_fast_bf16(device)
         dtype = "bfloat16" if is_fast else "float32"
     encoder = encoder.eval().to(device)
-    # The mean code, a buffer of the style encoder itself, stays float32.
-    for part in encoder.children() if isinstance(encoder, StyleEncoder) else [encoder]:
+    # The mean code, a buffer of the style encoder itself, stays float32, and so does ReStyle's
+    # generator.
+    parts = encoder.named_children() if isinstance(encoder, StyleEncoder) else [("", encoder)]
+    for part in (part for name, part in parts if name != "generator"):
         part.to(dtype=getattr(torch, dtype), memory_format=torch.channels_last)
     if compile:
         encoder.compile()
@@ -139,7 +141,7 @@ def encode_faces(
     existing = [folder.parent.glob(f"*/{name}-[0-9]*.safetensors") for name in splits]
     stored = _stored_codes(chain.from_iterable(existing), encoding) if missing else {}
     num_new = 0
-    largest = _LargestBatch(encoder, batch_size)
+    largest = LargestBatch(encoder, batch_size)
     with (
         PrefetchPool(num_workers) as pool,
         progress(
@@ -187,7 +189,7 @@ def encode_faces(
     return num_new
 
 
-class _LargestBatch:
+class LargestBatch:
     """Encodes batches in as large parts as the device has memory for."""
 
     def __init__(self, encoder: nn.Module, size: int) -> None:

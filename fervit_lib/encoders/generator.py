@@ -29,16 +29,10 @@ class MappingLayer(EqualLinear):
         return _activate(0.01 * super().forward(x))
 
 
-class PixelNorm(nn.Module):
-    """(B, dim) with a mean square of 1."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * x.square().mean(1, keepdim=True).add(1e-8).rsqrt()
-
-
 def build_mapping(dim: int) -> nn.Sequential:
     """The mapping network: random vectors (B, dim) to codes of the generator's own, (B, dim)."""
-    return nn.Sequential(PixelNorm(), *(MappingLayer(dim, dim) for _ in range(8)))
+    norm = nn.RMSNorm(dim, eps=1e-8, elementwise_affine=False)
+    return nn.Sequential(norm, *(MappingLayer(dim, dim) for _ in range(8)))
 
 
 class Blur(nn.Module):
@@ -188,5 +182,5 @@ class Generator(nn.Module):
         return picture.float()
 
     def decode(self, w_plus: Tensor) -> Tensor:
-        """Pictures (B, 3, S, S) of codes at the resolution that the encoder reads, 256 pixels."""
-        return self(w_plus, IMG_SIZE)
+        """Pictures (B, 3, 256, 256) of codes, from all layers, at the size that encoders read."""
+        return F.adaptive_avg_pool2d(self(w_plus), IMG_SIZE)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fervit_lib.encoders.generator import Generator, build_mapping
-from fervit_lib.encoders.style_encoder import ITERATIONS, STAGES, StyleEncoder
+from fervit_lib.encoders.style_encoder import STAGES, StyleEncoder
 from fervit_lib.system.errors import check_unpacked_size, describe_error, explain_read_error
 from fervit_lib.system.names import escape
 
@@ -113,7 +113,6 @@ def _build(content: dict[str, Any], kind: str, stages: Sequence[tuple[int, int]]
         raise ValueError("it has no latent_avg, which its codes are offsets from")
     if kind.startswith("restyle"):
         model.generator = _build_generator(content)
-        model.iterations = options.get("n_iters_per_batch", ITERATIONS)
     return model.float().requires_grad_(False).eval()
 
 

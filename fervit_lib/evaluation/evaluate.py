@@ -136,10 +136,10 @@ class Faces:
         return faces.stratified(num_faces / len(faces), seed)
 
     def inputs(self, model: nn.Module, split: str) -> Tensor | MappedRows:
-        """As `inputs.inputs_for`, but models of the same image size share their images."""
+        """As `inputs.inputs_for`, but models that read the same images share them."""
         if model.reads != "pixels":
             return inputs_for(model, self.stores[split])
-        key = (split, model.image_size, model.resize_method)
+        key = (split, model.image_size, model.face_size, model.resize_method)
         if key not in self._cache:
             self._cache[key] = inputs_for(model, self.stores[split])
         return self._cache[key]

@@ -32,15 +32,11 @@ def class_roc_auc(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
     NaN for a class that no face, or every face, belongs to. The mean over classes is
     scikit-learn's `multi_class="ovr", average="macro"`.
     """
-    areas = np.full(probs.shape[1], np.nan)
-    for label in np.unique(labels):
-        is_class = labels == label
-        positive = is_class.sum()
-        negative = len(labels) - positive
-        if negative:
-            ranks = rankdata(probs[:, label])[is_class].sum()  # Mann-Whitney's statistic
-            areas[label] = (ranks - positive * (positive + 1) / 2) / (positive * negative)
-    return areas
+    positive = np.bincount(labels, minlength=probs.shape[1])
+    ranks = rankdata(probs, axis=0)[np.arange(len(labels)), labels]  # Mann-Whitney's statistic
+    wins = np.bincount(labels, ranks, probs.shape[1]) - positive * (positive + 1) / 2
+    with np.errstate(invalid="ignore"):
+        return wins / (positive * (len(labels) - positive))
 
 
 def majority_accuracy(labels: np.ndarray) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fervit_lib.datasets import FaceCrop, face_crop
 from fervit_lib.datasets.image_files import read_image, to_grey_or_rgb
-from fervit_lib.encoders import images_to_tensor, load_decoder, load_encoder
+from fervit_lib.encoders import LargestBatch, images_to_tensor, load_decoder, load_encoder
 from fervit_lib.inputs import images_to_pixels, pixel_side
 from fervit_lib.latents import LatentStore, store_identity
 from fervit_lib.models import load_model, trained_on
@@ -131,11 +131,12 @@ class Encoder:
         """Images of any size → codes (N, 18, 512) float32 on the CPU."""
         device = next(iter(self.network.state_dict().values())).device  # some have no parameters
         codes = []
+        largest = LargestBatch(self.network, 128)
         starts = range(0, len(images), 128)
         for start in progress(starts, desc="encode", unit=" batches"):
             aligned = [self.align(image) for image in images[start : start + 128]]
             batch = images_to_tensor(aligned, self.network.img_size).to(device)
-            codes.append(self.network(batch).cpu())
+            codes.append(largest.encode(batch).cpu())
         return torch.cat(codes)
 
 

@@ -104,7 +104,8 @@ def explain_system_error(error: Exception, parameters: str) -> Exception:
 
 def lower(parameters: str) -> str:
     """Which of the parameters of a notebook, named in a text, lower the memory that it needs."""
-    return f"Lower {' or '.join(dict.fromkeys(_MEMORY.findall(parameters)))}"
+    names = " or ".join(dict.fromkeys(_MEMORY.findall(parameters)))
+    return f"Lower {names}" if names else ""
 
 
 def explain_in_ipython(shell: Any, parameters: str) -> None:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fervit_lib.encoders.encode import prepare_encoder
 from fervit_lib.encoders.load import load_encoder
 from fervit_lib.encoders.published import load_style_encoder
 from fervit_lib.encoders.style_encoder import StyleEncoder
@@ -178,13 +179,15 @@ def test_restyle_corrects_codes_by_what_the_generator_draws(
     options = {
         "encoder_type": TYPES[kind],
         "input_nc": 6,
-        "n_iters_per_batch": 3,
+        "n_iters_per_batch": 5,
         "output_size": 512,
         "start_from_latent_avg": starts_from_average,
     }
     path = tmp_path / "restyle.pt"
     torch.save({"state_dict": state, "latent_avg": average, "opts": options}, path)
     model = load_style_encoder(path, kind, STAGES)
+    assert model.iterations == 5
+    model.iterations = 3
     images = torch.rand(2, 3, 256, 256) * 2 - 1
 
     def draw(codes: Tensor) -> Tensor:
@@ -196,6 +199,10 @@ def test_restyle_corrects_codes_by_what_the_generator_draws(
         offsets = encode_by_names(weights, torch.cat([images, draw(codes)], dim=1), kind)
         codes = offsets + (codes if i or starts_from_average else 0)
     assert (model(images) - codes).norm() < 1e-4 * codes.norm()
+    model = prepare_encoder(model, torch.device("cpu"), dtype="float32")
+    assert (model(images) - codes).norm() < 1e-4 * codes.norm()
+    model = prepare_encoder(model, torch.device("cpu"), dtype="bfloat16")
+    assert (model(images) - codes).norm() < 0.1 * codes.norm()
     with pytest.raises(ValueError, match="expected an encoder of kind psp"):
         load_style_encoder(path, "psp", STAGES)
 
