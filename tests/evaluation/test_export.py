@@ -14,7 +14,7 @@ from torch import nn
 
 from fervit_lib import runs
 from fervit_lib.encoders import Autoencoder
-from fervit_lib.encoders.style_encoder import STYLE_KINDS, StyleEncoder
+from fervit_lib.encoders.style_encoder import StyleEncoder
 from fervit_lib.evaluation import (
     Faces,
     export_run,
@@ -151,7 +151,10 @@ def test_no_option_is_left_out() -> None:
     [("autoencoder", 32)]
     + [
         pytest.param(kind, size, marks=pytest.mark.slow)
-        for kind in STYLE_KINDS
+        for kind in (
+            "psp",
+            "e4e",
+        )  # not ReStyle: its generator has convolutions of computed kernels
         for size in (256, 512, 1024)
     ],
 )
