@@ -154,7 +154,7 @@ def test_no_option_is_left_out() -> None:
         for kind in (
             "psp",
             "e4e",
-        )  # not ReStyle: its generator has convolutions of computed kernels
+        )  # ReStyle computes kernels, which ONNX cannot
         for size in (256, 512, 1024)
     ],
 )
