@@ -84,6 +84,8 @@ def check_value(where: str, value: object, expected: str) -> None:
     if is_wrong or not isinstance(value, TYPES[expected]) or value != value:
         hints = {"float": " (in YAML, write 1.0e-4, not 1e-4)", "bool": " (write True or False)"}
         hint = hints.get(expected, "") if isinstance(value, str) else ""
+        if expected == "Optional[bool]":
+            hint = " (in YAML, write true, false or null)"
         if expected == "str":
             hint = " (in YAML, write it in quotes)"
         raise ValueError(f"{where}: expected {expected}, got {show(value)}{hint}")
