@@ -46,8 +46,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
                 (folder / path.name).chmod(folder.stat().st_mode & 0o666)
             (folder / path.name).replace(path)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            remove_lock(lock)
+            try:
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:  # also where a user interrupts the cleaning
+                remove_lock(lock)
 
 
 def remove_partial_writes(folder: Path) -> None:

@@ -76,5 +76,7 @@ def remove_lock(lock: FileLock) -> None:
     The order matters: a process that waits for the removed file sees that it has no name any more,
     and creates the next one.
     """
-    Path(lock.lock_file).unlink(missing_ok=True)
-    lock.release()
+    try:
+        Path(lock.lock_file).unlink(missing_ok=True)
+    finally:
+        lock.release()

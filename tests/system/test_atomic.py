@@ -118,3 +118,21 @@ def test_processes_that_write_the_same_file_wait_for_each_other(tmp_path: Path) 
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert len(set(atomic.read_json(target)["numbers"])) == 1
+
+
+def test_an_interrupt_while_it_cleans_up_leaves_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "file.txt"
+    for module, name in ((atomic.shutil, "rmtree"), (Path, "unlink")):
+        with pytest.raises(KeyboardInterrupt) as error, atomic.atomic_write(path) as temporary:
+            temporary.write_text("first")
+            monkeypatch.setattr(module, name, interrupt)
+        monkeypatch.undo()
+        with atomic.atomic_write(path) as temporary:
+            temporary.write_text("second")
+        assert error  # its frames, as those of the last error in a notebook, are alive until here
+        assert path.read_text() == "second"
