@@ -1,6 +1,5 @@
 """Write a drawn set to disk, completely or not at all, and never over a user's files."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from fervit_lib.system import distributed
+from fervit_lib.system.atomic import read_json, write_json
 from fervit_lib.system.errors import explain_write_error
 from fervit_lib.system.identity import digest
 from fervit_lib.system.locks import hold_lock
@@ -56,7 +56,7 @@ def write_toy_set(
                     path = drawing / name
                     path.parent.mkdir(parents=True, exist_ok=True)
                     picture.save(path)
-            (drawing / MARKER).write_text(json.dumps(settings))
+            write_json(drawing / MARKER, settings)
             drawing.rename(target)  # which is not there, or an empty folder
         finally:
             shutil.rmtree(drawing, ignore_errors=True)
@@ -70,7 +70,7 @@ def _drawn_settings(folder: Path, generator: str) -> dict[str, Any]:
         ValueError: it holds anything else, which would be lost.
     """
     try:
-        marker = json.loads((folder / MARKER).read_text())
+        marker = read_json(folder / MARKER)
         if marker["generator"] == generator:
             return marker
     except (OSError, ValueError, TypeError, KeyError):
