@@ -59,7 +59,7 @@ SEVERAL = {"test_on", "baselines", "feature_arms"}
 class Parameter(NamedTuple):
     """A parameter of a notebook."""
 
-    type: str  # str, int, float or bool
+    type: str  # one of `names.TYPES`
     default: Any
 
 

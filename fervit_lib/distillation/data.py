@@ -128,9 +128,8 @@ class PeopleBatches(ShardedBatches):
             if self.augment:
                 if index not in self.contents:
                     self.contents[index] = int(content_key(image), 16)
-                content = self.contents[index]
                 view = self._view(index)  # it may have been unknown before
-                image, mask = self.augment.change(image, mask, content, view)
+                image, mask = self.augment.change(image, mask, self.contents[index], view)
             result = (image, mask)
             self.prepared.put((index, view), result)
         return *result, content_key(result[0])

@@ -113,12 +113,14 @@ def build_tapped_student(
     return model.train()
 
 
-def copy_encoder(student: nn.Module, teacher: nn.Module) -> None:
+def copy_encoder(student: nn.Module, teacher: nn.Module | None) -> None:
     """Copy the weights of the teacher's encoder into the student's (Sanh et al. 2019, section 3).
 
     Raises:
-        ValueError: they are different encoders.
+        ValueError: they are different encoders, or there is no teacher.
     """
+    if teacher is None:
+        raise ValueError("student_weights: expected a teacher for 'teacher', got none; give one")
     try:
         student.encoder.load_state_dict(teacher.encoder.state_dict())
     except RuntimeError:

@@ -5,8 +5,6 @@ from fervit_lib.encoders.autoencoder import (
     FIT_FACES,
     Autoencoder,
     fit_autoencoder,
-    read_images,
-    sample_faces,
 )
 from fervit_lib.encoders.decode import (
     decode_bands,
@@ -15,7 +13,13 @@ from fervit_lib.encoders.decode import (
     reconstruction_errors,
 )
 from fervit_lib.encoders.encode import LargestBatch, encode_faces, encoder_dtype, prepare_encoder
-from fervit_lib.encoders.images import change_view, images_to_tensor, tensor_to_images
+from fervit_lib.encoders.images import (
+    change_view,
+    images_to_tensor,
+    read_images,
+    sample_faces,
+    tensor_to_images,
+)
 from fervit_lib.encoders.load import ENCODERS, check_kind, load_encoder
 from fervit_lib.encoders.published import load_generator
 from fervit_lib.encoders.style_encoder import check_domain, distance_from_average

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from PIL import Image
 
 from fervit_lib.datasets import FaceDataset
-from fervit_lib.encoders.encode import read_faces
+from fervit_lib.encoders.images import read_aligned
 from fervit_lib.system.locks import hold_lock
 from fervit_lib.system.prefetch import PrefetchPool
 from fervit_lib.system.progress import progress
@@ -30,7 +30,7 @@ def write_aligned(
         for split, faces in sets.items():
             subjects = faces.subjects if faces.subjects is not None else [""] * len(faces)
             numbers = {subject: str(i) for i, subject in enumerate(dict.fromkeys(subjects))}
-            pixels = progress(read_faces(faces, size, align, pool), desc=f"write {split}")
+            pixels = progress(read_aligned(faces, size, align, pool), desc=f"write {split}")
             for i, (face, label) in enumerate(zip(pixels, faces.labels, strict=True)):
                 name = faces.classes[label].replace("/", "_")
                 within = partial / split / name / (numbers[subjects[i]] if subjects[i] else "")

@@ -9,22 +9,17 @@ pixels: coarse, then what middle and fine add.
 """
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
-from fervit_lib.datasets import FaceDataset, hash_faces, manifest_path, sample_by_content
-from fervit_lib.encoders.images import normalise, resize_face, stack_faces
 from fervit_lib.latents import BANDS, LATENT_DIM, NUM_LAYERS
 from fervit_lib.system import distributed
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
 from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.locks import hold_lock
-from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import seed_everything
 
 FIT_FACES = 2048  # images that the components are computed from, and their mirror images
@@ -187,29 +182,6 @@ def _gradients(images: Tensor) -> Tensor:
     down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / contrast
     angles = torch.arange(DIRECTIONS).to(images)[:, None, None] * (2 * torch.pi / DIRECTIONS)
     return F.relu(across * angles.cos() + down * angles.sin())
-
-
-def sample_faces(faces: FaceDataset, most: int, store: Path) -> FaceDataset:
-    """Up to `most` faces, to fit and to test on.
-
-    They are chosen by their content, so that the sample hardly changes when faces are added.
-
-    Args:
-        store: the folder of the codes, beside which the hashes of the faces are kept.
-    """
-    return faces.subset(sample_by_content(hash_faces(faces, manifest_path(store)), most))
-
-
-def read_images(
-    faces: FaceDataset, align: Callable[[Image.Image], Image.Image], size: int
-) -> Tensor:
-    """Faces as images (n, 3, size, size) in [-1, 1].
-
-    Args:
-        align: crops the face out of an image, before it is resized.
-    """
-    bar = progress(faces, desc="read faces", unit=" faces")
-    return normalise(stack_faces([resize_face(align(face), size) for face, _ in bar]))
 
 
 @distributed.rank_zero_only

@@ -18,8 +18,6 @@ from fervit_lib.encoders.images import tensor_to_images
 from fervit_lib.encoders.published import load_generator
 from fervit_lib.latents import BANDS
 
-BATCH = 8  # pictures of StyleGAN2 take much memory
-
 
 def load_decoder(checkpoint: Path, kind: str) -> Any:
     """The decoder of the codes that the encoder in a checkpoint makes.
@@ -34,8 +32,7 @@ def load_decoder(checkpoint: Path, kind: str) -> Any:
 @torch.inference_mode()
 def decode_images(decoder: Any, codes: Tensor) -> list[Image.Image]:
     """The images that a decoder makes of codes (B, num_layers, 512)."""
-    parts = codes.to(decoder.mean_code.device).split(BATCH)
-    return [image for part in parts for image in tensor_to_images(decoder.decode(part))]
+    return tensor_to_images(decoder.decode(codes.to(decoder.mean_code.device)))
 
 
 def decode_bands(decoder: Any, codes: Tensor) -> dict[str, list[Image.Image]]:
@@ -61,7 +58,7 @@ def reconstruction_errors(encoder: nn.Module, decoder: Any, images: Tensor) -> p
     """
     rows: list[tuple[float, float]] = []
     dtype, device = encoder_dtype(encoder), decoder.mean_code.device
-    for batch in images.split(BATCH):
+    for batch in images.split(32):
         drawn = decoder.decode(encoder(batch.to(device, dtype))).float().cpu()
         errors = (drawn - batch).square().mean((1, 2, 3))
         rows += zip(errors.tolist(), structural_similarity(drawn, batch).tolist(), strict=True)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fervit_lib.datasets import FaceDataset, content_seeds, hash_faces, manifest_path
-from fervit_lib.encoders.images import change_view, normalise, resize_face, stack_faces
+from fervit_lib.encoders.images import change_view, normalise, read_aligned, stack_faces
 from fervit_lib.encoders.style_encoder import StyleEncoder
 from fervit_lib.latents import (
     SHARD_SIZE,
@@ -162,7 +162,7 @@ def encode_faces(
             new = shard.subset(is_new)
             bar.update(len(shard) - len(new))
             codes = []
-            pixels = read_faces(new, encoder.img_size, align, pool, AHEAD * batch_size)
+            pixels = read_aligned(new, encoder.img_size, align, pool, AHEAD * batch_size)
             batches = _batched(pixels, batch_size)
             seeds = content_seeds(hashes[is_new])
             for images in _batches_of_view(batches, view, seeds, device):
@@ -207,22 +207,6 @@ class LargestBatch:
             self.size = len(images[: self.size]) // 2
             torch.cuda.empty_cache()
             print(f"Too little memory for a larger batch: batch_size {self.size} from here on")
-
-
-def read_faces(
-    faces: FaceDataset,
-    size: int,
-    align: Callable[[Image.Image], Image.Image] | None,
-    pool: PrefetchPool,
-    ahead: int = 256,
-) -> Iterator[np.ndarray]:
-    """Faces (size, size, 3) uint8 in order, read ahead: Pillow releases Python's lock."""
-
-    def read(index: int) -> np.ndarray:
-        image, _ = faces[index]
-        return resize_face(align(image) if align else image, size)
-
-    return pool.map(read, range(len(faces)), faces.file, ahead)
 
 
 def _batched(pixels: Iterator[np.ndarray], batch_size: int) -> Iterator[Tensor]:

@@ -183,4 +183,6 @@ class Generator(nn.Module):
 
     def decode(self, w_plus: Tensor) -> Tensor:
         """Pictures (B, 3, 256, 256) of codes, from all layers, at the size that encoders read."""
-        return F.adaptive_avg_pool2d(self(w_plus), IMG_SIZE)
+        # In small parts, as maps of 1024×1024 pixels take much memory.
+        parts = [F.adaptive_avg_pool2d(self(part), IMG_SIZE) for part in w_plus.split(8)]
+        return torch.cat(parts)

@@ -1,12 +1,17 @@
-"""Face images to the tensors that encoders take, and back."""
+"""Faces to the tensors that encoders take, and back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
+
+from fervit_lib.datasets import FaceDataset, hash_faces, manifest_path, sample_by_content
+from fervit_lib.system.prefetch import PrefetchPool
+from fervit_lib.system.progress import progress
 
 
 def images_to_tensor(images: Sequence[Image.Image], size: int) -> Tensor:
@@ -17,6 +22,47 @@ def images_to_tensor(images: Sequence[Image.Image], size: int) -> Tensor:
 def resize_face(image: Image.Image, size: int) -> np.ndarray:
     """A PIL image of any mode → (size, size, 3) uint8 RGB, bilinear with antialias as pSp does."""
     return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+
+
+def sample_faces(faces: FaceDataset, most: int, store: Path) -> FaceDataset:
+    """Up to `most` faces, to fit and to test on.
+
+    They are chosen by their content, so that the sample hardly changes when faces are added.
+
+    Args:
+        store: the folder of the codes, beside which the hashes of the faces are kept.
+    """
+    return faces.subset(sample_by_content(hash_faces(faces, manifest_path(store)), most))
+
+
+def read_aligned(
+    faces: FaceDataset,
+    size: int,
+    align: Callable[[Image.Image], Image.Image] | None,
+    pool: PrefetchPool,
+    ahead: int = 256,
+) -> Iterator[np.ndarray]:
+    """Faces (size, size, 3) uint8 in order, read ahead: Pillow releases Python's lock.
+
+    Args:
+        align: crops the face out of an image, before it is resized; None: whole images.
+    """
+
+    def read(index: int) -> np.ndarray:
+        image, _ = faces[index]
+        return resize_face(align(image) if align else image, size)
+
+    return pool.map(read, range(len(faces)), faces.file, ahead)
+
+
+def read_images(
+    faces: FaceDataset, align: Callable[[Image.Image], Image.Image], size: int
+) -> Tensor:
+    """Faces as images (n, 3, size, size) in [-1, 1]; see `read_aligned`."""
+    with PrefetchPool() as pool:
+        read = read_aligned(faces, size, align, pool)
+        bar = progress(read, desc="read faces", unit=" faces", total=len(faces))
+        return normalise(stack_faces(list(bar)))
 
 
 def stack_faces(pixels: Sequence[np.ndarray]) -> Tensor:

@@ -3,7 +3,8 @@
 import argparse
 import pickle
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,8 @@ def load_style_encoder(
         ValueError: the file is truncated, contains code or another kind of encoder, or its keys do
             not match exactly.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{escape(path)}: no such checkpoint; put {SOURCES[kind]}, there")
     trouble = f"not a checkpoint of {kind} with an IR-SE50 backbone"
-    with explain_read_error(path, trouble, f"use {SOURCES[kind]}"):
+    with _explain(path, trouble, SOURCES[kind]):
         return _build(_read(path), kind, stages)
 
 
@@ -65,11 +64,18 @@ def load_generator(checkpoint: Path | str) -> Generator:
             exactly.
     """
     path = Path(checkpoint)
-    sources = " or ".join(SOURCES.values())
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint; put {sources}, there")
-    with explain_read_error(path, "no generator of StyleGAN2 in it", f"use {sources}"):
+    trouble = "not a checkpoint with the generator of StyleGAN2"
+    with _explain(path, trouble, " or ".join(SOURCES.values())):
         return _build_generator(_read(path))
+
+
+@contextmanager
+def _explain(path: Path, trouble: str, source: str) -> Iterator[None]:
+    """As `explain_read_error`; a file that is missing is named with its source."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{escape(path)}: no such checkpoint; put {source}, there")
+    with explain_read_error(path, trouble, f"use {source}"):
+        yield
 
 
 def _read(path: Path) -> dict[str, Any]:

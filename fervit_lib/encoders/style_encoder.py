@@ -182,8 +182,7 @@ class StyleEncoder(nn.Module):
             return start + self._read(images)
         drawn = self.latent_avg[None]
         for _ in range(self.iterations):
-            # In small parts: maps of 1024×1024 pixels take much memory.
-            picture = torch.cat([self.generator.decode(part) for part in drawn.split(8)])
+            picture = self.generator.decode(drawn)
             drawn = start + self._read(torch.cat([images, picture.expand_as(images)], dim=1))
             start = drawn
         return drawn

@@ -10,7 +10,7 @@ import pandas as pd
 from fervit_lib.evaluation.evaluate import EvaluatedRun
 from fervit_lib.system.atomic import atomic_write, write_json
 
-MAX_CLASSES = 100
+MAX_CONFUSION = 100
 # Columns of the LaTeX table: heading, factor to its unit, format.
 _LATEX = {
     "accuracy": (r"Accuracy (\%)", 100, "{:.1f}"),
@@ -58,7 +58,7 @@ def write_results(
         runs: one row per run: `EvaluatedRun.metrics` and its measured costs.
         class_metrics: by run, one row per class.
         confusion: by run, (C, C) counts, one row per true class; left out if there are more than
-            `MAX_CLASSES`, as the files of predictions tell the same in less memory.
+            `MAX_CONFUSION`, as the files of predictions tell the same in less memory.
         tables: further tables to store, by name.
     """
     from sklearn.metrics import classification_report  # takes a second to import
@@ -80,7 +80,7 @@ def write_results(
             name: _records(table.rename_axis("class").reset_index())
             for name, table in class_metrics.items()
         },
-        "confusion": confusion if len(classes) <= MAX_CLASSES else {},
+        "confusion": confusion if len(classes) <= MAX_CONFUSION else {},
     }
     content |= {name: _records(table) for name, table in tables.items()}
     names = ("evaluation_results.json", "comparison.csv", "comparison.tex")

@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from fervit_lib.figures.codes import token_names
-from fervit_lib.figures.theme import MAX_CLASSES, PALETTE, group_classes
+from fervit_lib.figures.theme import MAX_CLASSES, PALETTE, group_classes, group_confusion
 from fervit_lib.system.atomic import atomic_write
 
 
@@ -36,8 +36,7 @@ def write_evaluation_pngs(
     figures = [Figure((7, 5.5), layout="constrained") for _ in names]
     matrix, bars, histogram = (figure.subplots() for figure in figures)
     group, shown = group_classes(confusion.sum(1), list(scores.index))
-    members = np.eye(len(shown), dtype=int)[group]  # (C, groups)
-    display = ConfusionMatrixDisplay(members.T @ confusion @ members, display_labels=shown)
+    display = ConfusionMatrixDisplay(group_confusion(confusion, group), display_labels=shown)
     display.plot(ax=matrix, cmap="Blues", xticks_rotation=30)
     by_class = scores.loc[group < MAX_CLASSES, ["precision", "recall", "f1"]]
     by_class.plot.bar(ax=bars, color=PALETTE, rot=30, ylim=(0, 1))

@@ -104,6 +104,12 @@ def group_classes(faces: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray
     return group, names
 
 
+def group_confusion(counts: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Confusion counts (C, C) of classes as counts of their groups, see `group_classes`."""
+    members = np.eye(group.max() + 1, dtype=int)[group]  # (C, groups)
+    return members.T @ counts @ members
+
+
 def new_figure(title: str, subtitle: str = "", height: int = 400, **layout: Any) -> go.Figure:
     """An empty figure with this look.
 

@@ -1,7 +1,6 @@
 """Models as ONNX files."""
 
 import warnings
-from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -19,25 +18,22 @@ def write_onnx(model: nn.Module, example: Tensor, name: str, path: Path) -> Path
         example: a batch of at least 2: a dimension of 1 would be fixed in the graph.
     """
     device = next(model.parameters()).device
-    with (
-        ExitStack() as stack,
-        atomic_write(path) as temporary,
-        warnings.catch_warnings(),
-        torch.no_grad(),
-    ):
-        stack.callback(model.to, device)
-        # The shapes of layers and images are constants on purpose.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        warnings.filterwarnings("ignore", "Constant folding")  # it only says what it leaves out
-        torch.onnx.export(
-            model.eval().cpu(),
-            (example.cpu(),),
-            str(temporary),
-            input_names=[name],
-            output_names=["logits"],
-            dynamic_axes={name: {0: "batch"}, "logits": {0: "batch"}},
-            opset_version=17,
-            # A twentieth of the newer exporter's time, which gives other names to inner tensors.
-            dynamo=False,
-        )
+    try:
+        with atomic_write(path) as temporary, warnings.catch_warnings(), torch.no_grad():
+            # The shapes of layers and images are constants on purpose.
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            warnings.filterwarnings("ignore", "Constant folding")  # it only says what it leaves out
+            torch.onnx.export(
+                model.eval().cpu(),
+                (example.cpu(),),
+                str(temporary),
+                input_names=[name],
+                output_names=["logits"],
+                dynamic_axes={name: {0: "batch"}, "logits": {0: "batch"}},
+                opset_version=17,
+                # A twentieth of the newer exporter's time, which names inner tensors otherwise.
+                dynamo=False,
+            )
+    finally:
+        model.to(device)
     return path

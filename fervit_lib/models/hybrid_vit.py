@@ -18,8 +18,8 @@ class HybridLatentViT(CodeViT):
     `num_tokens` by 1-D interpolation.
 
     Args:
-        model_name: a timm VisionTransformer with a class token and position embeddings: ViT, DeiT
-            (distilled, too), DeiT III, BEiT-3, CLIP, DINO, DINOv2, TIPSv2, InternViT, RADIO.
+        model_name: a timm VisionTransformer with a class token and position embeddings; the README
+            lists the families.
         pretrained: where the transformer's weights come from, see `pretrained.create_timm`.
         num_blocks: blocks of the transformer; 0: the timm model's own.
         drop_rate: dropout after the position embedding, and after attention and MLP of each block.

@@ -19,6 +19,7 @@ from fervit_lib.figures.theme import (
     escape_label,
     escape_labels,
     group_classes,
+    group_confusion,
     largest_error,
     new_figure,
     require,
@@ -161,7 +162,6 @@ def plot_confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -
     shape = (len(classes), len(classes))
     first = next(iter(matrices.values()), np.zeros(shape))
     group, shown = group_classes(np.sum(first, axis=1), classes)
-    members = np.eye(len(shown), dtype=int)[group]  # (C, groups)
     figure = new_figure(
         "True and predicted labels", height=190 + 46 * max(4, len(shown)), margin_t=112
     )
@@ -172,7 +172,7 @@ def plot_confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -
         require(counts.shape == shape, "matrices", f"shape {shape}", counts.shape)
         num_faces = counts.sum()
         accuracy = np.trace(counts) / max(num_faces, 1)
-        counts = members.T @ counts @ members
+        counts = group_confusion(counts, group)
         true_faces = counts.sum(axis=1, keepdims=True)
         figure.add_heatmap(
             # plotly leaves a cell with NaN empty
