@@ -11,6 +11,7 @@ from PIL import Image
 from fervit_lib import inputs
 from fervit_lib.datasets import Protocol, load_faces, load_splits
 from fervit_lib.encoders import encode_faces
+from fervit_lib.evaluation import Faces
 from fervit_lib.inputs import load_pixels, load_store_faces, map_pixels
 from fervit_lib.latents import LatentStore, complete_store
 from fervit_lib.models import create_model
@@ -145,6 +146,11 @@ def test_a_trained_model_reads_other_faces_at_the_size_it_learned_from(
     assert inputs.inputs_for(model, store, indices).shape[1:] == (3, 8, 8)
     model.face_size = 6
     assert inputs.inputs_for(model, store, indices).shape[1:] == (3, 6, 6)
+    # One evaluation keeps what it has read, for models of either size.
+    faces = Faces(store.folder)
+    for size in (4, 6, 4):
+        model.face_size = size
+        assert faces.inputs(model, "train").shape[1:] == (3, size, size)
 
 
 def test_pixels_are_decoded_once(

@@ -94,11 +94,14 @@ def test_the_state_of_an_interrupted_fit_is_kept(
 ) -> None:
     run = start(tmp_path)
     run.last_checkpoint.parent.mkdir()
-    run.last_checkpoint.touch()
+    epoch = run.last_checkpoint.with_name("epoch_1.safetensors")  # of `keep_epochs`
+    for path in (run.last_checkpoint, epoch, run.best_checkpoint):
+        path.touch()
     if is_complete:
         run.write_result()
     run = start(tmp_path, resume=resume)
-    assert run.last_checkpoint.exists() == is_kept
+    assert run.last_checkpoint.exists() == epoch.exists() == is_kept
+    assert run.best_checkpoint.exists()
 
 
 def test_notebook_parameters_are_the_same_when_all_cells_are_run_again() -> None:

@@ -365,6 +365,8 @@ def test_a_student_starts_from_the_encoder_of_a_teacher_with_the_same_one(
     images = torch.rand(2, 3, 32, 32)
     assert not torch.equal(student.encoder(images)[-1], teacher.encoder(images)[-1])
     copy_encoder(student, teacher)
+    with pytest.raises(ValueError, match="student_weights"):
+        copy_encoder(student, None)
     assert torch.equal(student.encoder(images)[-1], teacher.encoder(images)[-1])
     fitting = {"epochs": 1, "lr": 1e-3, "settings": {}}
     other = STUDENT | {"encoder": "resnet18", "weights": "teacher"}
