@@ -9,6 +9,7 @@ from fervit_lib.encoders.autoencoder import (
 from fervit_lib.encoders.decode import (
     decode_bands,
     decode_images,
+    decode_pixels,
     load_decoder,
     reconstruction_errors,
 )

@@ -35,6 +35,21 @@ def decode_images(decoder: Any, codes: Tensor) -> list[Image.Image]:
     return tensor_to_images(decoder.decode(codes.to(decoder.mean_code.device)))
 
 
+@torch.inference_mode()
+def decode_pixels(decoder: Any, codes: Tensor, side: int) -> Tensor:
+    """The images that a decoder makes of codes, as models over pixels read them.
+
+    Returns:
+        (B, 3, side, side) uint8 RGB on the CPU.
+    """
+    parts = []
+    for part in codes.split(64):
+        images = decoder.decode(part.to(decoder.mean_code.device)).float()
+        images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+        parts.append(images.clamp(-1, 1).add(1).mul(127.5).round().byte().cpu())
+    return torch.cat(parts)
+
+
 def decode_bands(decoder: Any, codes: Tensor) -> dict[str, list[Image.Image]]:
     """What the layers of codes (B, num_layers, 512) add: coarse alone, + middle, + fine.
 

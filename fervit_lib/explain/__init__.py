@@ -8,6 +8,14 @@ from fervit_lib.explain.attention import (
     reads_cls,
     summarise_attention,
 )
+from fervit_lib.explain.directions import (
+    STRENGTHS,
+    change_elsewhere,
+    direction_response,
+    expression_directions,
+    expression_regions,
+    limit_to,
+)
 from fervit_lib.explain.examined_run import (
     ExaminedRun,
     choose_runs,

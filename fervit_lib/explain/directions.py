@@ -1,0 +1,144 @@
+"""Directions in `w+` that change the expression of a face, and what to hold them against.
+
+InterFaceGAN (Shen et al. 2020) fits one vector of 512 on codes drawn from the generator's W, and
+moves all layers by it. Here each layer has a vector of its own, fitted on labelled codes of
+photographs: a departure, as such codes need not lie in W.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fervit_lib.datasets import EMOTIONS, toy_face
+from fervit_lib.encoders import encoder_dtype
+from fervit_lib.explain.importance import Predict
+from fervit_lib.latents import LatentStore
+
+PENALTY = 10.0  # of the regression, in mean variances of a layer's dimensions
+STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
+
+
+def expression_directions(store: LatentStore, seed: int | None = None) -> Tensor:
+    """What moves a code to each class, (num_classes, layers, dim), from the faces of `store`.
+
+    In each layer the direction of a ridge regression of "of this class or not" on the codes, with
+    a large penalty: what tells classes apart best is not what differs most between them (Haufe et
+    al. 2014). Its length is that between the means of the class and of all other faces along it,
+    so that a step of 1 takes the one to the other. A class without faces has zeros.
+
+    Args:
+        store: training faces only.
+        seed: permute the labels: random directions, as spread as the codes are, of the same length
+            in each layer. They are the control.
+    """
+    labels, num_classes = store.labels, len(store.classes)
+    one_hot = F.one_hot(labels, num_classes).float()
+    fitted = _fit_directions(store, one_hot)
+    if seed is None:
+        return fitted
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    random = F.normalize(_fit_directions(store, one_hot[order]), dim=-1)
+    return random * fitted.norm(dim=-1, keepdim=True)
+
+
+def _fit_directions(store: LatentStore, one_hot: Tensor) -> Tensor:
+    """Directions of the classes of `one_hot` (N, num_classes), see `expression_directions`."""
+    sums, gram = torch.zeros(()), torch.zeros(())
+    start = 0
+    for shard in store.shards:  # one by one, as a set may be larger than memory
+        codes = shard["codes"].float().transpose(0, 1)  # (layers, n, dim)
+        sums = sums + one_hot[start : start + codes.shape[1]].T @ codes
+        gram = gram + codes.mT @ codes
+        start += codes.shape[1]
+    counts = one_hot.sum(0)[:, None]
+    total = sums.sum(1, keepdim=True)  # (layers, 1, dim)
+    mean = total / start
+    covariance = gram / start - mean.mT @ mean
+    variance = covariance.diagonal(dim1=1, dim2=2).mean(1)
+    penalty = PENALTY * variance[:, None, None] * torch.eye(covariance.shape[-1])
+    others = (total - sums) / (start - counts).clamp(min=1)
+    apart = (sums / counts.clamp(min=1) - others) * (counts > 0)  # (layers, num_classes, dim)
+    weights = torch.linalg.solve(covariance + penalty, apart.mT).mT
+    weights = F.normalize(weights, dim=-1)
+    return ((weights * apart).sum(-1, keepdim=True) * weights).transpose(0, 1).contiguous()
+
+
+def limit_to(directions: Tensor, layers: Sequence[int]) -> Tensor:
+    """Directions (…, layers, dim) that leave all but some layers unchanged."""
+    limited = torch.zeros_like(directions)
+    limited[..., layers, :] = directions[..., layers, :]
+    return limited
+
+
+def direction_response(
+    predict: Predict, codes: Tensor, labels: np.ndarray, directions: Tensor
+) -> pd.DataFrame:
+    """How a classifier responds to faces that are moved to each class, those of other classes.
+
+    Args:
+        predict: best a model that is independent of the codes: one that reads pictures of them.
+        directions: (num_classes, layers, dim).
+
+    Returns:
+        One row per class: a column per strength, the mean probability of the class; and `rising`,
+        the share of steps in which it rises: 1 for a monotonic response. NaN without faces of
+        other classes.
+    """
+    rows = []
+    for label, direction in enumerate(directions):
+        others = codes[torch.from_numpy(labels) != label]
+        probs = [predict(others + s * direction)[:, label] for s in STRENGTHS if len(others)]
+        rising = np.diff(probs, axis=0) > 0
+        row = [*np.mean(probs, axis=1), rising.mean()] if probs else [np.nan] * (len(STRENGTHS) + 1)
+        rows.append(row)
+    return pd.DataFrame(rows, columns=[*STRENGTHS, "rising"])
+
+
+@torch.inference_mode()
+def change_elsewhere(
+    encoder: nn.Module, decoder: nn.Module, codes: Tensor, direction: Tensor
+) -> float:
+    """How much of a face changes that a direction leaves alone: content of the person, not of the
+    expression.
+
+    The pictures of codes (n, layers, dim) and of moved codes are encoded again. Compared are the
+    layers that `direction` (layers, dim) does not move.
+
+    Returns:
+        The mean distance, in mean distances of two of the faces: 0 for unchanged, 1 for another
+        person. NaN if the direction moves all layers.
+    """
+    dtype, device = encoder_dtype(encoder), decoder.mean_code.device
+    fixed = ~direction.any(-1)
+
+    def encode_again(codes: Tensor) -> Tensor:
+        parts = codes.to(device).split(32)
+        drawn = [encoder(decoder.decode(part).to(dtype)).float() for part in parts]
+        return torch.cat(drawn)[:, fixed.to(device)].flatten(1)
+
+    before = encode_again(codes)
+    change = (encode_again(codes + direction) - before).norm(dim=1)
+    return float(change.mean() / F.pdist(before).mean())
+
+
+def expression_regions(size: int, num_faces: int = 40) -> np.ndarray:
+    """Where the action units of each emotion change a toy face, (7, size, size), at most 1.
+
+    The mean change of brightness between the neutral face and that of an emotion, of the same
+    persons in the same pose and light, as a share of the largest.
+    """
+    pictures = np.stack(
+        [
+            [
+                np.asarray(toy_face(emotion, np.random.default_rng(n), size), float).mean(2)
+                for n in range(num_faces)
+            ]
+            for emotion in EMOTIONS
+        ]
+    )
+    change = np.abs(pictures - pictures[EMOTIONS.index("neutral")]).mean(1)
+    return change / change.max((1, 2), keepdims=True).clip(1)
