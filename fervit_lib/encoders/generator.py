@@ -73,8 +73,9 @@ class ModulatedConv(nn.Module):
         self.blur = Blur() if double else None
 
     def forward(self, x: Tensor, style: Tensor, demodulate: bool = True) -> Tensor:
-        weight = self.weight[0] / math.sqrt(self.weight[0, 0].numel())
-        scale = self.modulation(style)  # (B, in_channels)
+        weight = self.weight[0]
+        # (B, in_channels), with the factor of the equalised learning rate.
+        scale = self.modulation(style) / math.sqrt(weight[0].numel())
         x = x * scale[..., None, None]
         if self.blur is None:
             x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
@@ -169,7 +170,9 @@ class Generator(nn.Module):
         start = self.input["input"]
         styles = w_plus.to(start).unbind(1)
         noise = list(self.noises.buffers())
-        x = self.conv1(start.expand(len(w_plus), -1, -1, -1), styles[0], noise[0])
+        # Convolutions keep this layout, and take less time in it on a CPU.
+        start = start.repeat(len(w_plus), 1, 1, 1).contiguous(memory_format=torch.channels_last)
+        x = self.conv1(start, styles[0], noise[0])
         picture = self.to_rgb1(x, styles[1])
         for i, to_rgb in enumerate(self.to_rgbs):
             if picture.shape[-1] == size:

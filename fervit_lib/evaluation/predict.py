@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from fervit_lib.datasets import FaceCrop, face_crop
 from fervit_lib.datasets.image_files import read_image, to_grey_or_rgb
 from fervit_lib.encoders import LargestBatch, images_to_tensor, load_decoder, load_encoder
+from fervit_lib.encoders.generator import Generator
 from fervit_lib.inputs import images_to_pixels, pixel_side
 from fervit_lib.latents import LatentStore, store_identity
 from fervit_lib.models import load_model, trained_on
 from fervit_lib.runs import Run
 from fervit_lib.system.atomic import atomic_write
 from fervit_lib.system.progress import progress
-from fervit_lib.system.runtime import display_path, get_device, resolve
+from fervit_lib.system.runtime import display_path, get_device, has_fast_bf16, resolve
 from fervit_lib.system.shards import MappedRows
 
 
@@ -178,10 +179,18 @@ def find_encoder(latents: Path, device: torch.device) -> Encoder:
 
 
 def find_decoder(latents: Path, device: torch.device) -> nn.Module | None:
-    """What draws the codes in `latents`, see `encoders.load_decoder`; None, and why, if nothing."""
+    """What draws the codes in `latents`, see `encoders.load_decoder`; None, and why, if nothing.
+
+    StyleGAN2's generator is in bf16 where `device` is fast in it. With random weights, that changes
+    a pixel by 1 of 255 levels on average.
+    """
     try:
         store = LatentStore.open(latents, "test")
-        return load_decoder(_find_checkpoint(store), store.encoder).to(device)
+        decoder = load_decoder(_find_checkpoint(store), store.encoder)
+        if isinstance(decoder, Generator) and has_fast_bf16(device):
+            for part in decoder.children():  # not the mean code, a buffer of its own
+                part.bfloat16()
+        return decoder.to(device)
     except (FileNotFoundError, ValueError) as error:
         print(f"No pictures from codes: {error}")
         return None

@@ -1,3 +1,4 @@
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +10,14 @@ from PIL import Image
 
 from fervit_lib import runs
 from fervit_lib.datasets import face_crop
-from fervit_lib.encoders import Autoencoder
+from fervit_lib.encoders import Autoencoder, load_generator
 from fervit_lib.encoders.autoencoder import save_autoencoder
 from fervit_lib.evaluation import Faces, evaluate_run, load_predictor, load_predictors
-from fervit_lib.evaluation.predict import check_encoding
+from fervit_lib.evaluation.predict import check_encoding, find_decoder
 from fervit_lib.evaluation.robustness import _predict_all as predict_all
-from fervit_lib.latents import LatentStore
-from fervit_lib.system import atomic
+from fervit_lib.latents import LatentStore, complete_store, shard_path, write_shard
+from fervit_lib.system import atomic, runtime
+from tests.encoders.test_generator import DIM, write_checkpoint
 
 
 @pytest.mark.parametrize("variant", ["scratch-full-seed0", "image-full-seed0"])
@@ -142,3 +144,20 @@ def test_an_encoder_that_did_not_make_the_codes_is_refused(
     save_autoencoder(checkpoint, Autoencoder(32), "toy")
     with pytest.raises(ValueError, match=r"encoder\.safetensors"):
         load_predictor(run.folder, "cpu")
+
+
+def test_the_decoder_of_a_store_draws_as_the_generator_in_float32_does(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "psp.pt", 256)
+    codes = torch.randn(2, 14, DIM)
+    write_shard(shard_path(tmp_path, "test", 0), codes, [0, 1], ["a", "b"], "made")
+    sha256 = hashlib.sha256((tmp_path / "psp.pt").read_bytes()).hexdigest()
+    made_by = {"checkpoint": str(tmp_path / "psp.pt"), "sha256": sha256}
+    options = {"encoder": "psp", "faces": tmp_path, "synthetic": True, "made_by": made_by}
+    complete_store(tmp_path, {"test": 2}, classes=("angry", "happy"), **options)
+    device = torch.device("cpu")
+    decoder, generator = find_decoder(tmp_path, device), load_generator(tmp_path / "psp.pt")
+    with torch.inference_mode():
+        error = (decoder(codes) - generator(codes)).norm() / generator(codes).norm()
+    assert error < 5e-2
+    assert (error > 0) == runtime.has_fast_bf16(device)
+    assert torch.equal(decoder.mean_code, generator.mean_code)
