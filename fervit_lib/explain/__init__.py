@@ -23,6 +23,7 @@ from fervit_lib.explain.examined_run import (
     load_examined_run,
     load_initial_model,
 )
+from fervit_lib.explain.flips import face_distance, smallest_flips
 from fervit_lib.explain.heads import head_importance, head_statistics, pruning_curve
 from fervit_lib.explain.importance import (
     band_of,
