@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fervit_lib.encoders.autoencoder import load_autoencoder
 from fervit_lib.encoders.encode import encoder_dtype
+from fervit_lib.encoders.generator import Generator
 from fervit_lib.encoders.images import tensor_to_images
 from fervit_lib.encoders.published import load_generator
 from fervit_lib.latents import BANDS
@@ -30,9 +31,17 @@ def load_decoder(checkpoint: Path, kind: str) -> Any:
 
 
 @torch.inference_mode()
-def decode_images(decoder: Any, codes: Tensor) -> list[Image.Image]:
-    """The images that a decoder makes of codes (B, num_layers, 512)."""
-    return tensor_to_images(decoder.decode(codes.to(decoder.mean_code.device)))
+def decode_images(decoder: Any, codes: Tensor, size: int | None = None) -> list[Image.Image]:
+    """The images that a decoder makes of codes (B, num_layers, 512).
+
+    Args:
+        size: a generator stops at this resolution, which takes less time; None: 256, from all
+            layers. An autoencoder has one size.
+    """
+    codes = codes.to(decoder.mean_code.device)
+    if size and isinstance(decoder, Generator):
+        return tensor_to_images(torch.cat([decoder(part, size) for part in codes.split(8)]))
+    return tensor_to_images(decoder.decode(codes))
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ from fervit_lib.explain.attention import (
 from fervit_lib.explain.directions import (
     STRENGTHS,
     change_elsewhere,
+    change_in_region,
     direction_response,
     expression_directions,
     expression_regions,

@@ -62,7 +62,8 @@ def _fit_directions(store: LatentStore, one_hot: Tensor) -> Tensor:
     penalty = PENALTY * variance[:, None, None] * torch.eye(covariance.shape[-1])
     others = (total - sums) / (start - counts).clamp(min=1)
     apart = (sums / counts.clamp(min=1) - others) * (counts > 0)  # (layers, num_classes, dim)
-    weights = torch.linalg.solve(covariance + penalty, apart.mT).mT
+    # By Cholesky: torch's LU of a batch of matrices hangs in a forked kernel, with MKL.
+    weights = torch.cholesky_solve(apart.mT, torch.linalg.cholesky(covariance + penalty)).mT
     weights = F.normalize(weights, dim=-1)
     return ((weights * apart).sum(-1, keepdim=True) * weights).transpose(0, 1).contiguous()
 
@@ -75,13 +76,18 @@ def limit_to(directions: Tensor, layers: Sequence[int]) -> Tensor:
 
 
 def direction_response(
-    predict: Predict, codes: Tensor, labels: np.ndarray, directions: Tensor
+    predict: Predict,
+    codes: Tensor,
+    labels: np.ndarray,
+    directions: Tensor,
+    strengths: Sequence[float] = STRENGTHS,
 ) -> pd.DataFrame:
     """How a classifier responds to faces that are moved to each class, those of other classes.
 
     Args:
         predict: best a model that is independent of the codes: one that reads pictures of them.
         directions: (num_classes, layers, dim).
+        strengths: steps along a direction, ascending.
 
     Returns:
         One row per class: a column per strength, the mean probability of the class; and `rising`,
@@ -91,11 +97,11 @@ def direction_response(
     rows = []
     for label, direction in enumerate(directions):
         others = codes[torch.from_numpy(labels) != label]
-        probs = [predict(others + s * direction)[:, label] for s in STRENGTHS if len(others)]
+        probs = [predict(others + s * direction)[:, label] for s in strengths if len(others)]
         rising = np.diff(probs, axis=0) > 0
-        row = [*np.mean(probs, axis=1), rising.mean()] if probs else [np.nan] * (len(STRENGTHS) + 1)
+        row = [*np.mean(probs, axis=1), rising.mean()] if probs else [np.nan] * (len(strengths) + 1)
         rows.append(row)
-    return pd.DataFrame(rows, columns=[*STRENGTHS, "rising"])
+    return pd.DataFrame(rows, columns=[*strengths, "rising"])
 
 
 @torch.inference_mode()
@@ -123,6 +129,17 @@ def change_elsewhere(
     before = encode_again(codes)
     change = (encode_again(codes + direction) - before).norm(dim=1)
     return float(change.mean() / F.pdist(before).mean())
+
+
+def change_in_region(before: Tensor, after: Tensor, region: np.ndarray) -> float:
+    """How much more images (n, 3, S, S) change in a region than elsewhere; 1: equally.
+
+    Args:
+        region: (S, S), from `expression_regions`; from 0.3 on it counts as inside.
+    """
+    change = (after.float() - before.float()).abs().mean((0, 1)).numpy()
+    inside = region > 0.3
+    return float(change[inside].mean() / change[~inside].mean())
 
 
 def expression_regions(size: int, num_faces: int = 40) -> np.ndarray:

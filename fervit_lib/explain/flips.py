@@ -14,7 +14,7 @@ _HALVINGS = 20  # of the way: the last step may lead far beyond the boundary
 
 def smallest_flips(
     model: nn.Module, codes: Tensor, layers: Sequence[int], max_steps: int = 30
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Codes (n, layers, dim) moved just far enough for another prediction.
 
     DeepFool (Moosavi-Dezfooli et al. 2016): the logits are taken as linear, and a code goes the
@@ -27,7 +27,8 @@ def smallest_flips(
         max_steps: steps to a boundary at most.
 
     Returns:
-        Of shape `codes`, on the CPU; NaN for a code whose prediction never changed.
+        The codes, on the CPU; and (n,) whether each changed its prediction: one that never did
+        is returned as it was.
     """
     codes = codes.to(next(model.parameters()).device)
     moved = codes.clone()
@@ -45,7 +46,7 @@ def smallest_flips(
         low, high = torch.where(changed, low, middle), torch.where(changed, middle, high)
     moved = codes + high * way
     changed = _predict(model, moved) != before
-    return moved.where(changed[:, None, None], torch.nan).cpu()
+    return moved.where(changed[:, None, None], codes).cpu(), changed.cpu()
 
 
 @torch.inference_mode()

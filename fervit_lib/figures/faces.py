@@ -1,5 +1,7 @@
 """Figures of face images and of a set of them."""
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -7,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from fervit_lib.figures.controls import add_slider
 from fervit_lib.figures.theme import (
     INK,
     escape_label,
@@ -50,13 +53,17 @@ def picture_grid(
 
 
 def contact_sheet(
-    images_by_class: Mapping[str, Sequence[Image.Image]], size: int = 64, title: str = "Examples"
+    images_by_class: Mapping[str, Sequence[Image.Image]],
+    size: int = 64,
+    title: str = "Examples",
+    captions: Mapping[str, Sequence[str]] | None = None,
 ) -> Image.Image:
     """Images in rows of up to ten, one or more per class, with the class's name at the left.
 
     Args:
         images_by_class: images of any size and mode, each is fitted into a square.
         size: side of a square in pixels.
+        captions: of the images of some rows.
     """
     require(len(images_by_class) > 0, "images_by_class", "at least one class", "none")
     rows = []
@@ -64,8 +71,33 @@ def contact_sheet(
         label = name if images else f"{name}: none"
         for start in range(0, max(1, len(images)), 10):
             part = images[start : start + 10]
-            rows.append(("" if start else label, part, [""] * len(part)))
+            below = (captions or {}).get(name, [""] * len(images))[start : start + 10]
+            rows.append(("" if start else label, part, below))
     return _draw_rows(rows, title, size)
+
+
+def flip_through(pictures: Mapping[str, Image.Image], title: str, name: str) -> go.Figure:
+    """Pictures of one size, of which a slider shows one, at the start the middle one.
+
+    Args:
+        pictures: by the label of the slider's step.
+        name: of what the slider changes.
+    """
+    sources = []
+    for picture in pictures.values():
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=85)
+        data = base64.b64encode(file.getvalue()).decode()
+        sources.append(f"data:image/jpeg;base64,{data}")
+    middle = len(sources) // 2
+    height = next(iter(pictures.values())).height
+    figure = new_figure(title, height=height + 190)
+    figure.add_image(source=sources[middle], hoverinfo="skip")
+    figure.update_xaxes(visible=False).update_yaxes(visible=False)
+    updates = [[{"source": [source]}] for source in sources]
+    add_slider(figure, name, pictures, updates)
+    figure.layout.sliders[0].active = middle
+    return figure
 
 
 def _draw_rows(

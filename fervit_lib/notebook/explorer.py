@@ -11,8 +11,15 @@ from fervit_lib.figures.theme import GREY, PALETTE, PERCENT, new_figure
 from fervit_lib.latents import layer_bands
 
 
-def _new_figure(title: str, height: int) -> go.FigureWidget:
+def new_widget(title: str, height: int) -> go.FigureWidget:
+    """An empty figure that changes in place."""
     return go.FigureWidget(new_figure(title, height=height, margin={"t": 56, "l": 8, "r": 8}))
+
+
+def face_menu(run: ExaminedRun, faces: Sequence[int]) -> widgets.Dropdown:
+    """A menu of faces by their indices."""
+    names = [f"{i} {run.classes[run.labels[face]]}" for i, face in enumerate(faces, 1)]
+    return widgets.Dropdown(options=list(zip(names, faces, strict=True)), description="face")
 
 
 class Panel:
@@ -26,7 +33,7 @@ class Panel:
         self.run = widgets.Dropdown(options=names, value=names[selected], description="run")
         self.block = widgets.IntSlider(1, 1, 1, description="block")
         self.head = widgets.IntSlider(0, 0, 1, description="head")
-        self.probs = _new_figure("Predicted probability", 230)
+        self.probs = new_widget("Predicted probability", 230)
         self.probs.add_bar(
             orientation="h",
             marker_color=PALETTE[0],
@@ -34,7 +41,7 @@ class Panel:
         )
         self.probs.update_xaxes(range=[0, 1], tickformat=PERCENT)
         self.probs.update_yaxes(autorange="reversed")
-        self.bars = _new_figure("From CLS", 250)
+        self.bars = new_widget("From CLS", 250)
         num_layers = max(len(run.mean_code) for run in runs)
         self.tokens = token_names(num_layers)
         positions = list(range(len(self.tokens)))
@@ -43,7 +50,7 @@ class Panel:
         )
         shade_bands(self.bars, num_layers, 1)
         self.bars.update_xaxes(tickvals=positions, ticktext=self.tokens, showgrid=False)
-        self.map = _new_figure("From token to token", 430)
+        self.map = new_widget("From token to token", 430)
         self.map.add_heatmap()
         self.map.update_yaxes(autorange="reversed", type="category", title="from token")
         self.map.update_xaxes(type="category", title="to token")
@@ -91,14 +98,9 @@ class Explorer:
     """
 
     def __init__(self, runs: Sequence[ExaminedRun], faces: Sequence[int]) -> None:
-        self.first = runs[0]
         self.updating = True  # while several controls change, so that the figures change once
         self.method = widgets.Dropdown(options=list(METHODS), description="method")
-        names = [
-            f"{i} {self.first.classes[self.first.labels[face]]}" for i, face in enumerate(faces, 1)
-        ]
-        choices = list(zip(names, faces, strict=True))
-        self.face = widgets.Dropdown(options=choices, description="face")
+        self.face = face_menu(runs[0], faces)
         num_layers = max(len(run.mean_code) for run in runs)
         self.layers = [self._layer_toggle(layer) for layer in range(num_layers)]
         self.bands = {

@@ -13,6 +13,7 @@ from fervit_lib.figures.explain.blocks import (
 from fervit_lib.figures.explain.layers import (
     plot_layer_scores,
     plot_removal_curves,
+    plot_responses,
     plot_swaps,
 )
 from fervit_lib.figures.png import write_attention_png

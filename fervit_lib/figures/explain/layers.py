@@ -1,6 +1,6 @@
 """Importance of the layers of a code, and what swapping them changes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -138,4 +138,32 @@ def plot_swaps(effects: pd.DataFrame, title: str, axis: str) -> go.Figure:
             textposition="inside",
             hovertemplate="%{x}: %{y:.1%}",
         )
+    return figure
+
+
+def plot_responses(
+    responses: pd.DataFrame, random: pd.DataFrame, classes: Sequence[str], subtitle: str
+) -> go.Figure:
+    """Probability of each class as faces are moved to it, and along random directions (dashed).
+
+    Args:
+        responses, random: from `explain.direction_response`, one row per class.
+    """
+    title = "Response to directions of emotions"
+    figure = new_figure(title, subtitle, 460, xaxis_title="steps along the direction")
+    for i, name in enumerate(classes):
+        line = {"color": PALETTE[i % 8]}
+        for table, dash in ((responses, "solid"), (random, "dash")):
+            values = table.drop(columns="rising").iloc[i]
+            figure.add_scatter(
+                x=values.index,
+                y=values,
+                mode="lines",
+                line=line | {"dash": dash},
+                name=escape_label(name),
+                legendgroup=name,
+                showlegend=dash == "solid",
+                hovertemplate="%{x}: %{y:.1%}",
+            )
+    figure.update_yaxes(title="probability of the emotion", tickformat=PERCENT, rangemode="tozero")
     return figure

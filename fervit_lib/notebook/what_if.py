@@ -1,0 +1,163 @@
+"""Move a face along directions of emotions: what it looks like, and what a model reads."""
+
+import asyncio
+import base64
+import io
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ipywidgets as widgets
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fervit_lib.encoders import decode_images
+from fervit_lib.explain import ExaminedRun, face_distance, smallest_flips
+from fervit_lib.figures.theme import GREY, PALETTE, PERCENT
+from fervit_lib.latents import layer_bands
+from fervit_lib.notebook.explorer import face_menu, new_widget
+
+PREVIEW_SECONDS = 0.15  # for a picture while a slider moves
+REST_SECONDS = 0.4  # without a move until the larger picture is drawn
+SIZES = (32, 64, 128, 256)  # of pictures of a StyleGAN
+
+
+class WhatIf:
+    """Sliders of emotions and of bands, two pictures and the model's reading of both.
+
+    Args:
+        run: of a model over codes.
+        decoder: draws them, see `encoders.load_decoder`.
+        directions: (num_classes, layers, dim), see `explain.expression_directions`.
+        faces: indices of the faces to select from.
+    """
+
+    def __init__(
+        self, run: ExaminedRun, decoder: Any, directions: Tensor, faces: Sequence[int]
+    ) -> None:
+        self.run, self.decoder, self.directions = run, decoder, directions
+        self.flip: Tensor | None = None  # the code of the smallest change, while it is shown
+        self.timer: asyncio.TimerHandle | None = None
+        self.updating = False  # while several controls change, so that one picture is drawn
+        self.face = face_menu(run, faces)
+        self.emotions = [self._slider(name, 0.0, -3.0, 3.0) for name in run.classes]
+        self.layers = layer_bands(len(run.mean_code))
+        self.bands = {band: self._slider(band, 1.0, 0.0, 1.0) for band in self.layers}
+        self.reset = widgets.Button(description="reset", tooltip="all emotions to 0")
+        self.smallest = widgets.Button(
+            description="smallest change", tooltip="of the bands above 0, to another prediction"
+        )
+        self.picture, self.text = widgets.HTML(), widgets.HTML()
+        self.probs = new_widget("Predicted probability", 100 + 40 * len(run.classes))
+        for name, color in (("face", GREY), ("changed", PALETTE[0])):
+            self.probs.add_bar(orientation="h", y=run.classes, name=name, marker_color=color)
+        self.probs.update_xaxes(range=[0, 1], tickformat=PERCENT)
+        self.probs.update_yaxes(autorange="reversed")
+        self.face.observe(lambda _: self.set_emotions(), "value")
+        self.reset.on_click(lambda _: self.set_emotions())
+        self.smallest.on_click(lambda _: self.show_smallest_change())
+        wide = widgets.Layout(flex="1 1 320px", min_width="300px")
+        heading = widgets.HTML("<b>steps towards an emotion</b>, in the bands below")
+        controls = [self.face, heading, *self.emotions, *self.bands.values()]
+        buttons = widgets.HBox([self.reset, self.smallest])
+        boxes = [
+            widgets.VBox([*controls, buttons], layout=wide),
+            widgets.VBox([self.picture, self.text], layout=wide),
+            widgets.VBox([self.probs], layout=wide),
+        ]
+        self.box = widgets.HBox(boxes, layout=widgets.Layout(flex_flow="row wrap"))
+        self.preview = self.choose_preview()
+        self.draw(self.sizes[-1])
+
+    def _slider(self, name: str, value: float, low: float, high: float) -> widgets.FloatSlider:
+        slider = widgets.FloatSlider(value, min=low, max=high, step=0.1, description=name)
+        slider.observe(lambda _: self.move(), "value")
+        return slider
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes that pictures can be drawn at; an autoencoder has only its own."""
+        own = getattr(self.decoder, "img_size", None)
+        return (own,) if own else SIZES
+
+    def choose_preview(self) -> int:
+        """The largest size of a picture that is drawn in `PREVIEW_SECONDS`."""
+        best = self.sizes[0]
+        for size in self.sizes:
+            decode_images(self.decoder, self.run.codes[:1], size)  # the first call takes longer
+            start = time.perf_counter()
+            decode_images(self.decoder, self.run.codes[:1], size)
+            if time.perf_counter() - start > PREVIEW_SECONDS:
+                break
+            best = size
+        return best
+
+    @property
+    def code(self) -> Tensor:
+        """The changed code (1, layers, dim)."""
+        if self.flip is not None:
+            return self.flip
+        steps = torch.tensor([slider.value for slider in self.emotions])
+        change = torch.einsum("c,cld->ld", steps, self.directions)
+        for band, layers in self.layers.items():
+            change[layers] *= self.bands[band].value
+        return self.run.codes[[self.face.value]] + change
+
+    def set_emotions(self, value: float = 0.0) -> None:
+        """Set every emotion's slider, and draw once."""
+        self.updating = True
+        for slider in self.emotions:
+            slider.value = value
+        self.updating = False
+        self.move()
+
+    def move(self) -> None:
+        """Draw a preview now, and the larger picture when nothing moves any more."""
+        if self.updating:
+            return
+        self.flip = None
+        self.draw(self.preview)
+        if self.timer:
+            self.timer.cancel()
+        if self.preview != self.sizes[-1]:
+            loop = asyncio.get_event_loop()
+            self.timer = loop.call_later(REST_SECONDS, self.draw, self.sizes[-1])
+
+    def show_smallest_change(self) -> None:
+        """Show the smallest change of the bands above 0 that changes the prediction."""
+        layers = [i for band in self.layers if self.bands[band].value for i in self.layers[band]]
+        code = self.run.codes[[self.face.value]]
+        flip, changed = smallest_flips(self.run.model, code, layers)
+        if not changed:
+            self.text.value = "No change of these bands was found that changes the prediction."
+            return
+        self.flip = flip
+        self.draw(self.sizes[-1])
+        share = (flip - code).norm().item() / face_distance(self.run.codes[:200], layers)
+        self.text.value += (
+            f"<br>length of this change: {share:.1%} of the median distance of two faces"
+        )
+
+    def draw(self, size: int) -> None:
+        """Draw both pictures at a size, and show what the model reads."""
+        codes = torch.cat([self.run.codes[[self.face.value]], self.code])
+        start = time.perf_counter()
+        changed = decode_images(self.decoder, codes[1:], size)
+        milliseconds = 1000 * (time.perf_counter() - start)
+        pictures = decode_images(self.decoder, codes[:1], size) + changed
+        self.picture.value = "".join(map(_as_html, pictures, ("the face", "the changed face")))
+        self.text.value = f"{size} px, drawn in {milliseconds:.0f} ms"
+        with self.probs.batch_update():
+            for trace, probs in zip(self.probs.data, self.run.predict(codes), strict=True):
+                trace.x = probs
+
+    def _repr_mimebundle_(self, **kwargs: object) -> dict:
+        return self.box._repr_mimebundle_(**kwargs)
+
+
+def _as_html(image: Image.Image, alt: str) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="{alt}" width="180" style="margin: 4px">'
