@@ -136,9 +136,12 @@ def change_in_region(before: Tensor, after: Tensor, region: np.ndarray) -> float
 
     Args:
         region: (S, S), from `expression_regions`; from 0.3 on it counts as inside.
+
+    Returns:
+        NaN if nothing is inside.
     """
-    change = (after.float() - before.float()).abs().mean((0, 1)).numpy()
-    inside = region > 0.3
+    change = (after.float() - before.float()).abs().mean((0, 1))
+    inside = torch.from_numpy(region > 0.3)
     return float(change[inside].mean() / change[~inside].mean())
 
 

@@ -44,7 +44,8 @@ def smallest_flips(
         middle = (low + high) / 2
         changed = (_predict(model, codes + middle * way) != before)[:, None, None]
         low, high = torch.where(changed, low, middle), torch.where(changed, middle, high)
-    moved = codes + high * way
+    # A hundredth beyond the boundary, where no rounding changes the prediction back.
+    moved = codes + 1.01 * high * way
     changed = _predict(model, moved) != before
     return moved.where(changed[:, None, None], codes).cpu(), changed.cpu()
 

@@ -77,7 +77,7 @@ def contact_sheet(
 
 
 def flip_through(pictures: Mapping[str, Image.Image], title: str, name: str) -> go.Figure:
-    """Pictures of one size, of which a slider shows one, at the start the middle one.
+    """Pictures of one size, of which a slider shows one, at the start the last.
 
     Args:
         pictures: by the label of the slider's step.
@@ -89,14 +89,12 @@ def flip_through(pictures: Mapping[str, Image.Image], title: str, name: str) -> 
         picture.save(file, "JPEG", quality=85)
         data = base64.b64encode(file.getvalue()).decode()
         sources.append(f"data:image/jpeg;base64,{data}")
-    middle = len(sources) // 2
-    height = next(iter(pictures.values())).height
-    figure = new_figure(title, height=height + 190)
-    figure.add_image(source=sources[middle], hoverinfo="skip")
+    margin = {"t": 56, "b": 104, "l": 8, "r": 8}
+    figure = new_figure(title, height=picture.height + 160, margin=margin)
+    figure.add_image(source=sources[-1], hoverinfo="skip")
     figure.update_xaxes(visible=False).update_yaxes(visible=False)
     updates = [[{"source": [source]}] for source in sources]
-    add_slider(figure, name, pictures, updates)
-    figure.layout.sliders[0].active = middle
+    add_slider(figure, name, pictures, updates, active=len(sources) - 1)
     return figure
 
 

@@ -1,4 +1,6 @@
+import base64
 import functools
+import io
 
 import numpy as np
 import pandas as pd
@@ -57,6 +59,25 @@ def test_curves_show_losses_and_scores_but_not_the_time() -> None:
         "validation loss",
         "accuracy",
     ]
+
+
+def test_a_slider_flips_through_pictures_and_starts_with_the_last() -> None:
+    pictures = {str(step): Image.new("RGB", (60, 40), (step, 0, 0)) for step in (0, 100, 200)}
+    figure = figures.flip_through(pictures, "Moved", "steps")
+    slider = figure.layout.sliders[0]
+    assert [step.label for step in slider.steps] == list(pictures)
+    sources = [step.args[0]["source"][0] for step in slider.steps]
+    assert slider.active == 2 and figure.data[0].source == sources[2]
+    for source, picture in zip(sources, pictures.values(), strict=True):
+        shown = Image.open(io.BytesIO(base64.b64decode(source.split(",")[1])))
+        assert np.abs(np.asarray(shown, float) - np.asarray(picture, float)).max() < 10
+
+
+def test_captions_of_a_contact_sheet_stand_below_their_images() -> None:
+    rows = {"a": [Image.new("RGB", (8, 8))] * 11, "b": [Image.new("RGB", (8, 8))]}
+    plain = figures.contact_sheet(rows, size=32)
+    with_captions = figures.contact_sheet(rows, size=32, captions={"a": ["happy"] * 11})
+    assert with_captions.height > plain.height
 
 
 def test_contact_sheet_has_rows_per_class_and_wraps() -> None:
