@@ -42,6 +42,15 @@ codes = torch.randn(4, 18, 512)
 faces = (codes, np.arange(4) % 3, torch.zeros(18, 512), None, np.arange(4), None)
 Explorer([ExaminedRun("run", model, ("angry", "happy", "sad"), *faces)], range(4))
 """
+WHAT_IF = """
+from fervit_lib.encoders import Autoencoder
+from fervit_lib.notebook.what_if import WhatIf
+
+decoder = Autoencoder(32).eval()
+decoder.fit(torch.rand(60, 3, 32, 32))
+run = ExaminedRun("run", model, ("angry", "happy", "sad"), *faces)
+WhatIf(run, decoder, torch.randn(3, 18, 512), range(4))
+"""
 # Sum of squares of the last visible heat map; plotly stores its numbers as arrays or typed arrays.
 SUM_OF_SQUARES = """(() => {
   const traces = [...document.querySelectorAll('.js-plotly-plot')].flatMap(p => p._fullData || []);
@@ -138,7 +147,9 @@ def jupyter_lab(folder: Path) -> Iterator[str]:
 @pytest.mark.notebooks
 def test_the_explorer_in_jupyterlab_by_keyboard_and_mouse(tmp_path: Path) -> None:
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = new_notebook(cells=[new_code_cell(EXPLORER)], metadata={"kernelspec": kernel})
+    notebook = new_notebook(
+        cells=[*map(new_code_cell, (EXPLORER, WHAT_IF))], metadata={"kernelspec": kernel}
+    )
     nbformat.write(notebook, tmp_path / "explorer.ipynb")
     with jupyter_lab(tmp_path) as url, open_browser(tmp_path / "browser") as page:
         page.open(f"{url}/lab/tree/explorer.ipynb")
@@ -154,3 +165,15 @@ def test_the_explorer_in_jupyterlab_by_keyboard_and_mouse(tmp_path: Path) -> Non
         second = page.evaluate(SUM_OF_SQUARES)
         page.click("[...document.querySelectorAll('button')].find(b => b.textContent === 'fine')")
         page.wait_for(f"Math.abs({SUM_OF_SQUARES} - {second}) > 1e-9", seconds=20)
+
+        def picture(alt: str) -> str:
+            return f"document.querySelector('img[alt=\"{alt}\"]')?.src"
+
+        face = page.wait_for(picture("the face"))
+        assert page.evaluate(picture("the changed face")) == face
+        sliders = "[...document.querySelectorAll('.widget-slider')]"
+        emotion = f"{sliders}.find(slider => slider.innerText.includes('happy'))"
+        page.evaluate(f"{emotion}.querySelector('.noUi-handle').focus()")
+        page.press("ArrowRight", 39)
+        page.wait_for(f"{picture('the changed face')} !== {picture('the face')}", seconds=20)
+        assert page.evaluate(picture("the face")) == face

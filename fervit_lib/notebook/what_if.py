@@ -52,10 +52,11 @@ class WhatIf:
         self.probs = new_widget("Predicted probability", 100 + 40 * len(run.classes))
         for name, color in (("face", GREY), ("changed", PALETTE[0])):
             self.probs.add_bar(orientation="h", y=run.classes, name=name, marker_color=color)
+        self.probs.update_layout(width=380)  # as wide as its box, which plotly does not know
         self.probs.update_xaxes(range=[0, 1], tickformat=PERCENT)
         self.probs.update_yaxes(autorange="reversed")
-        self.face.observe(lambda _: self.set_emotions(), "value")
-        self.reset.on_click(lambda _: self.set_emotions())
+        self.face.observe(lambda _: self.show_face(), "value")
+        self.reset.on_click(lambda _: self.show_face())
         self.smallest.on_click(lambda _: self.show_smallest_change())
         wide = widgets.Layout(flex="1 1 320px", min_width="300px")
         heading = widgets.HTML("<b>steps towards an emotion</b>, in the bands below")
@@ -104,12 +105,16 @@ class WhatIf:
             change[layers] *= self.bands[band].value
         return self.run.codes[[self.face.value]] + change
 
-    def set_emotions(self, value: float = 0.0) -> None:
-        """Set every emotion's slider, and draw once."""
+    def reset_emotions(self) -> None:
+        """Set every emotion's slider to 0, and draw nothing."""
         self.updating = True
         for slider in self.emotions:
-            slider.value = value
+            slider.value = 0.0
         self.updating = False
+
+    def show_face(self) -> None:
+        """Show the face as it is."""
+        self.reset_emotions()
         self.move()
 
     def move(self) -> None:
@@ -132,6 +137,7 @@ class WhatIf:
         if not changed:
             self.text.value = "No change of these bands was found that changes the prediction."
             return
+        self.reset_emotions()
         self.flip = flip
         self.draw(self.sizes[-1])
         share = (flip - code).norm().item() / face_distance(self.run.codes[:200], layers)

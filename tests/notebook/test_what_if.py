@@ -70,7 +70,9 @@ def test_sliders_move_the_code_along_directions_in_the_chosen_bands(controls: Wh
 
 def test_the_smallest_change_is_another_prediction_until_a_slider_moves(controls: WhatIf) -> None:
     controls.bands["middle"].value = 0
+    controls.emotions[2].value = 1.0
     controls.smallest.click()
+    assert not any(slider.value for slider in controls.emotions)
     before, after = (trace.x for trace in controls.probs.data)
     assert np.argmax(before) != np.argmax(after)
     change = controls.code - controls.run.codes[:1]
