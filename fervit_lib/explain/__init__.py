@@ -16,6 +16,7 @@ from fervit_lib.explain.directions import (
     expression_directions,
     expression_regions,
     limit_to,
+    training_directions,
 )
 from fervit_lib.explain.examined_run import (
     ExaminedRun,

@@ -16,13 +16,17 @@ from torch import Tensor, nn
 from fervit_lib.datasets import EMOTIONS, toy_face
 from fervit_lib.encoders import encoder_dtype
 from fervit_lib.explain.importance import Predict
-from fervit_lib.latents import LatentStore
+from fervit_lib.latents import SHARD_SIZE, LatentStore, layer_bands
+from fervit_lib.system.names import check_choice, split_names
+from fervit_lib.system.shards import MappedRows
 
 PENALTY = 10.0  # of the regression, in mean variances of a layer's dimensions
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
 
 
-def expression_directions(store: LatentStore, seed: int | None = None) -> Tensor:
+def expression_directions(
+    store: LatentStore, seed: int | None = None, faces: np.ndarray | None = None
+) -> Tensor:
     """What moves a code to each class, (num_classes, layers, dim), from the faces of `store`.
 
     In each layer the direction of a ridge regression of "of this class or not" on the codes, with
@@ -34,33 +38,36 @@ def expression_directions(store: LatentStore, seed: int | None = None) -> Tensor
         store: training faces only.
         seed: permute the labels: random directions, as spread as the codes are, of the same length
             in each layer. They are the control.
+        faces: (n,) indices of those to use; None: all.
     """
-    labels, num_classes = store.labels, len(store.classes)
-    one_hot = F.one_hot(labels, num_classes).float()
-    fitted = _fit_directions(store, one_hot)
+    faces = np.arange(len(store)) if faces is None else faces
+    codes = store.rows.subset(faces)
+    one_hot = F.one_hot(store.labels[faces], len(store.classes)).float()
+    fitted = _fit_directions(codes, one_hot)
     if seed is None:
         return fitted
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    random = F.normalize(_fit_directions(store, one_hot[order]), dim=-1)
+    order = torch.randperm(len(faces), generator=torch.Generator().manual_seed(seed))
+    random = F.normalize(_fit_directions(codes, one_hot[order]), dim=-1)
     return random * fitted.norm(dim=-1, keepdim=True)
 
 
-def _fit_directions(store: LatentStore, one_hot: Tensor) -> Tensor:
-    """Directions of the classes of `one_hot` (N, num_classes), see `expression_directions`."""
+def _fit_directions(rows: MappedRows, one_hot: Tensor) -> Tensor:
+    """Directions of the classes of `one_hot` (n, num_classes), see `expression_directions`."""
     sums, gram = torch.zeros(()), torch.zeros(())
-    start = 0
-    for shard in store.shards:  # one by one, as a set may be larger than memory
-        codes = shard["codes"].float().transpose(0, 1)  # (layers, n, dim)
-        sums = sums + one_hot[start : start + codes.shape[1]].T @ codes
+    # In parts, as a set may be larger than memory.
+    parts = zip(rows.split(SHARD_SIZE), one_hot.split(SHARD_SIZE), strict=True)
+    for part, targets in parts:
+        codes = part.float().transpose(0, 1)  # (layers, n, dim)
+        sums = sums + targets.T @ codes
         gram = gram + codes.mT @ codes
-        start += codes.shape[1]
     counts = one_hot.sum(0)[:, None]
     total = sums.sum(1, keepdim=True)  # (layers, 1, dim)
-    mean = total / start
-    covariance = gram / start - mean.mT @ mean
-    variance = covariance.diagonal(dim1=1, dim2=2).mean(1)
+    mean = total / len(one_hot)
+    covariance = gram / len(one_hot) - mean.mT @ mean
+    # Not 0, as that of a layer that is equal in all codes.
+    variance = covariance.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-4)
     penalty = PENALTY * variance[:, None, None] * torch.eye(covariance.shape[-1])
-    others = (total - sums) / (start - counts).clamp(min=1)
+    others = (total - sums) / (len(one_hot) - counts).clamp(min=1)
     apart = (sums / counts.clamp(min=1) - others) * (counts > 0)  # (layers, num_classes, dim)
     # By Cholesky: torch's LU of a batch of matrices hangs in a forked kernel, with MKL.
     weights = torch.cholesky_solve(apart.mT, torch.linalg.cholesky(covariance + penalty)).mT
@@ -73,6 +80,25 @@ def limit_to(directions: Tensor, layers: Sequence[int]) -> Tensor:
     limited = torch.zeros_like(directions)
     limited[..., layers, :] = directions[..., layers, :]
     return limited
+
+
+def training_directions(
+    store: LatentStore, faces: np.ndarray, bands: str, along: str, seed: int = 0
+) -> Tensor:
+    """Directions that `training.AugmentCodes` moves codes along: `expression_directions` in bands.
+
+    Args:
+        faces: (n,) indices of the training faces; no others are read.
+        bands: the names of those that move, separated by commas.
+        along: emotion; or random, drawn by `seed`: the control.
+    """
+    check_choice("move_along", along, ("emotion", "random"))
+    known = layer_bands(store.num_layers)
+    names = split_names(bands) or [bands]
+    for name in names:
+        check_choice("move_bands", name, known)
+    directions = expression_directions(store, seed if along == "random" else None, faces)
+    return limit_to(directions, [layer for name in names for layer in known[name]])
 
 
 def direction_response(

@@ -43,27 +43,55 @@ def preview_batch(dls: DataLoaders, augment: Sequence[Callback]) -> Batch:
 
 
 class AugmentCodes(Callback):
-    """Add noise to training codes, scale them, and mask layers.
+    """Move training codes along the direction of their label, add noise, scale, and mask layers.
+
+    Every view of a face moves along the same direction.
 
     Args:
         noise: standard deviation of the noise, relative to that of each dimension in the batch.
         scale: codes are multiplied by a number from [1 - scale, 1 + scale].
         mask: probability of each layer to be set to zero.
+        move: largest step; that of each code is drawn from [0, move).
+        directions: (num_classes, layers, dim), see `explain.training_directions`. That of soft
+            labels is the mean weighted by the shares.
     """
 
     order = -5  # before mixup (0), which mixes the augmented samples
 
-    def __init__(self, noise: float = 0.0, scale: float = 0.0, mask: float = 0.0) -> None:
+    def __init__(
+        self,
+        noise: float = 0.0,
+        scale: float = 0.0,
+        mask: float = 0.0,
+        move: float = 0.0,
+        directions: Tensor | None = None,
+    ) -> None:
         check_range("latent_noise", noise, 0, 1)
         check_range("latent_scale", scale, 0, 1)
         check_range("latent_mask", mask, 0, 1)
+        check_range("latent_move", move, 0)
+        if move and directions is None:
+            raise ValueError(f"directions: expected a tensor for latent_move {move}, got None")
         self.noise = noise
         self.scale = scale
         self.mask = mask
+        self.move = move
+        self.directions = torch.zeros(()) if directions is None else directions
 
     def before_batch(self) -> None:
         if self.training:
-            self.learn.xb = (self.augment(self.x),)
+            codes = self.move_codes(self.x, self.y) if self.move else self.x
+            self.learn.xb = (self.augment(codes),)
+
+    def move_codes(self, codes: Tensor, targets: Tensor) -> Tensor:
+        """(B, 18, 512) and labels (B,), or shares (B, C) → (B, 18, 512)."""
+        self.directions = self.directions.to(codes.device)  # copied in the first batch only
+        if targets.ndim == 1:
+            directions = self.directions[targets]
+        else:
+            directions = torch.tensordot(targets, self.directions, 1)
+        steps = self.move * torch.rand(len(codes), 1, 1, device=codes.device)
+        return codes + steps * directions
 
     def augment(self, codes: Tensor) -> Tensor:
         """(B, 18, 512) → (B, 18, 512)."""

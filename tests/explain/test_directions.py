@@ -1,5 +1,8 @@
 """Directions to an expression: where they point, how far, and what they change in a picture."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from fervit_lib.explain import (
     expression_directions,
     expression_regions,
     limit_to,
+    training_directions,
 )
 from fervit_lib.latents import LatentStore, complete_store, write_shard
 from fervit_lib.system.shards import shard_path
@@ -38,7 +42,8 @@ def open_store(folder: Path, codes: Tensor, labels: Tensor, shard_size: int) -> 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LatentStore:
-    monkeypatch.setattr("fervit_lib.latents.store.SHARD_SIZE", 250)
+    for module in ("latents.store", "explain.directions"):  # read in several parts
+        monkeypatch.setattr(f"fervit_lib.{module}.SHARD_SIZE", 250)
     return open_store(tmp_path, *planted_codes(600, seed=0), 250)
 
 
@@ -83,6 +88,59 @@ def test_a_class_without_faces_has_no_direction(tmp_path: Path) -> None:
     directions = expression_directions(open_store(tmp_path, codes, labels, 1024))
     assert not directions[1].any()
     assert directions.isfinite().all() and directions[0].any()
+
+
+def test_a_layer_that_is_equal_in_all_codes_has_no_direction(tmp_path: Path) -> None:
+    codes, labels = planted_codes(60, seed=0)
+    codes[:, 3] = 1.0
+    directions = expression_directions(open_store(tmp_path, codes, labels, 1024))
+    assert directions.isfinite().all()
+    assert directions[:, 3].abs().max() < 1e-4 * directions[:, PLANTED].abs().max()
+
+
+def test_directions_end_with_several_threads(tmp_path: Path) -> None:
+    store = open_store(tmp_path, *planted_codes(300, seed=0), 1024)
+    code = "import sys, torch; torch.set_num_threads(4)\n"
+    code += "from fervit_lib import explain, latents\n"
+    code += "store = latents.LatentStore.open(sys.argv[1], 'train')\n"
+    code += "torch.save(explain.expression_directions(store), sys.argv[2])"
+    result = store.folder / "directions.pt"
+    environment = os.environ | {"OMP_NUM_THREADS": "4", "MKL_NUM_THREADS": "4"}
+    command = [sys.executable, "-c", code, store.folder, result]
+    subprocess.run(command, env=environment, timeout=120, check=True)
+    torch.testing.assert_close(
+        torch.load(result), expression_directions(store), atol=1e-3, rtol=1e-3
+    )
+
+
+def test_training_directions_know_only_the_faces_that_are_used(
+    store: LatentStore, tmp_path: Path
+) -> None:
+    used = np.flatnonzero(np.arange(len(store)) % 4 == 0)
+    codes, labels = store.take(used).float(), store.labels[used]
+    alone = open_store(tmp_path / "used", codes, labels, 1024)
+    everything = np.arange(len(alone))
+    for along in ("emotion", "random"):
+        of_used = training_directions(store, used, "coarse, middle, fine", along, seed=1)
+        expected = training_directions(alone, everything, "coarse, middle, fine", along, seed=1)
+        assert torch.allclose(of_used, expected, atol=1e-4)
+    assert not torch.allclose(of_used, expression_directions(store, seed=1), atol=1e-2)
+
+
+def test_training_directions_move_the_named_bands_only(store: LatentStore) -> None:
+    everything = np.arange(len(store))
+    emotion = training_directions(store, everything, "coarse, fine", "emotion")
+    random = training_directions(store, everything, "coarse, fine", "random")
+    for directions in (emotion, random):
+        moves = directions.any(-1).all(0)
+        assert moves[:3].all() and not moves[3:7].any() and moves[7:].all()
+    assert torch.allclose(emotion.norm(dim=-1), random.norm(dim=-1), rtol=1e-4)
+    assert not torch.allclose(emotion, random)
+    for bands in ("coarse, eyes", "", " , "):
+        with pytest.raises(ValueError, match="move_bands: expected one of coarse, middle, fine"):
+            training_directions(store, everything, bands, "emotion")
+    with pytest.raises(ValueError, match="move_along: expected one of emotion, random"):
+        training_directions(store, everything, "fine", "happy")
 
 
 def test_directions_limited_to_layers_move_no_other() -> None:
