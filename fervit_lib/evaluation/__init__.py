@@ -31,6 +31,11 @@ from fervit_lib.evaluation.predict import (
     load_predictors,
     predict_probs,
 )
+from fervit_lib.evaluation.reconstruction import (
+    read_reconstructions,
+    reconstructions_by_class,
+    summarise_reconstructions,
+)
 from fervit_lib.evaluation.robustness import (
     CORRUPTIONS,
     accuracy_on_subset,

@@ -196,7 +196,11 @@ def plot_confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -
     return figure
 
 
-def plot_class_scores(scores: Mapping[str, pd.DataFrame], faces: Sequence[int]) -> go.Figure:
+def plot_class_scores(
+    scores: Mapping[str, pd.DataFrame],
+    faces: Sequence[int],
+    title: str = "Scores by run and class",
+) -> go.Figure:
     """Scores in [0, 1] per run and class as a heat map; buttons choose the score.
 
     Args:
@@ -212,7 +216,7 @@ def plot_class_scores(scores: Mapping[str, pd.DataFrame], faces: Sequence[int]) 
     faces = np.array(faces)[shown]
     names = wrap_labels(first.index)
     figure = new_figure(
-        "Scores by run and class",
+        title,
         f"n: test faces of a class; with n = {min(faces)}, {largest_error(min(faces))}{of_all}",
         190 + rows_height(names),
         margin_t=150,

@@ -111,6 +111,15 @@ TABLES: dict[str, dict[str, Column]] = {  # name: {column: heading and format}
         **_INTERVAL,
         **_FACES,
     },
+    "reconstruction": {
+        **_RUN,
+        "photographs": ("accuracy on photographs", "{:.1%}"),
+        "reconstructions": ("on reconstructions", "{:.1%}"),
+        "differ": ("read differently", "{:.1%}"),
+        **_INTERVAL,
+        "chance": ("differently by chance", "{:.1%}"),
+        **_FACES,
+    },
     "votes": {
         **_RUN,
         "hard": ("accuracy, label of the set", "{:.1%}"),
