@@ -152,37 +152,35 @@ class Curves(RowsCallback):
         row = {"epoch": self.epoch, **latest_metrics(self.learn)}
         row["learning_rate"] = self.opt.hypers[-1]["lr"]
         self.rows.append({**row, "seconds": time.perf_counter() - self.started})
-        self._write(all_events=self.epoch == self.learn.first_epoch)
+        self._write()
 
     def after_fit(self) -> None:
         if self.rows and self.learn.first_epoch == self.n_epoch:
-            self._write(all_events=True)  # of a fit that was complete already, from its state
+            self._write()  # of a fit that was complete already, from its state
 
     @distributed.rank_zero_only
-    def _write(self, all_events: bool) -> None:
+    def _write(self) -> None:
         folder = self.folder / "tensorboard"
         with explain_write_error(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            # Of an interrupted fit, the file may hold an epoch that is repeated, or a part of one.
-            append_events(folder / "events.out.tfevents", self.rows, all_events)
+            write_events(folder / "events.out.tfevents", self.rows)
         with atomic_write(self.folder / "metrics.csv") as temporary:
             pd.DataFrame(self.rows).to_csv(temporary, index=False)
 
 
-def append_events(file: Path, rows: Sequence[Mapping[str, float]], whole: bool) -> None:
-    """Append the last of `rows`, which just ended, to a file that TensorBoard reads.
+def write_events(file: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write a file for TensorBoard, with a step for each of `rows`, the last of which just ended.
 
-    Args:
-        whole: write all rows, to a new file, as where there is none.
+    The file of an interrupted fit may end with a part of an epoch, so it is written from its start.
+    It is not replaced, and a step has the same number of bytes each time: a TensorBoard that is
+    running goes on where it had read to.
     """
     from tensorboard.compat.proto.event_pb2 import Event  # slow to import
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    whole = whole or not file.exists()
-    written = rows if whole else rows[-1:]
-    events = [Event(file_version="brain.Event:2")] if whole else []
-    ended = datetime.now(UTC).timestamp() - sum(row["seconds"] for row in written)
-    for row in written:
+    events = [Event(file_version="brain.Event:2")]
+    ended = datetime.now(UTC).timestamp() - sum(row["seconds"] for row in rows)
+    for row in rows:
         ended += row["seconds"]
         values = [
             {"tag": _TAGS.get(name, f"Validation/{name}"), "simple_value": value}
@@ -191,7 +189,7 @@ def append_events(file: Path, rows: Sequence[Mapping[str, float]], whole: bool) 
         ]
         step = int(row["epoch"])
         events.append(Event(wall_time=ended, step=step, summary={"value": values}))
-    with file.open("wb" if whole else "ab") as stream:
+    with file.open("wb") as stream:
         for event in events:
             RecordWriter(stream).write(event.SerializeToString())
 
