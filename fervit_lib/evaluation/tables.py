@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fervit_lib.evaluation.evaluate import EvaluatedRun
-from fervit_lib.system.atomic import atomic_write, write_json
+from fervit_lib.system.atomic import atomic_write, write_json, write_text
 
 MAX_CONFUSION = 100
 # Columns of the LaTeX table: heading, factor to its unit, format.
@@ -88,8 +88,7 @@ def write_results(
     write_json(paths[0], content)
     with atomic_write(paths[1]) as temporary:
         runs.to_csv(temporary, index=False)
-    with atomic_write(paths[2]) as temporary:
-        temporary.write_text(_latex_table(runs), encoding="utf-8")
+    write_text(paths[2], _latex_table(runs))
     return paths
 
 

@@ -20,7 +20,7 @@ from fervit_lib.models.latent_cnn import LatentCNN
 from fervit_lib.models.latent_vit import LatentViT
 from fervit_lib.models.own_code import code_of, is_own, load_own_class
 from fervit_lib.system import distributed
-from fervit_lib.system.atomic import atomic_write, json_default
+from fervit_lib.system.atomic import json_default, write_text
 from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
 from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.identity import digest
@@ -194,8 +194,7 @@ def save_model(
     code_file = path.with_name("model.py")
     if code := metadata.get("code"):
         metadata["code"] = digest(code)
-        with atomic_write(code_file) as temporary:
-            temporary.write_text(code, encoding="utf-8")
+        write_text(code_file, code)
     else:
         code_file.unlink(missing_ok=True)  # of an earlier fit with another class
     save_checkpoint(path, model.state_dict(), metadata)

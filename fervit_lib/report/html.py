@@ -14,7 +14,7 @@ import pandas as pd
 import plotly.io
 
 from fervit_lib.figures.theme import CONFIG
-from fervit_lib.system.atomic import atomic_write, read_json
+from fervit_lib.system.atomic import read_json, write_text
 
 SYNTHETIC = (
     "Results on synthetic toy faces and people, drawn by code: they show that the pipeline works, "
@@ -122,6 +122,5 @@ def write_html(page: Path, template: str, *, figures: bool, **content: Any) -> P
     """Fill a template and write it atomically, with plotly.js inside if there are figures."""
     plotly_js = packed_plotly() if figures else ""
     html = fill_template(template, code_css=_code_css(), plotly_js=plotly_js, **content)
-    with atomic_write(page) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    write_text(page, html)
     return page

@@ -22,7 +22,7 @@ from fervit_lib.figures.evaluation import (
 from fervit_lib.figures.explain import plot_layer_scores
 from fervit_lib.pipeline import read_config
 from fervit_lib.report.html import SYNTHETIC, figure_div, fill_template, write_html
-from fervit_lib.system.atomic import atomic_write, read_json
+from fervit_lib.system.atomic import read_json, write_text
 from fervit_lib.system.errors import describe_error
 from fervit_lib.system.names import check_range
 from fervit_lib.system.private import hide_paths
@@ -269,8 +269,7 @@ def write_index(experiment_dir: Path, config: Path | None = None) -> Path:
             raise
         problems.append(f"{source}: damaged, so all runs are shown ({error})")
     if config:
-        with atomic_write(stored) as temporary:
-            temporary.write_text(config.read_text(encoding="utf-8"), encoding="utf-8")
+        write_text(stored, config.read_text(encoding="utf-8"))
     damaged = {run.folder: problem for run in runs if (problem := _problem(run))}
     shown = _content([run for run in runs if run.folder not in damaged], left)
     return write_html(

@@ -15,7 +15,7 @@ from fervit_lib.report.failures import LOG, NOTEBOOK, PAGE
 from fervit_lib.report.page import write_page
 from fervit_lib.report.warm import STARTED, list_gpus
 from fervit_lib.system import distributed
-from fervit_lib.system.atomic import atomic_write
+from fervit_lib.system.atomic import write_text
 from fervit_lib.system.locks import try_lock
 from fervit_lib.system.names import near, show
 from fervit_lib.system.private import hide_machine
@@ -77,8 +77,7 @@ def run_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) ->
         if executed.is_file():
             page_start = time.perf_counter()
             shared = hide_machine(executed.read_text(encoding="utf-8"), public)
-            with atomic_write(executed) as temporary:
-                temporary.write_text(shared, encoding="utf-8")
+            write_text(executed, shared)
             write_page(executed, folder / PAGE)
             content = json.loads(executed.read_text(encoding="utf-8"))
             content["metadata"]["fervit"] = {
@@ -86,8 +85,7 @@ def run_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) ->
                 "page_seconds": time.perf_counter() - page_start,
             }
             # Not write_json, which waits for the other processes of a launch.
-            with atomic_write(executed) as temporary:
-                temporary.write_text(json.dumps(content), encoding="utf-8")
+            write_text(executed, json.dumps(content))
             log.flush()
             text = (folder / LOG).read_text(encoding="utf-8", errors="replace")
             (folder / LOG).write_text(hide_machine(text, public), encoding="utf-8")

@@ -15,7 +15,7 @@ from fervit_lib.pipeline import NOTEBOOKS, read_parameters
 from fervit_lib.runs import Run
 from fervit_lib.sweep.config import Sweep
 from fervit_lib.sweep.study import variant_of
-from fervit_lib.system.atomic import atomic_write, read_json
+from fervit_lib.system.atomic import read_json, write_text
 from fervit_lib.system.runtime import PROJECT_ROOT, resolve
 
 _FROM_RESULT = (
@@ -122,8 +122,7 @@ def write_winner(file: Path, study: optuna.Study, sweep: Sweep) -> Path:
         f"{variant_of(best.number)}, {sweep.metric} {best.value:.3f} on the validation split.\n"
         "# More seeds show how much of that is chance.\n"
     )
-    with atomic_write(file) as temporary:
-        temporary.write_text(heading + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    write_text(file, heading + yaml.safe_dump(content, sort_keys=False))
     return file
 
 

@@ -52,6 +52,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
                 remove_lock(lock)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to a file in UTF-8, by `atomic_write`."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def remove_partial_writes(folder: Path) -> None:
     """Remove what killed processes left half written in `folder` and its subfolders.
 
