@@ -10,7 +10,6 @@ One without `img_path` was made by moving a code: it has no picture, and trains 
 
 import argparse
 import hashlib
-import io
 from collections.abc import Sequence
 from pathlib import Path, PosixPath, PurePath, WindowsPath
 from typing import Any
@@ -31,7 +30,7 @@ from fervit_lib.latents import (
     shard_path,
     write_shard,
 )
-from fervit_lib.system.atomic import atomic_write
+from fervit_lib.system.checkpoints import save_pickled
 from fervit_lib.system.errors import (
     check_file_names,
     check_symlink,
@@ -123,11 +122,7 @@ def export_pt_folder(folder: Path, target: Path) -> dict[str, int]:
                 "label": int(store.labels[i]),
                 "img_path": path,
             }
-            # Through memory, because torch.save does not say when the disk is full.
-            buffer = io.BytesIO()
-            torch.save(content, buffer)
-            with atomic_write(target / split / f"{i:06d}.pt") as temporary:
-                temporary.write_bytes(buffer.getbuffer())
+            save_pickled(target / split / f"{i:06d}.pt", content)
     return {split: len(store) for split, store in stores.items()}
 
 

@@ -20,7 +20,7 @@ from fervit_lib.distillation.student import TappedStudent
 from fervit_lib.models import write_onnx
 from fervit_lib.models.segmentation import build_segmenter, denormalise, save_teacher
 from fervit_lib.system import distributed
-from fervit_lib.system.atomic import atomic_write, read_json, write_json
+from fervit_lib.system.atomic import read_json, write_json
 from fervit_lib.system.identity import digest
 from fervit_lib.system.runtime import seed_everything
 from fervit_lib.training import STRATEGIES, FitBar, OptimConfig, build_learner, fit, single_group
@@ -139,12 +139,7 @@ def train_toy_teacher(
             what="toy teacher",
         )
         fit(learn, STRATEGIES["full"], epochs=epochs, lr=_TEACHER_LR)
-        save(path, teacher)
-
-    @distributed.rank_zero_only
-    def save(path: Path, teacher: nn.Module) -> None:
-        with atomic_write(path) as temporary:
-            save_teacher(temporary, teacher)
+        distributed.rank_zero_only(save_teacher)(path, teacher)
 
     own = {"images": settings, **unet, "epochs": epochs, "precision": precision, "seed": seed}
     return _train_once(folder / "toy_teacher.pth", own, train)

@@ -1,6 +1,5 @@
 """Person segmentation: U-Nets of segmentation_models.pytorch, teacher and student."""
 
-import io
 import re
 import warnings
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from timm.layers.activations import Swish
 from torch import Tensor, nn
 
 from fervit_lib.models.pretrained import create_timm, find_weights, read_weights
-from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
+from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint, save_pickled
 from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.names import check_choice
 from fervit_lib.system.runtime import display_path, resolve
@@ -27,7 +26,6 @@ PUBLISHED_TEACHER = "pretrained_models/2020-09-23a.pth"
 # No weights are loaded for these: `random` allows to freeze the encoder, for a baseline, and
 # `distillation.fit_student` copies those of the teacher's encoder.
 RANDOM_STARTS = ("none", "random", "teacher")
-_PREFIX = "model."  # of every key in the teacher's file, which was saved from a wrapping module
 STRIDE = 32  # height and width of inputs have to be multiples of it
 
 
@@ -169,12 +167,9 @@ def load_teacher(
 
 
 def save_teacher(path: Path, model: nn.Module) -> None:
-    """Write `model` in the format of the published teacher, within an `atomic_write`."""
-    state = {f"{_PREFIX}{name}": value for name, value in model.state_dict().items()}
-    # Through memory, since torch reports a full disk as an error without a reason.
-    buffer = io.BytesIO()
-    torch.save({"state_dict": state}, buffer)
-    path.write_bytes(buffer.getbuffer())
+    """Write `model` in the format of the published teacher, which a wrapping module saved."""
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    save_pickled(path, {"state_dict": state})
 
 
 def freeze(model: nn.Module) -> nn.Module:

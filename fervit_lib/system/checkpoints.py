@@ -1,5 +1,6 @@
 """Save and load weights with their metadata as safetensors files."""
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +42,15 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, {"fervit": json.dumps(content, default=json_default)})
         write_checksum(temporary)
+
+
+def save_pickled(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `content` by `torch.save`, atomically, for tools that read such files."""
+    # Through memory, since torch reports a full disk as an error without a reason.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(
