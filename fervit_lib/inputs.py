@@ -188,7 +188,7 @@ def load_store_faces(store: LatentStore, indices: np.ndarray) -> FaceDataset:
         ValueError: a face was removed or changed after encoding.
     """
     names = store.paths
-    wanted: list[Any] = [names[i] for i in indices]
+    wanted = [names[i] for i in indices]
     with explain_read_error(store.folder / "store.json", "protocol", "run 01_encode"):
         protocol = Protocol(**store.protocol)
     faces = load_faces(store.faces, store.split, protocol=protocol)

@@ -154,7 +154,7 @@ def variants(step: str, blocks: Any) -> dict[str, dict[str, Any]]:
     expanded = list(_expand(step, blocks))
     if step == "encode" and len({dataset_of(parameters) for parameters, _ in expanded}) > 1:
         named_by = ["dataset", *named_by]
-    variants_of_step: dict[str, dict[str, Any]] = {}
+    variants_of_step = {}
     for parameters, varied in expanded:
         words = []
         for key in named_by:
@@ -261,7 +261,7 @@ def plan_trainings(
         ValueError: see `variants` and `find_encodings`.
     """
     first = without_fold(next(iter(encodings), ""))
-    trainings: dict[str, dict[str, Any]] = {}
+    trainings = {}
     for variant, parameters in variants("train", blocks).items():
         stores = find_encodings("train.encode", parameters.pop("encode", first), encodings)
         for store in stores:

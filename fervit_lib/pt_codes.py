@@ -157,7 +157,7 @@ def _read_file(file: Path, classes: Sequence[str]) -> tuple[Tensor, int, str]:
         torch.serialization.safe_globals([PosixPath, WindowsPath]),
     ):
         check_unpacked_size(file)
-        content: Any = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
         if lacking := {"latent", "label"} - dict(content).keys():
             raise ValueError(f"it has {', '.join(content)}, but no {' or '.join(sorted(lacking))}")
         latent = content["latent"]

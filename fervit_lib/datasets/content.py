@@ -61,7 +61,7 @@ def hash_files(files: Iterable[Path], manifest: Path) -> np.ndarray:
     """XXH3-128 of the bytes of each file, (N, 16) uint8; see `hash_faces`."""
     known = _read_manifest(manifest)
     files = iter(files)
-    added: list[np.ndarray] = []
+    added = []
     hashes = [np.empty((0, 16), np.uint8)]
     with PrefetchPool() as pool:
         while block := list(islice(files, BLOCK)):

@@ -55,8 +55,8 @@ def list_faces(
     """
     faces: dict[str, ListedFace] = {}
     skipped = []
-    unnamed: dict[str, set[str]] = {}  # by folder: the files there that no row has named so far
-    files: set[str] = set()
+    unnamed = {}  # by folder: the files there that no row has named so far
+    files = set()
     for row in read(root):
         folder = row[0].rpartition("/")[0]
         if folder not in unnamed:

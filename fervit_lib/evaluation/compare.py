@@ -77,8 +77,8 @@ def runs_to_compare(
         FileNotFoundError: there is no finished training run.
     """
     folder = reports / experiment / "train"
-    runs: list[Run] = []
-    skipped: dict[str, str] = {}
+    runs = []
+    skipped = {}
     names = split_names(trained) or sorted(path.name for path in folder.glob("[!.]*/"))
     for name in names:
         run = Run(reports, experiment, "train", name, trust_code=trust_code)

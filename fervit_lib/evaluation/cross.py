@@ -35,8 +35,8 @@ def find_test_sets(reports: Path, experiment: str, test_on: str) -> dict[str, li
     Raises:
         ValueError: the experiment has no such codes.
     """
-    latents: dict[str, Path] = {}
-    parameters: dict[str, dict[str, Any]] = {}
+    latents = {}
+    parameters = {}
     for path in sorted((reports / experiment / "encode").glob("*/result.json")) if test_on else []:
         run = Run(reports, experiment, "encode", path.parent.name)
         try:
@@ -126,7 +126,7 @@ def _score(
     label_of = np.array([common.index(name) if name in common else -1 for name in tested])
     labels = label_of[everything.labels]
     used = (labels >= 0) & ~seen
-    row: dict[str, Any] = {
+    row = {
         "num_test": int(used.sum()),
         "other_classes": int((labels < 0).sum()),
         "seen": int(seen.sum()),

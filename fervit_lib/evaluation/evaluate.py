@@ -252,7 +252,7 @@ def costs_of(run: Run) -> dict[str, Any]:
         "result.json": run.result,
         "config.json": run.config.get("parameters"),
     }
-    costs: dict[str, Any] = {}
+    costs = {}
     for file, content in contents.items():
         remedy = "train it again"
         with explain_read_error(run.folder / file, "damaged, or of another version", remedy):

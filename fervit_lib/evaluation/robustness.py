@@ -100,7 +100,7 @@ def _predict_all(
     predictors: Mapping[str, Predictor], images: Sequence[Image.Image]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Name and probabilities of each predictor; those that read the same share the inputs."""
-    inputs: dict[object, Tensor] = {}
+    inputs = {}
     for name, predictor in predictors.items():
         # Once per encoder, or format: with pSp, encoding is almost all of the work.
         model = predictor.model

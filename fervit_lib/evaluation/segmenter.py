@@ -66,7 +66,7 @@ def measure_segmenters(
     images = torch.zeros(1, 3, size, size)
     on_device = images.to(device)
     costs = {}
-    calls: dict[tuple[str, str], Callable[[], object]] = {}
+    calls = {}
     for number, (name, model) in enumerate(models.items()):
         file = export_segmenter(model, folder / f"{number}.onnx", size)
         model.eval().to(device)

@@ -63,7 +63,7 @@ def write_results(
     """
     from sklearn.metrics import classification_report  # takes a second to import
 
-    content: dict[str, Any] = {
+    content = {
         "best": best.variant,
         "accuracy": best.metrics["accuracy"],
         "classification_report": classification_report(

@@ -143,7 +143,7 @@ def capture_heads(model: nn.Module) -> Iterator[list[Heads]]:
 
 def _hook_heads(module: nn.Module, captured: list[Heads]) -> list[Any]:
     """Handles of the hooks that append to `captured` what the heads of `module` compute."""
-    heads: dict[str, Tensor] = {}
+    heads = {}
 
     def split(tokens: Tensor) -> Tensor:
         return tokens.unflatten(-1, (module.num_heads, -1)).transpose(1, 2)  # (B, H, N, head_dim)

@@ -57,7 +57,7 @@ class ConvStem(PatchEmbed):
             )
         super().__init__(patch_size=patch_size, embed_dim=embed_dim, in_chans=in_chans, **options)
         widths = [embed_dim // 2**exponent for exponent in reversed(range(num_halvings))]
-        layers: list[nn.Module] = [ConvBlock(in_chans, widths[0], halve=True)]
+        layers = [ConvBlock(in_chans, widths[0], halve=True)]
         for width in widths[1:]:
             layers += [ConvBlock(width // 2, width, halve=True), Residual(width)]
         self.proj = nn.Sequential(*layers, nn.Conv2d(embed_dim, embed_dim, 1))

@@ -91,7 +91,7 @@ def load_own_class(text: str, file: str, name: str) -> Any:
     """Run the saved `text` in a module of its own, and return what it defines as `name`."""
     module = ModuleType("own_code")
     exec(compile(text, file, "exec"), vars(module))
-    class_: Any = vars(module).get(name)
+    class_ = vars(module).get(name)
     if class_ is not None:
         class_.own_code = text  # no cell holds it
     return class_
@@ -105,7 +105,7 @@ def _definitions(main: dict[str, Any]) -> dict[str, ast.stmt]:
     for cell in cells:
         with suppress(SyntaxError):  # of a cell that did not run
             for node in ast.parse(cell).body:
-                names: list[Any] = []
+                names = []
                 if isinstance(node, ast.Import | ast.ImportFrom):
                     names = [(alias.asname or alias.name).split(".")[0] for alias in node.names]
                 elif isinstance(node, ast.ClassDef | ast.FunctionDef):

@@ -70,7 +70,7 @@ def create_timm(
     with explain_read_error(file or "pretrained", problem, remedy):
         # With another number of classes than the weights have, timm loads leniently and would not
         # notice missing keys.
-        overlay: dict[str, Any] = {}
+        overlay = {}
         if file:
             weights = read_weights(file, _create_blank(model_name).state_dict())
             names = published.classifier if published else "head"

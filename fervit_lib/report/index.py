@@ -257,7 +257,7 @@ def write_index(experiment_dir: Path, config: Path | None = None) -> Path:
     stored = experiment_dir / CONFIG
     source = config or stored
     runs = _find_runs(experiment_dir)
-    content: dict[str, Any] = {}
+    content = {}
     left: list[RunPage] = []
     problems = []
     try:

@@ -123,7 +123,7 @@ def reserve_gpus(count: int) -> Iterator[None]:
     use_all = count == 0 or "CUDA_VISIBLE_DEVICES" in os.environ
     gpus = [] if use_all else list_gpus()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    reserved: list[str] = []
+    reserved = []
     with ExitStack() as locks:
         for gpu in gpus:
             file = cache / "fervit" / "gpus" / f"{gpu}.lock"

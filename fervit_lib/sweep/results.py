@@ -57,7 +57,7 @@ def _leaderboard_row(
     # A trial that is run again has the files of its earlier start.
     ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
     parameters = sweep.parameters_of(trial.params)
-    result: dict[str, Any] = {}
+    result = {}
     reason = trial.user_attrs.get("reason", "")
     try:
         result = run.result if ended and (run.folder / "result.json").is_file() else {}

@@ -105,7 +105,7 @@ def head_penalties(
     check_choice("disagreement", disagreement, ("none", *SIMILARITIES))
     if not 0 <= head_margin <= 1:
         raise ValueError(f"head_margin: expected 0 to 1, or 0 for off, got {head_margin}")
-    terms: list[tuple[Callable[[Heads], Tensor], float]] = []
+    terms = []
     if disagreement != "none":
         terms.append((partial(disagreement_loss, kind=disagreement), disagreement_weight))
     if head_margin:

@@ -80,7 +80,7 @@ class OptimConfig:
 
     def build_callbacks(self, device: torch.device) -> list[Callback]:
         """The callbacks for these settings on `device`."""
-        callbacks: list[Callback] = []
+        callbacks = []
         if self.grad_clip:
             callbacks.append(GradientClip(self.grad_clip))
         if self.ema:
@@ -228,7 +228,7 @@ def fit(
     if lr_find:
         peak = _find_lr(learn, plan_phases(learn, strategy, 1.0)[0], state, identity)
     plan = Schedule(plan_phases(learn, strategy, peak), schedule, warmup)
-    cbs: list[Callback] = [plan]
+    cbs = [plan]
     if schedule == "plateau":
         cbs.append(Plateau(plan))
     if patience:

@@ -167,7 +167,7 @@ def model_table(model: nn.Module, groups: Sequence[ParameterGroup], inputs: Tens
         Columns part, output shape, parameters, trainable, learning-rate factor; by module. A module
         whose parameters belong to several parts has a row for each.
     """
-    shapes: dict[nn.Module, str] = {}
+    shapes = {}
 
     def note_shape(module: nn.Module, args: Any, output: Any) -> None:
         outputs = output if isinstance(output, tuple) else (output,)

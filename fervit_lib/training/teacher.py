@@ -115,7 +115,7 @@ class TeacherLoss(Callback):
         self.teacher = teacher
         self.config = config
         self.precision = precision
-        self.logits_of_faces: Tensor | None = None  # (N, C)
+        self.logits_of_faces = None  # (N, C)
 
     def before_fit(self) -> None:
         if (self.config.distil == "token") != (getattr(self.model, "token_head", None) is not None):

@@ -64,7 +64,7 @@ def plot_costs(runs: pd.DataFrame, costs: Sequence[str] = tuple(_COSTS)) -> go.F
 def _add_cost(figure: go.Figure, runs: pd.DataFrame, cost: str, **panel: int) -> None:
     """Add the dots of one panel."""
     strategies = list(runs["strategy"].unique())
-    models: list[str] = []  # a recipe without its strategy, as hybrid-pretrained=mae
+    models = []  # a recipe without its strategy, as hybrid-pretrained=mae
     for (name, strategy), group in runs.groupby(["recipe", "strategy"], sort=False):
         model = name.replace(f"-{strategy}", "", 1)
         if model not in models:
