@@ -12,7 +12,6 @@ import argparse
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path, PosixPath, PurePath, WindowsPath
-from typing import Any
 
 import numpy as np
 import torch

@@ -31,7 +31,7 @@ def _numbered(names: str, first: int = 0) -> dict[int, str]:
 
 
 # The emotion of each number, by set.
-SCHEMES: dict[str, dict[int, str]] = {
+SCHEMES = {
     # Contempt: in tables that extend FER2013's, such as ckextended.csv.
     "fer2013": _numbered("angry disgust fear happy sad surprise neutral contempt"),
     "ferplus": _numbered("neutral happy surprise sad angry disgust fear contempt"),

@@ -16,7 +16,7 @@ Each reader yields the faces as the set lists them, for `list_faces`.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -271,7 +271,7 @@ def _fer_plus_rows(path: Path) -> Rows:
 
 
 # A test of a folder, and the reader of all faces of the sets that pass it.
-PUBLISHED: tuple[tuple[Callable[[Path], object], Callable[[Path], FaceDataset]], ...] = (
+PUBLISHED = (
     (lambda path: (path / RAF_DB_LIST).is_file(), partial(list_faces, read=_raf_db_rows)),
     (lambda path: _raf_db_tables(_raf_db_images(path)), _load_raf_db_copy),
     (

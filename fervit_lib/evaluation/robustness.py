@@ -1,7 +1,7 @@
 """Accuracy under corruptions, with test-time augmentation, on unseen faces, and against votes."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +54,7 @@ def _rotate(image: Tensor, degrees: float, generator: torch.Generator) -> Tensor
 
 # Common corruptions of cameras and files (after Hendrycks and Dietterich 2019, section 3), each
 # with the parameter of its function at levels 1, 2 and 3.
-Corruption = Callable[[Tensor, float, torch.Generator], Tensor]
-CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, float, float]]] = {
+CORRUPTIONS = {
     "noise": (_noise, (0.05, 0.1, 0.2)),
     "blur": (_blur, (0.015, 0.03, 0.06)),
     "dark": (lambda image, factor, _: F.adjust_brightness(image, factor), (0.6, 0.4, 0.2)),

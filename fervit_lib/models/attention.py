@@ -53,7 +53,7 @@ def rectify(scores: Tensor) -> Tensor:
     return positive / positive.sum(-1, keepdim=True)
 
 
-ATTENTIONS: dict[str, type[Attention]] = {"softmax": Attention, "rectified": RectifiedAttention}
+ATTENTIONS = {"softmax": Attention, "rectified": RectifiedAttention}
 
 
 class RelativeAttention(Attention):

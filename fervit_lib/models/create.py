@@ -27,7 +27,7 @@ from fervit_lib.system.identity import digest
 from fervit_lib.system.names import check_choice, check_range
 from fervit_lib.system.runtime import display_path
 
-APPROACHES: dict[str, type[ExpressionModel]] = {
+APPROACHES = {
     "scratch": LatentViT,
     "hybrid": HybridLatentViT,
     "image": ImageModel,

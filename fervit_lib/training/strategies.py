@@ -39,7 +39,7 @@ class Strategy:
     fine_tune: bool = False
 
 
-STRATEGIES: dict[str, Strategy] = {
+STRATEGIES = {
     "full": Strategy(
         PARTS, lr=1e-4, lr_factors={"input_proj": 10, "head": 10, "position": 5, "adapter": 10}
     ),

@@ -28,7 +28,7 @@ from fervit_lib.figures.theme import (
 )
 
 # Of a heat map of scores, whose cells are labelled.
-_FROM_0_TO_1: dict[str, Any] = {"showscale": False, "zmin": 0, "zmax": 1}
+_FROM_0_TO_1 = {"showscale": False, "zmin": 0, "zmax": 1}
 
 
 def plot_accuracy_intervals(runs: pd.DataFrame, majority: float) -> go.Figure:
