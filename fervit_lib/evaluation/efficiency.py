@@ -44,11 +44,12 @@ def time_calls(call: Callable[[], Any], device: torch.device, repeats: int) -> n
         call()
     times: list[float] = []
     while len(times) < repeats and (len(times) < 3 or sum(times) < 2):
-        times.append(_time_one(call, device))
+        times.append(time_one(call, device))
     return np.array(times)
 
 
-def _time_one(call: Callable[[], Any], device: torch.device) -> float:
+def time_one(call: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of a call."""
     if device.type != "cuda":
         started = time.perf_counter()
         call()

@@ -56,16 +56,6 @@ _TYPES = {
         "epoch_faces": "int",
     },
 }
-# What runs may lack.
-_DEFAULTS = {
-    "train_faces": 0,
-    "epochs": 0,
-    "val_macro_f1": 0.0,
-    "data_fraction": 1.0,
-    "shots": 0,
-    "data_seed": 0,
-    "epoch_faces": 0,
-}
 # The parts of a variant's name that stand for random draws and for the number of training faces.
 _DRAWN = re.compile(r"-(seed\d+|(data_fraction|shots|data_seed)=[^-]+)")
 
@@ -256,10 +246,9 @@ def costs_of(run: Run) -> dict[str, Any]:
     for file, content in contents.items():
         remedy = "train it again"
         with explain_read_error(run.folder / file, "damaged, or of another version", remedy):
-            values = _DEFAULTS | content
             for name, kind in _TYPES[file].items():
-                check_value(name, values.get(name), kind)
-                costs[name] = values[name]
+                check_value(name, content[name], kind)
+                costs[name] = content[name]
     in_epoch = max(costs["train_faces"], costs.pop("epoch_faces"))
     costs["seen_faces"] = costs.pop("epochs") * in_epoch
     return costs

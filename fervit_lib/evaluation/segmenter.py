@@ -1,15 +1,14 @@
 """Segmentation models as ONNX, their size and their latency."""
 
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from fervit_lib.evaluation.efficiency import count_macs
+from fervit_lib.evaluation.efficiency import CPU, count_macs, time_one
 from fervit_lib.evaluation.export import TOLERANCE, onnx_call, onnx_difference
 from fervit_lib.models import write_onnx
 from fervit_lib.system import distributed
@@ -79,7 +78,12 @@ def measure_segmenters(
         if has_fast_bf16(device):
             calls[name, "torch bf16"] = _torch_call(model, on_device, bf16=True)
         calls[name, "ONNX Runtime"] = onnx_call(file, images, device)
-    ms = _median_ms(calls, repeats)
+    # The calls alternate, so that other load on the machine affects all of them.
+    rounds = [
+        [time_one(call, CPU) for call in calls.values()]
+        for _ in progress(range(WARM_UP + repeats), desc="time", unit=" rounds")
+    ]
+    ms = dict(zip(calls, 1000 * np.median(rounds[WARM_UP:], axis=0), strict=True))
     reference = next(iter(models))
     return pd.DataFrame(
         {
@@ -91,23 +95,6 @@ def measure_segmenters(
         }
         for (name, runtime), median in ms.items()
     )
-
-
-def _median_ms(
-    calls: Mapping[tuple[str, str], Callable[[], object]], repeats: int
-) -> dict[tuple[str, str], float]:
-    """Median milliseconds of each call.
-
-    The calls alternate, so that other load on the machine affects all of them.
-    """
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
-    for number in progress(range(WARM_UP + repeats), desc="time", unit=" rounds"):
-        for key, call in calls.items():
-            started = time.perf_counter()
-            call()
-            if number >= WARM_UP:
-                seconds[key].append(time.perf_counter() - started)
-    return {key: 1000 * statistics.median(times) for key, times in seconds.items()}
 
 
 def _torch_call(model: nn.Module, images: Tensor, bf16: bool = False) -> Callable[[], object]:
