@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,7 +105,17 @@ def map_pixels(store: LatentStore, side: int, resize_method: str) -> MappedRows:
             for old in set(folder.parent.glob(f"*/{store.split}-[0-9]*.safetensors")):
                 if old.name not in {path.name for path in paths}:
                     old.unlink(missing_ok=True)
-            _write_pixels(faces, parts, paths, side, resize_method, store)
+            size = f"{len(faces) * 3 * side**2 / 1e9:.2g} GB to {display_path(folder)}"
+            with progress(desc=f"read faces ({size})", unit=" faces", total=len(faces)) as bar:
+                for part, path in zip(parts, paths, strict=True):
+                    shard = faces.subset(part)
+                    if path.is_file():
+                        bar.update(len(shard))
+                        continue
+                    pixels = np.empty((len(shard), 3, side, side), np.uint8)
+                    _read_pixels(shard, pixels, resize_method, bar)
+                    _check_unchanged(shard, shard.hashes, store)
+                    save_tensors(path, {"pixels": torch.from_numpy(pixels)}, {"kind": "pixels"})
     remedy = "delete it and run again"
     return MappedRows([load_checkpoint(path, remedy)[0]["pixels"].numpy() for path in paths])
 
@@ -129,28 +138,6 @@ def _is_unchanged(store: LatentStore) -> bool:
     return True
 
 
-def _write_pixels(
-    faces: FaceDataset,
-    parts: Sequence[slice],
-    paths: Sequence[Path],
-    side: int,
-    resize_method: str,
-    store: LatentStore,
-) -> None:
-    gigabytes = len(faces) * 3 * side**2 / 1e9
-    desc = f"read faces ({gigabytes:.2g} GB to {display_path(paths[0].parent)})"
-    with progress(desc=desc, unit=" faces", total=len(faces)) as bar:
-        for part, path in zip(parts, paths, strict=True):
-            shard = faces.subset(part)
-            if path.is_file():
-                bar.update(len(shard))
-                continue
-            pixels = np.empty((len(shard), 3, side, side), np.uint8)
-            _read_pixels(shard, pixels, resize_method, bar)
-            _check_unchanged(shard, shard.hashes, store)
-            save_tensors(path, {"pixels": torch.from_numpy(pixels)}, {"kind": "pixels"})
-
-
 def _read_pixels(faces: FaceDataset, pixels: np.ndarray, resize_method: str, bar: Any) -> None:
     """Decode and resize faces into `pixels` (N, 3, S, S) uint8."""
 
@@ -169,14 +156,14 @@ def pixels_to_images(pixels: Tensor) -> list[Image.Image]:
     return [Image.fromarray(array) for array in pixels.permute(0, 2, 3, 1).cpu().numpy()]
 
 
-def load_face_images(store: LatentStore, indices: np.ndarray, side: int = 128) -> list[Image.Image]:
-    """Faces of a store's split as square images of at most `side` pixels.
+def load_face_images(store: LatentStore, indices: np.ndarray) -> list[Image.Image]:
+    """Faces of a store's split as square images of at most 128 pixels.
 
     [] if they were moved, or if one was made from codes, see `pt_codes`.
     """
     if not store.faces.exists() or any(store.paths[i].endswith(".pt") for i in indices):
         return []
-    return pixels_to_images(load_pixels(store, indices, pixel_side(side, store.face_size)))
+    return pixels_to_images(load_pixels(store, indices, pixel_side(128, store.face_size)))
 
 
 def load_store_faces(store: LatentStore, indices: np.ndarray) -> FaceDataset:

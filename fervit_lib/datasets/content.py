@@ -4,6 +4,7 @@ Codes, pixels and random views of a face are keyed by its content, so that a pic
 replaced under its name is read again, and nothing depends on a face's position in its set.
 """
 
+import hashlib
 import os
 import time
 from collections.abc import Iterable
@@ -137,11 +138,8 @@ def _state(stat: os.stat_result) -> int:
 
 
 def _hash_file(file: Path) -> bytes:
-    content = xxh3_128()
     with file.open("rb") as opened:
-        while block := opened.read(1 << 20):
-            content.update(block)
-    return content.digest()
+        return hashlib.file_digest(opened, xxh3_128).digest()
 
 
 def _to_array(digests: list[bytes]) -> np.ndarray:

@@ -39,22 +39,31 @@ def load_kaggle_table(path: Path) -> FaceDataset:
     Raises:
         ValueError: no table, or a damaged row.
     """
-    rows = [_parse_row(row, name, line, path) for row, name, line in _read_rows(path)]
-    if not rows:
+    faces = {}
+    pixels = []
+    for face, where, row in _read_rows(path):
+        emotion = numbered_class("fer2013", row["emotion"], where, "emotion")
+        split = split_of(row["usage"])
+        if split is None:
+            raise ValueError(
+                f"{where}: Usage is {row['usage']!r}, expected Training, PublicTest or "
+                f"PrivateTest; {REMEDY}"
+            )
+        faces[face] = ListedFace(face, emotion, split, row.get("subject", "").strip())
+        pixels.append(_parse_pixels(row["pixels"], where))
+    if not faces:
         raise ValueError(f"{path}: no row with Usage 'Training'; download the whole file")
-    faces, pixels = zip(*rows, strict=True)
     synthetic = (path.parent / MARKER).is_file()
-    faces_by_id = {face.file: face for face in faces}
-    return to_dataset(path, faces_by_id, synthetic=synthetic, pixels=np.stack(pixels))
+    return to_dataset(path, faces, synthetic=synthetic, pixels=np.stack(pixels))
 
 
 def read_usages(path: Path) -> dict[str, str]:
     """The Usage of every row of a table by image ID, in their order."""
-    return {f"{name}:{line}": row["usage"].strip() for row, name, line in _read_rows(path)}
+    return {face: row["usage"].strip() for face, _, row in _read_rows(path)}
 
 
-def _read_rows(path: Path) -> Iterator[tuple[dict[str, str], str, int]]:
-    """The cells of each row by column name, the table's file name, and the row's line."""
+def _read_rows(path: Path) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """The image ID of each row, where it is, for errors, and its cells by column name."""
     other_tables = []
     limit = max(MIN_LIMIT, MAX_RATIO * path.stat().st_size)
     with explain_read_error(path, "cannot be read as a CSV file", _DOWNLOAD):
@@ -72,11 +81,12 @@ def _read_rows(path: Path) -> Iterator[tuple[dict[str, str], str, int]]:
             rows = csv.DictReader(lines, header, delimiter=delimiter, skipinitialspace=True)
             for row in rows:
                 line = rows.line_num + 1  # the header is line 1
+                where = f"{path}, row {line}"
                 # csv gives superfluous fields the key None, and missing fields the value None.
                 if None in row or None in row.values():
                     expected = f"fields: expected {len(header)} of them"
-                    raise ValueError(f"{path}, row {line}: {expected}; {REMEDY}")
-                yield row, name, line
+                    raise ValueError(f"{where}: {expected}; {REMEDY}")
+                yield f"{name}:{line}", where, row
             return
     remedy = "give Kaggle's fer2013.csv or icml_face_data.csv"
     if "'pixels'" in str(other_tables):
@@ -88,22 +98,6 @@ def _read_rows(path: Path) -> Iterator[tuple[dict[str, str], str, int]]:
         f"{path}: expected a CSV file with the columns {', '.join(COLUMNS)}, found "
         f"{other_tables[:5] or 'none'}; {remedy}"
     )
-
-
-def _parse_row(
-    row: dict[str, str], name: str, line: int, path: Path
-) -> tuple[ListedFace, np.ndarray]:
-    """The face of a row and its pixels."""
-    where = f"{path}, row {line}"
-    emotion = numbered_class("fer2013", row["emotion"], where, "emotion")
-    split = split_of(row["usage"])
-    if split is None:
-        raise ValueError(
-            f"{where}: Usage is {row['usage']!r}, expected Training, PublicTest or PrivateTest; "
-            f"{REMEDY}"
-        )
-    face = ListedFace(f"{name}:{line}", emotion, split, row.get("subject", "").strip())
-    return face, _parse_pixels(row["pixels"], where)
 
 
 def _parse_pixels(text: str, where: str) -> np.ndarray:

@@ -115,7 +115,7 @@ def _load_tflite(path: Path, input_shape: tuple[int, ...]) -> Model:
 _LOADERS = {".onnx": _load_onnx, ".tflite": _load_tflite}
 
 
-def predict_baseline(adapter: Adapter, faces: FaceDataset, batch_size: int = 256) -> np.ndarray:
+def predict_baseline(adapter: Adapter, faces: FaceDataset) -> np.ndarray:
     """Faces → probabilities (N, C) float32 in the order of the adapter's classes.
 
     Raises:
@@ -134,7 +134,7 @@ def predict_baseline(adapter: Adapter, faces: FaceDataset, batch_size: int = 256
         model = _LOADERS[path.suffix](path, shape)
     outputs = []
     images = iter(progress(faces, desc=path.stem, unit=" faces"))
-    while batch := [image for image, _ in islice(images, batch_size)]:
+    while batch := [image for image, _ in islice(images, 256)]:
         with explain():
             outputs.append(model(adapter.inputs(batch)).reshape(len(batch), -1))
     with explain():

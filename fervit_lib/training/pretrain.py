@@ -25,6 +25,7 @@ from fervit_lib.training.learner import OptimConfig, build_learner, fit
 from fervit_lib.training.resume import preserve_random_state
 from fervit_lib.training.strategies import STRATEGIES, single_group
 
+LR = 4e-3
 SAMPLE = 1024  # inputs that give the scale of the targets, and that ridge regression is fitted on
 PENALTIES = (100, 1000, 10_000)  # of ridge regression
 
@@ -45,7 +46,6 @@ def fit_masked(
     shared: Path,
     *,
     epochs: int,
-    lr: float = 4e-3,
     mask_ratio: float = 0.5,
     precision: str = "auto",
     seed: int = 0,
@@ -72,7 +72,7 @@ def fit_masked(
         # The decoder is trained with the model, and dropped afterwards.
         masked = MaskedAutoencoder(model, mask_ratio=mask_ratio).to(dls.device)
         masked.fit_scale(_sample(dls.train))
-        made_by = {"epochs": epochs, "lr": lr, "precision": precision, "seed": seed}
+        made_by = {"epochs": epochs, "lr": LR, "precision": precision, "seed": seed}
         made_by |= {"batch_size": dls.train.bs, "mask_ratio": mask_ratio}
         # What no tensor shows: heads, dropout, the kind of attention.
         arguments, options = model.built_with
@@ -82,7 +82,7 @@ def fit_masked(
         lock_file = checkpoint.with_name(f".{checkpoint.name}.lock")
         with hold_lock(lock_file) if distributed.rank() == 0 else nullcontext():
             if not distributed.rank_zero_only(checkpoint.is_file)():
-                _fit(masked, dls, checkpoint, epochs, lr, precision)
+                _fit(masked, dls, checkpoint, epochs, precision)
         tensors, metadata = load_checkpoint(checkpoint)
         masked.load_state_dict(tensors)
         save_checkpoint(folder / "masked.safetensors", tensors, metadata)
@@ -94,7 +94,6 @@ def _fit(
     dls: DataLoaders,
     checkpoint: Path,
     epochs: int,
-    lr: float,
     precision: str,
 ) -> None:
     state = checkpoint.with_suffix(".last")
@@ -108,7 +107,7 @@ def _fit(
         metrics=[],
         cbs=[_InputsAsTargets(), FitBar("pretrain")],
     )
-    fit(learn, STRATEGIES["full"], epochs=epochs, lr=lr, state=state)
+    fit(learn, STRATEGIES["full"], epochs=epochs, lr=LR, state=state)
     r2 = compare_reconstructions(masked, dls).to_dict("list")
     metadata = {"kind": "masked", "curves": learn.curves.rows, "r2": r2}
     save_checkpoint(checkpoint, masked.state_dict(), metadata)

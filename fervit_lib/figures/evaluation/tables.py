@@ -12,7 +12,6 @@ _LATENCY = {
     "latency_p50_ms": ("latency p50 (ms)", "{:.2f}"),
     "latency_p95_ms": ("latency p95 (ms)", "{:.2f}"),
 }
-_INTERVAL = {"low": ("95% CI low", "{:.1%}"), "high": ("95% CI high", "{:.1%}")}
 _ACCURACY = {
     "accuracy": ("accuracy", "{:.1%}"),
     "accuracy_low": ("95% CI low", "{:.1%}"),
@@ -108,7 +107,8 @@ TABLES: dict[str, dict[str, Column]] = {  # name: {column: heading and format}
         **_RUN,
         "all": ("all test faces", "{:.1%}"),
         "part": ("without duplicates", "{:.1%}"),
-        **_INTERVAL,
+        "low": ("95% CI low", "{:.1%}"),
+        "high": ("95% CI high", "{:.1%}"),
         **_FACES,
     },
     "reconstruction": {
