@@ -3,12 +3,12 @@
 scikit-learn takes a second to import, so it is imported where it is called.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from PIL import Image
-from scipy.stats import rankdata
 
 from fervit_lib.datasets import FaceDataset
 from fervit_lib.evaluation.predict import Predictions
@@ -32,11 +32,11 @@ def class_roc_auc(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
     NaN for a class that no face, or every face, belongs to. The mean over classes is
     scikit-learn's `multi_class="ovr", average="macro"`.
     """
-    positive = np.bincount(labels, minlength=probs.shape[1])
-    ranks = rankdata(probs, axis=0)[np.arange(len(labels)), labels]  # Mann-Whitney's statistic
-    wins = np.bincount(labels, ranks, probs.shape[1]) - positive * (positive + 1) / 2
-    with np.errstate(invalid="ignore"):
-        return wins / (positive * (len(labels) - positive))
+    from sklearn.metrics import roc_auc_score
+
+    is_class = np.eye(probs.shape[1], dtype=bool)[labels]  # (N, C)
+    with warnings.catch_warnings(action="ignore"):  # of a class that gets NaN
+        return roc_auc_score(is_class, probs, average=None)
 
 
 def majority_accuracy(labels: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 """Metrics of the validation split, and the Recorder, which reads them and losses once an epoch."""
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -27,7 +28,7 @@ def classification_metrics() -> list[Metric]:
 
 
 def roc_auc(labels: np.ndarray, logits: np.ndarray) -> float:
-    """Area under the ROC curve: of the second of two classes, else the one-vs-rest mean.
+    """Area under the ROC curve, the one-vs-rest mean; of two classes both areas are equal.
 
     Classes without positive or without negative faces are left out; NaN if none remains.
 
@@ -35,15 +36,9 @@ def roc_auc(labels: np.ndarray, logits: np.ndarray) -> float:
         labels: (N,).
         logits: (N, num_classes).
     """
-    probs = softmax(logits, axis=1)
-    # Of two classes both areas are equal.
-    classes = [1] if probs.shape[1] == 2 else range(probs.shape[1])
-    areas = [
-        roc_auc_score(labels == c, probs[:, c])
-        for c in classes
-        if 0 < (labels == c).sum() < len(labels)
-    ]
-    return float(np.mean(areas)) if areas else float("nan")
+    is_class = np.eye(logits.shape[1], dtype=bool)[labels]  # (N, num_classes)
+    with warnings.catch_warnings(action="ignore"):  # of a class that gets NaN
+        return float(np.nanmean(roc_auc_score(is_class, softmax(logits, axis=1), average=None)))
 
 
 class _SmoothLoss(AvgSmoothLoss):
