@@ -249,7 +249,7 @@ class Ema(FitCallback):
 
     def before_fit(self) -> None:
         self.weights = list(self.model.parameters())
-        self.average = [p.detach().clone() for p in self.weights]
+        self.average = self.resumed_tensors = [p.detach().clone() for p in self.weights]
         self.steps = 0
 
     def after_step(self) -> None:
@@ -273,13 +273,6 @@ class Ema(FitCallback):
 
     def after_fit(self) -> None:
         self.after_epoch()  # an interrupted validation leaves the averaged weights in the model
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {str(i): average for i, average in enumerate(self.average)}
-
-    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        for i, average in enumerate(self.average):
-            average.copy_(tensors[str(i)])
 
 
 class StopOnNan(FitCallback):

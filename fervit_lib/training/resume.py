@@ -78,7 +78,8 @@ class KeepLast(FitCallback):
     """Write the state of the fit before the first and after every epoch, and resume from it.
 
     A callback's class attribute `resumed` names the attributes to save, which are JSON values. Its
-    methods `tensors` and `load_tensors` save and restore tensors.
+    `resumed_tensors`, if it has some at the start of a fit, are saved as well, and restored in
+    place.
 
     Args:
         path: `last.safetensors`.
@@ -120,9 +121,8 @@ class KeepLast(FitCallback):
             # Ask the type: fastai looks up missing attributes of a callback in the model.
             names = getattr(type(callback), "resumed", ())
             counters[callback.name] = {name: getattr(callback, name) for name in names}
-            if hasattr(type(callback), "tensors"):
-                for name, tensor in callback.tensors().items():
-                    tensors[f"{callback.name}.{name}"] = tensor
+            for i, tensor in enumerate(vars(callback).get("resumed_tensors", ())):
+                tensors[f"{callback.name}.{i}"] = tensor
         random_tensors, random_values = get_random_state()
         tensors |= {f"random.{name}": tensor for name, tensor in random_tensors.items()}
         metadata = {
@@ -154,8 +154,8 @@ class KeepLast(FitCallback):
         for callback in self.learn.cbs:
             for name, value in metadata["callbacks"].get(callback.name, {}).items():
                 setattr(callback, name, value)
-            if hasattr(type(callback), "load_tensors"):
-                callback.load_tensors(select(f"{callback.name}."))
+            for i, tensor in enumerate(vars(callback).get("resumed_tensors", ())):
+                tensor.copy_(tensors[f"{callback.name}.{i}"])
         self.learn.first_epoch = metadata["epoch"] + 1
         # Last, because nothing may draw random numbers between here and the first batch.
         set_random_state(select("random."), metadata["random"])
