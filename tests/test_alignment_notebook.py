@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fervit_lib.datasets import SPLITS, toy_face
+from fervit_lib.datasets import SPLITS
+from fervit_lib.datasets.toy_faces import toy_face
 from fervit_lib.latents import LatentStore
 from fervit_lib.system.atomic import read_json
 from tests.model_files import needs_mediapipe

@@ -21,7 +21,8 @@ from tiny import SMALL, TINY_STUDENT, write_config
 
 from fervit_lib.evaluation import load_predictor, runs_to_compare
 from fervit_lib.explain import choose_runs
-from fervit_lib.models import APPROACHES, load_model
+from fervit_lib.models import load_model
+from fervit_lib.models.create import APPROACHES
 from fervit_lib.pipeline import call_files, read_config, read_parameters
 from fervit_lib.runs import Run
 from fervit_lib.sweep.config import parse_sweep

@@ -1,32 +1,24 @@
 """How well a trained model predicts, and what a prediction costs."""
 
 from fervit_lib.evaluation.baselines import evaluate_baselines
-from fervit_lib.evaluation.calibration import (
-    apply_temperature,
-    calibration_metrics,
-    fit_temperature,
-    reliability,
-)
+from fervit_lib.evaluation.calibration import reliability
 from fervit_lib.evaluation.compare import runs_to_compare
 from fervit_lib.evaluation.cross import cross_evaluate, find_test_sets
-from fervit_lib.evaluation.efficiency import count_macs, measure_run
-from fervit_lib.evaluation.evaluate import Faces, evaluate_run, first_of_each_recipe, recipe
-from fervit_lib.evaluation.export import export_run, onnx_difference
+from fervit_lib.evaluation.efficiency import measure_run
+from fervit_lib.evaluation.evaluate import Faces, evaluate_run, first_of_each_recipe
+from fervit_lib.evaluation.export import export_run
 from fervit_lib.evaluation.folds import check_folds
 from fervit_lib.evaluation.metrics import (
     class_metrics,
     class_roc_auc,
     majority_accuracy,
     misclassified_faces,
-    summary_metrics,
     top_confusions,
 )
 from fervit_lib.evaluation.predict import (
     Predictions,
-    Predictor,
     codes_of,
     find_decoder,
-    find_encoder,
     load_predictor,
     load_predictors,
     predict_probs,
@@ -53,10 +45,7 @@ from fervit_lib.evaluation.segmenter import (
 from fervit_lib.evaluation.significance import (
     bootstrap_interval,
     compare_pairs,
-    holm,
     learning_curves,
-    mcnemar,
     mean_over_seeds,
-    score_intervals,
 )
 from fervit_lib.evaluation.tables import write_results

@@ -7,8 +7,9 @@ import torch
 from PIL import Image, ImageEnhance
 from scipy.sparse.csgraph import connected_components
 
-from fervit_lib.datasets import FaceDataset, audit, audit_faces, load_faces, toy_face
+from fervit_lib.datasets import FaceDataset, audit, audit_faces, load_faces
 from fervit_lib.datasets.audit import near_groups
+from fervit_lib.datasets.toy_faces import toy_face
 
 
 def portrait(seed: int, emotion: str = "happy") -> Image.Image:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from fervit_lib.datasets import EMOTIONS, alignment, ffhq_crop, toy_face
+from fervit_lib.datasets import EMOTIONS, alignment, ffhq_crop
 from fervit_lib.datasets.alignment import dlib_detector, find_template
+from fervit_lib.datasets.toy_faces import toy_face
 from tests.model_files import needs_dlib, needs_mediapipe
 
 load_detector = cache(alignment.load_detector)  # dlib's file has 100 MB

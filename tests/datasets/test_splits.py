@@ -9,13 +9,12 @@ from fervit_lib.datasets import (
     SPLITS,
     FaceDataset,
     Protocol,
-    deal,
     describe_splits,
     load_faces,
     load_splits,
     move_to_train,
 )
-from fervit_lib.datasets.splits import split_of
+from fervit_lib.datasets.splits import deal, split_of
 from tests.datasets.conftest import table_rows, write_folder, write_table
 
 

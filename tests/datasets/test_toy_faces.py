@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from fervit_lib.datasets import EMOTIONS, SPLITS, draw_toy_faces, load_faces, toy_face
+from fervit_lib.datasets import EMOTIONS, SPLITS, draw_toy_faces, load_faces
 from fervit_lib.datasets.action_units import ACTION_UNIT_EFFECTS, EMOTION_ACTION_UNITS
-from fervit_lib.datasets.toy_faces import MEASURES, draw_measures
+from fervit_lib.datasets.toy_faces import MEASURES, draw_measures, toy_face
 from tests.datasets.conftest import pictures_hash
 
 

@@ -3,7 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fervit_lib.datasets import draw_toy_people, load_people, toy_person
+from fervit_lib.datasets import draw_toy_people, load_people
+from fervit_lib.datasets.toy_people import toy_person
 from tests.datasets.conftest import pictures_hash
 
 

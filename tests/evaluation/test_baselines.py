@@ -11,8 +11,9 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from fervit_lib.datasets import EMOTIONS, load_faces
-from fervit_lib.evaluation import Faces, evaluate_baselines, summary_metrics
+from fervit_lib.evaluation import Faces, evaluate_baselines
 from fervit_lib.evaluation.baselines import Adapter, predict_baseline
+from fervit_lib.evaluation.metrics import summary_metrics
 from fervit_lib.system.runtime import PROJECT_ROOT, resolve
 from tests.evaluation.conftest import Toy
 

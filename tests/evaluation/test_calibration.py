@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from fervit_lib.evaluation import (
+from fervit_lib.evaluation import reliability
+from fervit_lib.evaluation.calibration import (
     apply_temperature,
     calibration_metrics,
     fit_temperature,
-    reliability,
 )
 
 

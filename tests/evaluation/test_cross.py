@@ -16,11 +16,11 @@ from fervit_lib.encoders.autoencoder import save_autoencoder
 from fervit_lib.evaluation import (
     Faces,
     cross_evaluate,
-    find_encoder,
     find_test_sets,
     load_predictor,
     runs_to_compare,
 )
+from fervit_lib.evaluation.predict import find_encoder
 from fervit_lib.latents import LatentStore
 
 CPU = torch.device("cpu")

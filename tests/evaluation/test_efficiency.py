@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from fervit_lib.evaluation import count_macs, efficiency, measure_run
+from fervit_lib.evaluation import efficiency, measure_run
+from fervit_lib.evaluation.efficiency import count_macs
 
 
 def test_macs_of_known_layers() -> None:

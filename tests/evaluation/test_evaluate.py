@@ -8,7 +8,8 @@ import torch
 
 from fervit_lib import runs
 from fervit_lib.datasets import SPLITS, draw_toy_faces, load_faces, move_to_train
-from fervit_lib.evaluation import Faces, evaluate_run, first_of_each_recipe, recipe
+from fervit_lib.evaluation import Faces, evaluate_run, first_of_each_recipe
+from fervit_lib.evaluation.evaluate import recipe
 from fervit_lib.latents import complete_store, shard_path, write_shard
 
 CPU = torch.device("cpu")

@@ -15,17 +15,12 @@ from torch import nn
 from fervit_lib import runs
 from fervit_lib.encoders import Autoencoder
 from fervit_lib.encoders.style_encoder import StyleEncoder
-from fervit_lib.evaluation import (
-    Faces,
-    export_run,
-    load_predictor,
-    measure_run,
-    onnx_difference,
-)
-from fervit_lib.evaluation.export import EncoderAndModel
+from fervit_lib.evaluation import Faces, export_run, load_predictor, measure_run
+from fervit_lib.evaluation.export import EncoderAndModel, onnx_difference
 from fervit_lib.figures.evaluation import table_of
-from fervit_lib.models import APPROACHES, create_model, write_onnx
+from fervit_lib.models import create_model, write_onnx
 from fervit_lib.models.attention import ATTENTIONS
+from fervit_lib.models.create import APPROACHES
 from fervit_lib.models.image_vit import RESIZE_METHODS, STEMS
 from fervit_lib.models.latent_vit import POSITIONS
 

@@ -22,8 +22,8 @@ from fervit_lib.evaluation import (
     cross_evaluate,
     evaluate_run,
     runs_to_compare,
-    summary_metrics,
 )
+from fervit_lib.evaluation.metrics import summary_metrics
 
 CPU = torch.device("cpu")
 CLASSES = ("angry", "happy", "sad")

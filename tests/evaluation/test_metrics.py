@@ -2,13 +2,8 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from fervit_lib.evaluation import (
-    class_metrics,
-    class_roc_auc,
-    majority_accuracy,
-    summary_metrics,
-    top_confusions,
-)
+from fervit_lib.evaluation import class_metrics, class_roc_auc, majority_accuracy, top_confusions
+from fervit_lib.evaluation.metrics import summary_metrics
 
 
 def random_labels(n: int = 300, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:

@@ -3,16 +3,17 @@ import pytest
 import torch
 from PIL import Image
 
-from fervit_lib.datasets import FaceDataset, toy_face
+from fervit_lib.datasets import FaceDataset
+from fervit_lib.datasets.toy_faces import toy_face
 from fervit_lib.evaluation import (
     CORRUPTIONS,
-    Predictor,
     accuracy_on_subset,
     corrupt,
     evaluate_corruptions,
     evaluate_tta,
     seen_in_training,
 )
+from fervit_lib.evaluation.predict import Predictor
 from fervit_lib.evaluation.robustness import ten_crops
 from fervit_lib.models import create_model
 

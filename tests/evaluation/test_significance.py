@@ -8,13 +8,11 @@ from scipy.sparse import coo_array
 from fervit_lib.evaluation import (
     bootstrap_interval,
     compare_pairs,
-    holm,
     learning_curves,
-    mcnemar,
     mean_over_seeds,
-    score_intervals,
-    summary_metrics,
 )
+from fervit_lib.evaluation.metrics import summary_metrics
+from fervit_lib.evaluation.significance import holm, mcnemar, score_intervals
 
 
 def confusion_of(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

@@ -10,7 +10,8 @@ from fervit_lib.explain import (
     pooled_features,
     token_similarity,
 )
-from fervit_lib.models import ImageModel, LatentCNN, LatentViT
+from fervit_lib.models import ImageModel, LatentViT
+from fervit_lib.models.latent_cnn import LatentCNN
 
 
 class SmallCNN(nn.Module):

@@ -5,7 +5,7 @@ import torch
 from timm.layers import Attention
 from torch import Tensor, nn
 
-from fervit_lib.models import HybridLatentViT, ImageModel, LatentViT, MaskedAutoencoder
+from fervit_lib.models import ImageModel, LatentViT, MaskedAutoencoder
 from fervit_lib.models.attention import (
     ATTENTIONS,
     SIMILARITIES,
@@ -17,6 +17,7 @@ from fervit_lib.models.attention import (
     rectify,
     scale_heads,
 )
+from fervit_lib.models.hybrid_vit import HybridLatentViT
 
 
 def latent_vit() -> tuple[nn.Module, Tensor]:

@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import save_file
 
 from fervit_lib.models import (
-    HybridLatentViT,
     LatentViT,
     MaskedAutoencoder,
     create_model,
@@ -16,7 +15,7 @@ from fervit_lib.models import (
     options_of,
     save_model,
 )
-from fervit_lib.models.hybrid_vit import interpolate_positions
+from fervit_lib.models.hybrid_vit import HybridLatentViT, interpolate_positions
 from fervit_lib.models.layers import LayerwiseNorm, sinusoidal_positions
 from fervit_lib.system.checkpoints import save_checkpoint
 

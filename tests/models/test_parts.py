@@ -3,7 +3,8 @@
 import pytest
 from torch import nn
 
-from fervit_lib.models import PARTS, LatentCNN, create_model
+from fervit_lib.models import PARTS, create_model
+from fervit_lib.models.latent_cnn import LatentCNN
 
 MODELS = [
     ("scratch", {"position": "sinusoidal", "adapter_dim": 4}),

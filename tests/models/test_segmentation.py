@@ -8,7 +8,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from fervit_lib.evaluation import count_macs
+from fervit_lib.evaluation.efficiency import count_macs
 from fervit_lib.models import segmentation
 from fervit_lib.models.segmentation import build_segmenter, denormalise, normalise
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from fervit_lib.explain import METHODS, ExaminedRun, attention_maps, swap_layers, token_map
-from fervit_lib.models import HybridLatentViT, LatentViT
+from fervit_lib.models import LatentViT
+from fervit_lib.models.hybrid_vit import HybridLatentViT
 from fervit_lib.notebook.explorer import Explorer
 
 

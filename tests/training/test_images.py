@@ -91,7 +91,7 @@ def test_roc_auc_is_scikit_learns() -> None:
     assert (
         0 <= roc_auc(labels[labels > 0], logits[labels > 0]) <= 1
     )  # a class without a face is left out
-    assert np.isnan(roc_auc(np.zeros(5), logits[:5]))
+    assert np.isnan(roc_auc(np.zeros(5, int), logits[:5]))
 
 
 def cnn(image_size: int = 48) -> torch.nn.Module:

@@ -12,7 +12,7 @@ from fastai.data.core import DataLoaders
 from torch import Tensor
 
 from fervit_lib.datasets import draw_toy_faces, load_faces
-from fervit_lib.evaluation import onnx_difference
+from fervit_lib.evaluation.export import onnx_difference
 from fervit_lib.explain import attention_maps
 from fervit_lib.latents import (
     LatentStore,
