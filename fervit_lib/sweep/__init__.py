@@ -4,15 +4,5 @@ Nothing is imported here: every training kernel imports `sweep.callback` and sho
 Optuna.
 """
 
-from pathlib import Path
-from typing import Any
-
 # The environment variable that tells a training process which trial it runs.
 TRIAL_VARIABLE = "FERVIT_TRIAL"
-
-
-def read_sweep(path: Path) -> Any:
-    """`config.read_sweep`."""
-    from fervit_lib.sweep.config import read_sweep
-
-    return read_sweep(path)

@@ -15,7 +15,7 @@ from fervit_lib.training import fit_masked
 from fervit_lib.training.data import TensorBatches
 
 CPU = torch.device("cpu")
-LEARNS = {"lr": 4e-3, "precision": "float32"}
+LEARNS = {"precision": "float32"}
 
 
 def batches(train: Tensor, val: Tensor) -> DataLoaders:
