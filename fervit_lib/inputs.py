@@ -16,7 +16,6 @@ from fervit_lib.system.checkpoints import load_checkpoint, save_tensors
 from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.identity import digest
 from fervit_lib.system.locks import hold_lock
-from fervit_lib.system.prefetch import PrefetchPool
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import display_path
 from fervit_lib.system.shards import MappedRows
@@ -144,9 +143,8 @@ def _read_pixels(faces: FaceDataset, pixels: np.ndarray, resize_method: str, bar
     def read(index: int) -> None:
         pixels[index] = _to_pixels(faces[index][0], pixels.shape[-1], resize_method)
 
-    with PrefetchPool() as pool:  # Pillow decodes and resizes without Python's lock
-        for _ in pool.map(read, range(len(faces)), faces.file):
-            bar.update()
+    for _ in faces.map(read):  # Pillow decodes and resizes without Python's lock
+        bar.update()
 
 
 def pixels_to_images(pixels: Tensor) -> list[Image.Image]:

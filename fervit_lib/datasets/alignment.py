@@ -15,7 +15,6 @@ from scipy.ndimage import gaussian_filter
 from fervit_lib.datasets.face_dataset import FaceDataset
 from fervit_lib.datasets.face_mesh import FaceMesh
 from fervit_lib.system.names import check_choice
-from fervit_lib.system.prefetch import PrefetchPool
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import display_path, resolve
 
@@ -262,7 +261,6 @@ def find_faces(faces: FaceDataset, crop: FaceCrop, num_workers: int | None = Non
     def find(index: int) -> bool:
         return crop.find(faces[index][0]) is not None
 
-    with PrefetchPool(num_workers) as pool:
-        results = pool.map(find, range(len(faces)), faces.file)
-        bar = progress(results, desc="find faces", unit=" faces", total=len(faces))
-        return np.fromiter(bar, bool)
+    results = faces.map(find, num_workers)
+    bar = progress(results, desc="find faces", unit=" faces", total=len(faces))
+    return np.fromiter(bar, bool)

@@ -21,7 +21,6 @@ from scipy.spatial import KDTree
 from fervit_lib.datasets.class_names import EIGHT_EMOTIONS
 from fervit_lib.datasets.face_dataset import FaceDataset
 from fervit_lib.datasets.skipped import DUPLICATE, UNREADABLE, list_skipped
-from fervit_lib.system.prefetch import PrefetchPool
 from fervit_lib.system.progress import progress
 
 THUMBNAIL = 16  # side in pixels
@@ -160,10 +159,9 @@ def audit_faces(datasets: Mapping[str, FaceDataset]) -> Audit:
         file.write(bytes(4 * math.prod(shape)))  # on a full disk, an empty map kills the process
         thumbnails = np.memmap(file, np.float32, "r+", shape=shape)
     results: list[tuple[str, bytes]] = []
-    with PrefetchPool() as pool, progress(total=len(table), desc="audit", unit=" faces") as bar:
+    with progress(total=len(table), desc="audit", unit=" faces") as bar:
         for faces in datasets.values():
-            summaries = pool.map(partial(_summarise, faces), range(len(faces)), faces.file)
-            for error, content, thumbnail in summaries:
+            for error, content, thumbnail in faces.map(partial(_summarise, faces)):
                 thumbnails[len(results)] = thumbnail
                 results.append((error, content))
                 bar.update()

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -13,6 +13,8 @@ from fervit_lib.datasets.image_files import read_image
 from fervit_lib.datasets.skipped import Skipped
 from fervit_lib.system.names import check_range, check_share
 from fervit_lib.system.prefetch import PrefetchPool
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +60,16 @@ class FaceDataset:
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int | np.ndarray]]:
         """Raises the errors of `[i]`, and TimeoutError where a file hangs."""
-        with PrefetchPool() as pool:
-            yield from pool.map(self.__getitem__, range(len(self)), self.file)
+        return self.map(self.__getitem__)
+
+    def map(self, read: Callable[[int], R], num_threads: int | None = None) -> Iterator[R]:
+        """`read(i)` of each face in order, called in threads; None: as many as there are cores.
+
+        Raises:
+            TimeoutError: a file hangs.
+        """
+        with PrefetchPool(num_threads) as pool:
+            yield from pool.map(read, range(len(self)), self.file)
 
     def file(self, index: int) -> Path:
         """The file that holds a face."""
