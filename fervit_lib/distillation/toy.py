@@ -32,22 +32,11 @@ TOY_TENSOR = "/3/bn/act/Relu_output_0"
 _TEACHER_LR = 2e-2
 
 
-def build_toy_detector() -> nn.Sequential:
-    """Images (B, 3, S, S) in [0, 1] → (B, 1, S/8, S/8): logits of the share that is person."""
-    return nn.Sequential(
-        ConvNormAct(3, 16, 3, stride=2),
-        ConvNormAct(16, 32, 3, stride=2),
-        ConvNormAct(32, 64, 3, stride=2),
-        ConvNormAct(64, 64, 3),
-        nn.Conv2d(64, 1, 1),
-    )
-
-
 def detection_loss(logits: Tensor, masks: Tensor, *_: Any) -> Tensor:
     """Cross-entropy of each cell's share of person.
 
     Args:
-        logits: (B, 1, S/8, S/8), see `build_toy_detector`.
+        logits: (B, 1, S/8, S/8), of the toy detector.
         masks: (B, S, S) of 0, 1, 255.
     """
     share = F.avg_pool2d((masks == 1).float()[:, None], 8)
@@ -86,7 +75,14 @@ def train_toy_detector(
     """
 
     def train(path: Path) -> None:
-        detector = build_toy_detector().to(dls.device)
+        # Images (B, 3, S, S) in [0, 1] → (B, 1, S/8, S/8): logits of the share that is person.
+        detector = nn.Sequential(
+            ConvNormAct(3, 16, 3, stride=2),
+            ConvNormAct(16, 32, 3, stride=2),
+            ConvNormAct(32, 64, 3, stride=2),
+            ConvNormAct(64, 64, 3),
+            nn.Conv2d(64, 1, 1),
+        ).to(dls.device)
         model = nn.Sequential(Lambda(denormalise), detector)
         learn = build_learner(
             model,

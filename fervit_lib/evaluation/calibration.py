@@ -29,12 +29,6 @@ def reliability(labels: np.ndarray, probs: np.ndarray) -> pd.DataFrame:
     return groups.mean().assign(faces=groups.size())
 
 
-def nll(labels: np.ndarray, probs: np.ndarray) -> float:
-    """Mean negative log-likelihood of the true classes, in nats."""
-    true_probs = probs[np.arange(len(labels)), labels].astype(float)
-    return float(-np.log(np.maximum(true_probs, _TINY)).mean())
-
-
 def calibration_metrics(labels: np.ndarray, probs: np.ndarray) -> dict[str, float]:
     """Expected calibration error, negative log-likelihood and Brier score; 0 is best for each.
 
@@ -47,7 +41,7 @@ def calibration_metrics(labels: np.ndarray, probs: np.ndarray) -> dict[str, floa
     squares = np.einsum("nc,nc->n", probs, probs, dtype=float)  # without a copy of all of them
     return {
         "ece": float((gaps * bins["faces"]).sum() / len(labels)),
-        "nll": nll(labels, probs),
+        "nll": float(-np.log(np.maximum(of_true, _TINY)).mean()),
         "brier": float((squares - 2 * of_true + 1).mean()),
     }
 

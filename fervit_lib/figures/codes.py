@@ -64,7 +64,6 @@ def plot_code_statistics(codes: np.ndarray) -> go.Figure:
         height=460,
         rows=2,
         shared_xaxes=True,
-        vertical_spacing=0.08,
     )
     for row, values in enumerate((mean_norm, spread), 1):
         figure.add_scatter(

@@ -100,7 +100,6 @@ def _plot_curves(curves: pd.DataFrame, names: tuple[str, ...], title: str) -> go
         400,
         cols=len(names),
         subplot_titles=labels,
-        horizontal_spacing=0.06,
     )
     for number, (arm, group) in enumerate(curves.groupby("arm", sort=False)):
         means = group.groupby("epoch")[list(names)].mean()

@@ -68,7 +68,6 @@ def plot_costs(table: pd.DataFrame, metric: str, fronts: Mapping[str, pd.Series]
         460,
         cols=len(fronts),
         shared_yaxes=True,
-        horizontal_spacing=0.04,
     )
     for column, (cost, front) in enumerate(fronts.items(), 1):
         best = table[front].sort_values(cost)

@@ -122,10 +122,11 @@ def new_figure(title: str, subtitle: str = "", height: int = 400, **layout: Any)
 
 
 def new_panels(
-    title: str, subtitle: str = "", height: int = 400, margin_t: int = 92, **grid: Any
+    title: str, subtitle: str, height: int, margin_t: int = 92, **grid: Any
 ) -> go.Figure:
     """An empty figure of several panels; `grid` are the arguments of plotly's `make_subplots`."""
-    return new_figure(title, subtitle, height, margin_t=margin_t).set_subplots(**grid)
+    spacing = {"horizontal_spacing": 0.05, "vertical_spacing": 0.08}
+    return new_figure(title, subtitle, height, margin_t=margin_t).set_subplots(**spacing | grid)
 
 
 def add_to_panel(figure: go.Figure, name: object, *, col: int, row: int = 1, **trace: Any) -> None:
@@ -140,9 +141,13 @@ def add_to_panel(figure: go.Figure, name: object, *, col: int, row: int = 1, **t
     figure.add_scatter(**trace, row=row, col=col)
 
 
-def draw_as_matrix(figure: go.Figure) -> None:
-    """Set the axes for heat maps: first row on top, labels as given, no grid lines."""
-    figure.update_xaxes(type="category", showgrid=False, constrain="domain")
+def draw_as_matrix(figure: go.Figure, **xaxis: Any) -> None:
+    """Set the axes for heat maps: first row on top, labels as given, no grid lines.
+
+    Args:
+        xaxis: more of plotly's attributes of the axis of the columns.
+    """
+    figure.update_xaxes(type="category", showgrid=False, constrain="domain", **xaxis)
     figure.update_yaxes(type="category", showgrid=False, autorange="reversed")
 
 

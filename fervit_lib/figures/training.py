@@ -32,7 +32,6 @@ def plot_training_curves(metrics: pd.DataFrame, title: str = "Training curves") 
         200 + 150 * rows,
         rows=rows,
         shared_xaxes=True,
-        vertical_spacing=0.08,
     )
     for number, name in enumerate(losses + scores):
         figure.add_scatter(
@@ -66,7 +65,6 @@ def plot_steps(steps: pd.DataFrame) -> go.Figure:
         440,
         rows=2,
         shared_xaxes=True,
-        vertical_spacing=0.08,
     )
     for row, name in enumerate(("learning_rate", "gradient_norm"), 1):
         figure.add_scatter(x=steps["step"], y=steps[name], showlegend=False, row=row, col=1)

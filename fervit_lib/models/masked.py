@@ -94,18 +94,13 @@ class MaskedAutoencoder(nn.Module):
         # → (B, rows · columns, C · height · width)
         return patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
 
-    def draw_visible(self, batch_size: int, num_tokens: int, device: torch.device) -> Tensor:
-        """(B, V) the visible tokens of each row: as many in all, at least one hidden, not all."""
-        num_hidden = min(max(1, round(self.mask_ratio * num_tokens)), num_tokens - 1)
-        order = torch.rand(batch_size, num_tokens, device=device).argsort(1)
-        return order[:, num_hidden:].sort(1).values
-
     def forward(self, inputs: Tensor, visible: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Reconstruct hidden tokens.
 
         Args:
             inputs: of the encoder, (B, …).
-            visible: (B, V) the tokens that the encoder sees; None: drawn.
+            visible: (B, V) the tokens that the encoder sees; None: drawn, as many for each input,
+                of which at least one is hidden, and not all.
 
         Returns:
             The reconstructed tokens (B, N, T), and a mask (B, N), True where they were hidden.
@@ -113,7 +108,9 @@ class MaskedAutoencoder(nn.Module):
         prefix, tokens = self.encoder.embed(inputs)
         batch_size, num_tokens = tokens.shape[:2]
         if visible is None:
-            visible = self.draw_visible(batch_size, num_tokens, tokens.device)
+            num_hidden = min(max(1, round(self.mask_ratio * num_tokens)), num_tokens - 1)
+            order = torch.rand(batch_size, num_tokens, device=tokens.device).argsort(1)
+            visible = order[:, num_hidden:].sort(1).values
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         mask.scatter_(1, visible, False)
         # Indices, because a GPU would have to count the elements of a mask before it goes on.

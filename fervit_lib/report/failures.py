@@ -12,11 +12,11 @@ PAGE = "notebook.html"
 
 def describe_failure(folder: Path) -> str:
     """In which cell a step failed, and why; one line or a few."""
-    from fervit_lib.report.page import find_failure  # slow to import
+    from fervit_lib.report.page import find_failure, read_notebook  # slow to import
 
     with suppress(ValueError):  # papermill was killed while it wrote the file
         executed = folder / NOTEBOOK
-        if executed.is_file() and (failure := find_failure(executed)):
+        if executed.is_file() and (failure := find_failure(read_notebook(executed))):
             return f"failed in cell {failure.number} of {failure.notebook}: {failure.message}"
     log = folder / LOG
     text = log.read_text(encoding="utf-8", errors="replace").strip() if log.is_file() else ""

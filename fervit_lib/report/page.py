@@ -52,12 +52,8 @@ def read_notebook(path: Path) -> "NotebookNode":
     return content
 
 
-def find_failure(path: Path) -> Failure | None:
-    """Where an executed notebook stopped; None if it ran to its end. Raises as `read_notebook`."""
-    return _find_failure(read_notebook(path))
-
-
-def _find_failure(notebook: "NotebookNode") -> Failure | None:
+def find_failure(notebook: "NotebookNode") -> Failure | None:
+    """Where an executed notebook stopped; None if it ran to its end."""
     from nbconvert.filters import strip_ansi
 
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -122,7 +118,7 @@ def write_page(notebook: Path, page: Path) -> Path:
     content.cells = [
         cell for cell in content.cells if _PAPERMILL_TAG not in cell.metadata.get("tags", [])
     ]
-    if failure := _find_failure(content):
+    if failure := find_failure(content):
         _mark_failure(failure)
     content, _ = CoalesceStreamsPreprocessor().preprocess(content, {})
     prepare_outputs(content.cells)

@@ -38,41 +38,36 @@ def leaderboard(study: optuna.Study, sweep: Sweep, reports: Path) -> pd.DataFram
     Raises:
         ValueError: no trial has started.
     """
-    rows = [
-        _leaderboard_row(trial, sweep, reports)
-        for trial in study.get_trials(deepcopy=False)
-        if trial.state != TrialState.WAITING
-    ]
+    rows = []
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state == TrialState.WAITING:
+            continue
+        run = Run(reports, sweep.name, "train", variant_of(trial.number))
+        # A trial that is run again has the files of its earlier start.
+        ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        parameters = sweep.parameters_of(trial.params)
+        result = {}
+        reason = trial.user_attrs.get("reason", "")
+        try:
+            result = run.result if ended and (run.folder / "result.json").is_file() else {}
+        except ValueError as error:  # a damaged file
+            reason = str(error)
+        row = {
+            "number": trial.number,
+            "variant": run.variant,
+            "state": trial.state.name.lower(),
+            "model": model_name(parameters),
+            **{name: parameters.get(name) for name in sweep.space},
+            sweep.metric: np.nan if trial.value is None else trial.value,
+            **{name: result.get(name, np.nan) for name in _FROM_RESULT},
+            "reason": reason,
+        }
+        rows.append(row)
     if not rows:
         raise ValueError(f"{sweep.name}: no trial has started; run the sweep first")
     return pd.DataFrame(rows).sort_values(
         sweep.metric, ascending=sweep.goal == "minimize", ignore_index=True
     )
-
-
-def _leaderboard_row(
-    trial: optuna.trial.FrozenTrial, sweep: Sweep, reports: Path
-) -> dict[str, Any]:
-    run = Run(reports, sweep.name, "train", variant_of(trial.number))
-    # A trial that is run again has the files of its earlier start.
-    ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-    parameters = sweep.parameters_of(trial.params)
-    result = {}
-    reason = trial.user_attrs.get("reason", "")
-    try:
-        result = run.result if ended and (run.folder / "result.json").is_file() else {}
-    except ValueError as error:  # a damaged file
-        reason = str(error)
-    return {
-        "number": trial.number,
-        "variant": run.variant,
-        "state": trial.state.name.lower(),
-        "model": model_name(parameters),
-        **{name: parameters.get(name) for name in sweep.space},
-        sweep.metric: np.nan if trial.value is None else trial.value,
-        **{name: result.get(name, np.nan) for name in _FROM_RESULT},
-        "reason": reason,
-    }
 
 
 def model_name(parameters: Mapping[str, Any]) -> str:

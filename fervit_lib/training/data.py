@@ -119,11 +119,6 @@ class TensorBatches(ShardedBatches):
         return batch_len, indices, inputs
 
 
-def _resident_bytes(device: torch.device) -> float:
-    """How many bytes of inputs stay on a device: half of a GPU's free memory, or 0.3 GB."""
-    return torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else RESIDENT_BYTES
-
-
 def training_subset(
     store: LatentStore, *, fraction: float = 1.0, shots: int = 0, seed: int = 0
 ) -> np.ndarray:
@@ -160,8 +155,8 @@ def face_dls(
 ) -> DataLoaders:
     """Train and val faces of a store as inputs of `model`.
 
-    They are resident on `device` if they fit, see `_resident_bytes`; else each batch is read from
-    disk, and equals the resident one.
+    They are resident on `device` if they fit into half of a GPU's free memory, on a CPU into 0.3
+    GB; else each batch is read from disk, and equals the resident one.
 
     Batches are codes float32 (B, 18, 512), of a random view of each training face, and labels (B,);
     for a model of pixels images uint8 (B, 3, S, S) of the same faces, and labels (B,).
@@ -199,7 +194,8 @@ def face_dls(
     inputs = [inputs_for(model, view, repeated) for view in views]
     targets = targets[torch.from_numpy(repeated)].to(device)
     val_inputs = inputs_for(model, val)
-    if sum(rows.nbytes for rows in (*inputs, val_inputs)) <= _resident_bytes(device):
+    limit = torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else RESIDENT_BYTES
+    if sum(rows.nbytes for rows in (*inputs, val_inputs)) <= limit:
         inputs = [rows[:].to(device) for rows in inputs]
         val_inputs = val_inputs[:].to(device)
     dls = DataLoaders(

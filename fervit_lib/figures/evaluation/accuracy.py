@@ -102,8 +102,7 @@ def plot_pairs(pairs: pd.DataFrame, num_faces: int) -> go.Figure:
         zmax=largest,
         hovertemplate="%{y} minus %{x}: %{z:+.1f} points, p = %{customdata:.3g}<extra></extra>",
     )
-    draw_as_matrix(figure)
-    figure.update_xaxes(side="top", tickangle=0)
+    draw_as_matrix(figure, side="top", tickangle=0)
     return figure
 
 
@@ -139,8 +138,7 @@ def plot_cross(cells: pd.DataFrame) -> go.Figure:
         **_FROM_0_TO_1,
         hovertemplate="%{y} on %{x}: %{text}<extra></extra>",
     )
-    draw_as_matrix(figure)
-    figure.update_xaxes(side="top", tickangle=0)
+    draw_as_matrix(figure, side="top", tickangle=0)
     return figure
 
 
@@ -185,8 +183,7 @@ def plot_confusion(matrices: Mapping[str, np.ndarray], classes: Sequence[str]) -
             hovertemplate="true %{y}, predicted %{x}: n = %{text}, %{z:.1%}<extra></extra>",
         )
         subtitles[run] = f"{escape_label(run)}: n = {num_faces:,} faces, accuracy {accuracy:.1%}"
-    draw_as_matrix(figure)
-    figure.update_xaxes(title="predicted label")
+    draw_as_matrix(figure, title="predicted label")
     figure.update_yaxes(title="true label", scaleanchor="x", constrain="domain")
     add_run_menu(figure, subtitles, 1)
     cells = {"faces": "%{text}", "% of the true class": "%{z:.0%}"}
@@ -230,8 +227,7 @@ def plot_class_scores(
         **_FROM_0_TO_1,
         hovertemplate="%{y}, %{x}: %{z:.3f}<extra></extra>",
     )
-    draw_as_matrix(figure)
-    figure.update_xaxes(side="top")
+    draw_as_matrix(figure, side="top")
     updates = [[{"z": [table.to_numpy()]}] for table in scores.values()]
     buttons = {"type": "buttons", "direction": "right", "x": 0, "xanchor": "left"}
     add_menu(figure, scores, updates, **buttons, pad={"b": 48})

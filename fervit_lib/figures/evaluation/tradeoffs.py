@@ -50,14 +50,12 @@ def plot_costs(runs: pd.DataFrame, costs: Sequence[str] = tuple(_COSTS)) -> go.F
         cols=min(2, len(shown)),
         shared_yaxes="all",
         vertical_spacing=0.36 / rows,
-        horizontal_spacing=0.04,
     )
     for number, cost in enumerate(shown):
         panel = {"row": number // 2 + 1, "col": number % 2 + 1}
         _add_cost(figure, runs, cost, **panel)
         figure.update_xaxes(title_text=_COSTS[cost], **log_axis(runs[cost]), **panel)
-    figure.update_yaxes(tickformat=PERCENT)
-    figure.update_yaxes(title_text="accuracy", col=1)
+    figure.update_yaxes(title_text="accuracy", tickformat=PERCENT, col=1)
     return figure
 
 
@@ -112,7 +110,6 @@ def plot_learning_curves(curves: pd.DataFrame) -> go.Figure:
         470,
         cols=len(kinds),
         shared_yaxes=True,
-        horizontal_spacing=0.04,
     )
     for (recipe, kind), line in curves.groupby(["recipe", "kind"], sort=False):
         line = line.sort_values("share")
@@ -138,8 +135,7 @@ def plot_learning_curves(curves: pd.DataFrame) -> go.Figure:
         ]
         axis = {"title": _SHARES[kind], "tickvals": list(by_share.groups), "ticktext": ticks}
         figure.update_xaxes(type="log", **axis, row=1, col=column)
-    figure.update_yaxes(tickformat=PERCENT)
-    figure.update_yaxes(title_text="accuracy", col=1)
+    figure.update_yaxes(title_text="accuracy", tickformat=PERCENT, col=1)
     return figure
 
 
@@ -171,7 +167,6 @@ def plot_corruptions(table: pd.DataFrame, num_faces: int) -> go.Figure:
         shared_yaxes="all",
         subplot_titles=panels,
         vertical_spacing=0.3 / rows,
-        horizontal_spacing=0.03,
     )
     for panel, corruption in enumerate(panels):
         for number, run in enumerate(clean.index):
@@ -192,6 +187,5 @@ def plot_corruptions(table: pd.DataFrame, num_faces: int) -> go.Figure:
             )
     figure.update_xaxes(tickvals=[0, 1, 2, 3])
     figure.update_xaxes(title_text="level", row=rows)
-    figure.update_yaxes(tickformat=PERCENT)
-    figure.update_yaxes(title_text="accuracy", col=1)
+    figure.update_yaxes(title_text="accuracy", tickformat=PERCENT, col=1)
     return figure
