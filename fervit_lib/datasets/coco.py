@@ -105,9 +105,19 @@ def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     for part in _parts(segmentation):
         if isinstance(part, dict):
             area |= _decode_runs(part, size)
-        else:
-            [rle] = coco_mask.frPyObjects([_check_polygon(part, size)], height, width)
-            area |= coco_mask.decode(rle).astype(bool)
+            continue
+        corners = np.asarray(part, float).reshape(-1, 2)
+        if not np.isfinite(corners).all():
+            raise ValueError("segmentation: expected finite corners of polygons")
+        corners = corners.clip(0, size)  # into the image
+        outline = np.abs(np.diff(corners, axis=0)).max(1).sum()
+        if outline > MAX_OUTLINE:  # would fill the memory
+            raise ValueError(
+                f"segmentation: expected an outline of at most {MAX_OUTLINE:,} pixels, "
+                f"got {outline:,.0f}"
+            )
+        [rle] = coco_mask.frPyObjects([corners.ravel().tolist()], height, width)
+        area |= coco_mask.decode(rle).astype(bool)
     return area
 
 
@@ -134,21 +144,6 @@ def _decode_runs(segmentation: dict[str, Any], size: tuple[int, int]) -> np.ndar
     if coco_mask.encode(mask)["counts"] != counts.encode():
         raise unfilled
     return mask.astype(bool)
-
-
-def _check_polygon(polygon: list[float], size: tuple[int, int]) -> list[float]:
-    """The corners of a polygon, moved into the image; refuses what would fill the memory."""
-    corners = np.asarray(polygon, float).reshape(-1, 2)
-    if not np.isfinite(corners).all():
-        raise ValueError("segmentation: expected finite corners of polygons")
-    corners = corners.clip(0, size)
-    outline = np.abs(np.diff(corners, axis=0)).max(1).sum()
-    if outline > MAX_OUTLINE:
-        raise ValueError(
-            f"segmentation: expected an outline of at most {MAX_OUTLINE:,} pixels, "
-            f"got {outline:,.0f}"
-        )
-    return corners.ravel().tolist()
 
 
 def find_coco_files(folder: Path, split: str) -> tuple[Path, tuple[float, float] | None] | None:

@@ -66,9 +66,22 @@ def hash_files(files: Iterable[Path], manifest: Path) -> np.ndarray:
     hashes = [np.empty((0, 16), np.uint8)]
     with PrefetchPool() as pool:
         while block := list(islice(files, BLOCK)):
-            of_block, new = _hash_files(block, known, pool)
-            hashes.append(of_block)
-            added.append(new)
+            now = time.time_ns()
+            stats = [file.stat() for file in block]  # before the files are read
+            dates = np.array([(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats])
+            states = np.array([_state(stat) for stat in stats], np.uint64)
+            # A picture with several faces is read once.
+            unique, first, inverse = np.unique(states, return_index=True, return_inverse=True)
+            records = np.empty(len(unique), _RECORD)
+            records["state"] = unique
+            place = np.searchsorted(known["state"], unique)
+            is_known = np.append(known["state"], np.uint64(0))[place] == unique
+            records[is_known] = known[place[is_known]]
+            digests = list(pool.map(_hash_file, [block[row] for row in first[~is_known]], str))
+            records["hash"][~is_known] = _to_array(digests)
+            hashes.append(records["hash"][inverse])
+            is_settled = dates[first].max(1) < now - SETTLED_NS
+            added.append(records[~is_known & is_settled])
     if any(map(len, added)):
         # Faces on a read-only disk can be used: they are hashed each time.
         with suppress(OSError):
@@ -109,27 +122,6 @@ def sample_by_content(hashes: np.ndarray, number: int) -> np.ndarray:
     Whether a face is in the sample hardly depends on the others.
     """
     return np.sort(np.argsort(content_seeds(hashes), kind="stable")[:number])
-
-
-def _hash_files(
-    files: list[Path], known: np.ndarray, pool: PrefetchPool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes (n, 16) of files, and records of those that were not known before."""
-    now = time.time_ns()
-    stats = [file.stat() for file in files]  # before the files are read
-    dates = np.array([(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats])
-    states = np.array([_state(stat) for stat in stats], np.uint64)
-    # A picture with several faces is read once.
-    unique, first, inverse = np.unique(states, return_index=True, return_inverse=True)
-    records = np.empty(len(unique), _RECORD)
-    records["state"] = unique
-    place = np.searchsorted(known["state"], unique)
-    is_known = np.append(known["state"], np.uint64(0))[place] == unique
-    records[is_known] = known[place[is_known]]
-    digests = list(pool.map(_hash_file, [files[row] for row in first[~is_known]], str))
-    records["hash"][~is_known] = _to_array(digests)
-    is_settled = dates[first].max(1) < now - SETTLED_NS
-    return records["hash"][inverse], records[~is_known & is_settled]
 
 
 def _state(stat: os.stat_result) -> int:

@@ -238,23 +238,18 @@ def _read_mask(path: Path) -> np.ndarray:
         palette = np.array(mask.getpalette()).reshape(-1, 3)
         is_one_colour = (palette == palette[0]).all()
         if is_one_colour or (palette != palette[:, :1]).any():
-            return _read_indices(mask, is_one_colour)
+            indices = np.asarray(mask)
+            background = indices == 0
+            if not is_one_colour:
+                black = (np.asarray(mask.convert("RGB")) == 0).all(-1) & (indices != IGNORE)
+                # A tool that chose the palette's order may put any colour first.
+                background = black if black.any() else background
+            return np.where(indices == IGNORE, IGNORE, ~background).astype(np.uint8)
     # 16-bit masks of 0 and 1, or 0 and 255, are not scaled: they would be black.
     grey = np.asarray(mask if mask.mode[0] in "IF" else to_grey_or_rgb(mask).convert("L"))
     if set(np.unique(grey)) <= {0, 1, IGNORE} and (grey == 1).any():
         return grey.astype(np.uint8)
     return (grey > (127 if grey.max() <= 255 else grey.max() / 2)).astype(np.uint8)
-
-
-def _read_indices(mask: Image.Image, is_one_colour: bool) -> np.ndarray:
-    """(H, W) uint8 of 0, 1 and 255 from a mask with a palette of colours, or of one colour."""
-    indices = np.asarray(mask)
-    background = indices == 0
-    if not is_one_colour:
-        black = (np.asarray(mask.convert("RGB")) == 0).all(-1) & (indices != IGNORE)
-        # A tool that chose the palette's order may put any colour first.
-        background = black if black.any() else background
-    return np.where(indices == IGNORE, IGNORE, ~background).astype(np.uint8)
 
 
 def _turn_mask(mask: np.ndarray, image: Image.Image, name: str) -> np.ndarray:

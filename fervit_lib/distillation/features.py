@@ -139,19 +139,16 @@ def cut_graph(path: Path, tensor: str) -> onnx.ModelProto:
             f"{display_path(path)}: expected a graph with one input, images, got {names}"
         )
     tensors = [name for node in graph.node for name in node.output]
+    infos = {value.name: value for value in (*graph.value_info, *graph.output)}
     if tensor not in tensors:
-        raise ValueError(f"tensor: {display_path(path)} {_missing_tensor(tensor, graph, tensors)}")
-    if tensor not in {value.name for value in (*graph.value_info, *graph.output)}:
+        similar = difflib.get_close_matches(tensor, infos.keys() & tensors or tensors, 12, cutoff=0)
+        show = onnx.helper.printable_value_info
+        listed = ", ".join(show(infos[name]) if name in infos else name for name in similar)
+        raise ValueError(
+            f"tensor: {display_path(path)} has no {tensor!r}; tensors with similar names: {listed}"
+        )
+    if tensor not in infos:
         # Shape inference does not know the operator: declare the type alone.
         info = onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None)
         graph.value_info.append(info)
     return onnx.utils.Extractor(model).extract_model(inputs, [tensor])
-
-
-def _missing_tensor(tensor: str, graph: onnx.GraphProto, tensors: list[str]) -> str:
-    """The message for a wrong name, with the tensors whose names are most similar."""
-    infos = {value.name: value for value in (*graph.value_info, *graph.output)}
-    similar = difflib.get_close_matches(tensor, infos.keys() & tensors or tensors, 12, cutoff=0.0)
-    show = onnx.helper.printable_value_info
-    listed = ", ".join(show(infos[name]) if name in infos else name for name in similar)
-    return f"has no {tensor!r}; tensors with similar names: {listed}"

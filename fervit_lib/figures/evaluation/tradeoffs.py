@@ -51,40 +51,35 @@ def plot_costs(runs: pd.DataFrame, costs: Sequence[str] = tuple(_COSTS)) -> go.F
         shared_yaxes="all",
         vertical_spacing=0.36 / rows,
     )
+    strategies = list(runs["strategy"].unique())
     for number, cost in enumerate(shown):
         panel = {"row": number // 2 + 1, "col": number % 2 + 1}
-        _add_cost(figure, runs, cost, **panel)
+        models = []  # a recipe without its strategy, as hybrid-pretrained=mae
+        for (name, strategy), group in runs.groupby(["recipe", "strategy"], sort=False):
+            model = name.replace(f"-{strategy}", "", 1)
+            if model not in models:
+                models.append(model)
+            color = PALETTE[models.index(model) % 8]
+            symbols = SYMBOLS[strategies.index(strategy) % 8]
+            if "machine" in group:
+                symbols = symbols + group["machine"].map({"": "", "busy": "-open"})
+            add_to_panel(
+                figure,
+                name,
+                **panel,
+                x=group[cost],
+                y=group["accuracy"],
+                error_y=error_bars(
+                    group["accuracy"], group["accuracy_low"], group["accuracy_high"], color
+                ),
+                mode="markers",
+                marker={"size": 10, "color": color, "symbol": symbols},
+                text=escape_labels(group["variant"]),
+                hovertemplate="%{text}: %{y:.1%} at %{x:,.4g}<extra></extra>",
+            )
         figure.update_xaxes(title_text=_COSTS[cost], **log_axis(runs[cost]), **panel)
     figure.update_yaxes(title_text="accuracy", tickformat=PERCENT, col=1)
     return figure
-
-
-def _add_cost(figure: go.Figure, runs: pd.DataFrame, cost: str, **panel: int) -> None:
-    """Add the dots of one panel."""
-    strategies = list(runs["strategy"].unique())
-    models = []  # a recipe without its strategy, as hybrid-pretrained=mae
-    for (name, strategy), group in runs.groupby(["recipe", "strategy"], sort=False):
-        model = name.replace(f"-{strategy}", "", 1)
-        if model not in models:
-            models.append(model)
-        color = PALETTE[models.index(model) % 8]
-        symbols = SYMBOLS[strategies.index(strategy) % 8]
-        if "machine" in group:
-            symbols = symbols + group["machine"].map({"": "", "busy": "-open"})
-        add_to_panel(
-            figure,
-            name,
-            **panel,
-            x=group[cost],
-            y=group["accuracy"],
-            error_y=error_bars(
-                group["accuracy"], group["accuracy_low"], group["accuracy_high"], color
-            ),
-            mode="markers",
-            marker={"size": 10, "color": color, "symbol": symbols},
-            text=escape_labels(group["variant"]),
-            hovertemplate="%{text}: %{y:.1%} at %{x:,.4g}<extra></extra>",
-        )
 
 
 _SHARES = {
