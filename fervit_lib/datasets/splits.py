@@ -90,8 +90,18 @@ def deal(faces: FaceDataset, protocol: Protocol) -> dict[str, FaceDataset]:
     for split in SPLITS:
         if (places == split).any() or split == "train":
             skipped = tuple(face for face in faces.skipped if _place_of(face) == split)
-            sets[split] = replace(faces.subset(places == split), skipped=skipped)
-    _check_classes(sets, protocol)
+            dealt = replace(faces.subset(places == split), skipped=skipped)
+            counts = np.bincount(dealt.labels, minlength=len(faces.classes))
+            missing = [name for name, n in zip(faces.classes, counts, strict=True) if n == 0]
+            # Splits by subject may lack a class in val or test: CK+'s tenth fold has no fear.
+            by_subject = protocol.folds or faces.subjects is not None
+            if missing and (split == "train" or not by_subject):
+                raise ValueError(
+                    f"{faces.source}: expected images of every class in {split}, found none of "
+                    f"{', '.join(missing)}; add some (3, if the set has not all splits), or leave "
+                    f"the class out with leave_out"
+                )
+            sets[split] = dealt
     return sets
 
 
@@ -142,7 +152,7 @@ def _folds(faces: FaceDataset, protocol: Protocol) -> np.ndarray:
     pattern = ["train"] * protocol.folds
     pattern[protocol.fold] = "test"
     pattern[(protocol.fold + 1) % protocol.folds] = "val"
-    return _deal_subjects(subjects, faces, pattern)
+    return _deal_subjects(faces, pattern)
 
 
 def _published(faces: FaceDataset, places: np.ndarray, protocol: Protocol) -> np.ndarray:
@@ -154,14 +164,14 @@ def _published(faces: FaceDataset, places: np.ndarray, protocol: Protocol) -> np
         if train.subjects is None or not train.subjects.astype(bool).any():
             places[places == "train"] = np.where(val_mask(train.labels), "val", "train")
         else:
-            places[places == "train"] = _deal_subjects(train.subjects, train, _MADE_VAL)
+            places[places == "train"] = _deal_subjects(train, _MADE_VAL)
     return places
 
 
 def _made(faces: FaceDataset) -> np.ndarray:
     """(N,) split of each face of a set that publishes none."""
     if faces.subjects is not None:
-        return _deal_subjects(faces.subjects, faces, _MADE)
+        return _deal_subjects(faces, _MADE)
     places = np.empty(len(faces), "<U5")
     # In the order of a hash, so that no split holds the first pictures of a film or a camera.
     hashes = [hashlib.blake2b(os.fsencode(path), digest_size=8).digest() for path in faces.paths]
@@ -172,11 +182,12 @@ def _made(faces: FaceDataset) -> np.ndarray:
     return places
 
 
-def _deal_subjects(subjects: np.ndarray, faces: FaceDataset, pattern: Sequence[str]) -> np.ndarray:
+def _deal_subjects(faces: FaceDataset, pattern: Sequence[str]) -> np.ndarray:
     """(N,) split of each face: its subject's place in ascending order, modulo `pattern`.
 
     A face whose subject is unknown is one of its own.
     """
+    subjects = np.asarray(faces.subjects)
     groups = np.where(subjects == "", faces.paths, subjects).tolist()
     # Sorted twice: 01 and 1 are equal as numbers, and the order of a set changes with the process.
     names = sorted(sorted(set(groups)), key=_as_numbers)
@@ -193,23 +204,6 @@ def _as_numbers(name: str) -> list[str | int]:
 def val_mask(labels: np.ndarray) -> np.ndarray:
     """(N,) bool: the stratified eighth of training faces that is val if a set has no val split."""
     return stratified_mask(labels, _VAL_FRACTION, _VAL_SEED)
-
-
-def _check_classes(sets: Mapping[str, FaceDataset], protocol: Protocol) -> None:
-    """Raise a ValueError if a split lacks a class: train always, others where they are published.
-
-    Splits by subject may lack one in val or test: CK+'s tenth fold has no fear.
-    """
-    for split, faces in sets.items():
-        counts = np.bincount(faces.labels, minlength=len(faces.classes))
-        missing = [name for name, n in zip(faces.classes, counts, strict=True) if n == 0]
-        by_subject = protocol.folds or faces.subjects is not None
-        if missing and (split == "train" or not by_subject):
-            raise ValueError(
-                f"{faces.source}: expected images of every class in {split}, found none of "
-                f"{', '.join(missing)}; add some (3, if the set has not all splits), or leave the "
-                f"class out with leave_out"
-            )
 
 
 def describe_splits(sets: Mapping[str, FaceDataset], protocol: Protocol) -> str:
