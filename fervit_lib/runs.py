@@ -18,7 +18,7 @@ from fervit_lib.system import distributed
 from fervit_lib.system.atomic import json_default, read_json, remove_partial_writes, write_json
 from fervit_lib.system.errors import explain_in_ipython, explain_read_error
 from fervit_lib.system.locks import lock_holder, try_lock
-from fervit_lib.system.names import TYPES, check_beneath, check_name, check_value, near, show
+from fervit_lib.system.names import TYPES, check_name, check_value, near, show
 from fervit_lib.system.private import hide_paths
 from fervit_lib.system.runtime import display_path
 
@@ -95,12 +95,6 @@ def _git(*arguments: str) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None  # the project also runs from a copy without git
-
-
-def _package_versions() -> dict[str, str]:
-    # By metadata, because importing these packages takes seconds.
-    versions = {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES}
-    return {"python": platform.python_version(), **versions}
 
 
 def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,7 +175,11 @@ def start_run(
     for argument, name in (("experiment", experiment), ("step", step), ("variant", variant)):
         check_name(argument, name)
     folder = Run(reports, experiment, step, variant).folder
-    check_beneath(folder, reports)
+    if not folder.resolve().is_relative_to(reports.resolve()):
+        raise ValueError(
+            f"{folder}: expected a folder in {reports}, got a link to {folder.resolve()}; remove "
+            f"the link"
+        )
     is_complete = (folder / "result.json").exists()
     if is_complete and not overwrite and SCRATCHPAD not in (experiment, variant):
         _check_same(folder, parameters)
@@ -195,6 +193,8 @@ def start_run(
     # Without this, an interrupted run would look complete.
     (folder / "result.json").unlink(missing_ok=True)
     remove_partial_writes(folder)
+    # By metadata, because importing these packages takes seconds.
+    versions = {name: importlib.metadata.version(name) for name in REPORTED_PACKAGES}
     config = {
         "step": step,
         "experiment": experiment,
@@ -204,7 +204,7 @@ def start_run(
         "seed": seed,
         "git_revision": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "versions": _package_versions(),
+        "versions": {"python": platform.python_version(), **versions},
         "device": device,
         "started": _now(),
     }

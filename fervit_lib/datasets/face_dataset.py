@@ -51,7 +51,14 @@ class FaceDataset:
         if self.pixels is None:
             image = read_image(self.file(index))
             if self.boxes is not None:
-                image = _cut_out(image, self.boxes[index], self.paths[index])
+                # The part of the box that is within the picture.
+                corners = np.clip(self.boxes[index].reshape(2, 2), 0, image.size)
+                if (corners[0] >= corners[1]).any():
+                    raise OSError(
+                        f"{self.paths[index]}: box: expected a part of {image.size} pixels, got "
+                        f"{self.boxes[index].tolist()}"
+                    )
+                image = image.crop(tuple(corners.ravel().tolist()))
         else:
             image = Image.fromarray(self.pixels[index])
         if self.soft_labels is None:
@@ -123,14 +130,6 @@ class FaceDataset:
         """
         check_range("smoke", faces, 1)
         return self.subset(_mask_per_class(self.labels, lambda n: faces, seed))
-
-
-def _cut_out(image: Image.Image, box: np.ndarray, path: str) -> Image.Image:
-    """The face in a picture: the part of its box that is within the picture."""
-    corners = np.clip(box.reshape(2, 2), 0, image.size)
-    if (corners[0] >= corners[1]).any():
-        raise OSError(f"{path}: box: expected a part of {image.size} pixels, got {box.tolist()}")
-    return image.crop(tuple(corners.ravel().tolist()))
 
 
 def stratified_mask(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:

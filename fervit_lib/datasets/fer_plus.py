@@ -82,44 +82,34 @@ def load_votes(source: Path, paths: Sequence[str]) -> pd.DataFrame:
     path = votes_path(source)
     votes = read_votes(path)
     if source.is_dir():
-        rows = _rows_by_name(votes, [PurePath(face).stem for face in paths], path)
-    else:
-        row_of = _rows_by_position(votes, source, path)
-        rows = [row_of[face] for face in paths]
-    return votes.iloc[rows].reset_index(drop=True)
-
-
-def _rows_by_name(votes: pd.DataFrame, stems: Sequence[str], path: Path) -> list[int]:
-    """Row of each file in the votes, by its name without suffix."""
-    remedy = "name the files as FER+ does, or give fer2013.csv as faces"
-    named = votes["Image name"][votes["Image name"] != ""]  # a row without a face has no name
-    row_of = {PurePath(name).stem: row for row, name in named.items()}
-    if len(row_of) < len(named):
-        raise ValueError(f"{path}: Image name: expected different names; download it again")
-    if missing := [stem for stem in stems if stem not in row_of]:
-        raise ValueError(
-            f"{path}: expected faces that are named as in its column 'Image name', got "
-            f"{len(missing)} of {len(stems)} others, such as {missing[0]}; {remedy}"
-        )
-    return [row_of[stem] for stem in stems]
-
-
-def _rows_by_position(votes: pd.DataFrame, source: Path, path: Path) -> dict[str, int]:
-    """The row of each image ID of the table `source` in the votes, which have the same rows."""
-    remedy = "take both files complete and unchanged"
-    usages = read_usages(source)
-    if len(usages) != len(votes):
-        raise ValueError(
-            f"{path}: expected the rows of {source}, but it has {len(votes)} rows and the table "
-            f"{len(usages)}; {remedy}"
-        )
-    for (face, usage), voted in zip(usages.items(), votes["Usage"], strict=True):
-        if split_of(usage) != split_of(voted):
+        keys = [PurePath(face).stem for face in paths]
+        named = votes["Image name"][votes["Image name"] != ""]  # a row without a face has no name
+        row_of = {PurePath(name).stem: row for row, name in named.items()}
+        if len(row_of) < len(named):
+            raise ValueError(f"{path}: Image name: expected different names; download it again")
+        if missing := [stem for stem in keys if stem not in row_of]:
             raise ValueError(
-                f"{path}: Usage: {face} is {usage!r} in the table and {voted!r} in the votes, so "
-                f"these are not the rows that were voted on; {remedy}"
+                f"{path}: expected faces that are named as in its column 'Image name', got "
+                f"{len(missing)} of {len(keys)} others, such as {missing[0]}; name the files as "
+                f"FER+ does, or give fer2013.csv as faces"
             )
-    return {face: row for row, face in enumerate(usages)}
+    else:
+        keys = list(paths)
+        remedy = "take both files complete and unchanged"
+        usages = read_usages(source)
+        if len(usages) != len(votes):
+            raise ValueError(
+                f"{path}: expected the rows of {source}, but it has {len(votes)} rows and the "
+                f"table {len(usages)}; {remedy}"
+            )
+        for (face, usage), voted in zip(usages.items(), votes["Usage"], strict=True):
+            if split_of(usage) != split_of(voted):
+                raise ValueError(
+                    f"{path}: Usage: {face} is {usage!r} in the table and {voted!r} in the votes, "
+                    f"so these are not the rows that were voted on; {remedy}"
+                )
+        row_of = {face: row for row, face in enumerate(usages)}
+    return votes.iloc[[row_of[key] for key in keys]].reset_index(drop=True)
 
 
 def _without_single_votes(votes: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:

@@ -14,6 +14,7 @@ Faces, people, masks, `predict` and the upload of a notebook read every file her
 - CMYK is converted without a colour profile; the inverted CMYK of a JPEG is recognised.
 """
 
+import math
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from fervit_lib.system.errors import check_image_size
+from fervit_lib.system.errors import MAX_PIXELS
 from fervit_lib.system.names import escape
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")  # for Pillow, whose JPEG includes MPO
@@ -77,7 +78,12 @@ def read_image(
     file = BytesIO(source) if isinstance(source, bytes) else Path(source)
     try:
         with Image.open(file, formats=FORMATS) as image:
-            check_image_size(image).load()
+            if math.prod(image.size) > MAX_PIXELS:  # decoding it would fill the memory
+                raise ValueError(
+                    f"image size: expected at most {MAX_PIXELS:,} pixels, got {image.width}x"
+                    f"{image.height}; resize it"
+                )
+            image.load()
             image.info["stored_exif"] = image.info.get("exif", b"")
             with suppress(Exception):  # of damaged EXIF: the pixels are fine
                 ImageOps.exif_transpose(image, in_place=True)

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from safetensors import SafetensorError
 
 from fervit_lib.system.names import escape
@@ -123,20 +122,6 @@ def explain_in_ipython(shell: Any, parameters: str) -> None:
 def describe_error(error: BaseException) -> str:
     """Type and message of an error on one line, at most 300 characters."""
     return escape(textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …"))
-
-
-def check_image_size(image: Image.Image) -> Image.Image:
-    """Return `image`, opened but not yet decoded, if it has at most `MAX_PIXELS` pixels.
-
-    Raises:
-        ValueError: decoding it would fill the memory.
-    """
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ValueError(
-            f"image size: expected at most {MAX_PIXELS:,} pixels, got {width}x{height}; resize it"
-        )
-    return image
 
 
 def check_unpacked_size(path: Path) -> None:

@@ -35,14 +35,6 @@ def check_name(argument: str, name: object) -> str:
     return name
 
 
-def check_beneath(path: Path, root: Path) -> None:
-    """Raise a ValueError if `path` leaves the folder `root` by a symbolic link."""
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise ValueError(
-            f"{path}: expected a folder in {root}, got a link to {path.resolve()}; remove the link"
-        )
-
-
 def show(value: object) -> str:
     """`value` as Python writes it, at most 200 characters."""
     return cut(repr(value), 200)
