@@ -140,17 +140,6 @@ def _summary(runs: Sequence[RunPage], best: Mapping[str, Any]) -> str:
     )
 
 
-def _plot_scores(evaluated: pd.DataFrame) -> list[go.Figure]:
-    """Accuracy of the runs, and by trained parameters."""
-    if evaluated.empty:
-        return []
-    best = evaluated.iloc[0]
-    return [
-        plot_accuracy_intervals(evaluated, best["accuracy"] - best["above"] / 100),
-        plot_costs(evaluated, ["trainable_parameters"]),
-    ]
-
-
 def _plot_run(run: RunPage) -> list[go.Figure]:
     """Accuracy by training faces and on other data sets, effects of loss terms, or layers."""
     figures = []
@@ -163,21 +152,18 @@ def _plot_run(run: RunPage) -> list[go.Figure]:
         arm = run.result["arms"][0]
         figures.append(plot_differences(pd.DataFrame(pairs), arm["seeds"], arm["test_images"]))
     if run.step == "explain" and run.result:
-        figures.append(_plot_accuracy_lost(run.result))
+        result = run.result
+        keys = ("accuracy_lost", "accuracy_lost_low", "accuracy_lost_high")
+        lost, low, high = 100 * np.array([result[key] for key in keys], float)  # of equal length
+        figure = plot_layer_scores(
+            pd.DataFrame({"accuracy lost": lost}),
+            "Accuracy lost without a layer",
+            f"{result['runs'][0]}; n = {result['num_faces']:,} test faces, 95% interval over them",
+            "accuracy lost (points)",
+            {"accuracy lost": (low, high)},
+        )
+        figures.append(figure)
     return figures
-
-
-def _plot_accuracy_lost(result: Mapping[str, Any]) -> go.Figure:
-    name = "accuracy lost"
-    keys = ("accuracy_lost", "accuracy_lost_low", "accuracy_lost_high")
-    lost, low, high = 100 * np.array([result[key] for key in keys], float)  # of equal length
-    return plot_layer_scores(
-        pd.DataFrame({name: lost}),
-        "Accuracy lost without a layer",
-        f"{result['runs'][0]}; n = {result['num_faces']:,} test faces, 95% interval over them",
-        "accuracy lost (points)",
-        {name: (low, high)},
-    )
 
 
 def _divide(
@@ -202,7 +188,12 @@ def _divide(
 def _content(runs: Sequence[RunPage], left: Sequence[RunPage] = ()) -> dict[str, Any]:
     """What the page shows of some runs, and the names of those in `left`."""
     rows = _table_rows(runs, {run.variant for run in left if run.step == "train"})
-    figures = _plot_scores(pd.DataFrame([row for row in rows if "accuracy" in row]))
+    figures = []
+    if rows and "accuracy" in rows[0]:  # the best, before those that were not evaluated
+        evaluated = pd.DataFrame([row for row in rows if "accuracy" in row])
+        majority = rows[0]["accuracy"] - rows[0]["above"] / 100
+        figures.append(plot_accuracy_intervals(evaluated, majority))
+        figures.append(plot_costs(evaluated, ["trainable_parameters"]))
     for run in runs:
         figures += _plot_run(run) if run.step != "distill" else []
     of_distill = {run.variant: _plot_run(run) for run in runs if run.step == "distill"}

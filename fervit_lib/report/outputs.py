@@ -1,7 +1,6 @@
 """Outputs of notebook cells, as a page can show them without a kernel or a network."""
 
 import re
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from fervit_lib.report.html import figure_div
@@ -21,19 +20,12 @@ _MARKUP = re.compile(r"<style.*?</style>|<progress.*?</progress>|<[^>]*>|&nbsp;"
 _MEDIA = re.compile(r"<(img|svg|canvas|iframe|table|script)\b")
 
 
-def prepare_outputs(cells: Iterable["NotebookNode"]) -> None:
-    """Rewrite the outputs of the code cells in place.
+def prepare_output(output: "NotebookNode") -> bool:
+    """Rewrite an output of a code cell in place; False if nothing is left to show.
 
-    Figures become divs. Progress bars, warnings of libraries and empty outputs are removed. A
-    control is replaced by a note.
+    A figure becomes a div. Progress bars and warnings of libraries are removed. A control is
+    replaced by a note.
     """
-    for cell in cells:
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if _prepare(output)]
-
-
-def _prepare(output: "NotebookNode") -> bool:
-    """Rewrite one output; False if nothing is left to show."""
     if output.output_type == "error":
         return True
     if output.output_type == "stream":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fervit_lib.report.html import SYNTHETIC, read_object, write_html
-from fervit_lib.report.outputs import prepare_outputs
+from fervit_lib.report.outputs import prepare_output
 from fervit_lib.system.errors import explain_read_error, lower
 
 # nbformat and nbconvert are imported where they are used: training kernels import this package,
@@ -121,7 +121,9 @@ def write_page(notebook: Path, page: Path) -> Path:
     if failure := find_failure(content):
         _mark_failure(failure)
     content, _ = CoalesceStreamsPreprocessor().preprocess(content, {})
-    prepare_outputs(content.cells)
+    for cell in content.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if prepare_output(output)]
     exporter = HTMLExporter(template_name="basic", embed_images=True, exclude_anchor_links=True)
     exporter.exclude_input_prompt = True
     exporter.exclude_output_prompt = True
