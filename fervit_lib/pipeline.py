@@ -56,6 +56,10 @@ RESERVED = {
 SEVERAL = {"test_on", "baselines", "feature_arms"}
 
 
+# The variants of a step, and the parameters of each, by name.
+Variants = dict[str, dict[str, Any]]
+
+
 class Parameter(NamedTuple):
     """A parameter of a notebook."""
 
@@ -138,7 +142,7 @@ def _expand(step: str, blocks: Any) -> Iterator[tuple[dict[str, Any], list[str]]
                 yield parameters, varied
 
 
-def variants(step: str, blocks: Any) -> dict[str, dict[str, Any]]:
+def variants(step: str, blocks: Any) -> Variants:
     """The variants of one step as {name: parameters}.
 
     Args:
@@ -215,7 +219,7 @@ def find_encodings(where: str, name: str, encodings: Mapping[str, Any]) -> list[
     return matches.get(name) or next(iter(matches.values()))
 
 
-def plan_encodings(blocks: Any, folder: Path) -> dict[str, dict[str, Any]]:
+def plan_encodings(blocks: Any, folder: Path) -> Variants:
     """The variants of `encode`, each of which is a store of codes.
 
     `encoder: autoencoder@<name>` is the one that the variant or data set of that name computes,
@@ -246,9 +250,7 @@ def plan_encodings(blocks: Any, folder: Path) -> dict[str, dict[str, Any]]:
     return encodings
 
 
-def plan_trainings(
-    blocks: Any, encodings: Mapping[str, Any], folder: Path
-) -> dict[str, dict[str, Any]]:
+def plan_trainings(blocks: Any, encodings: Mapping[str, Any], folder: Path) -> Variants:
     """The variants of `train`, each with the run of `encode` that makes its codes as `latents`.
 
     A block names them by `encode`, as `find_encodings` takes it; the default is the first. A block
@@ -271,7 +273,7 @@ def plan_trainings(
     return trainings
 
 
-def read_config(config: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+def read_config(config: Mapping[str, Any]) -> dict[str, Variants]:
     """Check the configuration of an experiment and return {step: {variant: parameters}}.
 
     A step that is not mentioned runs once with the notebook's defaults, except `tour` and
@@ -308,9 +310,7 @@ def read_config(config: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]
     return {step: plan[step] for step in NOTEBOOKS}
 
 
-def find_sources(
-    plan: Mapping[str, Mapping[str, Any]], folder: Path, parameter: str
-) -> dict[str, list[str]]:
+def find_sources(plan: Variants, folder: Path, parameter: str) -> dict[str, list[str]]:
     """The variants of a step that each of its variants waits for: one, or none.
 
     Args:

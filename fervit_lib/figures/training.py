@@ -45,10 +45,9 @@ def plot_training_curves(metrics: pd.DataFrame, title: str = "Training curves") 
         )
     figure.update_layout(hovermode="x unified")
     figure.update_yaxes(title_text="loss", rangemode="tozero", row=1)
-    if scores:
-        figure.update_yaxes(title_text="validation score", tickformat=PERCENT, row=2)
     figure.update_xaxes(epoch_axis(metrics["epoch"]))
     if scores:
+        figure.update_yaxes(title_text="validation score", tickformat=PERCENT, row=2)
         figure.update_xaxes(title_text="", row=1)
     return figure
 

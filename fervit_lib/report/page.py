@@ -7,8 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fervit_lib.report.html import SYNTHETIC, read_object, write_html
-from fervit_lib.report.outputs import prepare_output
+from fervit_lib.report.html import SYNTHETIC, figure_div, read_object, write_html
 from fervit_lib.system.errors import explain_read_error, lower
 
 # nbformat and nbconvert are imported where they are used: training kernels import this package,
@@ -20,6 +19,16 @@ _FAILED_TAG = "failed-here"  # the style sheet shows the code of a cell with thi
 _PAPERMILL_TAG = "papermill-error-cell-tag"  # papermill's own notes on a failure; ours replace them
 # fastai puts this before the message of an exception.
 _FASTAI_PREFIX = re.compile(r"Exception occured in `\w+` when calling event `\w+`:\s*")
+_PLOTLY = "application/vnd.plotly.v1+json"
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+_VISIBLE = {"text/html", "image/png", "image/svg+xml"}
+_LARGE_PNG = 100_000  # characters of base64
+_PROGRESS = re.compile(r"\s*([^\n]*:\s*)?\d+%\|[^\n]*\s*")  # a tqdm bar and nothing else
+_LIBRARY_WARNING = re.compile(
+    r"^\S*site-packages\S*:\d+: \w*Warning: .*\n(?:  .*\n?)?", re.MULTILINE
+)
+_MARKUP = re.compile(r"<style.*?</style>|<progress.*?</progress>|<[^>]*>|&nbsp;", re.DOTALL)
+_MEDIA = re.compile(r"<(img|svg|canvas|iframe|table|script)\b")
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,44 @@ def _is_synthetic(folder: Path) -> bool:
     return any(read_object(path).get("synthetic") for path in others)
 
 
+def _prepare(output: "NotebookNode") -> bool:
+    """Rewrite an output of a code cell in place; False if nothing is left to show.
+
+    A figure becomes a div. Progress bars and warnings of libraries are removed. A control is
+    replaced by a note.
+    """
+    if output.output_type == "error":
+        return True
+    if output.output_type == "stream":
+        lines = output.text.splitlines(keepends=True)
+        text = "".join(line for line in lines if not _PROGRESS.fullmatch(line))
+        output.text = _LIBRARY_WARNING.sub("", text)
+        return bool(output.text.strip())
+    data = output.data
+    data.pop("application/javascript", None)
+    if _PLOTLY in data:
+        stored = data[_PLOTLY]
+        figure = {key: stored[key] for key in ("data", "layout", "frames") if stored.get(key)}
+        data.clear()
+        data["text/html"] = figure_div(figure)
+        return True
+    if _WIDGET in data:
+        del data[_WIDGET]
+        if not _VISIBLE & data.keys():
+            if _PROGRESS.fullmatch(data.get("text/plain", "")):
+                return False
+            # its text is the repr of a Python object
+            data["text/plain"] = "(Interactive control: open the notebook in JupyterLab to use it.)"
+    if "image/jpeg" in data and len(data.get("image/png", "")) > _LARGE_PNG:
+        del data["image/png"]  # Pillow stores an image as both; of a photo, PNG is the larger
+    for kind in data.keys() & {"image/png", "image/jpeg"}:
+        output.metadata.setdefault(kind, {}).setdefault("alt", "image made by this cell")
+    html = data.get("text/html")
+    if html is not None and not _MEDIA.search(html):
+        return bool(_MARKUP.sub("", html).strip())  # fastai's progress bars are empty at the end
+    return bool(data)
+
+
 def write_page(notebook: Path, page: Path) -> Path:
     """Write an executed notebook, failed or not, as one HTML file that needs no network.
 
@@ -123,7 +170,7 @@ def write_page(notebook: Path, page: Path) -> Path:
     content, _ = CoalesceStreamsPreprocessor().preprocess(content, {})
     for cell in content.cells:
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if prepare_output(output)]
+            cell.outputs = [output for output in cell.outputs if _prepare(output)]
     exporter = HTMLExporter(template_name="basic", embed_images=True, exclude_anchor_links=True)
     exporter.exclude_input_prompt = True
     exporter.exclude_output_prompt = True

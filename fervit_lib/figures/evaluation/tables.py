@@ -6,8 +6,6 @@ from pandas.io.formats.style import Styler
 from fervit_lib.figures.tables import Column, style_table
 from fervit_lib.figures.theme import MAX_CLASSES, require
 
-_VARIANT = {"variant": "run"}
-_RUN = {"run": "run"}
 _LATENCY = {
     "latency_p50_ms": ("latency p50 (ms)", "{:.2f}"),
     "latency_p95_ms": ("latency p95 (ms)", "{:.2f}"),
@@ -22,10 +20,9 @@ _MACRO_F1 = {
     "macro_f1_low": "95% CI low",
     "macro_f1_high": "95% CI high",
 }
-_FACES = {"faces": "n (faces)"}
 TABLES: dict[str, dict[str, Column]] = {  # name: {column: heading and format}
     "runs": {
-        **_VARIANT,
+        "variant": "run",
         **_ACCURACY,
         "balanced_accuracy": ("balanced accuracy", "{:.1%}"),
         **_MACRO_F1,
@@ -34,7 +31,7 @@ TABLES: dict[str, dict[str, Column]] = {  # name: {column: heading and format}
         "interval_over": "interval over",
     },
     "cross": {
-        **_RUN,
+        "run": "run",
         "trained_on": "trained on",
         "tested_on": "tested on",
         **_ACCURACY,
@@ -55,15 +52,15 @@ TABLES: dict[str, dict[str, Column]] = {  # name: {column: heading and format}
         "macro_f1": "macro-F1",
         "macro_f1_sd": "± SD",
     },
-    "skipped": {**_RUN, "reason": "reason"},
+    "skipped": {"run": "run", "reason": "reason"},
     "mistakes": {
         "true": "true label",
         "predicted": "predicted label",
-        **_FACES,
+        "faces": "n (faces)",
         "share": ("share of the true class", "{:.0%}"),
     },
     "calibration": {
-        **_VARIANT,
+        "variant": "run",
         "temperature": ("temperature", "{:.2f}"),
         "ece": "ECE",
         "ece_calibrated": "ECE after",
@@ -73,7 +70,7 @@ TABLES: dict[str, dict[str, Column]] = {  # name: {column: heading and format}
         "brier_calibrated": "Brier score after",
     },
     "size": {
-        **_VARIANT,
+        "variant": "run",
         "total_parameters": "parameters",
         "trainable_parameters": "trained parameters",
         "macs": "MACs per face",
@@ -83,7 +80,7 @@ TABLES: dict[str, dict[str, Column]] = {  # name: {column: heading and format}
         "peak_memory_gb": ("peak training memory (GB)", "{:.1f}"),
     },
     "speed": {
-        **_VARIANT,
+        "variant": "run",
         "machine": "machine",
         "others_cpu": ("used by others (of a core)", "{:.0%}"),
         **_LATENCY,
@@ -97,19 +94,19 @@ TABLES: dict[str, dict[str, Column]] = {  # name: {column: heading and format}
         "joules_per_face": ("energy per face (J)", "{:.3g}"),
     },
     "augmentation": {
-        **_RUN,
+        "run": "run",
         "plain": ("unchanged", "{:.1%}"),
         "flip": ("with mirror image", "{:.1%}"),
         "ten_crop": ("ten crops", "{:.1%}"),
         "corrupted": ("mean under corruptions", "{:.1%}"),
     },
     "part": {
-        **_RUN,
+        "run": "run",
         "all": ("all test faces", "{:.1%}"),
         "part": ("without duplicates", "{:.1%}"),
         "low": ("95% CI low", "{:.1%}"),
         "high": ("95% CI high", "{:.1%}"),
-        **_FACES,
+        "faces": "n (faces)",
     },
     "reconstruction": {
         **_RUN,
@@ -121,11 +118,11 @@ TABLES: dict[str, dict[str, Column]] = {  # name: {column: heading and format}
         **_FACES,
     },
     "votes": {
-        **_RUN,
+        "run": "run",
         "hard": ("accuracy, label of the set", "{:.1%}"),
         "majority": ("accuracy, majority of votes", "{:.1%}"),
         "shared": ("mean share of votes", "{:.1%}"),
-        **_FACES,
+        "faces": "n (faces)",
     },
     "onnx": {
         "what": "part",
