@@ -210,7 +210,7 @@ class FaceCrop:
             (unchanged, too: `find_faces` tells which ones to leave out).
     """
 
-    def __init__(self, detect: Detector | None = None, misses: str = "whole") -> None:
+    def __init__(self, detect: Detector | None, misses: str = "whole") -> None:
         check_choice("misses", misses, ("whole", "template", "leave_out"))
         self.detect = detect
         self.misses = misses

@@ -39,10 +39,10 @@ class PeopleDataset:
     images: tuple[Path, ...]
     masks: tuple[Path | CocoMask, ...]
     source: Path
-    synthetic: bool = False  # drawn by code: SYNTHETIC.json lies beside the splits
-    allow_empty: bool = False
+    synthetic: bool  # drawn by code: SYNTHETIC.json lies beside the splits
+    allow_empty: bool
     # Files and images that are left out.
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[Skipped, ...]
 
     def __len__(self) -> int:
         return len(self.images)

@@ -213,9 +213,7 @@ def toy_face(emotion: str, rng: Generator, size: int = 64) -> Image.Image:
     return _Face(emotion, rng, size).canvas.photograph(rng)
 
 
-def draw_toy_faces(
-    folder: Path | str, num_faces: int = 3000, size: int = 64, seed: int = 0
-) -> Path:
+def draw_toy_faces(folder: Path | str, num_faces: int, size: int = 64, seed: int = 0) -> Path:
     """Draw toy faces as `{train,val,test}/{emotion}/*.png` in `folder`, and return it.
 
     70/10/20 % of each class go to train/val/test; class sizes differ by at most one face. The same

@@ -66,7 +66,7 @@ def _draw_person(canvas: Canvas, rng: Generator) -> None:
     canvas.ellipse(head, (0.05 * tall, 0.07 * tall), skin)
 
 
-def toy_person(rng: Generator, size: int = 96) -> tuple[Image.Image, Image.Image]:
+def toy_person(rng: Generator, size: int) -> tuple[Image.Image, Image.Image]:
     """Draw a scene with one or two persons; `rng` decides everything.
 
     Returns:
@@ -88,9 +88,7 @@ def toy_person(rng: Generator, size: int = 96) -> tuple[Image.Image, Image.Image
             return canvas.photograph(rng), mask
 
 
-def draw_toy_people(
-    folder: Path | str, num_scenes: int = 800, size: int = 96, seed: int = 0
-) -> Path:
+def draw_toy_people(folder: Path | str, num_scenes: int, size: int = 96, seed: int = 0) -> Path:
     """Draw toy people as `{train,val,test}/{images,masks}/*.png` in `folder`, and return it.
 
     60/10/30 % of the scenes go to train/val/test. The same arguments give the same files bit for

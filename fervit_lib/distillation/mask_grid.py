@@ -74,7 +74,7 @@ class SaveMaskGrids(Callback):
         self,
         folder: Path,
         batch: tuple[Tensor, Tensor, Tensor],
-        show: Callable[[Any], None] | None = None,
+        show: Callable[[Any], None] | None,
     ) -> None:
         self.folder = folder
         self.batch = batch

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from fervit_lib.evaluation.evaluate import Faces, costs_of
@@ -25,8 +25,8 @@ class Comparison:
     stores: tuple[Path, ...]  # codes of the test faces: one store, or one per fold
     runs: list[Run]
     skipped: dict[str, str]  # reason by variant
-    further_folds: dict[str, tuple[Run, ...]] = field(default_factory=dict)  # by first variant
-    on_other_faces: list[Run] = field(default_factory=list)  # finished, but tested on other faces
+    further_folds: dict[str, tuple[Run, ...]]  # by first variant
+    on_other_faces: list[Run]  # finished, but tested on other faces
 
     @property
     def full_runs(self) -> list[Run]:

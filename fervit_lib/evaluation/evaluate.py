@@ -205,8 +205,8 @@ def scores_with_intervals(
 def compute_metrics(
     about: Mapping[str, Any],
     parts: Sequence[Mapping[str, Predictions]],
-    subjects: np.ndarray | None = None,
-    seed: int = 0,
+    subjects: np.ndarray | None,
+    seed: int,
 ) -> EvaluatedRun:
     """All metrics of a model's predictions.
 

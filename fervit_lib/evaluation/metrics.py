@@ -74,7 +74,7 @@ def top_confusions(confusion: np.ndarray, classes: Sequence[str]) -> pd.DataFram
 
 
 def misclassified_faces(
-    predictions: Predictions, mistakes: pd.DataFrame, faces: FaceDataset, limit: int = 8
+    predictions: Predictions, mistakes: pd.DataFrame, faces: FaceDataset, limit: int
 ) -> dict[str, list[Image.Image]]:
     """Images of each mistake that `top_confusions` lists, the most confident ones first.
 

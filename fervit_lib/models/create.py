@@ -200,7 +200,7 @@ def save_model(
     save_checkpoint(path, model.state_dict(), metadata)
 
 
-def load_class(path: Path, trust_code: bool = False) -> type[ExpressionModel]:
+def load_class(path: Path, trust_code: bool) -> type[ExpressionModel]:
     """The class of a checkpoint's model.
 
     A class that is neither the library's nor defined in this process is code that came with the
@@ -271,7 +271,7 @@ def trained_on(path: Path) -> dict[str, Any]:
     return codes
 
 
-def load_untrained(path: Path, trust_code: bool = False) -> ExpressionModel:
+def load_untrained(path: Path, trust_code: bool) -> ExpressionModel:
     """The model of a checkpoint as it was before training: pretrained, or from the seeded state."""
     class_, _, metadata = _open(path, trust_code)
     return _build(class_, metadata)

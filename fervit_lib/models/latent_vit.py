@@ -42,8 +42,8 @@ class TokenEntry(nn.Module):
         embed_dim: int,
         *,
         position: str = "learned",
-        layer_norm: bool = False,
-        layer_gates: bool = False,
+        layer_norm: bool,
+        layer_gates: bool,
     ) -> None:
         super().__init__()
         check_choice("position", position, POSITIONS)

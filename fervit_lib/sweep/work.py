@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pandas as pd
 from optuna.trial import TrialState
 
@@ -20,7 +19,7 @@ from fervit_lib.report.run import run_notebook
 from fervit_lib.runs import Run
 from fervit_lib.sweep import TRIAL_VARIABLE
 from fervit_lib.sweep.config import RESERVED, TRAIN_NOTEBOOK, Sweep, read_sweep, rename
-from fervit_lib.sweep.study import Claim, claim, count_finished, fail, open_study, variant_of
+from fervit_lib.sweep.study import claim, count_finished, fail, open_study, variant_of
 from fervit_lib.system.names import check_name
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import PROJECT_ROOT, cpu_count
@@ -78,38 +77,30 @@ def work(sweep: Sweep, reports: Path, *, seed: int = 0, train: Train = train_tri
     study = open_study(sweep, folder)
     while claimed := claim(study, sweep, folder, seed):
         number = claimed.trial.number
+        run = Run(reports, sweep.name, "train", variant_of(number))
         os.environ[TRIAL_VARIABLE] = json.dumps({"folder": str(folder), "number": number})
-        try:
-            with claimed.lock:
-                run = Run(reports, sweep.name, "train", variant_of(number))
-                _run_trial(study, sweep, run, claimed, train)
-        finally:
-            del os.environ[TRIAL_VARIABLE]
+        with claimed.lock:
+            try:
+                value = train(sweep, run, claimed.parameters)
+                if math.isnan(value):
+                    raise RuntimeError(f"{sweep.metric} is NaN")
+            except Exception as error:  # the sweep goes on, whatever a trial fails with
+                fail(study, number, str(error).strip() or type(error).__name__)
+                continue
+            finally:
+                del os.environ[TRIAL_VARIABLE]
+            # Read from the storage, because the trial's own process has set it.
+            pruned = study.get_trials(deepcopy=False)[number].user_attrs.get("pruned", False)
+            if pruned:
+                study.tell(number, state=TrialState.PRUNED)  # with its last reported value
+            else:
+                study.tell(number, value)
+        remark = " (stopped early)" if pruned else ""
+        searched = ", ".join(f"{name} {claimed.parameters[name]}" for name in sweep.space)
+        print(f"{run.variant}: {sweep.metric} {value:.3f}{remark}, {searched}", flush=True)
 
 
-def _run_trial(study: optuna.Study, sweep: Sweep, run: Run, claimed: Claim, train: Train) -> None:
-    number = claimed.trial.number
-    try:
-        value = train(sweep, run, claimed.parameters)
-        if math.isnan(value):
-            raise RuntimeError(f"{sweep.metric} is NaN")
-    except Exception as error:  # the sweep goes on, whatever a trial fails with
-        fail(study, number, str(error).strip() or type(error).__name__)
-        return
-    # Read from the storage, because the trial's own process has set it.
-    pruned = study.get_trials(deepcopy=False)[number].user_attrs.get("pruned", False)
-    if pruned:
-        study.tell(number, state=TrialState.PRUNED)  # with its last reported value
-    else:
-        study.tell(number, value)
-    remark = " (stopped early)" if pruned else ""
-    searched = [f"{name} {claimed.parameters[name]}" for name in sweep.space]
-    print(f"{run.variant}: {sweep.metric} {value:.3f}{remark}, {', '.join(searched)}", flush=True)
-
-
-def run_sweep(
-    file: Path, reports: Path, *, workers: int = 1, storage: str | None = None, seed: int = 0
-) -> None:
+def run_sweep(file: Path, reports: Path, *, workers: int, storage: str | None, seed: int) -> None:
     """Run the remaining trials of a sweep in `workers` processes.
 
     Args:
