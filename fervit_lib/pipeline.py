@@ -57,7 +57,7 @@ SEVERAL = {"test_on", "baselines", "feature_arms"}
 
 
 # The variants of a step, and the parameters of each, by name.
-Variants = dict[str, dict[str, Any]]
+Variants = dict[str, dict]
 
 
 class Parameter(NamedTuple):
@@ -123,7 +123,7 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _expand(step: str, blocks: Any) -> Iterator[tuple[dict[str, Any], list[str]]]:
+def _expand(step: str, blocks: Any) -> Iterator[tuple[dict, list[str]]]:
     """The parameters of every variant, and the names of those that its block gives as lists.
 
     `folds: k` without `fold` stands for a list of all folds.
@@ -180,12 +180,12 @@ def without_fold(variant: str) -> str:
     return re.sub(r"-fold=\d+", "", variant)
 
 
-def dataset_of(parameters: Mapping[str, Any]) -> str:
+def dataset_of(parameters: Mapping) -> str:
     """The data set of a variant of `encode`."""
     return parameters.get("dataset", "toy")
 
 
-def encodings_by_name(encodings: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
+def encodings_by_name(encodings: Mapping) -> dict[str, dict[str, list[str]]]:
     """By each name that a config may use, {variant without its fold: variants with that name}.
 
     Names are those of variants, with or without their fold, and of data sets.
@@ -198,7 +198,7 @@ def encodings_by_name(encodings: Mapping[str, Any]) -> dict[str, dict[str, list[
     return by_name
 
 
-def find_encodings(where: str, name: str, encodings: Mapping[str, Any]) -> list[str]:
+def find_encodings(where: str, name: str, encodings: Mapping) -> list[str]:
     """The variants of `encode` that `name` stands for: one, or one for each fold.
 
     Args:
@@ -250,7 +250,7 @@ def plan_encodings(blocks: Any, folder: Path) -> Variants:
     return encodings
 
 
-def plan_trainings(blocks: Any, encodings: Mapping[str, Any], folder: Path) -> Variants:
+def plan_trainings(blocks: Any, encodings: Mapping, folder: Path) -> Variants:
     """The variants of `train`, each with the run of `encode` that makes its codes as `latents`.
 
     A block names them by `encode`, as `find_encodings` takes it; the default is the first. A block
@@ -273,7 +273,7 @@ def plan_trainings(blocks: Any, encodings: Mapping[str, Any], folder: Path) -> V
     return trainings
 
 
-def read_config(config: Mapping[str, Any]) -> dict[str, Variants]:
+def read_config(config: Mapping) -> dict[str, Variants]:
     """Check the configuration of an experiment and return {step: {variant: parameters}}.
 
     A step that is not mentioned runs once with the notebook's defaults, except `tour` and
@@ -288,7 +288,7 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Variants]:
             raise ValueError(f"unknown key {show(key)}; {near(key, KEYS)}")
         if key not in NOTEBOOKS:
             check_value(key, value, "str")
-    blocks = {"tour": [], "distill": []} | dict(config)
+    blocks: dict = {"tour": [], "distill": []} | dict(config)
     blocks = {step: {} if blocks.get(step) is None else blocks[step] for step in NOTEBOOKS}
     folder = Path(config.get("reports", "reports"), config["experiment"], "encode")
     encodings = plan_encodings(blocks["encode"], folder)
@@ -326,7 +326,7 @@ def find_sources(plan: Variants, folder: Path, parameter: str) -> dict[str, list
     return sources
 
 
-def call_files(config: Mapping[str, Any]) -> str:
+def call_files(config: Mapping) -> str:
     """What the files of a call of Snakemake begin with: its lock, its messages, its outcome.
 
     They belong to the folder of an experiment, whichever configuration and link lead to it.

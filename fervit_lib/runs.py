@@ -44,7 +44,7 @@ class Run:
     lock: FileLock | None = field(default=None, repr=False, compare=False)
     trust_code: bool = field(default=False, repr=False, compare=False)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict:
         return vars(self) | {"lock": None}  # a lock belongs to its process
 
     @property
@@ -61,12 +61,12 @@ class Run:
         return self.folder / "checkpoints" / "last.safetensors"
 
     @property
-    def result(self) -> dict[str, Any]:
+    def result(self) -> dict:
         """Content of `result.json`. Raises FileNotFoundError if the run is not complete."""
         return read_json(self.folder / "result.json")
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict:
         """Content of `config.json`."""
         return read_json(self.folder / "config.json")
 
@@ -97,7 +97,7 @@ def _git(*arguments: str) -> str | None:
         return None  # the project also runs from a copy without git
 
 
-def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
+def notebook_parameters(namespace: Mapping) -> dict:
     """The parameters of a notebook in its `globals()`: the variables with a type annotation.
 
     Variables of later cells are none, so running all cells twice gives the same parameters. From
@@ -141,10 +141,10 @@ def start_run(
     step: str,
     variant: str,
     *,
-    parameters: Mapping[str, Any],
+    parameters: Mapping,
     seed: int,
     device: str,
-    codes: Mapping[str, Any] | None = None,
+    codes: Mapping | None = None,
     resume: bool = True,
     overwrite: bool = False,
     state_files: str = "checkpoints/[!b]*.safetensors",
@@ -212,7 +212,7 @@ def start_run(
     return Run(reports, experiment, step, variant, lock)
 
 
-def _check_same(folder: Path, parameters: Mapping[str, Any]) -> None:
+def _check_same(folder: Path, parameters: Mapping) -> None:
     config = folder / "config.json"
     remedy = "replace the run by overwrite=True"
     with explain_read_error(config, "not readable beside the result of a finished run", remedy):

@@ -55,7 +55,7 @@ class CocoMask:
 
     image: str  # its name, as `file_name` in the annotations
     size: tuple[int, int]  # width, height
-    annotations: list[dict[str, Any]]  # each is segmented
+    annotations: list[dict]  # each is segmented
 
     def draw(self, name: str) -> np.ndarray:
         """(height, width) uint8: 1 for a person, 255 for a crowd without one, else 0.
@@ -74,7 +74,7 @@ class CocoMask:
         return mask
 
 
-def _is_person(annotation: dict[str, Any]) -> bool:
+def _is_person(annotation: dict) -> bool:
     return not annotation.get("iscrowd")
 
 
@@ -121,7 +121,7 @@ def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     return area
 
 
-def _decode_runs(segmentation: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
+def _decode_runs(segmentation: dict, size: tuple[int, int]) -> np.ndarray:
     width, height = size
     if segmentation["size"] != [height, width]:
         raise ValueError(

@@ -93,7 +93,7 @@ class FaceDataset:
         arrays = {name: array[rows] for name, array in self._arrays().items()}
         return replace(self, paths=paths, **arrays)
 
-    def _arrays(self) -> dict[str, Any]:
+    def _arrays(self) -> dict:
         """The fields that hold one value per face, where there are any."""
         return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
 
@@ -104,7 +104,7 @@ class FaceDataset:
 
     def joined(self, other: Self) -> Self:
         """These faces, followed by those of another split of the same source and labels."""
-        arrays: dict[str, Any] = {
+        arrays: dict = {
             name: np.concatenate([array, getattr(other, name)])
             for name, array in self._arrays().items()
         }

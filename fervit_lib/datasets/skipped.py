@@ -41,7 +41,7 @@ whole` or `template` (`FaceCrop`); `01_encode` counts and shows them.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -71,7 +71,7 @@ class Skipped(NamedTuple):
     reason: str  # one of the constants above
 
 
-def list_skipped(datasets: Mapping[str, Any]) -> pd.DataFrame:
+def list_skipped(datasets: Mapping) -> pd.DataFrame:
     """The faces that were left out of these `FaceDataset`s: one row each, split, path and reason.
 
     To find one face: `table[table["path"] == "train/happy/1.png"]`; to count them:

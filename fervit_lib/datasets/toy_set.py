@@ -63,7 +63,7 @@ def write_toy_set(
     return folder
 
 
-def _drawn_settings(folder: Path, generator: str) -> dict[str, Any]:
+def _drawn_settings(folder: Path, generator: str) -> dict:
     """The settings of the set in `folder`; {} if there is no folder, or an empty one.
 
     Raises:

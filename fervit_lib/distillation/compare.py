@@ -29,7 +29,7 @@ from fervit_lib.system.runtime import seed_everything
 from fervit_lib.training import STRATEGIES, SaveBest, fit
 
 # How the feature term of an arm differs.
-FEATURE_ARMS: dict[str, Any] = {
+FEATURE_ARMS: dict = {
     "outputs_features": {},
     "shuffled_features": {"shuffle": True},
     "multi_scale": {"stages": (4, 3, 2)},
@@ -87,13 +87,13 @@ def fit_student(
     targets: Targets,
     folder: Path,
     *,
-    student: Mapping[str, Any],
+    student: Mapping,
     epochs: int,
     lr: float,
-    settings: Mapping[str, Any],
+    settings: Mapping,
     show: Callable[[Any], None] | None = None,
     **options: Any,
-) -> dict[str, Any]:
+) -> dict:
     """Train one student and keep its best epoch by foreground IoU on the validation split.
 
     Args:
@@ -182,7 +182,7 @@ def teacher_iou(batches: PeopleBatches, targets: Targets) -> float:
 
 
 def evaluate_students(
-    rows: Sequence[Mapping[str, Any]], folder: Path, batches: PeopleBatches, targets: Targets
+    rows: Sequence[Mapping], folder: Path, batches: PeopleBatches, targets: Targets
 ) -> dict[str, Tensor]:
     """Pixel counts of the fits that `rows` describe: {arm: (seeds, N, 11)}."""
     counts: dict[str, list[Tensor]] = {}
@@ -254,7 +254,7 @@ def _resample(counts: Tensor, image_counts: Tensor, seed_counts: Tensor) -> dict
     return {name: (score * weights).sum(1) for name, score in scores.items()}
 
 
-def load_curves(rows: Sequence[Mapping[str, Any]], folder: Path) -> pd.DataFrame:
+def load_curves(rows: Sequence[Mapping], folder: Path) -> pd.DataFrame:
     """metrics.csv of every fit that `rows` describe, with columns arm and seed."""
     return pd.concat(
         pd.read_csv((folder / row["checkpoint"]).parents[1] / "metrics.csv").assign(
@@ -264,7 +264,7 @@ def load_curves(rows: Sequence[Mapping[str, Any]], folder: Path) -> pd.DataFrame
     )
 
 
-def choose_student(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def choose_student(rows: Sequence[Mapping]) -> dict:
     """The row of the student to ship, by foreground IoU on the validation split.
 
     It is the best seed of the arm with the highest mean; the control is no candidate.
@@ -275,7 +275,7 @@ def choose_student(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return dict(rows[fits[fits["arm"] == arm]["val_fg_iou"].idxmax()])
 
 
-def summary(table: pd.DataFrame, pairs: pd.DataFrame, shipped: Mapping[str, Any]) -> str:
+def summary(table: pd.DataFrame, pairs: pd.DataFrame, shipped: Mapping) -> str:
     """The result in words: the shipped student, which terms had an effect, what was not tested."""
     arm = shipped["arm"]
     score = table.set_index("arm")[MONITOR][arm]

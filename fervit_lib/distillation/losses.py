@@ -1,7 +1,6 @@
 """Distillation loss: the masks, the teacher's outputs and the detector's features."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,7 @@ from fervit_lib.system.names import check_choice, check_range
 SCHEDULES = {"linear": SchedLin, "cosine": SchedCos, "exponential": SchedExp}
 TERMS = ("kl", "mse", "bce", "dice", "feature")
 TAPS = ("decoder", "encoder", "encoder_frozen")
-FEATURE_LOSSES: dict[str, Any] = {
+FEATURE_LOSSES: dict = {
     "mse": F.mse_loss,
     "cosine": lambda a, b, reduction: 1 - F.cosine_similarity(a, b, dim=2)[:, :, None],
     "smooth_l1": F.smooth_l1_loss,

@@ -44,7 +44,7 @@ def detection_loss(logits: Tensor, masks: Tensor, *_: Any) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits.float(), share, valid)
 
 
-def _train_once(path: Path, settings: dict[str, Any], train: Callable[[Path], None]) -> Path:
+def _train_once(path: Path, settings: dict, train: Callable[[Path], None]) -> Path:
     """`path` with a hash of the settings in its name; `train` writes it, unless it is there.
 
     A file that is not as it was written is trained again.
@@ -60,7 +60,7 @@ def _train_once(path: Path, settings: dict[str, Any], train: Callable[[Path], No
 
 
 def train_toy_detector(
-    dls: DataLoaders, folder: Path, *, epochs: int, seed: int, settings: dict[str, Any]
+    dls: DataLoaders, folder: Path, *, epochs: int, seed: int, settings: dict
 ) -> Path:
     """Train the toy detector and write it to `folder` as ONNX, unless the file exists.
 
@@ -110,7 +110,7 @@ def train_toy_teacher(
     epochs: int,
     precision: str = "auto",
     seed: int,
-    settings: dict[str, Any],
+    settings: dict,
 ) -> Path:
     """Train a U-Net on the masks alone and write it as the published teacher is, unless it exists.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -107,7 +106,7 @@ def _score(
     faces: Faces,
     device: torch.device,
     seed: int,
-) -> dict[str, Any]:
+) -> dict:
     """The scores of one cell of the matrix."""
     tested = faces.stores["test"].classes
     common = tuple(name for name in tested if name in classes)

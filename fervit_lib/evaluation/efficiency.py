@@ -159,7 +159,7 @@ def measure_training(run: Run) -> dict[str, float]:
     }
 
 
-def measure_run(run: Run, predictor: Predictor, images: Sequence[Image.Image]) -> dict[str, Any]:
+def measure_run(run: Run, predictor: Predictor, images: Sequence[Image.Image]) -> dict:
     """All costs of a run as one row: its training, its model alone, and from file to label.
 
     `others_cpu` is the number of cores that other processes used meanwhile. If they used more than
@@ -167,7 +167,7 @@ def measure_run(run: Run, predictor: Predictor, images: Sequence[Image.Image]) -
     "busy" if that was not quiet either, else empty.
     """
     inputs = predictor.inputs(images[:128])
-    attempts: list[dict[str, Any]] = []
+    attempts: list[dict] = []
     while len(attempts) < 2 and all(row["machine"] == "busy" for row in attempts):
         started, before = time.perf_counter(), cpu_of_others()
         row = measure_model(predictor, inputs) | measure_end_to_end(predictor, images[:32])

@@ -142,7 +142,7 @@ class EvaluatedRun:
     run: Run | None  # of the first fold, if there are several; None: a model of somebody else
     test: Predictions
     temperatures: np.ndarray  # (N, 1) fitted on the validation faces of the fold of each face
-    metrics: dict[str, Any]
+    metrics: dict
 
     @property
     def calibrated(self) -> np.ndarray:
@@ -203,7 +203,7 @@ def scores_with_intervals(
 
 
 def compute_metrics(
-    about: Mapping[str, Any],
+    about: Mapping,
     parts: Sequence[Mapping[str, Predictions]],
     subjects: np.ndarray | None,
     seed: int,
@@ -231,14 +231,14 @@ def compute_metrics(
     return replace(evaluated, metrics=metrics)
 
 
-def costs_of(run: Run) -> dict[str, Any]:
+def costs_of(run: Run) -> dict:
     """What a run's own files say about its training.
 
     Raises:
         FileNotFoundError: one is missing.
         ValueError: one is damaged, or of a version that wrote other fields; names it.
     """
-    contents: dict[str, Any] = {
+    contents: dict = {
         "result.json": run.result,
         "config.json": run.config.get("parameters"),
     }

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -92,7 +91,7 @@ def write_results(
     return paths
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _records(table: pd.DataFrame) -> list[dict]:
     """Rows as dictionaries for JSON; missing values are None."""
     # As objects, because a column of floats would turn None back into NaN, which is no JSON.
     return table.astype(object).where(table.notna(), None).to_dict("records")

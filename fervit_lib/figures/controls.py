@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from fervit_lib.figures.theme import escape_labels, require, shorten
 
 
-def _steps(labels: Iterable[str], updates: Iterable[list]) -> list[dict[str, Any]]:
+def _steps(labels: Iterable[str], updates: Iterable[list]) -> list[dict]:
     return [
         {"label": label, "method": "update", "args": args}
         for label, args in zip(labels, updates, strict=True)

@@ -151,7 +151,7 @@ def draw_as_matrix(figure: go.Figure, **xaxis: Any) -> None:
     figure.update_yaxes(type="category", showgrid=False, autorange="reversed")
 
 
-def error_bars(value: Any, low: Any, high: Any, color: str | None = None) -> dict[str, Any]:
+def error_bars(value: Any, low: Any, high: Any, color: str | None = None) -> dict:
     """plotly's `error_x` or `error_y` for intervals from `low` to `high` around `value`."""
     offsets = {"array": high - value, "arrayminus": value - low}
     return {**offsets, "thickness": 1.5, "width": 4, "color": color}
@@ -163,7 +163,7 @@ def largest_error(n: int) -> str:
     return f"95% interval of a share: at most ±{98 / max(n, 1) ** 0.5:.1f} points"
 
 
-def log_axis(values: pd.Series) -> dict[str, Any]:
+def log_axis(values: pd.Series) -> dict:
     """An axis for `values` > 0: logarithmic if they differ by more than a factor of three.
 
     Thousands and millions are k and M.
@@ -179,7 +179,7 @@ def log_axis(values: pd.Series) -> dict[str, Any]:
     return {"type": "log", "range": ends, "tickvals": ticks, "tickformat": tickformat}
 
 
-def epoch_axis(epochs: pd.Series) -> dict[str, Any]:
+def epoch_axis(epochs: pd.Series) -> dict:
     """An axis of epochs counted from 1, with ticks at whole epochs, each once."""
     # plotly would also put ticks at halves of few epochs, and round their labels.
     return {"title": "epoch", "tick0": 1, "dtick": int(epochs.max()) // 8 + 1, "tickformat": "d"}

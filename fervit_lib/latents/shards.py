@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +86,7 @@ def write_shard(
     save_tensors(path, tensors, header)
 
 
-def read_shard(path: Path) -> dict[str, Any]:
+def read_shard(path: Path) -> dict:
     """Read a shard by memory map: its header, codes, labels and hashes, see `write_shard`.
 
     Raises:

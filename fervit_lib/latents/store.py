@@ -82,7 +82,7 @@ def find_store(path: Path | str) -> Path:
     return next(iter(complete))
 
 
-def store_identity(folder: Path) -> dict[str, Any]:
+def store_identity(folder: Path) -> dict:
     """What a model is trained on: store, face_size, encoding, and by split faces and labels.
 
     `encoding` identifies the weights, precision and alignment that made the codes. The others are
@@ -102,8 +102,8 @@ def complete_store(
     faces: Path,
     synthetic: bool,
     face_size: int = 0,
-    made_by: Mapping[str, Any] | None = None,
-    protocol: Mapping[str, Any] | None = None,
+    made_by: Mapping | None = None,
+    protocol: Mapping | None = None,
 ) -> None:
     """Write `store.json`, which turns the shards in `folder` into a complete store.
 
@@ -124,7 +124,7 @@ def complete_store(
         for path in set(folder.glob(f"{split}-[0-9]*.safetensors")) - current:
             path.unlink(missing_ok=True)  # left by an earlier run with more faces
     made_by = dict(made_by or {})
-    identity: dict[str, Any] = {"encoding": made_by.get("encoding"), "faces": {}, "labels": {}}
+    identity: dict = {"encoding": made_by.get("encoding"), "faces": {}, "labels": {}}
     fingerprints = []
     for split, n in num_codes.items():
         shards = [_identify(shard_path(folder, split, i)) for i in range(_num_shards(n))]
@@ -173,9 +173,9 @@ class LatentStore:
     faces: Path
     synthetic: bool
     face_size: int
-    made_by: dict[str, Any]
-    protocol: dict[str, Any]
-    shards: tuple[dict[str, Any], ...]
+    made_by: dict
+    protocol: dict
+    shards: tuple[dict, ...]
 
     @classmethod
     def open(cls, folder: Path | str, split: str) -> Self:
@@ -304,7 +304,7 @@ class LatentStore:
         return None if any(h is None for h in hashes) else np.concatenate(hashes)
 
 
-def read_store(folder: Path) -> dict[str, Any]:
+def read_store(folder: Path) -> dict:
     """Read the `store.json` that `complete_store` wrote.
 
     Raises:

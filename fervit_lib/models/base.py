@@ -34,7 +34,7 @@ class ExpressionModel(nn.Module):
     entry_parts: ClassVar[tuple[str, ...]] = ()
     face_size: int = 0
     input_shape: tuple[int, ...]
-    built_with: tuple[tuple[Any, ...], dict[str, Any]]
+    built_with: tuple[tuple[Any, ...], dict]
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         model = super().__new__(cls)

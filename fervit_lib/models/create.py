@@ -67,12 +67,12 @@ def _check_range(name: str, value: Any, default: Any) -> None:
         check_range(name, value, *((0, 1) if default < 1 else (0.01, 100)))
 
 
-def options_of(approach: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def options_of(approach: str, parameters: Mapping) -> dict:
     """Those of a notebook's `parameters` that the model of `approach` takes."""
     return {name: parameters[name] for name in sorted(_defaults(approach)) if name in parameters}
 
 
-def _defaults(approach: str) -> dict[str, Any]:
+def _defaults(approach: str) -> dict:
     """The options of an approach with their defaults."""
     check_choice("approach", approach, APPROACHES)
     options = dict(inspect.signature(APPROACHES[approach]).parameters)
@@ -80,7 +80,7 @@ def _defaults(approach: str) -> dict[str, Any]:
     return {name: option.default for name, option in options.items()}
 
 
-def describe_model(model: ExpressionModel) -> dict[str, Any]:
+def describe_model(model: ExpressionModel) -> dict:
     """What a checkpoint holds beside the weights, so that `load_model` can build `model` again.
 
     Returns:
@@ -119,7 +119,7 @@ def describe_model(model: ExpressionModel) -> dict[str, Any]:
     return description
 
 
-def _check_rebuilt(model: ExpressionModel, description: dict[str, Any]) -> None:
+def _check_rebuilt(model: ExpressionModel, description: dict) -> None:
     """Raise ValueError if `description` does not build `model` again, whatever its weights."""
     structure = _structure(model)
     code = description.get("code")
@@ -165,7 +165,7 @@ def _structure(model: ExpressionModel) -> list[str]:
     return [*modules.splitlines(), *shapes]
 
 
-def _without_download(class_: type[ExpressionModel], options: dict[str, Any]) -> dict[str, Any]:
+def _without_download(class_: type[ExpressionModel], options: dict) -> dict:
     """Options that build the same model without pretrained weights."""
     if issubclass(class_, HybridLatentViT | ImageModel) and "pretrained" in options:
         return options | {"pretrained": "none"}
@@ -178,7 +178,7 @@ def save_model(
     model: ExpressionModel,
     *,
     classes: Sequence[str],
-    codes: Mapping[str, Any] | None = None,
+    codes: Mapping | None = None,
 ) -> None:
     """Write the weights as safetensors, with what `load_model` needs in the header.
 
@@ -216,9 +216,7 @@ def load_class(path: Path, trust_code: bool) -> type[ExpressionModel]:
     return _open(path, trust_code)[0]
 
 
-def _open(
-    path: Path, trust_code: bool
-) -> tuple[type[ExpressionModel], dict[str, Tensor], dict[str, Any]]:
+def _open(path: Path, trust_code: bool) -> tuple[type[ExpressionModel], dict[str, Tensor], dict]:
     """The class of a checkpoint's model, the weights, and what `describe_model` returned."""
     tensors, metadata = load_checkpoint(path)
     if "approach" not in metadata:
@@ -258,7 +256,7 @@ def _open(
     )
 
 
-def trained_on(path: Path) -> dict[str, Any]:
+def trained_on(path: Path) -> dict:
     """What a checkpoint's model is trained on, see `latents.store_identity`.
 
     Raises:
@@ -277,7 +275,7 @@ def load_untrained(path: Path, trust_code: bool) -> ExpressionModel:
     return _build(class_, metadata)
 
 
-def _build(class_: type[ExpressionModel], metadata: dict[str, Any]) -> ExpressionModel:
+def _build(class_: type[ExpressionModel], metadata: dict) -> ExpressionModel:
     if "module" in metadata:
         return class_(*metadata["positional"], **metadata["options"])
     return create_model(metadata["approach"], len(metadata["classes"]), **metadata["options"])

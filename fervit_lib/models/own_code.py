@@ -97,7 +97,7 @@ def load_own_class(text: str, file: str, name: str) -> Any:
     return class_
 
 
-def _definitions(main: dict[str, Any]) -> dict[str, ast.stmt]:
+def _definitions(main: dict) -> dict[str, ast.stmt]:
     """The latest statement of a notebook that imports, defines or renames each name."""
     # A script has no cells.
     cells = main.get("In") or ["".join(linecache.getlines(main.get("__file__", "")))]

@@ -4,7 +4,6 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -177,7 +176,7 @@ def freeze(model: nn.Module) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def save_student(path: Path, student: nn.Module, options: Mapping[str, Any]) -> None:
+def save_student(path: Path, student: nn.Module, options: Mapping) -> None:
     """Write the student as safetensors; `options` are the keywords of `build_segmenter`."""
     metadata = {"kind": "segmenter", "options": dict(options)}
     save_checkpoint(path, student.state_dict(), metadata)

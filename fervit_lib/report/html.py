@@ -36,7 +36,7 @@ def figure_div(figure: Any) -> str:
     return f'<div class="figure{" wide" if _is_wide(content) else ""}">{html}</div>'
 
 
-def _is_wide(figure: Mapping[str, Any]) -> bool:
+def _is_wide(figure: Mapping) -> bool:
     """Whether a figure is too wide for a phone: panels, a menu, many traces, a long subtitle."""
     layout = figure.get("layout", {})
     axes = [axis for name, axis in layout.items() if name.startswith("xaxis")]
@@ -46,7 +46,7 @@ def _is_wide(figure: Mapping[str, Any]) -> bool:
     return long or len(panels) > 1 or "updatemenus" in layout
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict:
     """The JSON object in `path`; an empty one if the file is missing or damaged."""
     try:
         return read_json(path)
@@ -54,14 +54,14 @@ def read_object(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _revision(config: Mapping[str, Any]) -> str:
+def _revision(config: Mapping) -> str:
     if not config.get("git_revision"):
         return "no git revision"
     changes = " with uncommitted changes" if config.get("git_dirty") else ""
     return config["git_revision"][:10] + changes
 
 
-def _versions(config: Mapping[str, Any]) -> str:
+def _versions(config: Mapping) -> str:
     return ", ".join(f"{name} {number}" for name, number in config.get("versions", {}).items())
 
 

@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -54,21 +53,21 @@ class RunPage:
     def variant(self) -> str:
         return self.folder.name
 
-    def _read(self, name: str) -> dict[str, Any]:
+    def _read(self, name: str) -> dict:
         """A file of the run; empty if it is missing. Raises ValueError if it is damaged."""
         return read_json(self.folder / name) if (self.folder / name).exists() else {}
 
     @cached_property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict:
         return self._read("config.json")
 
     @cached_property
-    def result(self) -> dict[str, Any]:
+    def result(self) -> dict:
         """Empty while the run is incomplete."""
         return self._read("result.json")
 
     @cached_property
-    def evaluation(self) -> dict[str, Any]:
+    def evaluation(self) -> dict:
         """The tables of an evaluation; empty for other steps."""
         return self._read("evaluation_results.json")
 
@@ -95,7 +94,7 @@ def _find_runs(experiment: Path) -> list[RunPage]:
     return sorted(runs, key=lambda run: [*STEPS, run.step].index(run.step))
 
 
-def _table_rows(runs: Iterable[RunPage], left: Collection[str]) -> list[dict[str, Any]]:
+def _table_rows(runs: Iterable[RunPage], left: Collection[str]) -> list[dict]:
     """One row per complete training run, with its test scores if it was evaluated; best first.
 
     Args:
@@ -122,7 +121,7 @@ def _table_rows(runs: Iterable[RunPage], left: Collection[str]) -> list[dict[str
     return sorted(rows.values(), key=lambda row: row.get("accuracy", -1), reverse=True)
 
 
-def _summary(runs: Sequence[RunPage], best: Mapping[str, Any]) -> str:
+def _summary(runs: Sequence[RunPage], best: Mapping) -> str:
     if not runs:
         return "No runs yet."
     incomplete = [f"{run.step}/{run.variant}" for run in runs if not run.result]
@@ -166,9 +165,7 @@ def _plot_run(run: RunPage) -> list[go.Figure]:
     return figures
 
 
-def _divide(
-    runs: Sequence[RunPage], content: Mapping[str, Any]
-) -> tuple[list[RunPage], list[RunPage]]:
+def _divide(runs: Sequence[RunPage], content: Mapping) -> tuple[list[RunPage], list[RunPage]]:
     """The runs that a configuration names, and those left over from earlier ones.
 
     A step that it does not mention runs once with defaults. Unless that run exists, runs of this
@@ -185,7 +182,7 @@ def _divide(
     return [run for run in runs if run not in left], left
 
 
-def _content(runs: Sequence[RunPage], left: Sequence[RunPage] = ()) -> dict[str, Any]:
+def _content(runs: Sequence[RunPage], left: Sequence[RunPage] = ()) -> dict:
     """What the page shows of some runs, and the names of those in `left`."""
     rows = _table_rows(runs, {run.variant for run in left if run.step == "train"})
     figures = []

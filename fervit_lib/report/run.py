@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from fervit_lib.report.failures import LOG, NOTEBOOK, PAGE
 from fervit_lib.report.page import write_page
@@ -26,7 +26,7 @@ from fervit_lib.system.private import hide_machine
 GRACE = 10.0
 
 
-def run_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) -> bool:
+def run_notebook(notebook: Path, folder: Path, parameters: Mapping) -> bool:
     """Execute `notebook` with papermill into `folder` and write its page, even if a cell fails.
 
     What papermill and the kernel write to stderr goes to `log.txt` in the folder. The

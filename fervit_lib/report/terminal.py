@@ -107,6 +107,6 @@ def headlines(results: Iterable[Path]) -> list[str]:
     return lines
 
 
-def _with_interval(row: Mapping[str, Any], score: str) -> str:
+def _with_interval(row: Mapping, score: str) -> str:
     low, high = (f"{row[score + end]:.1%}" for end in ("_low", "_high"))
     return f"{score.replace('fg_iou', 'foreground IoU')} {row[score]:.1%} [{low}, {high}]"

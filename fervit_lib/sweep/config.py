@@ -96,15 +96,15 @@ class Sweep:
     method: str
     metric: str
     goal: Literal["minimize", "maximize"]
-    fixed: dict[str, Any]
+    fixed: dict
     space: dict[str, Distribution]
     run_cap: int | None
-    early: dict[str, Any] | None
+    early: dict | None
     aliases: dict[str, str]
-    source: dict[str, Any]
+    source: dict
 
     @property
-    def grid(self) -> list[dict[str, Any]]:
+    def grid(self) -> list[dict]:
         """Every point of the search space; the last parameter varies fastest."""
         points = itertools.product(*map(list_points, self.space.values()))
         return [dict(zip(self.space, point, strict=True)) for point in points]
@@ -119,7 +119,7 @@ class Sweep:
             return self.run_cap
         return min(self.grid_size, self.run_cap or MAX_GRID)
 
-    def parameters_of(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
+    def parameters_of(self, drawn: Mapping) -> dict:
         """The parameters of a trial: the fixed ones, and those drawn, rounded to q if in steps."""
         parameters = dict(self.fixed)
         for name, value in drawn.items():
@@ -175,7 +175,7 @@ def our_name(name: Any, aliases: Mapping[str, str]) -> str:
     return str(aliases.get(name, name)).replace("-", "_")
 
 
-def rename(where: str, values: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
+def rename(where: str, values: Mapping, aliases: Mapping[str, str]) -> dict:
     """Parameters by our names.
 
     Args:
@@ -256,7 +256,7 @@ def parse_sweep(source: Any) -> Sweep:
     return sweep
 
 
-def _read_hyperband(spec: Any, fixed: Mapping[str, Any]) -> dict[str, Any]:
+def _read_hyperband(spec: Any, fixed: Mapping) -> dict:
     """W&B's `early_terminate` as arguments of Optuna's pruner.
 
     W&B gives either `min_iter`, the first epoch after which trials are compared (`s` then has no

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
@@ -70,7 +69,7 @@ def leaderboard(study: optuna.Study, sweep: Sweep, reports: Path) -> pd.DataFram
     )
 
 
-def model_name(parameters: Mapping[str, Any]) -> str:
+def model_name(parameters: Mapping) -> str:
     """The name of a trial's model in tables: its approach, timm's name, or both for `hybrid`."""
     approach = parameters.get("approach", "scratch")
     if approach not in ("hybrid", "image"):
@@ -121,7 +120,7 @@ def write_winner(file: Path, study: optuna.Study, sweep: Sweep) -> Path:
     return file
 
 
-def _encode_parameters(latents: Path) -> dict[str, Any]:
+def _encode_parameters(latents: Path) -> dict:
     """The parameters of the run of 01_encode that wrote the codes in `latents`, but its defaults.
 
     If that run is gone, only the data set is known, from the folder's name.

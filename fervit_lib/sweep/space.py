@@ -52,7 +52,7 @@ def read_distribution(where: str, spec: Any) -> Distribution | None:
     return _read_range(where, name, spec)
 
 
-def _infer(spec: Mapping[str, Any]) -> str:
+def _infer(spec: Mapping) -> str:
     """The distribution that W&B assumes if none is named."""
     if "value" in spec:
         return "constant"
@@ -62,7 +62,7 @@ def _infer(spec: Mapping[str, Any]) -> str:
     return "int_uniform" if is_whole else "uniform"
 
 
-def _read_range(where: str, name: str, spec: Mapping[str, Any]) -> Distribution:
+def _read_range(where: str, name: str, spec: Mapping) -> Distribution:
     limits = {key: value for key, value in spec.items() if key != "distribution"}
     for key, value in limits.items():
         check_value(f"{where}.{key}", value, "int" if name == "int_uniform" else "float")

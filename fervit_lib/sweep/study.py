@@ -9,7 +9,6 @@ resuming it.)
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 from filelock import FileLock
@@ -110,11 +109,11 @@ class Claim:
     """A trial that this process runs until the lock is released."""
 
     trial: optuna.Trial
-    parameters: dict[str, Any]
+    parameters: dict
     lock: FileLock
 
 
-def suggest_parameters(trial: optuna.Trial, sweep: Sweep) -> dict[str, Any]:
+def suggest_parameters(trial: optuna.Trial, sweep: Sweep) -> dict:
     """The parameters of a trial: the fixed ones, those it has already, and the others drawn now."""
     # As study.ask(sweep.space) does, but also for a trial that an ended worker has begun.
     drawn = {name: trial._suggest(name, space) for name, space in sweep.space.items()}

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from optuna.trial import TrialState
@@ -24,7 +23,7 @@ from fervit_lib.system.names import check_name
 from fervit_lib.system.progress import progress
 from fervit_lib.system.runtime import PROJECT_ROOT, cpu_count
 
-Train = Callable[[Sweep, Run, dict[str, Any]], float]
+Train = Callable[[Sweep, Run, dict], float]
 
 
 def sweep_folder(reports: Path, sweep: Sweep) -> Path:
@@ -32,7 +31,7 @@ def sweep_folder(reports: Path, sweep: Sweep) -> Path:
     return reports / sweep.name / "sweep"
 
 
-def train_trial(sweep: Sweep, run: Run, parameters: dict[str, Any]) -> float:
+def train_trial(sweep: Sweep, run: Run, parameters: dict) -> float:
     """Train one trial with 02_train and return the sweep's metric of its best epoch.
 
     That is the epoch whose weights are kept.
@@ -49,7 +48,7 @@ def train_trial(sweep: Sweep, run: Run, parameters: dict[str, Any]) -> float:
     return float(metrics.loc[run.result["best_epoch"], sweep.metric])
 
 
-def train_wandb_trial(sweep: Sweep, parameters: dict[str, Any], reports: Path) -> None:
+def train_wandb_trial(sweep: Sweep, parameters: dict, reports: Path) -> None:
     """Train one trial of W&B's: an ordinary run that logs to W&B and is named by W&B's run ID.
 
     Raises:

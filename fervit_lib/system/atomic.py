@@ -85,7 +85,7 @@ def json_default(value: Any) -> Any:
 
 
 @distributed.rank_zero_only
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping) -> None:
     """Write `content` and a checksum to a JSON file, atomically."""
     content = dict(checksum=NO_CHECKSUM, **content)  # a TypeError if it has that key already
     text = json.dumps(content, indent=2, default=json_default, ensure_ascii=False)
@@ -94,7 +94,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         write_checksum(temporary)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict:
     """Read a JSON object; its `checksum`, if it has one, is checked and removed.
 
     Raises:

@@ -4,7 +4,6 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -19,12 +18,12 @@ from fervit_lib.system.names import escape
 
 
 @distributed.rank_zero_only
-def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping) -> None:
     """`save_tensors` by one of several processes that train together."""
     save_tensors(path, tensors, metadata)
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping) -> None:
     """Write `tensors` and `metadata` to a safetensors file with a checksum, atomically.
 
     The metadata is one JSON string: safetensors writes several entries in random order, and equal
@@ -44,7 +43,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         write_checksum(temporary)
 
 
-def save_pickled(path: Path, content: Mapping[str, Any]) -> None:
+def save_pickled(path: Path, content: Mapping) -> None:
     """Write `content` by `torch.save`, atomically, for tools that read such files."""
     # Through memory, since torch reports a full disk as an error without a reason.
     buffer = io.BytesIO()
@@ -55,7 +54,7 @@ def save_pickled(path: Path, content: Mapping[str, Any]) -> None:
 
 def load_checkpoint(
     path: Path, remedy: str = "train again, or restore the file"
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+) -> tuple[dict[str, Tensor], dict]:
     """Load the tensors (on the CPU, by memory map) and the metadata that `save_tensors` wrote.
 
     Args:

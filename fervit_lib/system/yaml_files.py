@@ -62,7 +62,7 @@ def _refuse(node: Any, got: str) -> NoReturn:
     raise yaml.constructor.ConstructorError(problem=f"got {got}", problem_mark=node.start_mark)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict:
     """Read a YAML file with `key: value` at its top.
 
     Raises:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import fastai.callback.schedule  # noqa: F401  (gives Learner its lr_find and fit_one_cycle)
 import numpy as np
@@ -195,7 +194,7 @@ def fit(
     warmup: float = 0.0,
     patience: int = 0,
     state: Path | None = None,
-    settings: dict[str, Any] | None = None,
+    settings: dict | None = None,
 ) -> float:
     """Train by `strategy`. An interrupted fit of the same `settings` resumes from `state`.
 
@@ -239,7 +238,7 @@ def fit(
     return peak
 
 
-def _find_lr(learn: Learner, phase: Phase, state: Path | None, identity: dict[str, Any]) -> float:
+def _find_lr(learn: Learner, phase: Phase, state: Path | None, identity: dict) -> float:
     """The rate that `lr_find` suggests for what trains in `phase`, or the resumed fit's."""
     if state and (saved := read_state(state, identity)):
         return saved[1]["peak"]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
 
 import torch
 from fastai.callback.core import Callback, CancelStepException
@@ -79,9 +78,9 @@ class Fp16(MixedPrecision):
         return self.autocast
 
     @property
-    def scaler_state(self) -> dict[str, Any]:
+    def scaler_state(self) -> dict:
         return self.learn.scaler.state_dict()
 
     @scaler_state.setter
-    def scaler_state(self, state: dict[str, Any]) -> None:
+    def scaler_state(self, state: dict) -> None:
         self.learn.scaler.load_state_dict(state)

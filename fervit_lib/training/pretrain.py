@@ -4,7 +4,6 @@ import hashlib
 import json
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -115,7 +114,7 @@ def _fit(
 
 
 @distributed.rank_zero_only  # all ranks must agree on it
-def _digest(masked: MaskedAutoencoder, dls: DataLoaders, made_by: dict[str, Any]) -> str:
+def _digest(masked: MaskedAutoencoder, dls: DataLoaders, made_by: dict) -> str:
     digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode())
     for tensor in masked.state_dict().values():
         digest.update(tensor.cpu().contiguous().numpy())

@@ -89,7 +89,7 @@ class KeepLast(FitCallback):
 
     order = 90  # after all other callbacks have updated their counters, or reset them before a fit
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], peak: float) -> None:
+    def __init__(self, path: Path, settings: Mapping, peak: float) -> None:
         self.path = path
         self.settings = dict(settings)
         self.peak = peak
@@ -135,7 +135,7 @@ class KeepLast(FitCallback):
         }
         save_checkpoint(self.path, tensors, metadata)
 
-    def _restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    def _restore(self, tensors: dict[str, Tensor], metadata: dict) -> None:
         def select(prefix: str) -> dict[str, Tensor]:
             names = [name for name in tensors if name.startswith(prefix)]
             return {name.removeprefix(prefix): tensors[name] for name in names}
@@ -162,9 +162,7 @@ class KeepLast(FitCallback):
 
 
 @distributed.rank_zero_only  # all ranks must agree on whether there is a state
-def read_state(
-    path: Path, settings: Mapping[str, Any]
-) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def read_state(path: Path, settings: Mapping) -> tuple[dict[str, Tensor], dict] | None:
     """Tensors and metadata of the state at `path`; None if there is none, or of other `settings`.
 
     Raises:
@@ -186,7 +184,7 @@ def preserve_random_state() -> Iterator[None]:
         set_random_state(*state)
 
 
-def get_random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
+def get_random_state() -> tuple[dict[str, Tensor], dict]:
     """The generators of torch as tensors, and those of Python and NumPy for `save_checkpoint`."""
     tensors = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -194,7 +192,7 @@ def get_random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, {"python": random.getstate(), "numpy": np.random.get_state(legacy=False)}
 
 
-def set_random_state(tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+def set_random_state(tensors: dict[str, Tensor], values: dict) -> None:
     """Restore what `get_random_state` returned."""
     version, words, gauss = values["python"]  # JSON has turned the tuples into lists
     random.setstate((version, tuple(words), gauss))

@@ -123,12 +123,12 @@ class Plateau(FitCallback):
         self.plateau = ReduceLROnPlateau(self.own, "max", factor=0.5, patience=5)
 
     @property
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict:
         """The counters of torch's class, as JSON values."""
         return self.plateau.state_dict()
 
     @state.setter
-    def state(self, value: dict[str, Any]) -> None:
+    def state(self, value: dict) -> None:
         self.plateau.load_state_dict(value)
 
     def after_epoch(self) -> None:

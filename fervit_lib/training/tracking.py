@@ -33,7 +33,7 @@ class WeightsAndBiases(FitCallback):
 
     order = 63  # after `Curves` has the row of the epoch
 
-    def __init__(self, folder: Path, name: str, mode: Any, parameters: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, name: str, mode: Any, parameters: Mapping) -> None:
         self.folder = folder
         self.name_of_run = name  # `name` is fastai's name of the callback
         self.mode = mode
@@ -84,7 +84,7 @@ class WeightsAndBiases(FitCallback):
         wandb.teardown()  # waits until the files are complete, which `finish` does not
 
 
-def trackers(mode: str, folder: Path, name: str, parameters: Mapping[str, Any]) -> list[Callback]:
+def trackers(mode: str, folder: Path, name: str, parameters: Mapping) -> list[Callback]:
     """The logging callbacks of rank 0: none if `mode` is `off`, else `WeightsAndBiases`."""
     check_choice("wandb", mode, MODES)
     if mode == "off" or distributed.rank() > 0:
