@@ -180,7 +180,7 @@ def load_store_faces(store: LatentStore, indices: np.ndarray) -> FaceDataset:
     if store.split == "train" and not set(wanted) <= set(faces.paths):
         # `val_to_train` of 01_encode moves faces of val to train.
         faces = faces.joined(load_faces(store.faces, "val", protocol=protocol))
-    keys: Sequence[Any] = faces.paths
+    keys: Sequence = faces.paths
     if faces.pixels is not None and store.hashes is not None:
         keys = list(map(bytes, hash_faces(faces, manifest_path(store.folder))))
         wanted = list(map(bytes, store.hashes[indices]))

@@ -119,7 +119,7 @@ def check_block(where: str, notebook: str, block: Any, reserved: set[str] = RESE
                 check_name(f"{where}.{name}", entry)
 
 
-def _as_list(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list:
     return value if isinstance(value, list) else [value]
 
 

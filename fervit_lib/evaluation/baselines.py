@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from PIL import Image
@@ -44,7 +44,7 @@ class Adapter:
     input_size: int
     channels: str
     layout: str
-    range: list[Any]
+    range: list
     softmax: bool
     classes: list[str]
 

@@ -117,7 +117,7 @@ def _score(
         }
     folds = faces.folds
     everything = join_predictions([predict_split(model, classes, f, "test", device) for f in folds])
-    known: set[object] = set()
+    known: set = set()
     for split in ("train", "val"):
         known.update(_contents(LatentStore.open(codes_of(run), split)))
     contents = [content for fold in folds for content in _contents(fold.stores["test"])]
@@ -140,7 +140,7 @@ def _score(
     return row | scores_with_intervals(test, subjects, seed)
 
 
-def _contents(store: LatentStore) -> Sequence[object]:
+def _contents(store: LatentStore) -> Sequence:
     """What identifies each face: the hash of its content, or its name, if that is unknown.
 
     By content, a picture that two data sets share is found.

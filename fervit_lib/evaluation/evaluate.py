@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ class Faces:
 
     latents: Path
     further_folds: tuple[Path, ...] = ()
-    _cache: dict[Any, Any] = field(default_factory=dict)
+    _cache: dict = field(default_factory=dict)
 
     @cached_property
     def stores(self) -> dict[str, LatentStore]:

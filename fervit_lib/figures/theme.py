@@ -206,11 +206,11 @@ def escape_label(name: object) -> str:
     return escape(str(name), quote=False)
 
 
-def escape_labels(names: Iterable[object]) -> list[str]:
+def escape_labels(names: Iterable) -> list[str]:
     return [escape_label(name) for name in names]
 
 
-def wrap_labels(names: Iterable[object], width: int = 34) -> list[str]:
+def wrap_labels(names: Iterable, width: int = 34) -> list[str]:
     """As `escape_labels`, in lines of at most `width` characters, for ticks and menus."""
     return ["<br>".join(escape_labels(textwrap.wrap(str(name), width))) for name in names]
 

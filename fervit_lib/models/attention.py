@@ -141,7 +141,7 @@ def capture_heads(model: nn.Module) -> Iterator[list[Heads]]:
         yield captured
 
 
-def _hook_heads(module: nn.Module, captured: list[Heads]) -> list[Any]:
+def _hook_heads(module: nn.Module, captured: list[Heads]) -> list:
     """Handles of the hooks that append to `captured` what the heads of `module` compute."""
     heads = {}
 

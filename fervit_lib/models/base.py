@@ -34,7 +34,7 @@ class ExpressionModel(nn.Module):
     entry_parts: ClassVar[tuple[str, ...]] = ()
     face_size: int = 0
     input_shape: tuple[int, ...]
-    built_with: tuple[tuple[Any, ...], dict]
+    built_with: tuple[tuple, dict]
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         model = super().__new__(cls)

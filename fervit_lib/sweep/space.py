@@ -85,7 +85,7 @@ def _read_range(where: str, name: str, spec: Mapping) -> Distribution:
         raise ValueError(f"{where}: expected a range, got {spec} ({error})") from error
 
 
-def list_points(distribution: Distribution) -> list[Any]:
+def list_points(distribution: Distribution) -> list:
     """The values of a distribution in order, at most one more than `MAX_GRID`.
 
     Raises:

@@ -72,7 +72,7 @@ def rank_zero_only(action: Callable[P, R]) -> Callable[P, R]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         if world_size() == 1:
             return action(*args, **kwargs)
-        outcome: list[Any] = [None, None]  # result, exception
+        outcome: list = [None, None]  # result, exception
         if rank() == 0:
             try:
                 with as_single_process():
