@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -181,7 +181,7 @@ def evaluate_run(
         write_predictions(folder / f"predictions-{part.variant}.parquet", parts[-1])
     name = without_fold(run.variant) if further_folds else run.variant
     about = {"variant": name, "recipe": recipe(name)} | costs_of(run)
-    return replace(compute_metrics(about, parts, faces.tested_subjects, seed), run=run)
+    return compute_metrics(about, parts, faces.tested_subjects, seed, run)
 
 
 def predict_split(
@@ -207,6 +207,7 @@ def compute_metrics(
     parts: Sequence[Mapping[str, Predictions]],
     subjects: np.ndarray | None,
     seed: int,
+    run: Run | None = None,
 ) -> EvaluatedRun:
     """All metrics of a model's predictions.
 
@@ -219,16 +220,16 @@ def compute_metrics(
     temperatures = [fit_temperature(part["val"].labels, part["val"].probs) for part in parts]
     test = join_predictions([part["test"] for part in parts])
     sizes = [len(part["test"].labels) for part in parts]
-    evaluated = EvaluatedRun(None, test, np.repeat(temperatures, sizes)[:, None], {})
+    temperature_of = np.repeat(temperatures, sizes)[:, None]  # each face
     metrics = dict(about) | {"num_test": len(test.labels)}
     metrics |= scores_with_intervals(test, subjects, seed)
     metrics["interval_over"] = None if subjects is None else f"{len(set(subjects))} subjects"
     metrics["roc_auc"] = float(np.nanmean(class_roc_auc(test.labels, test.probs)))
     metrics["temperature"] = float(np.mean(temperatures))
     metrics |= calibration_metrics(test.labels, test.probs)
-    after = calibration_metrics(test.labels, evaluated.calibrated)
+    after = calibration_metrics(test.labels, apply_temperature(test.probs, temperature_of))
     metrics |= {f"{name}_calibrated": value for name, value in after.items()}
-    return replace(evaluated, metrics=metrics)
+    return EvaluatedRun(run, test, temperature_of, metrics)
 
 
 def costs_of(run: Run) -> dict:

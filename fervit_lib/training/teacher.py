@@ -133,19 +133,15 @@ class TeacherLoss(Callback):
                 "(teacher_once, or one of teacher and student reads codes and the other pixels), "
                 "because the teacher does not see mixed faces; set mixup=0 or teacher_once=false"
             )
-        self.logits_of_faces = self._logits_of_faces()
-
-    def _logits_of_faces(self) -> Tensor:
         inputs = inputs_for(self.teacher, self.dls.stores["train"], self.dls.chosen)
         logits = []
-        parts = inputs.split(256)
         total = -(-len(inputs) // 256)
-        for part in progress(parts, desc="teacher", unit=" batches", total=total):
+        for part in progress(inputs.split(256), desc="teacher", unit=" batches", total=total):
             part = part.to(self.dls.device)
             logits.append(_logits(self.teacher, part, self.bf16))
             if self.teacher.reads == "pixels":
                 logits[-1] = (logits[-1] + _logits(self.teacher, part.flip(-1), self.bf16)) / 2
-        return torch.cat(logits)
+        self.logits_of_faces = torch.cat(logits)
 
     def before_batch(self) -> None:
         if self.logits_of_faces is None:
