@@ -4,7 +4,6 @@ Seven emotions have the names of `EMOTIONS`; contempt is the eighth.
 """
 
 import re
-from collections.abc import Sequence
 
 from fervit_lib.datasets.action_units import EMOTIONS
 
@@ -52,7 +51,7 @@ def emotion_of(name: str) -> str | None:
     return _EMOTION_OF.get(re.sub(r"^\d+[ _.-]+", "", name.strip().lower()))
 
 
-def rename_classes(names: Sequence[str], class_names: str, source: str) -> list[str]:
+def rename_classes(names: list[str], class_names: str, source: str) -> list[str]:
     """The name of each class of a source, by `Protocol.class_names`.
 
     Raises:

@@ -8,7 +8,6 @@ out.
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -222,7 +221,7 @@ def read_coco(
     return _find_images(file, folder, [mask.image for mask in chosen]), chosen, skipped
 
 
-def _find_images(file: Path, folder: Path, names: Sequence[str]) -> list[Path]:
+def _find_images(file: Path, folder: Path, names: list[str]) -> list[Path]:
     """The paths of images in the first folder that has any of them."""
     name = file.stem.removeprefix("instances_").removeprefix("person_keypoints_")
     short = name.split("_")[0]  # train2017 of instances_train2017_person_only.json

@@ -1,6 +1,5 @@
 """`load_faces`: labelled faces from any source, by the reader of that source."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,7 +91,7 @@ def load_faces(
     return faces if labels == "hard" else label_by_votes(faces, labels)
 
 
-def _get_split(sets: Mapping[str, FaceDataset], split: str) -> FaceDataset:
+def _get_split(sets: dict[str, FaceDataset], split: str) -> FaceDataset:
     if split not in sets:
         raise ValueError(
             f"split: {sets['train'].source} has no {split} faces, only {', '.join(sets)}; add "

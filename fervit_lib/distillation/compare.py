@@ -87,11 +87,11 @@ def fit_student(
     targets: Targets,
     folder: Path,
     *,
-    student: Mapping,
+    student: dict,
     epochs: int,
     lr: float,
     settings: Mapping,
-    show: Callable[[Any], None] | None = None,
+    show: Callable | None = None,
     **options: Any,
 ) -> dict:
     """Train one student and keep its best epoch by foreground IoU on the validation split.

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +73,7 @@ class SaveMaskGrids(Callback):
         self,
         folder: Path,
         batch: tuple[Tensor, Tensor, Tensor],
-        show: Callable[[Any], None] | None,
+        show: Callable | None,
     ) -> None:
         self.folder = folder
         self.batch = batch

@@ -2,7 +2,6 @@
 
 import re
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 
 import timm
@@ -176,7 +175,7 @@ def freeze(model: nn.Module) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def save_student(path: Path, student: nn.Module, options: Mapping) -> None:
+def save_student(path: Path, student: nn.Module, options: dict) -> None:
     """Write the student as safetensors; `options` are the keywords of `build_segmenter`."""
     metadata = {"kind": "segmenter", "options": dict(options)}
     save_checkpoint(path, student.state_dict(), metadata)

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from fervit_lib.report import warm
 from fervit_lib.report.failures import PAGE, describe_failure
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Execute the command in this process; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fervit_lib.report", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)

@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from fervit_lib.report.failures import describe_failure
@@ -23,7 +22,7 @@ from fervit_lib.system.runtime import PROJECT_ROOT, display_path, resolve
 SWEEP_NOTEBOOK = PROJECT_ROOT / "notebooks" / "06_sweep.ipynb"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m fervit_lib.sweep", description=__doc__)
     parser.add_argument("file", type=Path, help="the sweep, in Weights & Biases' format")
     parser.add_argument("--workers", type=int, default=1, help="trials at once (default: 1)")

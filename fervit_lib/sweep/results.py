@@ -1,6 +1,5 @@
 """The result of a sweep: leaderboard, Pareto front, and the best trial as a configuration."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +68,7 @@ def leaderboard(study: optuna.Study, sweep: Sweep, reports: Path) -> pd.DataFram
     )
 
 
-def model_name(parameters: Mapping) -> str:
+def model_name(parameters: dict) -> str:
     """The name of a trial's model in tables: its approach, timm's name, or both for `hybrid`."""
     approach = parameters.get("approach", "scratch")
     if approach not in ("hybrid", "image"):
