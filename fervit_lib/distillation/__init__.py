@@ -1,6 +1,6 @@
 """Distillation of a small student from a large teacher and a detector's features."""
 
-from fervit_lib.distillation.cache import BoundedCache, content_key
+from fervit_lib.distillation.cache import BoundedCache
 from fervit_lib.distillation.compare import (
     build_ablations,
     choose_student,

@@ -1,27 +1,9 @@
-"""A cache of tensors, keyed by content and bounded in bytes."""
+"""A cache of tensors, bounded in bytes."""
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Hashable
 
-import torch
-from torch import Tensor, nn
-
-
-def content_key(*parts: Tensor | bytes) -> str:
-    """Hash dtype, shape and values of tensors, and bytes, to 32 hex digits."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        if isinstance(part, Tensor):
-            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
-            part = part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def model_key(model: nn.Module) -> str:
-    """Hash a model's parameters and buffers."""
-    return content_key(*model.state_dict().values())
+from torch import Tensor
 
 
 class BoundedCache:

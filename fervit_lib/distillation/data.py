@@ -20,9 +20,10 @@ from fervit_lib.datasets import (
     load_people,
     resize_image_and_mask,
 )
-from fervit_lib.distillation.cache import BoundedCache, content_key
+from fervit_lib.distillation.cache import BoundedCache
 from fervit_lib.models.segmentation import MEAN, STRIDE, normalise
 from fervit_lib.system import distributed
+from fervit_lib.system.checkpoints import content_key
 from fervit_lib.system.names import check_range
 from fervit_lib.system.prefetch import PrefetchPool
 from fervit_lib.system.runtime import cpu_count

@@ -8,8 +8,8 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from fervit_lib.distillation.cache import content_key
 from fervit_lib.models.segmentation import denormalise
+from fervit_lib.system.checkpoints import content_key
 from fervit_lib.system.errors import explain_read_error
 from fervit_lib.system.runtime import display_path, resolve
 

@@ -10,13 +10,14 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from torch import Tensor, nn
 
-from fervit_lib.distillation.cache import BoundedCache, model_key
+from fervit_lib.distillation.cache import BoundedCache
 from fervit_lib.distillation.data import CountEpochs
 from fervit_lib.distillation.features import OnnxFeatures
 from fervit_lib.distillation.losses import TERMS, DistillLoss, LossWeights, temperature_at
 from fervit_lib.distillation.metrics import all_metrics
 from fervit_lib.distillation.student import TappedStudent, frozen_groups, parameter_groups
 from fervit_lib.models.segmentation import freeze
+from fervit_lib.system.checkpoints import model_key
 from fervit_lib.training import FitBar, OptimConfig, ParameterGroup, build_learner
 
 MONITOR = "fg_iou"

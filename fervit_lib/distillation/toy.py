@@ -12,7 +12,6 @@ from timm.layers import ConvNormAct
 from torch import Tensor, nn
 
 from fervit_lib.datasets import IGNORE
-from fervit_lib.distillation.cache import content_key
 from fervit_lib.distillation.data import CountEpochs
 from fervit_lib.distillation.learner import Targets, build_distiller
 from fervit_lib.distillation.losses import LossWeights
@@ -21,6 +20,7 @@ from fervit_lib.models import write_onnx
 from fervit_lib.models.segmentation import build_segmenter, denormalise, save_teacher
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import read_json, write_json
+from fervit_lib.system.checkpoints import content_key
 from fervit_lib.system.identity import digest
 from fervit_lib.system.runtime import seed_everything
 from fervit_lib.training import STRATEGIES, FitBar, OptimConfig, build_learner, fit, single_group

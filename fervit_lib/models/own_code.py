@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import functools
-import hashlib
 import linecache
 import symtable
 import sys
@@ -12,6 +11,8 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from torch import nn
+
+from fervit_lib.system.checkpoints import model_key
 
 HEADER = (
     "# Code of the notebook that trained the model beside this file. Nothing runs it unless a\n"
@@ -80,8 +81,7 @@ def describe_object(item: Any) -> str:
 def _describe_value(value: Any) -> str:
     """A constant, the fields of a dataclass or the hash of weights; empty for anything else."""
     if isinstance(value, nn.Module):
-        weights = [part.detach().cpu().double().numpy() for part in value.state_dict().values()]
-        return hashlib.sha256(b"".join(part.tobytes() for part in weights)).hexdigest()
+        return model_key(value)
     if _is_constant(value) or dataclasses.is_dataclass(value):
         return repr(value)
     return ""

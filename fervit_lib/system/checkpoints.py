@@ -1,5 +1,6 @@
-"""Save and load weights with their metadata as safetensors files."""
+"""Save and load weights with their metadata as safetensors files; hash tensors."""
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fervit_lib.system import distributed
 from fervit_lib.system.atomic import atomic_write, json_default
@@ -73,3 +74,19 @@ def load_checkpoint(
             del metadata["checksum"]
             names = file.keys()  # `file` itself cannot be iterated over
             return {name: file.get_tensor(name) for name in names}, metadata
+
+
+def content_key(*parts: Tensor | bytes) -> str:
+    """Hash dtype, shape and values of tensors, and bytes, to 32 hex digits."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        if isinstance(part, Tensor):
+            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            part = part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def model_key(model: nn.Module) -> str:
+    """Hash a model's parameters and buffers."""
+    return content_key(*model.state_dict().values())

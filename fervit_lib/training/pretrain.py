@@ -1,6 +1,5 @@
 """Pretrain a ViT on unlabelled inputs by masked-token modelling."""
 
-import hashlib
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from fervit_lib.models import MaskedAutoencoder
 from fervit_lib.models.layers import without_adapters
 from fervit_lib.system import distributed
-from fervit_lib.system.checkpoints import load_checkpoint, save_checkpoint
+from fervit_lib.system.checkpoints import content_key, load_checkpoint, save_checkpoint
 from fervit_lib.system.locks import hold_lock
 from fervit_lib.system.runtime import seed_everything
 from fervit_lib.training.callbacks import FitBar
@@ -115,14 +114,10 @@ def _fit(
 
 @distributed.rank_zero_only  # all ranks must agree on it
 def _digest(masked: MaskedAutoencoder, dls: DataLoaders, made_by: dict) -> str:
-    digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode())
-    for tensor in masked.state_dict().values():
-        digest.update(tensor.cpu().contiguous().numpy())
-    for view in (*dls.train.views, *dls.valid.views):
-        digest.update(str(tuple(view.shape)).encode())
-        for part in view.split(SAMPLE):
-            digest.update(part.cpu().contiguous().numpy())
-    return digest.hexdigest()
+    settings = json.dumps(made_by, sort_keys=True).encode()
+    views = (*dls.train.views, *dls.valid.views)
+    inputs = (content_key(part).encode() for view in views for part in view.split(SAMPLE))
+    return content_key(settings, *masked.state_dict().values(), *inputs)
 
 
 def _sample(batches: TensorBatches) -> Tensor:

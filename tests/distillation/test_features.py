@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from fervit_lib.distillation import OnnxFeatures, content_key
-from fervit_lib.distillation.cache import BoundedCache, model_key
+from fervit_lib.distillation import BoundedCache, OnnxFeatures
 from fervit_lib.distillation.features import cut_graph
 from fervit_lib.models.segmentation import denormalise
+from fervit_lib.system.checkpoints import content_key, model_key
 
 MIDDLE = "/0/Conv_output_0"
 CPU = torch.device("cpu")
