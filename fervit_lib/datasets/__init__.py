@@ -18,5 +18,5 @@ from fervit_lib.datasets.fer_plus import load_votes, majority_labels, soft_label
 from fervit_lib.datasets.people import PeopleDataset, load_people, resize_image_and_mask
 from fervit_lib.datasets.skipped import NO_FACE, list_skipped
 from fervit_lib.datasets.splits import SPLITS, Protocol, describe_splits, move_to_train, val_mask
-from fervit_lib.datasets.toy_faces import draw_toy_faces
+from fervit_lib.datasets.toy_faces import draw_toy_faces, toy_face
 from fervit_lib.datasets.toy_people import draw_toy_people

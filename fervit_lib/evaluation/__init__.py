@@ -18,6 +18,7 @@ from fervit_lib.evaluation.predict import (
     Predictions,
     codes_of,
     find_decoder,
+    find_encoder,
     load_predictor,
     load_predictors,
     predict_probs,
