@@ -63,7 +63,17 @@ class PeopleDataset:
         else:
             name = f"{path}: the annotations"
             values = mask.draw(str(path))
-        values = _turn_mask(values, image, name)
+        # A mask that was drawn on the pixels as stored is turned as the image was. It is recognised
+        # by its shape, so only if it is rotated by 90°.
+        if values.shape[::-1] != image.size:
+            stored = Image.fromarray(values)
+            stored.info["exif"] = image.info["stored_exif"]
+            values = np.asarray(ImageOps.exif_transpose(stored))
+        if values.shape[::-1] != image.size:
+            raise ValueError(
+                f"{name}: {values.shape[1]}x{values.shape[0]} pixels, expected {image.width}x"
+                f"{image.height} as its image; draw it again at the size of the image"
+            )
         if not self.allow_empty and not (values == 1).any():
             raise ValueError(
                 f"{name}: no pixel of a person in it, expected at least one; mark the person, "
@@ -250,24 +260,6 @@ def _read_mask(path: Path) -> np.ndarray:
     if set(np.unique(grey)) <= {0, 1, IGNORE} and (grey == 1).any():
         return grey.astype(np.uint8)
     return (grey > (127 if grey.max() <= 255 else grey.max() / 2)).astype(np.uint8)
-
-
-def _turn_mask(mask: np.ndarray, image: Image.Image, name: str) -> np.ndarray:
-    """The mask (H, W) of an image that `read_image` has turned.
-
-    A mask that was drawn on the pixels as stored is turned as the image was. It is recognised by
-    its shape, so only if it is rotated by 90°.
-    """
-    if mask.shape[::-1] != image.size:
-        stored = Image.fromarray(mask)
-        stored.info["exif"] = image.info["stored_exif"]
-        mask = np.asarray(ImageOps.exif_transpose(stored))
-    if mask.shape[::-1] != image.size:
-        raise ValueError(
-            f"{name}: {mask.shape[1]}x{mask.shape[0]} pixels, expected {image.size[0]}x"
-            f"{image.size[1]} as its image; draw it again at the size of the image"
-        )
-    return mask
 
 
 def resize_image_and_mask(
