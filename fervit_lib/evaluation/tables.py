@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fervit_lib.evaluation.evaluate import EvaluatedRun
-from fervit_lib.system.atomic import atomic_write, write_json, write_text
+from fervit_lib.system.atomic import write_json, write_text
 
 MAX_CONFUSION = 100
 # Columns of the LaTeX table: heading, factor to its unit, format.
@@ -85,8 +85,7 @@ def write_results(
     names = ("evaluation_results.json", "comparison.csv", "comparison.tex")
     paths = [folder / name for name in names]
     write_json(paths[0], content)
-    with atomic_write(paths[1]) as temporary:
-        runs.to_csv(temporary, index=False)
+    write_text(paths[1], runs.to_csv(index=False))
     write_text(paths[2], _latex_table(runs))
     return paths
 

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import plotly.io
 from plotly.offline import get_plotlyjs
 
-from fervit_lib.system.atomic import atomic_write, write_text
+from fervit_lib.system.atomic import write_text
 
 # Okabe and Ito (2008): distinguishable with any colour vision. Yellow is faint on white, so it
 # comes last.
@@ -231,6 +231,5 @@ def write_figure(figure: go.Figure, path: Path) -> Path:
     script = path.with_name("plotly.min.js")
     # plotly's own way to share it keeps the script of an earlier version.
     write_text(script, get_plotlyjs())
-    with atomic_write(path) as temporary:
-        figure.write_html(temporary, include_plotlyjs=script.name, config=CONFIG)
+    write_text(path, figure.to_html(include_plotlyjs=script.name, config=CONFIG))
     return path

@@ -15,7 +15,7 @@ from fastai.learner import Learner
 from torch import Tensor
 
 from fervit_lib.system import distributed
-from fervit_lib.system.atomic import atomic_write
+from fervit_lib.system.atomic import write_text
 from fervit_lib.system.errors import explain_write_error
 from fervit_lib.system.progress import progress
 
@@ -164,8 +164,7 @@ class Curves(RowsCallback):
         with explain_write_error(folder):
             folder.mkdir(parents=True, exist_ok=True)
             write_events(folder / "events.out.tfevents", self.rows)
-        with atomic_write(self.folder / "metrics.csv") as temporary:
-            pd.DataFrame(self.rows).to_csv(temporary, index=False)
+        write_text(self.folder / "metrics.csv", pd.DataFrame(self.rows).to_csv(index=False))
 
 
 def write_events(file: Path, rows: Sequence[Mapping[str, float]]) -> None:
