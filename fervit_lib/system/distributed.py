@@ -30,11 +30,6 @@ def rank() -> int:
     return int(os.environ.get("RANK", 0)) if world_size() > 1 else 0
 
 
-def local_rank() -> int:
-    """Number of this process among those on the same machine, which is the number of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", 0))
-
-
 @cache
 def init_process_group() -> None:
     """Connect the ranks, once: gloo for tensors in memory, NCCL for tensors on GPUs."""

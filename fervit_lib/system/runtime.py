@@ -79,8 +79,9 @@ def get_device(name: str = "auto") -> torch.device:
             f"or 'cpu'"
         )
     if device == torch.device("cuda") and distributed.world_size() > 1:
-        # Without an index, all processes would share the first GPU.
-        device = torch.device("cuda", distributed.local_rank())
+        # The number of this process among those on the same machine: without an index, all would
+        # share the first GPU.
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
     return device
 
