@@ -57,7 +57,7 @@ class Comparison:
 
 def _on_subset(run: Run) -> bool:
     parameters = run.config["parameters"]
-    return parameters.get("data_fraction", 1) < 1 or parameters.get("shots", 0) > 0
+    return parameters["data_fraction"] < 1 or parameters["shots"] > 0
 
 
 def runs_to_compare(
