@@ -199,7 +199,7 @@ EDITS = {
         ),
         line_after(
             "fervit_lib/models/create.py",
-            "APPROACHES: dict[str, type[ExpressionModel]] = {",
+            "APPROACHES = {",
             '    "latent_mean": LatentMean,',
         ),
         Edit(
@@ -211,7 +211,7 @@ EDITS = {
     "a strategy": [
         line_after(
             "fervit_lib/training/strategies.py",
-            "STRATEGIES: dict[str, Strategy] = {",
+            "STRATEGIES = {",
             '    "both_ends": Strategy(("input_proj", "head"), lr=1e-2),',
         ),
         Edit("notebooks/02_train.ipynb", "[Strategy] full, both_ends,", "[Strategy] full,"),
