@@ -10,6 +10,7 @@ _LATENCY = {
     "latency_p50_ms": ("latency p50 (ms)", "{:.2f}"),
     "latency_p95_ms": ("latency p95 (ms)", "{:.2f}"),
 }
+_INTERVAL = {"low": ("95% CI low", "{:.1%}"), "high": ("95% CI high", "{:.1%}")}
 _ACCURACY = {
     "accuracy": ("accuracy", "{:.1%}"),
     "accuracy_low": ("95% CI low", "{:.1%}"),
@@ -104,18 +105,17 @@ TABLES: dict[str, dict[str, Column]] = {  # name: {column: heading and format}
         "run": "run",
         "all": ("all test faces", "{:.1%}"),
         "part": ("without duplicates", "{:.1%}"),
-        "low": ("95% CI low", "{:.1%}"),
-        "high": ("95% CI high", "{:.1%}"),
+        **_INTERVAL,
         "faces": "n (faces)",
     },
     "reconstruction": {
-        **_RUN,
+        "run": "run",
         "photographs": ("accuracy on photographs", "{:.1%}"),
         "reconstructions": ("on reconstructions", "{:.1%}"),
         "differ": ("read differently", "{:.1%}"),
         **_INTERVAL,
         "chance": ("differently by chance", "{:.1%}"),
-        **_FACES,
+        "faces": "n (faces)",
     },
     "votes": {
         "run": "run",
