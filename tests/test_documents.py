@@ -177,17 +177,19 @@ def test_by_hand(lab: Path) -> None:
     )
     face = next((lab / "data" / "toy" / "test").rglob("*.png"))
     shutil.copy(face, lab / "face.png")
-    [snippet] = fences(README, "python")
+    snippet = "\n".join(fences(README, "python"))
     snippet = snippet.replace("reports/demo/", "reports/mine/")  # the run of the command above
     told = run(
         [
             ".venv/bin/python",
             "-c",
-            f"{snippet}\nprint(list(prediction.table), tuple(prediction.codes.shape))",
+            f"{snippet}\nprint(list(prediction.table), tuple(prediction.codes.shape))\n"
+            "print(tuple(directions.shape), tuple(happier.shape))",
         ],
         lab,
     )
     assert "['emotion', 'confidence', 'angry'" in told and "(1, 18, 512)" in told
+    assert "(7, 18, 512) (10, 18, 512)" in told
 
 
 def test_codes_of_earlier_tools(lab: Path) -> None:
