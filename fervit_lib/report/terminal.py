@@ -81,10 +81,11 @@ def headlines(results: Iterable[Path]) -> list[str]:
     """The main results in words: the best model, what pretraining adds, the student that ships.
 
     Args:
-        results: `result.json` of 04_evaluate and of 03_distill.
+        results: `result.json` of 04_evaluate and of 03_distill; those that are missing are left
+            out, as Snakemake runs only some steps with `--until`.
     """
     lines = []
-    for path in results:
+    for path in filter(Path.is_file, results):
         try:
             check_checksum(path, required=False)
             result = json.loads(path.read_text("utf-8"))

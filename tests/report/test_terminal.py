@@ -101,6 +101,7 @@ class TestHeadlines:
 
     def test_steps_that_an_experiment_lacks(self, tmp_path: Path) -> None:
         assert terminal.headlines([]) == []
+        assert terminal.headlines([tmp_path / "missing.json"]) == []  # `make sweep` only encodes
         write_json(tmp_path / "result.json", {"runs": [self.row("a", 0.5)]})
         assert len(terminal.headlines([tmp_path / "result.json"])) == 1
 
