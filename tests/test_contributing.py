@@ -243,10 +243,11 @@ EDITS = {
     ],
     "a figure": [
         Edit("fervit_lib/figures/lengths.py", FIGURE),
-        line_after(
+        Edit(
             "fervit_lib/figures/__init__.py",
-            "from fervit_lib.figures.faces import contact_sheet, picture_grid, plot_class_counts",
-            "from fervit_lib.figures.lengths import plot_code_lengths",
+            "from fervit_lib.figures.lengths import plot_code_lengths\n"
+            "from fervit_lib.figures.tables import format_p, style_table\n",
+            "from fervit_lib.figures.tables import format_p, style_table\n",
         ),
         Edit(
             "notebooks/01_encode.ipynb",
