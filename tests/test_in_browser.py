@@ -49,7 +49,7 @@ from fervit_lib.notebook.what_if import WhatIf
 decoder = Autoencoder(32).eval()
 decoder.fit(torch.rand(60, 3, 32, 32))
 run = ExaminedRun("run", model, ("angry", "happy", "sad"), *faces)
-WhatIf(run, decoder, torch.randn(3, 18, 512), range(4))
+WhatIf(run, decoder, dict(enumerate(torch.randn(3, 18, 512))), range(4))
 """
 # Sum of squares of the last visible heat map; plotly stores its numbers as arrays or typed arrays.
 SUM_OF_SQUARES = """(() => {

@@ -10,6 +10,7 @@ from fervit_lib.encoders.decode import (
     decode_bands,
     decode_images,
     decode_pixels,
+    draws_slowly,
     load_decoder,
     reconstruction_errors,
 )

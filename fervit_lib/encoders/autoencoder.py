@@ -230,6 +230,7 @@ def load_autoencoder(path: Path) -> Autoencoder:
         )
     remedy = "remove it and run 01_encode, which computes one"
     with explain_read_error(path, "not the weights of this autoencoder", remedy):
-        model = Autoencoder(metadata["img_size"])
+        with torch.random.fork_rng(devices=[]):  # a training that shows pictures draws the same
+            model = Autoencoder(metadata["img_size"])
         model.load_state_dict(tensors)
     return model.eval()

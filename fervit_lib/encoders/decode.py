@@ -30,6 +30,11 @@ def load_decoder(checkpoint: Path, kind: str) -> Any:
     return load_autoencoder(checkpoint) if kind == "autoencoder" else load_generator(checkpoint)
 
 
+def draws_slowly(decoder: Any) -> bool:
+    """Whether a picture takes seconds: by a generator on a CPU."""
+    return isinstance(decoder, Generator) and decoder.mean_code.device.type == "cpu"
+
+
 @torch.inference_mode()
 def decode_images(decoder: Any, codes: Tensor, size: int | None = None) -> list[Image.Image]:
     """The images that a decoder makes of codes (B, num_layers, 512).
@@ -59,16 +64,18 @@ def decode_pixels(decoder: Any, codes: Tensor, side: int) -> Tensor:
     return torch.cat(parts)
 
 
-def decode_bands(decoder: Any, codes: Tensor) -> dict[str, list[Image.Image]]:
+def decode_bands(
+    decoder: Any, codes: Tensor, size: int | None = None
+) -> dict[str, list[Image.Image]]:
     """What the layers of codes (B, num_layers, 512) add: coarse alone, + middle, + fine.
 
-    The other layers are those of the mean code.
+    The other layers are those of the mean code. For `size` see `decode_images`.
     """
     rows = {}
     for name, band in BANDS.items():
         part = decoder.mean_code.to(codes).repeat(len(codes), 1, 1)
         part[:, : band.stop] = codes[:, : band.stop]
-        rows[name if name == "coarse" else f"+ {name}"] = decode_images(decoder, part)
+        rows[name if name == "coarse" else f"+ {name}"] = decode_images(decoder, part, size)
     return rows
 
 

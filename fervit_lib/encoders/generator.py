@@ -75,7 +75,7 @@ class ModulatedConv(nn.Module):
     def forward(self, x: Tensor, style: Tensor, demodulate: bool = True) -> Tensor:
         weight = self.weight[0]
         # (B, in_channels), with the factor of the equalised learning rate.
-        scale = self.modulation(style) / math.sqrt(weight[0].numel())
+        scale = self.modulation(style).to(x) / math.sqrt(weight[0].numel())
         x = x * scale[..., None, None]
         if self.blur is None:
             x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
@@ -168,7 +168,7 @@ class Generator(nn.Module):
                 f"{tuple(w_plus.shape)}; give codes of this generator's encoder"
             )
         start = self.input["input"]
-        styles = w_plus.to(start).unbind(1)
+        styles = w_plus.to(start.device, torch.float32).unbind(1)
         noise = list(self.noises.buffers())
         # Convolutions keep this layout, and take less time in it on a CPU.
         start = start.repeat(len(w_plus), 1, 1, 1).contiguous(memory_format=torch.channels_last)
@@ -183,6 +183,14 @@ class Generator(nn.Module):
             x = self.convs[2 * i + 1](x, styles[first + 1], noise[first + 1])
             picture = to_rgb(x, styles[first + 2], picture)
         return picture.float()
+
+    def to_bfloat16(self) -> None:
+        """Compute in bf16, but for what reads a code: rounded codes would hide small changes."""
+        for part in self.children():  # not the mean code, a buffer of its own
+            part.bfloat16()
+        for part in self.modules():
+            if isinstance(part, ModulatedConv):
+                part.modulation.float()
 
     def decode(self, w_plus: Tensor) -> Tensor:
         """Pictures (B, 3, 256, 256) of codes, from all layers, at the size that encoders read."""

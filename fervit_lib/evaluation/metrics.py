@@ -29,11 +29,13 @@ def summary_metrics(labels: np.ndarray, predicted: np.ndarray) -> dict[str, floa
 def class_roc_auc(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
     """(C,) area under the ROC curve of each class against the rest.
 
-    NaN for a class that no face, or every face, belongs to. The mean over classes is
-    scikit-learn's `multi_class="ovr", average="macro"`.
+    NaN for a class that no face, or every face, belongs to, and for all if a probability is NaN.
+    The mean over classes is scikit-learn's `multi_class="ovr", average="macro"`.
     """
     from sklearn.metrics import roc_auc_score
 
+    if np.isnan(probs).any():
+        return np.full(probs.shape[1], np.nan)
     is_class = np.eye(probs.shape[1], dtype=bool)[labels]  # (N, C)
     with warnings.catch_warnings(action="ignore"):  # of a class that gets NaN
         return roc_auc_score(is_class, probs, average=None)

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from fervit_lib.datasets import FaceCrop, face_crop
 from fervit_lib.datasets.image_files import read_image, to_grey_or_rgb
-from fervit_lib.encoders import LargestBatch, images_to_tensor, load_decoder, load_encoder
+from fervit_lib.encoders import (
+    LargestBatch,
+    encoder_dtype,
+    images_to_tensor,
+    load_decoder,
+    load_encoder,
+    prepare_encoder,
+)
 from fervit_lib.encoders.generator import Generator
 from fervit_lib.inputs import images_to_pixels, pixel_side
 from fervit_lib.latents import LatentStore, store_identity
@@ -136,8 +143,9 @@ class Encoder:
         starts = range(0, len(images), 128)
         for start in progress(starts, desc="encode", unit=" batches"):
             aligned = [self.align(image) for image in images[start : start + 128]]
-            batch = images_to_tensor(aligned, self.network.img_size).to(device)
-            codes.append(largest.encode(batch).cpu())
+            batch = images_to_tensor(aligned, self.network.img_size)
+            batch = batch.to(device, encoder_dtype(self.network))
+            codes.append(largest.encode(batch).float().cpu())
         return torch.cat(codes)
 
 
@@ -171,7 +179,10 @@ def find_encoder(latents: Path, device: torch.device) -> Encoder:
         ValueError: the checkpoint has changed since.
     """
     store = LatentStore.open(latents, "test")
-    network = load_encoder(_find_checkpoint(store), store.encoder).to(device)
+    # In the precision of the codes, which is also the faster one.
+    dtype = store.made_by.get("settings", {}).get("dtype", "float32")
+    network = load_encoder(_find_checkpoint(store), store.encoder)
+    network = prepare_encoder(network, device, dtype=dtype)
     if store.encoder.startswith("restyle"):
         network.iterations = store.made_by["settings"]["iterations"]
     align = face_crop(store.made_by["landmarks"], store.made_by.get("misses", "whole"))
@@ -188,8 +199,7 @@ def find_decoder(latents: Path, device: torch.device) -> nn.Module | None:
         store = LatentStore.open(latents, "test")
         decoder = load_decoder(_find_checkpoint(store), store.encoder)
         if isinstance(decoder, Generator) and has_fast_bf16(device):
-            for part in decoder.children():  # not the mean code, a buffer of its own
-                part.bfloat16()
+            decoder.to_bfloat16()
         return decoder.to(device)
     except (FileNotFoundError, ValueError) as error:
         print(f"No pictures from codes: {error}")

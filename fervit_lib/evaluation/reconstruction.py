@@ -35,8 +35,8 @@ def read_reconstructions(
     Of a cross-validation, the faces of the first fold.
 
     Args:
-        num_faces: at most, the same share of each class; of StyleGAN2, which takes seconds per
-            picture on a CPU, at most 32 there and 256 on a GPU.
+        num_faces: about, the same share of each class and at least one face; of StyleGAN2, which
+            takes seconds per picture on a CPU, 32 there and 256 on a GPU.
 
     Returns:
         By variant, one row per face: index (in the test split), label, photograph, reconstruction;

@@ -1,11 +1,11 @@
-"""Directions in `w+` that change the expression of a face, and what to hold them against.
+"""Directions in `w+` that change the expression of a face, and their controls.
 
 InterFaceGAN (Shen et al. 2020) fits one vector of 512 on codes drawn from the generator's W, and
 moves all layers by it. Here each layer has a vector of its own, fitted on labelled codes of
-photographs: a departure, as such codes need not lie in W.
+photographs. Such codes need not lie in W.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -32,15 +32,20 @@ def expression_directions(
     In each layer the direction of a ridge regression of "of this class or not" on the codes, with
     a large penalty: what tells classes apart best is not what differs most between them (Haufe et
     al. 2014). Its length is that between the means of the class and of all other faces along it,
-    so that a step of 1 takes the one to the other. A class without faces has zeros.
+    so that a step of 1 takes the one to the other. A class of no faces, or of all, has zeros.
 
     Args:
         store: training faces only.
         seed: permute the labels: random directions, as spread as the codes are, of the same length
             in each layer. They are the control.
         faces: (n,) indices of those to use; None: all.
+
+    Raises:
+        ValueError: no faces.
     """
     faces = np.arange(len(store)) if faces is None else faces
+    if not len(faces):
+        raise ValueError("faces: expected at least one training face, got none; give more")
     codes = store.rows.subset(faces)
     one_hot = F.one_hot(store.labels[faces], len(store.classes)).float()
     fitted = _fit_directions(codes, one_hot)
@@ -68,11 +73,12 @@ def _fit_directions(rows: MappedRows, one_hot: Tensor) -> Tensor:
     variance = covariance.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-4)
     penalty = PENALTY * variance[:, None, None] * torch.eye(covariance.shape[-1])
     others = (total - sums) / (len(one_hot) - counts).clamp(min=1)
-    apart = (sums / counts.clamp(min=1) - others) * (counts > 0)  # (layers, num_classes, dim)
+    is_defined = (counts > 0) & (counts < len(one_hot))
+    difference = (sums / counts.clamp(min=1) - others) * is_defined  # (layers, num_classes, dim)
     # By Cholesky: torch's LU of a batch of matrices hangs in a forked kernel, with MKL.
-    weights = torch.cholesky_solve(apart.mT, torch.linalg.cholesky(covariance + penalty)).mT
+    weights = torch.cholesky_solve(difference.mT, torch.linalg.cholesky(covariance + penalty)).mT
     weights = F.normalize(weights, dim=-1)
-    return ((weights * apart).sum(-1, keepdim=True) * weights).transpose(0, 1).contiguous()
+    return ((weights * difference).sum(-1, keepdim=True) * weights).transpose(0, 1).contiguous()
 
 
 def limit_to(directions: Tensor, layers: Sequence[int]) -> Tensor:
@@ -105,14 +111,14 @@ def direction_response(
     predict: Predict,
     codes: Tensor,
     labels: np.ndarray,
-    directions: Tensor,
+    directions: Mapping[int, Tensor],
     strengths: Sequence[float] = STRENGTHS,
 ) -> pd.DataFrame:
-    """How a classifier responds to faces that are moved to each class, those of other classes.
+    """How a classifier responds to faces that are moved to a class, those of the other classes.
 
     Args:
         predict: best a model that is independent of the codes: one that reads pictures of them.
-        directions: (num_classes, layers, dim).
+        directions: (layers, dim) of some classes, by their indices.
         strengths: steps along a direction, ascending.
 
     Returns:
@@ -120,41 +126,44 @@ def direction_response(
         the share of steps in which it rises: 1 for a monotonic response. NaN without faces of
         other classes.
     """
-    rows = []
-    for label, direction in enumerate(directions):
+    rows = {}
+    for label, direction in directions.items():
         others = codes[torch.from_numpy(labels) != label]
         probs = [predict(others + s * direction)[:, label] for s in strengths if len(others)]
-        rising = np.diff(probs, axis=0) > 0
-        row = [*np.mean(probs, axis=1), rising.mean()] if probs else [np.nan] * (len(strengths) + 1)
-        rows.append(row)
-    return pd.DataFrame(rows, columns=[*strengths, "rising"])
+        rising = np.diff(probs, axis=0) > 0 if len(probs) > 1 else np.empty(0)
+        means = np.mean(probs, axis=1) if probs else [np.nan] * len(strengths)
+        rows[label] = [*means, rising.mean() if rising.size else np.nan]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[*strengths, "rising"])
 
 
 @torch.inference_mode()
 def change_elsewhere(
-    encoder: nn.Module, decoder: nn.Module, codes: Tensor, direction: Tensor
-) -> float:
-    """How much of a face changes that a direction leaves alone: content of the person, not of the
-    expression.
+    encoder: nn.Module, decoder: nn.Module, codes: Tensor, directions: Mapping[int, Tensor]
+) -> list[float]:
+    """How much the layers change that a direction does not move: content of the person.
 
-    The pictures of codes (n, layers, dim) and of moved codes are encoded again. Compared are the
-    layers that `direction` (layers, dim) does not move.
+    The pictures of codes (n, layers, dim) and of moved codes are encoded again.
+
+    Args:
+        directions: (layers, dim) of some classes, all of which move the same layers.
 
     Returns:
-        The mean distance, in mean distances of two of the faces: 0 for unchanged, 1 for another
-        person. NaN if the direction moves all layers.
+        Per direction the mean distance, in mean distances of two of the faces: 0 for unchanged, 1
+        for another person. NaN with a single face, or if a direction moves all layers.
     """
     dtype, device = encoder_dtype(encoder), decoder.mean_code.device
-    fixed = ~direction.any(-1)
 
     def encode_again(codes: Tensor) -> Tensor:
         parts = codes.to(device).split(32)
-        drawn = [encoder(decoder.decode(part).to(dtype)).float() for part in parts]
-        return torch.cat(drawn)[:, fixed.to(device)].flatten(1)
+        return torch.cat([encoder(decoder.decode(part).to(dtype)).float() for part in parts]).cpu()
 
     before = encode_again(codes)
-    change = (encode_again(codes + direction) - before).norm(dim=1)
-    return float(change.mean() / F.pdist(before).mean())
+    changes = []
+    for direction in directions.values():
+        fixed = ~direction.any(-1)
+        change = (encode_again(codes + direction) - before)[:, fixed].norm(dim=(1, 2)).mean()
+        changes.append(float(change / F.pdist(before[:, fixed].flatten(1)).mean()))
+    return changes
 
 
 def change_in_region(before: Tensor, after: Tensor, region: np.ndarray) -> float:

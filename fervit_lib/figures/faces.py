@@ -83,6 +83,7 @@ def flip_through(pictures: Mapping[str, Image.Image], title: str, name: str) -> 
         pictures: by the label of the slider's step.
         name: of what the slider changes.
     """
+    require(len(pictures) > 0, "pictures", "at least one picture", "none")
     sources = []
     for picture in pictures.values():
         file = io.BytesIO()

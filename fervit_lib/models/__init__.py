@@ -13,7 +13,9 @@ from fervit_lib.models.create import (
     trained_on,
 )
 from fervit_lib.models.export import write_onnx
+from fervit_lib.models.hybrid_vit import HybridLatentViT
 from fervit_lib.models.image_vit import ImageModel
+from fervit_lib.models.latent_cnn import LatentCNN
 from fervit_lib.models.latent_vit import LatentViT
 from fervit_lib.models.masked import MaskedAutoencoder
 from fervit_lib.models.own_code import describe_object

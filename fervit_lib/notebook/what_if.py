@@ -4,7 +4,7 @@ import asyncio
 import base64
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ipywidgets as widgets
@@ -29,19 +29,26 @@ class WhatIf:
     Args:
         run: of a model over codes.
         decoder: draws them, see `encoders.load_decoder`.
-        directions: (num_classes, layers, dim), see `explain.expression_directions`.
+        directions: (layers, dim) of some classes by their indices, see
+            `explain.expression_directions`.
         faces: indices of the faces to select from.
     """
 
     def __init__(
-        self, run: ExaminedRun, decoder: Any, directions: Tensor, faces: Sequence[int]
+        self,
+        run: ExaminedRun,
+        decoder: Any,
+        directions: Mapping[int, Tensor],
+        faces: Sequence[int],
     ) -> None:
         self.run, self.decoder, self.directions = run, decoder, directions
         self.flip: Tensor | None = None  # the code of the smallest change, while it is shown
+        self.length = ""  # of that change
+        self.milliseconds: dict[int, float] = {}  # of the latest picture of each size
         self.timer: asyncio.TimerHandle | None = None
         self.updating = False  # while several controls change, so that one picture is drawn
         self.face = face_menu(run, faces)
-        self.emotions = [self._slider(name, 0.0, -3.0, 3.0) for name in run.classes]
+        self.emotions = {i: self._slider(run.classes[i], 0.0, -3.0, 3.0) for i in directions}
         self.layers = layer_bands(len(run.mean_code))
         self.bands = {band: self._slider(band, 1.0, 0.0, 1.0) for band in self.layers}
         self.reset = widgets.Button(description="reset", tooltip="all emotions to 0")
@@ -60,7 +67,7 @@ class WhatIf:
         self.smallest.on_click(lambda _: self.show_smallest_change())
         wide = widgets.Layout(flex="1 1 320px", min_width="300px")
         heading = widgets.HTML("<b>steps towards an emotion</b>, in the bands below")
-        controls = [self.face, heading, *self.emotions, *self.bands.values()]
+        controls = [self.face, heading, *self.emotions.values(), *self.bands.values()]
         buttons = widgets.HBox([self.reset, self.smallest])
         boxes = [
             widgets.VBox([*controls, buttons], layout=wide),
@@ -99,16 +106,17 @@ class WhatIf:
         """The changed code (1, layers, dim)."""
         if self.flip is not None:
             return self.flip
-        steps = torch.tensor([slider.value for slider in self.emotions])
-        change = torch.einsum("c,cld->ld", steps, self.directions)
+        change = torch.zeros_like(self.run.codes[0])
+        for label, slider in self.emotions.items():
+            change += slider.value * self.directions[label]
         for band, layers in self.layers.items():
-            change[layers] *= self.bands[band].value
+            change[list(layers)] *= self.bands[band].value
         return self.run.codes[[self.face.value]] + change
 
     def reset_emotions(self) -> None:
         """Set every emotion's slider to 0, and draw nothing."""
         self.updating = True
-        for slider in self.emotions:
+        for slider in self.emotions.values():
             slider.value = 0.0
         self.updating = False
 
@@ -123,10 +131,8 @@ class WhatIf:
             return
         self.flip = None
         self.draw(self.preview)
-        if self.timer:
-            self.timer.cancel()
         if self.preview != self.sizes[-1]:
-            loop = asyncio.get_event_loop()
+            loop = asyncio.get_running_loop()
             self.timer = loop.call_later(REST_SECONDS, self.draw, self.sizes[-1])
 
     def show_smallest_change(self) -> None:
@@ -139,21 +145,22 @@ class WhatIf:
             return
         self.reset_emotions()
         self.flip = flip
+        share = (flip - code).norm().item() / face_distance(self.run.codes, layers)
+        self.length = f"; this change has {share:.1%} of the median distance of two faces"
         self.draw(self.sizes[-1])
-        share = (flip - code).norm().item() / face_distance(self.run.codes[:200], layers)
-        self.text.value += (
-            f"<br>length of this change: {share:.1%} of the median distance of two faces"
-        )
 
     def draw(self, size: int) -> None:
         """Draw both pictures at a size, and show what the model reads."""
+        if self.timer:
+            self.timer.cancel()
         codes = torch.cat([self.run.codes[[self.face.value]], self.code])
         start = time.perf_counter()
         changed = decode_images(self.decoder, codes[1:], size)
-        milliseconds = 1000 * (time.perf_counter() - start)
+        self.milliseconds[size] = 1000 * (time.perf_counter() - start)
         pictures = decode_images(self.decoder, codes[:1], size) + changed
         self.picture.value = "".join(map(_as_html, pictures, ("the face", "the changed face")))
-        self.text.value = f"{size} px, drawn in {milliseconds:.0f} ms"
+        times = [f"{side} px in {ms:.0f} ms" for side, ms in self.milliseconds.items()]
+        self.text.value = ", ".join(times) + (self.length if self.flip is not None else "")
         with self.probs.batch_update():
             for trace, probs in zip(self.probs.data, self.run.predict(codes), strict=True):
                 trace.x = probs

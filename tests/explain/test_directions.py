@@ -157,15 +157,17 @@ def test_a_linear_classifier_rises_along_its_own_weights_and_not_along_others() 
         return (codes.flatten(1) @ weights.flatten(1).T).softmax(1).numpy()
 
     codes, labels = torch.randn(30, 18, 512), np.arange(30) % 3
-    response = direction_response(predict, codes, labels, 2 * weights)
+    response = direction_response(predict, codes, labels, dict(enumerate(2 * weights)))
     assert (response["rising"] == 1).all()
     for label in range(3):
         others = codes[torch.from_numpy(labels) != label]
         assert np.isclose(response[0.0][label], predict(others)[:, label].mean())
-    unmoved = direction_response(predict, codes, labels, torch.zeros_like(weights))
+    unmoved = direction_response(predict, codes, labels, dict.fromkeys(range(3), 0 * weights[0]))
     assert (unmoved["rising"] == 0).all()
     assert np.allclose(unmoved[STRENGTHS[-1]], unmoved[0.0])
-    alone = direction_response(predict, codes[labels == 0], labels[labels == 0], weights)
+    alone = direction_response(
+        predict, codes[labels == 0], labels[labels == 0], dict(enumerate(weights))
+    )
     assert alone.loc[0].isna().all() and alone.loc[1].notna().all()
 
 
@@ -188,7 +190,7 @@ def test_layers_that_do_not_move_change_as_much_as_the_pictures_tell() -> None:
     codes = torch.randn(50, 3, 4)
     direction = limit_to(torch.ones(3, 4), [0])
     none, some, more = (
-        change_elsewhere(model, model, codes, direction)
+        change_elsewhere(model, model, codes, {0: direction})[0]
         for model in (Leaky(0.0), Leaky(0.1), Leaky(0.2))
     )
     assert none == 0

@@ -34,6 +34,7 @@ def make_runs(reports: Path, store: Path, names: dict = MODELS) -> None:
     codes = store_identity(store)
     for name, (approach, options, score) in names.items():
         parameters = {"latents": str(store), "model_name": "any"} | options
+        parameters |= {"data_fraction": 1.0, "shots": 0, "data_seed": 0, "epoch_faces": 0}
         run = start_run(reports, "tiny", "train", name, parameters=parameters, seed=5, device="cpu")
         seed_everything(5)
         model = create_model(approach, 3, **options)
@@ -44,6 +45,7 @@ def make_runs(reports: Path, store: Path, names: dict = MODELS) -> None:
             "total_parameters": 10,
             "trainable_parameters": 5,
             "train_seconds": 1.0,
+            "epochs": 2,
             "peak_memory_gb": 1.0,
         }
         run.write_result(

@@ -33,7 +33,7 @@ def make_run(num_layers: int = 18, dim: int = 512) -> ExaminedRun:
 def controls() -> WhatIf:
     decoder = Autoencoder(32).eval()
     decoder.fit(torch.rand(60, 3, 32, 32) * 2 - 1)
-    return WhatIf(make_run(), decoder, torch.randn(3, 18, 512), [0, 4])
+    return WhatIf(make_run(), decoder, dict(enumerate(torch.randn(3, 18, 512))), [0, 4])
 
 
 def pictures(controls: WhatIf) -> list[np.ndarray]:
@@ -72,7 +72,7 @@ def test_the_smallest_change_is_another_prediction_until_a_slider_moves(controls
     controls.bands["middle"].value = 0
     controls.emotions[2].value = 1.0
     controls.smallest.click()
-    assert not any(slider.value for slider in controls.emotions)
+    assert not any(slider.value for slider in controls.emotions.values())
     before, after = (trace.x for trace in controls.probs.data)
     assert np.argmax(before) != np.argmax(after)
     change = controls.code - controls.run.codes[:1]
@@ -99,10 +99,19 @@ def test_a_generator_draws_small_while_a_slider_moves_and_large_at_rest(
     assert set(layer_bands(10)) == {"coarse", "middle", "fine"}
 
     async def use() -> tuple[list[int], list[int]]:
-        controls = WhatIf(run, decoder, torch.randn(3, *decoder.mean_code.shape), [0])
-        controls.emotions[0].value = 1.0
+        directions = {2: torch.randn(decoder.mean_code.shape)}
+        controls = WhatIf(run, decoder, directions, [0])
+        assert list(controls.emotions) == [2]
+        controls.emotions[2].value = 1.0
         moving = [picture.shape[0] for picture in pictures(controls)]
         await asyncio.sleep(0.3)
-        return moving, [picture.shape[0] for picture in pictures(controls)]
+        at_rest = [picture.shape[0] for picture in pictures(controls)]
+        assert "8 px" in controls.text.value and "64 px" in controls.text.value
+        controls.emotions[2].value = 0.5
+        controls.smallest.click()  # before the larger picture is drawn
+        length = controls.text.value
+        await asyncio.sleep(0.3)
+        assert controls.text.value == length and "%" in length
+        return moving, at_rest
 
     assert asyncio.run(use()) == ([8, 8], [64, 64])
