@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fervit_lib.explain.directions import limit_to
+from fervit_lib.system.names import check_range
 
 _CANDIDATES = 10  # classes whose boundaries are considered, the likeliest
 _HALVINGS = 20  # of the way: the last step may lead far beyond the boundary
@@ -30,7 +31,11 @@ def smallest_flips(
     Returns:
         The codes, on the CPU; and (n,) whether each changed its prediction: one that never did
         is returned as it was.
+
+    Raises:
+        ValueError: the codes have no such layer.
     """
+    check_range("layers", max(layers, default=0), 0, codes.shape[1])
     codes = codes.to(next(model.parameters()).device)
     moved = codes.clone()
     before = _predict(model, codes)
@@ -78,10 +83,10 @@ def _step(model: nn.Module, codes: Tensor, layers: Sequence[int]) -> Tensor:
     return (length[:, None, None] * slope[rows, nearest]).detach()
 
 
-def face_distance(codes: Tensor, layers: Sequence[int]) -> float:
-    """The median distance of two faces (n, layers, dim) in some layers: a scale for changes.
+def face_distance(codes: Tensor) -> float:
+    """The median distance of two faces (n, layers, dim): a scale for changes.
 
     Of about 200 faces, as there are many pairs.
     """
-    some = codes[:: max(1, len(codes) // 200), layers].flatten(1)
+    some = codes[:: max(1, len(codes) // 200)].flatten(1)
     return float(np.median(F.pdist(some).numpy()))

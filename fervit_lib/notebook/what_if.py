@@ -17,6 +17,7 @@ from fervit_lib.explain import ExaminedRun, face_distance, smallest_flips
 from fervit_lib.figures.theme import GREY, PALETTE, PERCENT
 from fervit_lib.latents import layer_bands
 from fervit_lib.notebook.explorer import face_menu, new_widget
+from fervit_lib.system.names import escape
 
 PREVIEW_SECONDS = 0.15  # for a picture while a slider moves
 REST_SECONDS = 0.4  # without a move until the larger picture is drawn
@@ -141,11 +142,12 @@ class WhatIf:
         code = self.run.codes[[self.face.value]]
         flip, changed = smallest_flips(self.run.model, code, layers)
         if not changed:
+            self.show_face()
             self.text.value = "No change of these bands was found that changes the prediction."
             return
         self.reset_emotions()
         self.flip = flip
-        share = (flip - code).norm().item() / face_distance(self.run.codes, layers)
+        share = (flip - code).norm().item() / face_distance(self.run.codes)
         self.length = f"; this change has {share:.1%} of the median distance of two faces"
         self.draw(self.sizes[-1])
 
@@ -159,11 +161,14 @@ class WhatIf:
         self.milliseconds[size] = 1000 * (time.perf_counter() - start)
         pictures = decode_images(self.decoder, codes[:1], size) + changed
         self.picture.value = "".join(map(_as_html, pictures, ("the face", "the changed face")))
+        probs = self.run.predict(codes)
+        before, after = (escape(self.run.classes[label]) for label in probs.argmax(1))
         times = [f"{side} px in {ms:.0f} ms" for side, ms in self.milliseconds.items()]
-        self.text.value = ", ".join(times) + (self.length if self.flip is not None else "")
+        length = self.length if self.flip is not None else ""
+        self.text.value = f"{before} → {after}{length}<br>{', '.join(times)}"
         with self.probs.batch_update():
-            for trace, probs in zip(self.probs.data, self.run.predict(codes), strict=True):
-                trace.x = probs
+            for trace, of_face in zip(self.probs.data, probs, strict=True):
+                trace.x = of_face
 
     def _repr_mimebundle_(self, **kwargs: object) -> dict:
         return self.box._repr_mimebundle_(**kwargs)

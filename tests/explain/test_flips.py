@@ -78,8 +78,12 @@ def test_more_layers_never_need_a_longer_way(planted: tuple[nn.Module, Tensor, T
     assert lengths[0] <= lengths[1]
 
 
-def test_the_distance_of_faces_is_the_median_in_the_given_layers() -> None:
+def test_a_layer_that_the_codes_lack() -> None:
+    with pytest.raises(ValueError, match="layers: expected"):
+        smallest_flips(Linear(), torch.zeros(1, 18, 512), [17, 18])
+
+
+def test_the_distance_of_faces_is_the_median_of_the_pairs() -> None:
     codes = torch.zeros(3, 18, 512)
-    codes[1, 0, 0], codes[2, 0, 0], codes[2, 9, 0] = 3, 7, 100
-    assert face_distance(codes, [0]) == 4
-    assert face_distance(codes, [5]) == 0
+    codes[1, 0, 0], codes[2, 9, 0] = 3, 4
+    assert face_distance(codes) == 4

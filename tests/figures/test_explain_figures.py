@@ -41,7 +41,7 @@ def every_figure(num_layers: int = 18) -> dict:
     points = {"block 1": RNG.random((9, 2)), "block 2": RNG.random((9, 2))}
     responses = pd.DataFrame(RNG.random((3, 3)), columns=[0.0, 1.0, "rising"])
     return {
-        "responses": figures_explain.plot_responses(responses, responses, CLASSES, "<b>a"),
+        "responses": figures_explain.plot_responses(responses, [responses] * 2, CLASSES, "<b>a"),
         "attention": figures_explain.plot_attention(maps, NAMES, maps[..., 0, :] / 10, "run"),
         "layers": figures_explain.plot_layer_scores(scores, "Methods", "<b>a", "share (%)", ends),
         "removal": figures_explain.plot_removal_curves(
@@ -166,12 +166,12 @@ def test_a_wrong_argument_is_named(argument: str, call) -> None:
 
 def test_responses_are_solid_and_random_ones_dashed_in_one_colour() -> None:
     response = pd.DataFrame({0.0: [0.1, 0.2], 2.0: [0.9, 0.4], "rising": [1.0, 0.5]})
-    figure = figures_explain.plot_responses(response, response / 2, ["happy", "sad"], "n = 2")
+    figure = figures_explain.plot_responses(response, [response / 2], ["happy", "sad"], "n = 2")
     pairs = [figure.data[:2], figure.data[2:]]
     for i, (direction, random) in enumerate(pairs):
         assert list(direction.x) == [0, 2]
         assert list(direction.y) == list(response.iloc[i, :2])
         assert list(random.y) == list(response.iloc[i, :2] / 2)
         assert direction.line.color == random.line.color
-        assert (direction.line.dash, random.line.dash) == ("solid", "dash")
+        assert (direction.line.dash, random.line.dash) == ("solid", "dot")
     assert pairs[0][0].line.color != pairs[1][0].line.color

@@ -142,24 +142,28 @@ def plot_swaps(effects: pd.DataFrame, title: str, axis: str) -> go.Figure:
 
 
 def plot_responses(
-    responses: pd.DataFrame, random: pd.DataFrame, classes: Sequence[str], subtitle: str
+    responses: pd.DataFrame,
+    random: Sequence[pd.DataFrame],
+    classes: Sequence[str],
+    subtitle: str,
 ) -> go.Figure:
     """Probability of each class as faces are moved to it, and along random directions (dashed).
 
     Args:
-        responses, random: from `explain.direction_response`, one row per class.
+        responses: from `explain.direction_response`, one row per class.
+        random: likewise, one table per draw of directions.
     """
     title = "Response to directions of emotions"
     figure = new_figure(title, subtitle, 460, xaxis_title="steps along the direction")
     for i, name in enumerate(classes):
         line = {"color": PALETTE[i % 8]}
-        for table, dash in ((responses, "solid"), (random, "dash")):
+        for table, dash in ((responses, "solid"), *((table, "dot") for table in random)):
             values = table.drop(columns="rising").iloc[i]
             figure.add_scatter(
                 x=values.index,
                 y=values,
                 mode="lines",
-                line=line | {"dash": dash},
+                line=line | {"dash": dash, "width": 2 if dash == "solid" else 1},
                 name=escape_label(name),
                 legendgroup=name,
                 showlegend=dash == "solid",
