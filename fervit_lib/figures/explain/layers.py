@@ -147,7 +147,7 @@ def plot_responses(
     classes: Sequence[str],
     subtitle: str,
 ) -> go.Figure:
-    """Probability of each class as faces are moved to it, and along random directions (dashed).
+    """Probability of each class as faces are moved to it, and along random directions (dotted).
 
     Args:
         responses: from `explain.direction_response`, one row per class.
