@@ -99,7 +99,9 @@ def work(sweep: Sweep, reports: Path, *, seed: int = 0, train: Train = train_tri
         print(f"{run.variant}: {sweep.metric} {value:.3f}{remark}, {searched}", flush=True)
 
 
-def run_sweep(file: Path, reports: Path, *, workers: int, storage: str | None, seed: int) -> None:
+def run_sweep(
+    file: Path, reports: Path, *, workers: int = 1, storage: str | None = None, seed: int = 0
+) -> None:
     """Run the remaining trials of a sweep in `workers` processes.
 
     Args:
