@@ -53,7 +53,7 @@ endef
 # One worker per core, with one thread each. The tests of a file run in one worker and share its fixtures.
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
-.PHONY: help setup workspace run demo fer2013 fer2013_small sweep lab weights test test-all test-gpu cluster-test soak gpu-figures audit lint format lock clean clean-codes
+.PHONY: help setup workspace run rehearse demo fer2013 fer2013_small sweep lab weights test test-all test-gpu cluster-test soak gpu-figures audit lint format lock clean clean-codes
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -84,6 +84,10 @@ fer2013: ## all of FER2013 at full size, for a GPU
 run: FILE = $(CONFIG)
 run: setup ## your own experiment: make run CONFIG=configs/mine.yaml
 	$(experiment)
+
+rehearse: FILE = $(or $(CONFIG),configs/fer2013_psp.yaml)
+rehearse: setup ## each step of an experiment on few faces with random weights: make rehearse CONFIG=… FACES=200
+	@$(BIN)/python -W ignore benchmarks/rehearse.py "$$FILE" $(FACES:%=--faces %)
 
 sweep: setup ## 12 trials of small models, rates and batch sizes on toy faces: reports/sweep/sweep/all/notebook.html
 	@$(SNAKEMAKE) --configfile configs/demo.yaml --until encode
