@@ -184,12 +184,12 @@ def test_by_hand(lab: Path) -> None:
             ".venv/bin/python",
             "-c",
             f"{snippet}\nprint(list(prediction.table), tuple(prediction.codes.shape))\n"
-            "print(tuple(directions.shape), tuple(happier.shape))",
+            "print(tuple(directions.shape), tuple(happier.shape), len(pictures))",
         ],
         lab,
     )
     assert "['emotion', 'confidence', 'angry'" in told and "(1, 18, 512)" in told
-    assert "(7, 18, 512) (10, 18, 512)" in told
+    assert "(7, 18, 512) (10, 18, 512) 10" in told
 
 
 def test_codes_of_earlier_tools(lab: Path) -> None:

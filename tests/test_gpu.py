@@ -19,6 +19,7 @@ from fervit_lib.datasets import FaceDataset
 from fervit_lib.encoders import encode_faces, prepare_encoder
 from fervit_lib.encoders.style_encoder import StyleEncoder
 from fervit_lib.evaluation.export import onnx_call
+from fervit_lib.explain import smallest_flips
 from fervit_lib.latents import LatentStore, complete_store
 from fervit_lib.models import segmentation, write_onnx
 from fervit_lib.report.run import list_gpus, reserve_gpus
@@ -131,6 +132,21 @@ def test_fused_attention_is_attention(approach: str) -> None:
             results.append((logits.detach(), gradient, model(inputs).float()))
     for stepwise, fused, tolerance in zip(*results, (1e-4, 1e-3, 5e-2), strict=True):
         torch.testing.assert_close(fused, stepwise, rtol=tolerance, atol=tolerance)
+
+
+def test_moved_and_changed_codes_are_those_of_the_cpu() -> None:
+    codes = torch.randn(8, 18, 512)
+    directions = torch.randn(7, 18, 512)
+    augment = training.AugmentCodes(move=1e-6, directions=directions)
+    moved = augment.move_codes(codes.to(GPU), torch.arange(7).repeat(2)[:8].to(GPU))
+    torch.testing.assert_close(moved.cpu(), codes, rtol=0, atol=1e-4)
+    model = models.create_model("scratch", 7, **SMALL).eval()
+    lengths = []
+    for device in (CPU, GPU):
+        changed, has_changed = smallest_flips(model.to(device), codes, range(18))
+        assert changed.device == CPU
+        lengths.append((changed - codes).norm(dim=(1, 2))[has_changed])
+    torch.testing.assert_close(*lengths, rtol=0.05, atol=1e-3)
 
 
 def test_a_distillation_step_is_that_of_the_cpu() -> None:

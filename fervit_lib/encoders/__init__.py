@@ -12,6 +12,7 @@ from fervit_lib.encoders.decode import (
     decode_pixels,
     draws_slowly,
     load_decoder,
+    number_to_draw,
     reconstruction_errors,
 )
 from fervit_lib.encoders.encode import LargestBatch, encode_faces, encoder_dtype, prepare_encoder

@@ -16,23 +16,34 @@ from fervit_lib.encoders.autoencoder import load_autoencoder
 from fervit_lib.encoders.encode import encoder_dtype
 from fervit_lib.encoders.generator import Generator
 from fervit_lib.encoders.images import tensor_to_images
+from fervit_lib.encoders.load import check_kind
 from fervit_lib.encoders.published import load_generator
 from fervit_lib.latents import BANDS
 
 
-def load_decoder(checkpoint: Path, kind: str) -> Any:
+def load_decoder(checkpoint: Path | str, kind: str) -> Any:
     """The decoder of the codes that the encoder in a checkpoint makes.
 
     Raises:
         FileNotFoundError: no such checkpoint.
-        ValueError: it has no decoder, or is damaged.
+        ValueError: unknown kind; a checkpoint without a decoder, or damaged.
     """
+    check_kind(kind)
+    checkpoint = Path(checkpoint)
     return load_autoencoder(checkpoint) if kind == "autoencoder" else load_generator(checkpoint)
 
 
 def draws_slowly(decoder: Any) -> bool:
     """Whether a picture takes seconds: by a generator on a CPU."""
     return isinstance(decoder, Generator) and decoder.mean_code.device.type == "cpu"
+
+
+def number_to_draw(decoder: Any, most: int) -> int:
+    """How many pictures to draw for a figure: `most`, but of a generator no more than 256, and 32
+    on a CPU."""
+    if not isinstance(decoder, Generator):
+        return most
+    return min(most, 32 if draws_slowly(decoder) else 256)
 
 
 @torch.inference_mode()

@@ -2,11 +2,12 @@
 
 from fervit_lib.evaluation.baselines import evaluate_baselines
 from fervit_lib.evaluation.calibration import reliability
-from fervit_lib.evaluation.compare import check_folds, runs_to_compare
+from fervit_lib.evaluation.compare import runs_to_compare
 from fervit_lib.evaluation.cross import cross_evaluate, find_test_sets
 from fervit_lib.evaluation.efficiency import measure_run
 from fervit_lib.evaluation.evaluate import Faces, evaluate_run, first_of_each_recipe
 from fervit_lib.evaluation.export import export_run
+from fervit_lib.evaluation.folds import check_folds
 from fervit_lib.evaluation.metrics import (
     class_metrics,
     class_roc_auc,

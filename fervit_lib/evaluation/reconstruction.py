@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from fervit_lib.datasets import stratified_mask
-from fervit_lib.encoders import decode_pixels
+from fervit_lib.encoders import decode_pixels, number_to_draw
 from fervit_lib.evaluation.evaluate import EvaluatedRun, Faces
 from fervit_lib.evaluation.predict import codes_of, find_decoder, predict_probs
 from fervit_lib.inputs import pixel_side
@@ -35,8 +35,8 @@ def read_reconstructions(
     Of a cross-validation, the faces of the first fold.
 
     Args:
-        num_faces: about, the same share of each class and at least one face; of StyleGAN2, which
-            takes seconds per picture on a CPU, 32 there and 256 on a GPU.
+        num_faces: about, the same share of each class and at least one face; of a StyleGAN2
+            fewer, see `encoders.number_to_draw`.
 
     Returns:
         By variant, one row per face: index (in the test split), label, photograph, reconstruction;
@@ -48,11 +48,10 @@ def read_reconstructions(
     def draw(latents: Path, side: int) -> tuple[np.ndarray, Tensor]:
         """Indices (n,) of test faces, and the pictures of their codes (n, 3, side, side)."""
         store = faces.at(latents).stores["test"]
-        of_stylegan = 32 if device.type == "cpu" else 256
-        most = num_faces if store.encoder == "autoencoder" else min(num_faces, of_stylegan)
-        share = min(1.0, most / len(store))
+        decoder = find_once(latents)
+        share = min(1.0, number_to_draw(decoder, num_faces) / len(store))
         indices = np.flatnonzero(stratified_mask(store.labels.numpy(), share, seed))
-        return indices, decode_pixels(find_once(latents), store.take(indices).float(), side)
+        return indices, decode_pixels(decoder, store.take(indices).float(), side)
 
     readings = {}
     for one in evaluated:

@@ -61,7 +61,7 @@ class ExaminedRun:
 
 def _by_score(runs: Sequence[Run]) -> list[Run]:
     """The best on the validation split first."""
-    return sorted(runs, key=lambda run: run.result.get("val_macro_f1", 0), reverse=True)
+    return sorted(runs, key=lambda run: run.result["val_macro_f1"], reverse=True)
 
 
 def _is_code_vit(run: Run) -> bool:

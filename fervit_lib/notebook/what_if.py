@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from fervit_lib.encoders import decode_images
+from fervit_lib.encoders.generator import Generator
 from fervit_lib.explain import ExaminedRun, face_distance, smallest_flips
 from fervit_lib.figures.theme import GREY, PALETTE, PERCENT
 from fervit_lib.latents import layer_bands
@@ -87,8 +88,7 @@ class WhatIf:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Sizes that pictures can be drawn at; an autoencoder has only its own."""
-        own = getattr(self.decoder, "img_size", None)
-        return (own,) if own else SIZES
+        return SIZES if isinstance(self.decoder, Generator) else (self.decoder.img_size,)
 
     def choose_preview(self) -> int:
         """The largest size of a picture that is drawn in `PREVIEW_SECONDS`."""

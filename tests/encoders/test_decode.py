@@ -1,11 +1,20 @@
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from fervit_lib.encoders import Autoencoder, decode_bands, decode_images, reconstruction_errors
+from fervit_lib.encoders import (
+    Autoencoder,
+    decode_bands,
+    decode_images,
+    decode_pixels,
+    load_decoder,
+    number_to_draw,
+    reconstruction_errors,
+)
 from fervit_lib.encoders.decode import structural_similarity
 from fervit_lib.encoders.generator import Generator
 
@@ -65,3 +74,28 @@ def test_similarity_by_the_paper() -> None:
     assert math.isclose(structural_similarity(a, b).item(), expected, rel_tol=1e-3)
     noise = torch.rand(4, 3, 16, 16)
     assert torch.allclose(structural_similarity(noise, noise), torch.ones(4))
+
+
+def test_pixels_are_the_picture_at_another_size(decoder: Any) -> None:
+    codes = torch.randn(2, *decoder.mean_code.shape)
+    own = decode_images(decoder, codes)
+    pixels = decode_pixels(decoder, codes, own[0].width)
+    for picture, expected in zip(pixels, own, strict=True):
+        assert np.abs(picture.permute(1, 2, 0).int().numpy() - np.asarray(expected, int)).max() <= 1
+    assert decode_pixels(decoder, codes, 20).shape == (2, 3, 20, 20)
+
+
+def test_a_generator_stops_at_the_size_and_draws_few(decoder: Any) -> None:
+    codes = torch.randn(1, *decoder.mean_code.shape)
+    [picture] = decode_images(decoder, codes, 32)
+    if isinstance(decoder, Generator):
+        assert picture.size == (32, 32)
+        assert number_to_draw(decoder, 1000) == 32 and number_to_draw(decoder, 5) == 5
+    else:
+        assert picture.size == (64, 64)
+        assert number_to_draw(decoder, 1000) == 1000
+
+
+def test_an_unknown_kind_of_decoder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="encoder: expected"):
+        load_decoder(tmp_path / "psp.pt", "pSp")
